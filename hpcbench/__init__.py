@@ -1,0 +1,62 @@
+"""Phonons and stability verdicts of very many crystals, with machine-learned potentials.
+
+    import hpcbench
+
+    result = hpcbench.run(list_of_atoms, model="mattersim-v1.0.0-5M")
+    result.table[["name", "verdict", "min_frequency_path"]]
+
+    store = hpcbench.open("store.h5")
+    store.table
+    store.phonopy(store.ids[0]).auto_band_structure(plot=True).show()
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from hpcbench.api import RunResult, run
+    from hpcbench.config import RunConfig, load_config
+    from hpcbench.crystal import Crystal, Origin
+    from hpcbench.errors import HpcbenchError
+    from hpcbench.potentials.registry import load_potential
+    from hpcbench.store.reader import Store
+    from hpcbench.store.reader import open_store as open
+
+__all__ = [
+    "Crystal",
+    "HpcbenchError",
+    "Origin",
+    "RunConfig",
+    "RunResult",
+    "Store",
+    "__version__",
+    "load_config",
+    "load_potential",
+    "open",
+    "run",
+]
+
+# Loaded at first use, so that `hpcbench --help` is instant.
+_HOMES = {
+    "Crystal": ("hpcbench.crystal", "Crystal"),
+    "HpcbenchError": ("hpcbench.errors", "HpcbenchError"),
+    "Origin": ("hpcbench.crystal", "Origin"),
+    "RunConfig": ("hpcbench.config", "RunConfig"),
+    "RunResult": ("hpcbench.api", "RunResult"),
+    "Store": ("hpcbench.store.reader", "Store"),
+    "load_config": ("hpcbench.config", "load_config"),
+    "load_potential": ("hpcbench.potentials.registry", "load_potential"),
+    "open": ("hpcbench.store.reader", "open_store"),
+    "run": ("hpcbench.api", "run"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hpcbench' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    return getattr(import_module(module), attribute)

@@ -1,0 +1,8 @@
+"""``python -m hpcbench``."""
+
+import sys
+
+from hpcbench.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

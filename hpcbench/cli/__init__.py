@@ -1,0 +1,55 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hpcbench.cli.parser import build_parser
+from hpcbench.config import DEFAULT_FILE
+from hpcbench.errors import HpcbenchError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words and Path(DEFAULT_FILE).is_file():
+        words = ["run"]
+    parser = build_parser()
+    if not words:
+        parser.print_help()
+        return 0
+    options = parser.parse_args(words)
+    if options.command is None:
+        parser.print_help()
+        return 2
+    try:
+        return _dispatch(options)
+    except HpcbenchError as error:
+        print(f"hpcbench: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader of our output (head, less) has seen enough.
+        sys.stderr.close()
+        return 0
+
+
+def _dispatch(options: object) -> int:
+    # Imported here: each command loads what it needs and no more.
+    command = options.command  # type: ignore[attr-defined]
+    if command == "run":
+        from hpcbench.cli.run import run_command as handler
+    elif command in ("status", "show"):
+        from hpcbench.cli import look
+
+        handler = getattr(look, f"{command}_command")
+    elif command in ("export", "report"):
+        from hpcbench.cli import output
+
+        handler = getattr(output, f"{command}_command")
+    else:
+        from hpcbench.cli import setup
+
+        handler = getattr(setup, f"{command}_command")
+    return int(handler(options))

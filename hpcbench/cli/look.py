@@ -1,0 +1,116 @@
+"""``hpcbench status`` and ``hpcbench show``: looking at a store."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpcbench.config import DEFAULT_FILE, load_config
+
+if TYPE_CHECKING:
+    from hpcbench.store.reader import Store
+
+WATCH_INTERVAL = 0.5
+
+
+def store_path(given: str | None) -> str:
+    """The store that a command is about."""
+    if given is not None:
+        return given
+    file = DEFAULT_FILE if Path(DEFAULT_FILE).is_file() else None
+    return load_config({}, file).out
+
+
+def exit_code(path: str) -> int:
+    """0 if all crystals are done, 1 if all are finished but some failed, 75 otherwise."""
+    unfinished, failed, _ = counts(path)
+    if unfinished:
+        return 75
+    return 1 if failed else 0
+
+
+def counts(path: str) -> tuple[int, int, int]:
+    """Crystals that want computing, that failed or could not be read, and that are stable."""
+    from hpcbench.store.reader import Store
+    from hpcbench.store.schema import DONE
+
+    store = Store(path)
+    table = store.table
+    failed = int((table["status"] != DONE).sum())
+    stable = int((table["verdict"] == "stable").sum()) if "verdict" in table else 0
+    return len(store.unfinished_ids()), failed, stable
+
+
+def status_command(options: argparse.Namespace) -> int:
+    """Print, draw, or tell by the exit code how far a run has come."""
+    path = store_path(options.store)
+    if options.watch:
+        _watch(path)
+    elif not options.quiet:
+        _print_status(path)
+    return exit_code(path) if options.exit_code else 0
+
+
+def _print_status(path: str) -> None:
+    from hpcbench.farm.events import ProgressReader
+    from hpcbench.store.reader import Store
+
+    store = Store(path)
+    unfinished, failed, stable = counts(path)
+    done = len(store.table) - failed
+    print(f"{path}: {done} done, {stable} stable, {failed} failed, {unfinished} to compute")
+    progress = ProgressReader(store.folder.events).read()
+    if progress.ended < progress.ranks:
+        age = time.time() - progress.latest
+        print(f"under way on {progress.ranks - progress.ended} ranks (or killed): "
+              f"{progress.line()}; latest event {age:.0f} s ago")
+    reasons = store.table.loc[store.table["reason"] != "", "reason"]
+    for kind, number in reasons.str.split(":").str[0].value_counts().items():
+        print(f"  {number:6d}  {kind}")
+
+
+def _watch(path: str) -> None:
+    from hpcbench.farm.events import ProgressReader
+    from hpcbench.report.progress import watch_bar
+    from hpcbench.store.run_folder import RunFolder
+
+    reader = ProgressReader(RunFolder(path).events)
+    launch = reader.read().launch
+    ended = reader.read().ranks == reader.read().ended
+    with watch_bar() as update:
+        while True:
+            progress = reader.read()
+            # A launch that had ended before is yesterday's: wait for the one that begins.
+            if not ended or progress.launch != launch:
+                update(progress)
+                if progress.ranks and progress.ended >= progress.ranks:
+                    return
+            time.sleep(WATCH_INTERVAL)
+
+
+def show_command(options: argparse.Namespace) -> int:
+    """Print a crystal's data and draw its bands."""
+    from hpcbench.report.terminal import draw_bands, print_crystal
+    from hpcbench.store.schema import DONE
+
+    store = _open(options.store)
+    key = store.find(options.crystal)
+    row = store.row(key)
+    print_crystal(row)
+    if row["status"] != DONE:
+        return 1
+    if options.png:
+        from hpcbench.report.figures import save_bands
+
+        print(save_bands(store.bands(key), Path(options.png), title=row["name"]))
+    else:
+        draw_bands(store.bands(key))
+    return 0
+
+
+def _open(given: str | None) -> Store:
+    from hpcbench.store.reader import Store
+
+    return Store(store_path(given))

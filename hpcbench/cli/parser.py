@@ -1,0 +1,203 @@
+"""The commands and their options. Loads nothing heavy: ``--help`` must be instant."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import Any
+
+from hpcbench import __version__
+from hpcbench.config import DEFAULT_FILE, settings
+
+DESCRIPTION = """\
+Phonons and stability verdicts of very many crystals.
+
+  hpcbench run crystals/ --out store.h5          compute; the same again goes on
+  srun -n 32 python -m hpcbench run ...          one MPI rank per GPU
+  hpcbench status                                how far it has come
+  hpcbench show NAME                             one crystal, its bands drawn
+  hpcbench report                                tables and figures as one HTML file
+"""
+
+EPILOG = """\
+exit codes: 0 done, 1 some crystals failed, 2 wrong use, 3 wrong environment,
+75 stopped before the end: give the same command again
+"""
+
+RUN_DESCRIPTION = """\
+Relax crystals, compute their phonons, and write verdicts, force constants and bands
+into one HDF5 store.
+
+SOURCE is a folder (searched recursively), a file, a pattern, a .zip or .tar(.gz), or a
+list of such in a .txt file. Files may be CIF, POSCAR, extended XYZ, pymatgen JSON, an ASE
+database, or phonopy.yaml.
+
+A run that was killed is continued by the same command; crystals that are finished are
+not computed again.
+"""
+
+RUN_EPILOG = f"""\
+Settings may also stand in a TOML file (--config; {DEFAULT_FILE} of the working folder where
+no SOURCE is given), with underscores for dashes, and in environment variables
+(HPCBENCH_MAX_STEPS for --max-steps). Flags win over the environment, the environment over
+the file.
+
+examples:
+  hpcbench run generated/ --model mattersim-v1.0.0-5M --out generated.h5
+  hpcbench run POSCAR --relax none --supercell 3 3 3 --dtype float64
+  srun -n 32 python -m hpcbench run list.txt --protocol phononbench --out bench.h5
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="hpcbench",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"hpcbench {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    _add_run(commands)
+    _add_status(commands)
+    _add_show(commands)
+    _add_export(commands)
+    _add_report(commands)
+    _add_models(commands)
+    commands.add_parser(
+        "doctor",
+        help="check this machine and this installation",
+        description="Check Python, packages, GPUs, MPI, potentials and write access.",
+    )
+    return parser
+
+
+def _add_run(commands: Any) -> None:
+    parser = commands.add_parser(
+        "run",
+        help="compute phonons and verdicts of crystals",
+        description=RUN_DESCRIPTION,
+        epilog=RUN_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("sources", nargs="*", metavar="SOURCE", help="where the crystals are")
+    groups: dict[str, Any] = {}
+    for setting in settings():
+        if setting.name == "sources":
+            continue
+        name = setting.metadata["group"]
+        if name not in groups:
+            groups[name] = parser.add_argument_group(name)
+        _add_setting(groups[name], setting)
+    groups["input and output"].add_argument(
+        "--config", metavar="FILE", help="settings in a TOML file"
+    )
+
+
+def _add_setting(group: Any, setting: dataclasses.Field[Any]) -> None:
+    meta = setting.metadata
+    flag = "--" + setting.name.replace("_", "-")
+    text = meta["help"].replace("%", "%%")
+    if setting.default is None:
+        shown = ""
+    elif isinstance(setting.default, bool):
+        shown = f" (default: {'yes' if setting.default else 'no'})"
+    elif isinstance(setting.default, tuple):
+        shown = f" (default: {' '.join(f'{x:g}' for x in setting.default)})"
+    elif setting.default == 0 and "(0:" in text:
+        shown = ""
+    else:
+        shown = f" (default: {setting.default})"
+    options: dict[str, Any] = {"help": text + shown, "default": None, "dest": setting.name}
+    if isinstance(setting.default, bool):
+        options["action"] = argparse.BooleanOptionalAction
+    else:
+        words = getattr(meta["parse"], "words", None)
+        options["metavar"] = "|".join(words) if words else meta["metavar"]
+        if meta["many"]:
+            options["nargs"] = "+"
+    group.add_argument(flag, **options)
+
+
+def _add_store(parser: argparse.ArgumentParser, *, positional: bool = True) -> None:
+    text = f"the store (default: that of {DEFAULT_FILE}, else store.h5)"
+    if positional:
+        parser.add_argument("store", nargs="?", metavar="STORE", help=text)
+    else:
+        parser.add_argument("--store", metavar="STORE", help=text)
+
+
+def _add_status(commands: Any) -> None:
+    parser = commands.add_parser(
+        "status",
+        help="how far a run has come",
+        description="Say how many crystals are done, failed and stable, the rate, and what is "
+        "left. Reads the event logs: works while a run is under way, and from another machine.",
+    )
+    _add_store(parser)
+    parser.add_argument("--watch", action="store_true", help="draw a bar until the run has ended")
+    parser.add_argument(
+        "--exit-code",
+        action="store_true",
+        help="say it by the exit code: 0 all done, 1 done but some failed, 75 not at the end",
+    )
+    parser.add_argument("--quiet", action="store_true", help="print nothing")
+
+
+def _add_show(commands: Any) -> None:
+    parser = commands.add_parser(
+        "show",
+        help="one crystal: its data and its bands",
+        description="Print what the store has of one crystal, and draw its band structure in "
+        "the terminal or into a PNG.",
+    )
+    parser.add_argument("crystal", metavar="ID", help="an id, the beginning of one, or a name")
+    _add_store(parser, positional=False)
+    parser.add_argument("--png", metavar="FILE", help="draw the bands into this file instead")
+
+
+def _add_export(commands: Any) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="results in other formats",
+        description="csv and json: the table. extxyz: relaxed crystals with their results. "
+        "phonopy: a folder with phonopy_params.yaml files (force constants included).",
+    )
+    _add_store(parser)
+    parser.add_argument(
+        "--format", choices=("csv", "json", "extxyz", "phonopy"), default="csv",
+        help="what to write (default: csv)",
+    )
+    parser.add_argument(
+        "--output", "-o", metavar="PATH",
+        help="file or folder to write (default: the store's name with another ending; "
+        "- for standard output with csv and json)",
+    )
+
+
+def _add_report(commands: Any) -> None:
+    parser = commands.add_parser(
+        "report",
+        help="tables and figures as one HTML file",
+        description="Write a report: verdicts, reasons of failures, the stable share by each "
+        "criterion, band structures drawn.",
+    )
+    _add_store(parser)
+    parser.add_argument(
+        "--output", "-o", metavar="FILE", help="default: the store's name with .html"
+    )
+    parser.add_argument("--table", action="store_true", help="print the table as well")
+
+
+def _add_models(commands: Any) -> None:
+    parser = commands.add_parser(
+        "models",
+        help="potentials: which there are, which can be used here",
+        description="List the potentials, or fetch weights.",
+    )
+    actions = parser.add_subparsers(dest="action", metavar="ACTION")
+    fetch = actions.add_parser("fetch", help="download the weights of a MatterSim potential")
+    fetch.add_argument("name", metavar="NAME", help="e.g. mattersim-v1.0.0-5M")
+
+

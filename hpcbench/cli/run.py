@@ -1,0 +1,151 @@
+"""``hpcbench run``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpcbench.config import DEFAULT_FILE, RunConfig, load_config, settings
+from hpcbench.errors import HpcbenchError, UsageError
+from hpcbench.farm.devices import cap_threads
+from hpcbench.farm.stopping import Stop
+from hpcbench.farm.world import World, join_world
+
+if TYPE_CHECKING:
+    from hpcbench.farm.launch import Plan
+
+LOG_INTERVAL = 30.0
+STOPPED = 75
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """Compute, as one rank of the world that this process belongs to."""
+    # First of all: a signal during the imports below must not kill the rank.
+    stop = Stop()
+    stop.install()
+    cap_threads()
+    config = _config(options)
+    world = join_world()
+    if world.size == 1:
+        return _run(config, world, stop)
+    try:
+        code = _run(config, world, stop)
+    except HpcbenchError as error:
+        # Every rank has the same error: one says it.
+        if world.rank == 0:
+            print(f"hpcbench: {error}", file=sys.stderr)
+        code = error.exit_code
+    except Exception:
+        # Left to itself, the error would end in MPI_Abort and take the other ranks along.
+        traceback.print_exc()
+        code = HpcbenchError.exit_code
+    else:
+        # Launchers mix the codes of their ranks: what failed is asked of the store.
+        code = STOPPED if code == STOPPED else 0
+    _leave(code)
+    return code
+
+
+def _config(options: argparse.Namespace) -> RunConfig:
+    flags = {f.name: getattr(options, f.name, None) for f in settings()}
+    file = options.config
+    if not options.sources:
+        flags["sources"] = None
+        if file is None and Path(DEFAULT_FILE).is_file():
+            file = DEFAULT_FILE
+    config = load_config(flags, file)
+    if not config.sources:
+        raise UsageError(
+            "no crystals: give a folder, files, an archive or a list, or `sources` in "
+            f"{DEFAULT_FILE} (hpcbench run --help)"
+        )
+    return config
+
+
+def _run(config: RunConfig, world: World, stop: Stop) -> int:
+    from hpcbench.farm.launch import launch
+
+    with _progress(config, world) as (on_plan, on_result):
+        outcome = launch(config, world, stop=stop, on_plan=on_plan, on_result=on_result)
+    if outcome.last:
+        from hpcbench.report.terminal import print_results
+        from hpcbench.store.reader import Store
+
+        store = Store(config.out)
+        print_results(store)
+        if config.report:
+            _write_report(store)
+    if not outcome.complete:
+        if world.size == 1:
+            print("stopped before the end: the same command goes on from here", file=sys.stderr)
+        return STOPPED
+    if world.size > 1:
+        return 0
+    from hpcbench.cli.look import exit_code
+
+    return exit_code(config.out)
+
+
+def _write_report(store: Any) -> None:
+    try:
+        from hpcbench.report.html import write_report
+    except ImportError as error:
+        print(f"no report: {error}; pip install 'hpcbench[report]'", file=sys.stderr)
+        return
+    print(f"report: {write_report(store, store.path.with_suffix('.html'))}")
+
+
+@contextlib.contextmanager
+def _progress(
+    config: RunConfig, world: World
+) -> Iterator[tuple[Callable[[Plan], None], Callable[[Mapping[str, Any]], None]]]:
+    """What is told about the progress: a bar on a terminal, else a line now and then."""
+    if world.rank != 0:
+        yield lambda plan: None, lambda row: None
+    elif world.size == 1 and sys.stderr.isatty():
+        from hpcbench.report.progress import progress_bar
+
+        with progress_bar() as (start, advance):
+            yield lambda plan: start(plan.total, plan.before), advance
+    else:
+        ended = threading.Event()
+        thread = threading.Thread(target=_log_lines, args=(config.out, ended), daemon=True)
+
+        def on_plan(plan: Plan) -> None:
+            pending = plan.total - plan.before
+            print(
+                f"{plan.total} crystals, {pending} to compute on {world.size} "
+                f"rank{'s' if world.size > 1 else ''} with {config.model}, {config.dtype}, "
+                f"protocol {config.protocol}",
+                flush=True,
+            )
+            if pending:
+                thread.start()
+
+        try:
+            yield on_plan, lambda row: None
+        finally:
+            ended.set()
+
+
+def _log_lines(out: str, ended: threading.Event) -> None:
+    from hpcbench.farm.events import ProgressReader
+    from hpcbench.store.run_folder import RunFolder
+
+    reader = ProgressReader(RunFolder(out).events)
+    while not ended.wait(LOG_INTERVAL):
+        print(reader.read().line(), flush=True)
+
+
+def _leave(code: int) -> None:
+    """End this rank without MPI_Finalize, which waits for ranks that may be dead."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

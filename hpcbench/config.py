@@ -1,0 +1,375 @@
+"""The settings of a run: one frozen ``RunConfig`` from TOML, environment and flags.
+
+Every setting is declared once, with its help and its type; the command line, the environment
+variables (``HPCBENCH_MAX_STEPS`` for ``max_steps``) and the TOML keys follow from that. Flags
+win over the environment, the environment over the file, the file over the defaults.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hpcbench.errors import ConfigError
+from hpcbench.protocols import PROTOCOLS, Protocol
+
+ENVIRONMENT_PREFIX = "HPCBENCH_"
+# Variables with the prefix that are not settings: where the test data lies, and what launch.sh
+# uses to find its Python.
+RESERVED_VARIABLES = frozenset(
+    {"HPCBENCH_REFERENCE_DATA", "HPCBENCH_VENV", "HPCBENCH_PYTHON", "HPCBENCH_RANKS"}
+)
+DEFAULT_FILE = "hpcbench.toml"
+
+
+def _as_list(value: Any) -> list[Any]:
+    if isinstance(value, str):
+        return value.replace(",", " ").split()
+    if isinstance(value, list | tuple):
+        return [y for x in value for y in (x.split(",") if isinstance(x, str) else [x])]
+    return [value]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str | os.PathLike):
+        raise ValueError("text")
+    return str(value)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    # No splitting at commas or blanks: these are paths.
+    values = value if isinstance(value, list | tuple) else [value]
+    return tuple(_text(x) for x in values)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool):
+        raise ValueError("a number")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError("a number") from None
+    if number != number or abs(number) == float("inf"):
+        raise ValueError("a finite number")
+    return number
+
+
+def _positive(value: Any) -> float:
+    if (number := _number(value)) <= 0:
+        raise ValueError("a number above 0")
+    return number
+
+
+def _not_negative(value: Any) -> float:
+    if (number := _number(value)) < 0:
+        raise ValueError("a number that is not negative")
+    return number
+
+
+def _count(value: Any) -> int:
+    if (number := _not_negative(value)) != int(number):
+        raise ValueError("a whole number that is not negative")
+    return int(number)
+
+
+def _switch(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in ("1", "true", "yes", "on"):
+        return True
+    if isinstance(value, str) and value.lower() in ("0", "false", "no", "off"):
+        return False
+    raise ValueError("true or false")
+
+
+def _mesh(value: Any) -> tuple[int, ...]:
+    numbers = tuple(_count(x) for x in _as_list(value))
+    if len(numbers) != 3 or min(numbers) < 1:
+        raise ValueError("three whole numbers above 0")
+    return numbers
+
+
+def _supercell(value: Any) -> tuple[int, ...] | str:
+    values = _as_list(value)
+    if values == ["source"]:
+        return "source"
+    if len(values) == 3 and all(isinstance(x, list | tuple) for x in values):
+        values = [y for x in values for y in x]
+    try:
+        numbers = tuple(int(_number(x)) for x in values)
+    except ValueError:
+        numbers = ()
+    if len(numbers) not in (3, 9):
+        raise ValueError("3 whole numbers, 9 for a full matrix (rows), or the word source")
+    matrix = numbers if len(numbers) == 9 else (numbers[0], 0, 0, 0, numbers[1], 0, 0, 0, numbers[2])
+    a, b, c, d, e, f, g, h, i = matrix
+    if a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g) < 1:
+        raise ValueError("a supercell matrix with a positive determinant")
+    return numbers
+
+
+def _temperatures(value: Any) -> tuple[float, ...]:
+    numbers = tuple(_not_negative(x) for x in _as_list(value))
+    if not numbers:
+        raise ValueError("at least one temperature in K")
+    return numbers
+
+
+def _one_of(*words: str) -> Callable[[Any], str]:
+    def parse(value: Any) -> str:
+        if value not in words:
+            near = difflib.get_close_matches(str(value), words, 1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ValueError(f"one of {', '.join(words)}{hint}")
+        return str(value)
+
+    parse.words = words  # type: ignore[attr-defined]
+    return parse
+
+
+def _setting(
+    default: Any,
+    parse: Callable[[Any], Any],
+    group: str,
+    text: str,
+    *,
+    metavar: str = "",
+    many: bool = False,
+    decides: bool = False,
+) -> Any:
+    return field(
+        default=default,
+        metadata={
+            "parse": parse,
+            "group": group,
+            "help": text,
+            "metavar": metavar,
+            "many": many,
+            "decides": decides,
+        },
+    )
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All settings of a run.
+
+    ``None`` in ``fmax`` and ``max_steps`` stands for the protocol's own value, and 0 in
+    ``max_edges`` and ``max_triplets`` for the device's: see :meth:`resolved`. Settings that
+    decide results are hashed into :meth:`settings_hash`, which names the run; the others
+    (where to write, how much to batch) may change from one run of a store to the next.
+    """
+
+    sources: tuple[str, ...] = _setting(
+        (), _texts, "input and output", "where the crystals are", metavar="SOURCE", many=True
+    )
+    out: str = _setting(
+        "store.h5", _text, "input and output", "the store to write", metavar="FILE"
+    )
+    protocol: str = _setting(
+        "robust", _one_of(*PROTOCOLS), "what is computed",
+        "robust idealises the relaxed cell and relaxes on before it displaces; phononbench does "
+        "what that paper's scripts do", decides=True,
+    )
+    model: str = _setting(
+        "mattersim-v1.0.0-5M", _text, "what is computed",
+        "a potential's name (see hpcbench models), a .pth file of MatterSim weights, or "
+        "module:callable that makes an ASE calculator", metavar="MODEL", decides=True,
+    )
+    relax: str = _setting(
+        "full", _one_of("none", "positions", "full"), "what is computed",
+        "what may move before the phonons: nothing, the positions, or positions and cell",
+        decides=True,
+    )
+    fmax: float | None = _setting(
+        None, _positive, "what is computed",
+        "largest force of a converged relaxation in eV/A (robust: 0.001, phononbench: 0.005)",
+        metavar="F", decides=True,
+    )
+    max_steps: int | None = _setting(
+        None, _count, "what is computed",
+        "optimiser steps before a relaxation is given up (robust: 1000 in each of its two "
+        "stages; phononbench: 500 in each of 15 rounds)", metavar="N", decides=True,
+    )
+    supercell: tuple[int, ...] | str = _setting(
+        (2, 2, 2), _supercell, "what is computed",
+        "supercell of the cell as given: 3 numbers, 9 for a matrix, or the word source to take "
+        "the one in each phonopy.yaml", metavar="N", many=True, decides=True,
+    )
+    displacement: float = _setting(
+        0.01, _positive, "what is computed", "length of the finite displacements in A",
+        metavar="D", decides=True,
+    )
+    symprec: float = _setting(
+        1e-5, _positive, "what is computed",
+        "tolerance in A with which phonopy finds the symmetry", metavar="L", decides=True,
+    )
+    symmetry_tolerance: float = _setting(
+        0.01, _positive, "what is computed",
+        "tolerance in A of the symmetry that is kept in the relaxation and idealised after it",
+        metavar="L", decides=True,
+    )
+    mesh: tuple[int, ...] = _setting(
+        (20, 20, 20), _mesh, "what is computed",
+        "q mesh for thermal properties and the mesh criterion", metavar="N", many=True,
+        decides=True,
+    )
+    band_points: int = _setting(
+        101, _count, "what is computed", "points on the longest segment of the band path",
+        metavar="N", decides=True,
+    )
+    temperatures: tuple[float, ...] = _setting(
+        (0.0, 75.0, 150.0, 300.0, 600.0, 1000.0), _temperatures, "what is computed",
+        "temperatures of the thermal properties in K", metavar="T", many=True, decides=True,
+    )
+    cutoff_frequency: float = _setting(
+        0.1, _not_negative, "what is computed",
+        "modes below this frequency in THz are left out of the thermal properties",
+        metavar="THZ", decides=True,
+    )
+    min_distance: float = _setting(
+        0.5, _not_negative, "what is computed",
+        "crystals with two atoms closer than this, in A, are set aside", metavar="L",
+        decides=True,
+    )
+    dtype: str = _setting(
+        "float32", _one_of("float32", "float64"), "what is computed",
+        "precision of the potential", decides=True,
+    )
+    device: str = _setting(
+        "auto", _text, "where it is computed",
+        "auto (a GPU if there is one), cpu, cuda, or cuda:N", metavar="DEVICE",
+    )
+    max_edges: int = _setting(
+        0, _count, "where it is computed",
+        "most edges of the graph in one forward pass (0: by the device)", metavar="N",
+    )
+    max_triplets: int = _setting(
+        0, _count, "where it is computed",
+        "most triplets in one forward pass (0: by the device)", metavar="N",
+    )
+    share_gpu: bool = _setting(
+        False, _switch, "where it is computed", "allow several ranks on one GPU"
+    )
+    block: int = _setting(
+        0, _count, "where it is computed",
+        "most crystals that a rank takes at a time (0: by the length of the list)",
+        metavar="N",
+    )
+    report: bool = _setting(
+        True, _switch, "input and output", "write an HTML report beside the store at the end"
+    )
+
+    @property
+    def protocol_definition(self) -> Protocol:
+        """The protocol that ``protocol`` names."""
+        return PROTOCOLS[self.protocol]
+
+    def resolved(self) -> RunConfig:
+        """The same settings with the protocol's values in place of ``None``."""
+        protocol = self.protocol_definition
+        return dataclasses.replace(
+            self,
+            fmax=protocol.fmax if self.fmax is None else self.fmax,
+            max_steps=protocol.max_steps if self.max_steps is None else self.max_steps,
+        )
+
+    def deciding_settings(self) -> dict[str, Any]:
+        """The settings that decide results, as JSON types."""
+        resolved = self.resolved()
+        values = {f.name: getattr(resolved, f.name) for f in settings() if f.metadata["decides"]}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def settings_hash(deciding: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits that name a set of deciding settings (weights' SHA-256 included)."""
+    text = json.dumps(dict(deciding), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def settings() -> tuple[dataclasses.Field[Any], ...]:
+    """The settings in order of declaration."""
+    return dataclasses.fields(RunConfig)
+
+
+def _checked(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    known = {f.name: f for f in settings()}
+    checked = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1, cutoff=0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"{where}: unknown setting {key!r}{hint}")
+        try:
+            checked[name] = known[name].metadata["parse"](value)
+        except ValueError as error:
+            raise ConfigError(f"{where}: {key} expects {error}, not {value!r}") from None
+    return checked
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as stream:
+            values = tomllib.load(stream)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    checked = _checked(values, str(path))
+    # Paths in a file mean the same wherever the command is given from.
+    if "sources" in checked:
+        checked["sources"] = tuple(str(path.parent / x) for x in checked["sources"])
+    if "out" in checked:
+        checked["out"] = str(path.parent / checked["out"])
+    return checked
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    values = {
+        key: value
+        for key, value in environment.items()
+        if key.startswith(ENVIRONMENT_PREFIX) and key not in RESERVED_VARIABLES and value != ""
+    }
+    checked: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key.removeprefix(ENVIRONMENT_PREFIX).lower()
+        parsed = value.split(os.pathsep) if name == "sources" else value
+        checked |= _checked({name: parsed}, f"environment variable {key}")
+    return checked
+
+
+def load_config(
+    flags: Mapping[str, Any] | None = None,
+    file: str | os.PathLike[str] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> RunConfig:
+    """Build the settings from flags, environment and a TOML file, in this order of precedence.
+
+    Parameters
+    ----------
+    flags : mapping, optional
+        Settings by name; those that are ``None`` were not given.
+    file : path, optional
+        A TOML file; its relative paths start from its folder.
+    environment : mapping, optional
+        Environment variables, ``os.environ`` by default.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown key (naming the nearest known one), a wrong type, or a bad value.
+    """
+    values = _from_file(Path(file)) if file is not None else {}
+    values |= _from_environment(os.environ if environment is None else environment)
+    given = {k: v for k, v in (flags or {}).items() if v is not None}
+    values |= _checked(given, "command line")
+    return RunConfig(**values).resolved()

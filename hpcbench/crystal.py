@@ -1,0 +1,161 @@
+"""The record of one crystal: the word that every room of the program shares."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+POSITION_RESOLUTION = 1e-5
+"""Length in A below which two crystals count as the same for their content id."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a crystal came from.
+
+    ``file`` is the path as given (an archive's member as ``archive.zip::member``), ``index`` its
+    position in that file (0 where the file holds one crystal), ``generator`` the program that
+    made it, or an empty string where the source does not say.
+    """
+
+    file: str
+    index: int = 0
+    generator: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file}#{self.index}"
+
+
+@dataclass(frozen=True, eq=False)
+class Crystal:
+    """One crystal as it was given.
+
+    Attributes
+    ----------
+    id : str
+        Content id, see :func:`content_id`.
+    name : str
+        What a person calls it: a file's stem, or the name that the file gives.
+    origins : tuple of Origin
+        All places it was read from; several when it occurs more than once.
+    cell : ndarray, shape (3, 3)
+        Lattice vectors as rows, in A.
+    positions : ndarray, shape (natoms, 3)
+        Cartesian positions in A, as given.
+    numbers : ndarray, shape (natoms,)
+        Atomic numbers.
+    supercell_matrix : ndarray, shape (3, 3), or None
+        The supercell that the source asks for (a phonopy.yaml with ``--supercell source``).
+    """
+
+    id: str
+    name: str
+    origins: tuple[Origin, ...]
+    cell: NDArray[np.float64]
+    positions: NDArray[np.float64]
+    numbers: NDArray[np.int32]
+    supercell_matrix: NDArray[np.int32] | None = None
+
+    @classmethod
+    def from_arrays(
+        cls,
+        name: str,
+        origins: tuple[Origin, ...],
+        cell: NDArray[np.float64],
+        positions: NDArray[np.float64],
+        numbers: NDArray[np.int32],
+        supercell_matrix: NDArray[np.int32] | None = None,
+    ) -> Crystal:
+        """Make a record and its content id from arrays (shapes and units as in the class)."""
+        cell = np.array(cell, dtype=np.float64).reshape(3, 3)
+        positions = np.array(positions, dtype=np.float64).reshape(-1, 3)
+        numbers = np.array(numbers, dtype=np.int32).reshape(-1)
+        if supercell_matrix is not None:
+            supercell_matrix = np.array(supercell_matrix, dtype=np.int32).reshape(3, 3)
+        return cls(
+            content_id(cell, positions, numbers, supercell_matrix),
+            name,
+            origins,
+            cell,
+            positions,
+            numbers,
+            supercell_matrix,
+        )
+
+    @classmethod
+    def from_ase(cls, atoms: Atoms, name: str = "", origins: tuple[Origin, ...] = ()) -> Crystal:
+        """Make a record from an ASE ``Atoms`` object; the name defaults to its formula."""
+        return cls.from_arrays(
+            name or str(atoms.get_chemical_formula("hill")),
+            origins,
+            np.asarray(atoms.cell[:]),
+            atoms.positions,
+            atoms.numbers,
+        )
+
+    @property
+    def natoms(self) -> int:
+        """Number of atoms in the cell."""
+        return len(self.numbers)
+
+    @property
+    def formula(self) -> str:
+        """Chemical formula in Hill order, e.g. ``O3SrTi``."""
+        return str(self.to_ase().get_chemical_formula("hill"))
+
+    def to_ase(self) -> Atoms:
+        """The crystal as periodic ASE ``Atoms``."""
+        from ase import Atoms
+
+        return Atoms(
+            numbers=self.numbers,
+            cell=self.cell,
+            positions=self.positions,
+            pbc=True,
+        )
+
+    def with_origins(self, origins: tuple[Origin, ...]) -> Crystal:
+        """The same crystal with other origins."""
+        return replace(self, origins=origins)
+
+
+def content_id(
+    cell: NDArray[np.float64],
+    positions: NDArray[np.float64],
+    numbers: NDArray[np.int32],
+    supercell_matrix: NDArray[np.int32] | None = None,
+) -> str:
+    """Hash of a crystal as given: 16 hexadecimal digits.
+
+    The order of the atoms counts; positions are wrapped into the cell and rounded to
+    ``POSITION_RESOLUTION``. Two polymorphs of one formula, or the same crystal in another
+    setting, have different ids. A supercell that the source asks for is part of the content,
+    since it decides the result.
+    """
+    cell = np.asarray(cell, dtype=np.float64)
+    # Wrapping must not depend on rounding: a coordinate just below 1 is the same as 0.
+    try:
+        fractional = np.linalg.solve(cell.T, np.asarray(positions, dtype=np.float64).T).T
+    except np.linalg.LinAlgError:
+        fractional = np.asarray(positions, dtype=np.float64)
+    lengths = np.maximum(np.linalg.norm(cell, axis=1), POSITION_RESOLUTION)
+    fractional = fractional - np.floor(fractional + POSITION_RESOLUTION / lengths)
+    # nan_to_num keeps a broken crystal hashable: it is refused later, with a reason.
+    grid = [
+        np.rint(np.nan_to_num(x / POSITION_RESOLUTION, nan=0.0, posinf=0.0, neginf=0.0))
+        for x in (cell, fractional @ cell)
+    ]
+    digest = hashlib.sha256()
+    digest.update(np.asarray(numbers, dtype="<i4").tobytes())
+    for x in grid:
+        digest.update(x.astype("<i8").tobytes())
+    if supercell_matrix is not None:
+        digest.update(np.asarray(supercell_matrix, dtype="<i4").tobytes())
+    return digest.hexdigest()[:16]

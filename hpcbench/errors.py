@@ -1,0 +1,105 @@
+"""The errors of hpcbench, as a tree.
+
+    HpcbenchError
+    ├── UsageError             exit code 2: the command or its settings are wrong
+    │   ├── ConfigError        an unknown key, a wrong type, a value out of range
+    │   ├── SourceError        no such file, or no readable crystal in what was given
+    │   └── StoreMismatchError the store was made with other settings
+    ├── SetupError             exit code 3: the machine or the installation is wrong
+    │   ├── PotentialError     weights missing, package missing, self-test failed
+    │   ├── DeviceError        no such device, or two ranks on one GPU
+    │   ├── LaunchError        the MPI launcher and mpi4py do not fit each other
+    │   └── StoreError         the output cannot be written, or a store cannot be read
+    └── CrystalError           the failure of one crystal: recorded, never stops a run
+        ├── UnreadableError    a file or an entry of a file is not a crystal
+        ├── UnsuitableError    a crystal that cannot be computed (overlap, unknown element)
+        ├── RelaxationError    not converged, flown apart, NaN
+        └── PhononError        displacements, forces or force constants went wrong
+
+Messages say what happened, to which crystal or file, and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class HpcbenchError(Exception):
+    """Base of all errors raised on purpose. ``exit_code`` is the program's."""
+
+    exit_code = 3
+
+
+class UsageError(HpcbenchError):
+    """The command line, a configuration or an input list is wrong."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A setting has an unknown name, a wrong type or a value out of range."""
+
+
+class SourceError(UsageError):
+    """A source does not exist, or holds no readable crystal."""
+
+
+class StoreMismatchError(UsageError):
+    """An existing store was computed with other settings than the ones given."""
+
+
+class SetupError(HpcbenchError):
+    """The machine, the environment or the installation does not allow the run."""
+
+    exit_code = 3
+
+
+class PotentialError(SetupError):
+    """A potential is unknown, its weights or its package are missing, or it computes nonsense."""
+
+
+class DeviceError(SetupError):
+    """A device does not exist, or ranks and devices do not fit together."""
+
+
+class LaunchError(SetupError):
+    """The processes were not started as one MPI world."""
+
+
+class StoreError(SetupError):
+    """A store or its run folder cannot be written or read."""
+
+
+class CrystalError(HpcbenchError):
+    """The failure of one crystal.
+
+    ``kind`` is a short, stable word for counting; the message is for people.
+    """
+
+    exit_code = 1
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.kind, str(self))
+
+    @property
+    def reason(self) -> str:
+        """What a table shows: ``kind: message``."""
+        return f"{self.kind}: {self}"
+
+
+class UnreadableError(CrystalError):
+    """A file, or one entry of it, cannot be read as a crystal."""
+
+
+class UnsuitableError(CrystalError):
+    """A crystal was read but cannot be computed."""
+
+
+class RelaxationError(CrystalError):
+    """The relaxation did not end in a minimum."""
+
+
+class PhononError(CrystalError):
+    """The phonon calculation of a relaxed crystal failed."""

@@ -1,0 +1,323 @@
+"""One launch of a run, from its sources to its store."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcbench.config import RunConfig, settings_hash
+from hpcbench.crystal import Crystal
+from hpcbench.errors import (
+    CrystalError,
+    HpcbenchError,
+    SourceError,
+    StoreError,
+    UnsuitableError,
+)
+from hpcbench.farm.devices import choose_device
+from hpcbench.farm.events import EventLog
+from hpcbench.farm.leases import Leases
+from hpcbench.farm.plan import Block, make_blocks, predict_cost
+from hpcbench.farm.rows import crystal_of, listed_crystal, listed_unreadable, schema_of
+from hpcbench.farm.stopping import Stop, StoppablePotential
+from hpcbench.farm.worker import Worker
+from hpcbench.farm.world import World
+from hpcbench.phonons.supercells import full_matrix
+from hpcbench.potentials.protocol import Potential
+from hpcbench.potentials.registry import check_name, load_potential, weights_sha256
+from hpcbench.sources import Unreadable, examine, find_files, merge, read_file
+from hpcbench.store.consolidate import consolidate
+from hpcbench.store.reader import Store
+from hpcbench.store.run_folder import RunFolder
+from hpcbench.store.schema import CRYSTALS
+from hpcbench.store.tables import TableReader, TableWriter
+
+
+Record = Crystal | Unreadable
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a launch will do; the same on every rank.
+
+    Attributes
+    ----------
+    launch : str
+        Name of the launch; later ones sort after earlier ones.
+    total : int
+        Crystals in the list, those that cannot be computed included.
+    before : int
+        Crystals that need no more work.
+    blocks : list of Block
+        The work, in the order in which it is to be taken.
+    """
+
+    launch: str
+    total: int
+    before: int
+    blocks: list[Block]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a launch ended on this rank.
+
+    ``complete`` is false where the run was asked to stop. ``last`` is true on the one rank
+    that ended last: it has consolidated the store.
+    """
+
+    complete: bool
+    last: bool
+
+
+def launch(
+    config: RunConfig,
+    world: World,
+    *,
+    stop: Stop,
+    records: Iterable[Record] | None = None,
+    potential: Potential | None = None,
+    on_plan: Callable[[Plan], None] = lambda plan: None,
+    on_result: Callable[[Mapping[str, Any]], None] = lambda row: None,
+) -> Outcome:
+    """Compute what is not in the store yet, together with the other ranks.
+
+    Collective up to the self-test of the potential; from there on no rank waits for another.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Resolved settings.
+    records : iterable, optional
+        Crystals to take instead of reading ``config.sources``; on rank 0.
+    potential : Potential, optional
+        A loaded potential to use instead of loading ``config.model``.
+
+    Raises
+    ------
+    HpcbenchError
+        For all that is wrong with the settings, the sources, the machine or the store; on
+        every rank, before any work is done.
+    """
+    folder = RunFolder(config.out)
+    try:
+        return _launch(config, world, folder, stop, records, potential, on_plan, on_result)
+    finally:
+        folder.unlock()
+
+
+def _launch(
+    config: RunConfig,
+    world: World,
+    folder: RunFolder,
+    stop: Stop,
+    records: Iterable[Record] | None,
+    potential: Potential | None,
+    on_plan: Callable[[Plan], None],
+    on_result: Callable[[Mapping[str, Any]], None],
+) -> Outcome:
+    files = _together(world, lambda: find_files(config.sources) if records is None else [])
+    deciding = _together(world, lambda: _open_folder(config, folder, potential))
+    numbered: Iterable[tuple[int, Record]]
+    if records is None:
+        # Every rank reads a share, large and small files dealt out like cards.
+        numbered = (
+            (number, record)
+            for number in range(world.rank, len(files), world.size)
+            for record in read_file(files[number], with_supercell=config.supercell == "source")
+        )
+    else:
+        numbered = enumerate(records)
+    entries = [_listed(number, record, config) for number, record in numbered]
+    gathered = world.gather(entries)
+    plan: Plan = _together(
+        world, lambda: _write_list(config, folder, deciding, gathered, world.size)
+    )
+    folder.share()
+    on_plan(plan)
+    log = EventLog(folder.events, world.rank, plan.launch)
+    log.write(
+        "start", ranks=world.size, host=socket.gethostname(), pid=os.getpid(), total=plan.total,
+        before=plan.before,
+    )
+    leases = Leases(folder.launch_folder(plan.launch), world.rank)
+    complete = True
+    if plan.blocks:
+        if potential is None:
+            potential = _load(config, world)
+        log.write("ready", device=potential.info.device)
+        worker = Worker(
+            config, StoppablePotential(potential, stop), folder, deciding, world.rank, log,
+            on_result,
+        )
+        with _crystals(folder) as load:
+            complete = worker.work(
+                load(block) for block in _until_stopped(leases.take(plan.blocks), stop)
+            )
+        complete = complete and not stop.requested
+    last = leases.end(world.size)
+    if last:
+        consolidate(folder, schema_of(deciding), deciding)
+    log.write("end", complete=complete)
+    log.close()
+    return Outcome(complete, last)
+
+
+def consolidate_if_idle(store: str | os.PathLike[str]) -> None:
+    """Consolidate what a launch left in segments, unless one is under way.
+
+    For a launch whose ranks did not all come to their end.
+    """
+    folder = RunFolder(store)
+    if not folder.segment_paths():
+        return
+    try:
+        folder.lock()
+    except StoreError:
+        return
+    try:
+        deciding = folder.settings()
+        consolidate(folder, schema_of(deciding), deciding)
+    finally:
+        folder.unlock()
+
+
+def deciding_settings(config: RunConfig, weights: str) -> dict[str, Any]:
+    """What decides results and names the store: settings, and the weights' SHA-256."""
+    deciding = config.deciding_settings()
+    if weights and Path(config.model).suffix:
+        # A file is known by its content: the same weights may lie in another folder.
+        deciding["model"] = Path(config.model).name
+    deciding["weights_sha256"] = weights
+    deciding["criterion"] = config.protocol_definition.criterion
+    deciding["hash"] = settings_hash(deciding)
+    return deciding
+
+
+def _together(world: World, action: Callable[[], Any]) -> Any:
+    """Do something on rank 0; its result, or its error, is everyone's."""
+    value: Any = None
+    if world.rank == 0:
+        try:
+            value = action()
+        except HpcbenchError as error:
+            value = error
+    value = world.broadcast(value)
+    if isinstance(value, HpcbenchError):
+        raise value
+    return value
+
+
+def _open_folder(
+    config: RunConfig, folder: RunFolder, potential: Potential | None
+) -> dict[str, Any]:
+    if potential is None:
+        check_name(config.model)
+        weights = weights_sha256(config.model)
+    else:
+        weights = potential.info.weights_sha256
+    deciding = deciding_settings(config, weights)
+    folder.create()
+    folder.lock()
+    folder.agree(deciding)
+    return deciding
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """A record, its place in the sources, its cost, and why it is set aside, if it is."""
+
+    number: int
+    record: Record
+    cost: float = 0.0
+    problem: CrystalError | None = None
+
+
+def _listed(number: int, record: Record, config: RunConfig) -> _Listed:
+    if isinstance(record, Unreadable):
+        return _Listed(number, record)
+    try:
+        examine(record, min_distance=config.min_distance)
+    except UnsuitableError as error:
+        return _Listed(number, record, problem=error)
+    matrix = record.supercell_matrix
+    if matrix is None:
+        matrix = full_matrix((1, 1, 1) if isinstance(config.supercell, str) else config.supercell)
+    supercell_atoms = record.natoms * abs(round(float(np.linalg.det(matrix))))
+    cost = predict_cost(record, supercell_atoms, config.symmetry_tolerance)
+    return _Listed(number, record, cost)
+
+
+def _write_list(
+    config: RunConfig,
+    folder: RunFolder,
+    deciding: Mapping[str, Any],
+    gathered: Sequence[Sequence[_Listed]],
+    ranks: int,
+) -> Plan:
+    # In the order of the sources, whatever number of ranks has read them.
+    entries = sorted((e for part in gathered for e in part), key=lambda entry: entry.number)
+    facts = {entry.record.id: (entry.cost, entry.problem) for entry in entries}
+    crystals, unreadable = merge(entry.record for entry in entries)
+    if not crystals:
+        reasons = "\n".join(f"  {entry.origin}: {entry.reason}" for entry in unreadable[:10])
+        raise SourceError(
+            f"no readable crystal in {' '.join(config.sources) or 'what was given'}"
+            + (f":\n{reasons}" if reasons else "")
+        )
+    with TableWriter(folder.crystals, CRYSTALS, deciding) as writer:
+        writer.append(listed_crystal(c, *facts[c.id]) for c in crystals)
+        writer.append(listed_unreadable(entry) for entry in unreadable)
+    finished = set(Store(folder.store).finished_ids())
+    pending = [
+        row
+        for row, crystal in enumerate(crystals)
+        if facts[crystal.id][1] is None and crystal.id not in finished
+    ]
+    total = len(crystals) + len(unreadable)
+    name = f"{time.time_ns():020d}"
+    folder.launch_folder(name)
+    folder.forget_other_launches(name)
+    costs = [facts[crystals[row].id][0] for row in pending]
+    blocks = make_blocks(pending, costs, ranks, config.block)
+    return Plan(name, total, total - len(pending), blocks)
+
+
+def _load(config: RunConfig, world: World) -> Potential:
+    device = choose_device(config.device, world, share_gpu=config.share_gpu)
+    potential = load_potential(
+        config.model,
+        dtype=config.dtype,
+        device=device,
+        max_edges=config.max_edges,
+        max_triplets=config.max_triplets,
+    )
+    from hpcbench.potentials.selftest import self_test
+
+    self_test(potential)
+    return potential
+
+
+def _until_stopped(blocks: Iterator[Block], stop: Stop) -> Iterator[Block]:
+    # Asked before the next lease is taken, so that no lease is taken in vain.
+    while not stop.requested and (block := next(blocks, None)) is not None:
+        yield block
+
+
+@contextlib.contextmanager
+def _crystals(folder: RunFolder) -> Iterator[Callable[[Block], list[Crystal]]]:
+    """Gives the crystals of a block; the list itself stays on the disk."""
+    with TableReader(folder.crystals) as reader:
+
+        def load(block: Block) -> list[Crystal]:
+            return [crystal_of(row) for row in reader.rows(block.rows, CRYSTALS)]
+
+        yield load

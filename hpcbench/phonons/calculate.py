@@ -1,0 +1,120 @@
+"""The phonons of one crystal: everything before and after the forces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpcbench.phonons.force_constants import fit_force_constants, subtract_drift
+from hpcbench.phonons.spectrum import (
+    BandPath,
+    MeshResult,
+    commensurate_qpoints,
+    frequencies_at,
+    run_mesh,
+    seekpath_band_path,
+)
+from hpcbench.phonons.stability import Spectrum, verdicts
+from hpcbench.phonons.supercells import displace
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from phonopy import Phonopy
+
+
+@dataclass(frozen=True)
+class PhononSettings:
+    """How phonons are computed; units and meaning as in ``RunConfig``."""
+
+    primitive_matrix: str
+    displacement: float
+    symprec: float
+    band_points: int
+    mesh: tuple[int, ...]
+    temperatures: tuple[float, ...]
+    cutoff_frequency: float
+
+
+@dataclass(frozen=True, eq=False)
+class PhononResult:
+    """The phonons of one crystal.
+
+    Attributes
+    ----------
+    phonon : Phonopy
+        With force constants (compact, symmetrised).
+    displacements : int
+        Number of displaced supercells.
+    largest_drift : float
+        Largest mean force of a supercell before it was subtracted, in eV/A.
+    path : BandPath
+        The band path; ``spectra["path"]`` has the frequencies of its points.
+    spectra : dict
+        Spectra by place: ``path``, ``commensurate``, ``mesh``.
+    mesh : MeshResult
+        Thermal properties.
+    verdicts : dict
+        ``stable`` or ``unstable`` by the name of each criterion.
+    """
+
+    phonon: Phonopy
+    displacements: int
+    largest_drift: float
+    path: BandPath
+    spectra: dict[str, Spectrum]
+    mesh: MeshResult
+    verdicts: dict[str, str]
+
+    @property
+    def max_frequency(self) -> float:
+        """Highest frequency of all spectra in THz."""
+        return max(spectrum.highest for spectrum in self.spectra.values())
+
+
+def prepare(
+    atoms: Atoms, supercell_matrix: NDArray[np.int64], settings: PhononSettings
+) -> Phonopy:
+    """A Phonopy object with displacements, whose supercells want forces."""
+    return displace(
+        atoms,
+        supercell_matrix=supercell_matrix,
+        primitive_matrix=settings.primitive_matrix,
+        displacement=settings.displacement,
+        symprec=settings.symprec,
+    )
+
+
+def analyse(
+    phonon: Phonopy, forces: NDArray[np.float64], settings: PhononSettings
+) -> PhononResult:
+    """Force constants, spectra, thermal properties and verdicts from forces.
+
+    Parameters
+    ----------
+    phonon : Phonopy
+        From :func:`prepare`; force constants are put into it.
+    forces : ndarray, shape (nsupercells, natoms, 3)
+        Forces of the displaced supercells in eV/A, as the potential gives them.
+
+    Raises
+    ------
+    PhononError
+        If force constants or the band path cannot be had.
+    """
+    without_drift, largest_drift = subtract_drift(forces)
+    fit_force_constants(phonon, without_drift)
+    path = seekpath_band_path(
+        phonon, settings.band_points, cell_is_standard=settings.primitive_matrix == "P"
+    )
+    mesh = run_mesh(phonon, settings.mesh, settings.temperatures, settings.cutoff_frequency)
+    spectra = {
+        "path": frequencies_at(phonon, path.qpoints),
+        "commensurate": frequencies_at(phonon, commensurate_qpoints(phonon)),
+        "mesh": mesh.spectrum,
+    }
+    return PhononResult(
+        phonon, len(forces), largest_drift, path, spectra, mesh, verdicts(spectra)
+    )

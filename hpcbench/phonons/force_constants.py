@@ -1,0 +1,50 @@
+"""Forces of displaced supercells, and the force constants that follow from them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from phonopy import Phonopy
+
+from hpcbench.errors import PhononError
+
+
+def subtract_drift(forces: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Take the mean force of each supercell off its atoms.
+
+    Parameters
+    ----------
+    forces : ndarray, shape (nsupercells, natoms, 3)
+        In eV/A.
+
+    Returns
+    -------
+    ndarray, float
+        The forces without drift, and the largest drift in eV/A.
+    """
+    drift = forces.mean(axis=1, keepdims=True)
+    return forces - drift, float(np.abs(drift).max(initial=0.0))
+
+
+def fit_force_constants(phonon: Phonopy, forces: NDArray[np.float64]) -> None:
+    """Put symmetrised compact force constants into ``phonon``.
+
+    Compact: shape (natoms in primitive cell, natoms in supercell, 3, 3), in eV/A^2. Symmetrised
+    by phonopy's own permutation and drift conditions, which for finite displacements equal the
+    projection on the space group.
+
+    Raises
+    ------
+    PhononError
+        If the forces are not finite or phonopy cannot fit them.
+    """
+    if not np.isfinite(forces).all():
+        raise PhononError("nan", "forces of a displaced supercell are not finite")
+    try:
+        phonon.forces = forces
+        phonon.produce_force_constants(calculate_full_force_constants=False, show_drift=False)
+        phonon.symmetrize_force_constants(show_drift=False)
+    except Exception as error:  # phonopy raises RuntimeError, ValueError and its own kinds
+        raise PhononError(
+            "force constants", f"phonopy: {type(error).__name__}: {error}"
+        ) from error

@@ -1,0 +1,160 @@
+"""Frequencies from force constants: on the band path, at commensurate q, on a mesh."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from phonopy.harmonic.dynmat_to_fc import get_commensurate_points
+from phonopy.phonon.band_structure import get_band_qpoints
+from phonopy.phonon.mesh import MeshSymmetryFallbackWarning
+
+from hpcbench.errors import PhononError
+from hpcbench.phonons.stability import Spectrum
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from phonopy import Phonopy
+
+
+@dataclass(frozen=True, eq=False)
+class BandPath:
+    """A path through the Brillouin zone, as segments laid end to end.
+
+    Attributes
+    ----------
+    qpoints : ndarray, shape (nq, 3)
+        All points, segment after segment; the end of one is repeated as the start of the next.
+    indptr : ndarray, shape (nsegments + 1,)
+        Where each segment begins and ends in ``qpoints``.
+    labels : tuple of (str, str)
+        Names of the first and last point of each segment, e.g. ``("GAMMA", "X")``.
+    """
+
+    qpoints: NDArray[np.float64]
+    indptr: NDArray[np.int64]
+    labels: tuple[tuple[str, str], ...]
+
+
+def seekpath_band_path(phonon: Phonopy, points: int, *, cell_is_standard: bool) -> BandPath:
+    """The path that seekpath recommends for the primitive cell.
+
+    Parameters
+    ----------
+    points : int
+        Points on the longest segment; the others have the same interval (phonopy's
+        ``is_const_interval``).
+    cell_is_standard : bool
+        True takes seekpath's coordinates as they are, as phonopy does: right only if
+        ``phonon.primitive`` is seekpath's own primitive cell. False transforms them from there
+        to the reciprocal lattice of ``phonon.primitive``.
+
+    Raises
+    ------
+    PhononError
+        If seekpath finds no path.
+    """
+    import seekpath
+
+    get_path = seekpath.get_path if cell_is_standard else seekpath.get_path_orig_cell
+    try:
+        with warnings.catch_warnings():
+            # Cells on the edge between two kinds of lattice: either path is as good.
+            warnings.simplefilter("ignore", seekpath.hpkot.EdgeCaseWarning)
+            recommended = get_path(phonon.primitive.totuple())
+    except Exception as error:  # seekpath and spglib raise many kinds
+        raise PhononError("band path", f"seekpath: {type(error).__name__}: {error}") from error
+    coordinates = recommended["point_coords"]
+    ends = [(coordinates[a], coordinates[b]) for a, b in recommended["path"]]
+    segments = get_band_qpoints(ends, points, rec_lattice=np.linalg.inv(phonon.primitive.cell))
+    return BandPath(
+        np.concatenate(segments).astype(np.float64),
+        np.concatenate([[0], np.cumsum([len(s) for s in segments])]).astype(np.int64),
+        tuple((str(a), str(b)) for a, b in recommended["path"]),
+    )
+
+
+def commensurate_qpoints(phonon: Phonopy) -> NDArray[np.float64]:
+    """The q at which the supercell's force constants give exact frequencies, shape (nq, 3).
+
+    In reduced coordinates of the primitive cell's reciprocal lattice.
+    """
+    matrix = np.linalg.inv(phonon.primitive_matrix) @ phonon.supercell_matrix
+    return np.asarray(get_commensurate_points(np.rint(matrix).astype(np.int64)))
+
+
+def frequencies_at(phonon: Phonopy, qpoints: NDArray[np.float64]) -> Spectrum:
+    """Frequencies in THz at given q-points, shape (nq, nbands)."""
+    frequencies = phonon.run_qpoints(qpoints).frequencies
+    return Spectrum(np.asarray(qpoints), np.sort(frequencies, axis=1))
+
+
+@dataclass(frozen=True, eq=False)
+class MeshResult:
+    """Frequencies on a mesh, and the thermal properties that follow from them.
+
+    Attributes
+    ----------
+    spectrum : Spectrum
+        At the irreducible q-points of the mesh.
+    weights : ndarray, shape (nq,)
+        How many points of the full mesh each stands for.
+    temperatures : ndarray, shape (nt,)
+        In K.
+    free_energy, entropy, heat_capacity : ndarray, shape (nt,)
+        Of the primitive cell, in phonopy's units: kJ/mol, J/K/mol, J/K/mol.
+    left_out : float
+        Share of the modes that are below the cut-off frequency and so left out.
+    """
+
+    spectrum: Spectrum
+    weights: NDArray[np.int64]
+    temperatures: NDArray[np.float64]
+    free_energy: NDArray[np.float64]
+    entropy: NDArray[np.float64]
+    heat_capacity: NDArray[np.float64]
+    left_out: float
+
+
+def run_mesh(
+    phonon: Phonopy,
+    mesh: Sequence[int],
+    temperatures: Sequence[float],
+    cutoff_frequency: float,
+) -> MeshResult:
+    """Frequencies on phonopy's mesh and harmonic thermal properties.
+
+    Parameters
+    ----------
+    mesh : sequence of 3 int
+        As in ``phonopy --mesh``: Monkhorst-Pack, an even number does not meet Gamma.
+    temperatures : sequence of float
+        In K.
+    cutoff_frequency : float
+        Modes below it, in THz, are left out.
+    """
+    with warnings.catch_warnings():
+        # A shifted mesh lowers the symmetry that phonopy can use for some lattices: slower,
+        # and the same result. It is the mesh that the literature's numbers are from.
+        warnings.simplefilter("ignore", MeshSymmetryFallbackWarning)
+        result = phonon.run_mesh(list(mesh))
+    spectrum = Spectrum(np.array(result.qpoints), np.array(result.frequencies))
+    weights = np.array(result.weights, dtype=np.int64)
+    thermal = phonon.run_thermal_properties(
+        temperatures=np.asarray(temperatures, dtype=np.float64),
+        cutoff_frequency=cutoff_frequency,
+    )
+    below = (spectrum.frequencies < cutoff_frequency).sum(axis=1)
+    return MeshResult(
+        spectrum,
+        weights,
+        np.array(thermal.temperatures),
+        np.array(thermal.free_energy),
+        np.array(thermal.entropy),
+        np.array(thermal.heat_capacity),
+        float((below * weights).sum() / (weights.sum() * spectrum.frequencies.shape[1])),
+    )

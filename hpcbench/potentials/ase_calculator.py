@@ -1,0 +1,155 @@
+"""Bridges between ASE calculators and potentials, both ways."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from ase.calculators.calculator import Calculator, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from hpcbench.errors import PotentialError
+from hpcbench.potentials.protocol import Evaluation, Potential, PotentialInfo
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+class CalculatorPotential:
+    """An ASE calculator as a potential: structures are evaluated one after the other.
+
+    ``dtype`` in its info is what the caller says; a calculator keeps its own precision.
+    """
+
+    def __init__(self, calculator: Any, info: PotentialInfo) -> None:
+        self._calculator = calculator
+        self.info = info
+
+    def evaluate(self, structures: Sequence[Atoms], *, stress: bool = False) -> list[Evaluation]:
+        """Energies, forces and, if asked, stresses; see the protocol."""
+        results = []
+        for structure in structures:
+            atoms = structure.copy()
+            atoms.set_constraint()
+            atoms.calc = self._calculator
+            forces = np.array(atoms.get_forces(), dtype=np.float64)
+            tensor = np.array(atoms.get_stress(voigt=False), dtype=np.float64) if stress else None
+            results.append(Evaluation(float(atoms.get_potential_energy()), forces, tensor))
+        return results
+
+
+class PotentialCalculator(Calculator):  # type: ignore[misc]
+    """A potential as an ASE calculator, for ASE's optimisers.
+
+    ``calls`` counts the evaluations.
+    """
+
+    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress"]
+
+    def __init__(self, potential: Potential, *, stress: bool = True) -> None:
+        super().__init__()
+        self._potential = potential
+        self._stress = stress
+        self.calls = 0
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: list[str] | None = None,
+        system_changes: list[str] = all_changes,
+    ) -> None:
+        """Evaluate the structure and keep the results as ASE asks."""
+        super().calculate(atoms, properties, system_changes)
+        self.calls += 1
+        (evaluation,) = self._potential.evaluate([self.atoms], stress=self._stress)
+        self.results = {
+            "energy": evaluation.energy,
+            "free_energy": evaluation.energy,
+            "forces": evaluation.forces,
+        }
+        if evaluation.stress is not None:
+            self.results["stress"] = full_3x3_to_voigt_6_stress(evaluation.stress)
+
+
+def load_callable(path: str, dtype: str, device: str) -> CalculatorPotential:
+    """The potential of ``module:callable``, where the callable returns an ASE calculator.
+
+    Raises
+    ------
+    PotentialError
+        If the module or the callable is missing, or the call fails.
+    """
+    module_name, _, attribute = path.partition(":")
+    try:
+        factory = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            factory = getattr(factory, part)
+    except ImportError as error:
+        raise PotentialError(f"--model {path}: {error}; is its package installed?") from error
+    except AttributeError as error:
+        raise PotentialError(f"--model {path}: {module_name} has no {attribute}") from error
+    if not callable(factory):
+        raise PotentialError(f"--model {path}: {attribute} cannot be called")
+    try:
+        calculator = factory()
+    except Exception as error:  # the user's code may raise anything
+        raise PotentialError(f"--model {path}: {type(error).__name__}: {error}") from error
+    if not hasattr(calculator, "get_potential_energy"):
+        raise PotentialError(f"--model {path}: it returned no ASE calculator but {calculator!r}")
+    package = module_name.partition(".")[0]
+    return CalculatorPotential(
+        calculator, PotentialInfo(path, package, _version(package), "", dtype, device, None)
+    )
+
+
+def load_chgnet(dtype: str, device: str) -> CalculatorPotential:
+    """CHGNet 0.3.0 with the weights of its package (extra ``chgnet``)."""
+    _require_float32("chgnet", dtype)
+    try:
+        from chgnet.model import CHGNet
+        from chgnet.model.dynamics import CHGNetCalculator
+    except ImportError as error:
+        raise _missing("chgnet", "chgnet", error) from error
+    model = CHGNet.load(verbose=False, use_device=device)
+    calculator = CHGNetCalculator(model, use_device=device, on_isolated_atoms="error")
+    info = PotentialInfo(
+        "chgnet", "chgnet", _version("chgnet"), "", dtype, device, frozenset(range(1, 95))
+    )
+    return CalculatorPotential(calculator, info)
+
+
+SEVENNET_KEYWORDS = {"sevennet-0": "7net-0", "sevennet-l3i5": "7net-l3i5"}
+
+
+def load_sevennet(name: str, dtype: str, device: str) -> CalculatorPotential:
+    """A SevenNet potential with the weights of its package (extra ``sevennet``)."""
+    _require_float32(name, dtype)
+    try:
+        from sevenn.calculator import SevenNetCalculator
+    except ImportError as error:
+        raise _missing(name, "sevennet", error) from error
+    calculator = SevenNetCalculator(SEVENNET_KEYWORDS[name], device=device)
+    elements = frozenset(int(z) for z in calculator.type_map)
+    info = PotentialInfo(name, "sevenn", _version("sevenn"), "", dtype, device, elements)
+    return CalculatorPotential(calculator, info)
+
+
+def _require_float32(name: str, dtype: str) -> None:
+    if dtype != "float32":
+        raise PotentialError(
+            f"{name} computes in float32 only; --dtype {dtype} is there for MatterSim"
+        )
+
+
+def _missing(name: str, extra: str, error: ImportError) -> PotentialError:
+    return PotentialError(f"{name} needs its package ({error}): pip install 'hpcbench[{extra}]'")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

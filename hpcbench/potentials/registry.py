@@ -1,0 +1,133 @@
+"""Potentials by name. Importing this module loads no torch."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpcbench.errors import PotentialError
+from hpcbench.potentials.protocol import Potential
+from hpcbench.potentials.weights import (
+    DEMO_WEIGHTS,
+    MATTERSIM_FILES,
+    find_mattersim,
+    mattersim_folder,
+    sha256_of,
+)
+
+DEMO = "mattersim-demo"
+CHGNET = "chgnet"
+SEVENNET = ("sevennet-0", "sevennet-l3i5")
+NAMES = (*MATTERSIM_FILES, DEMO, CHGNET, *SEVENNET)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A line of ``hpcbench models``: the name, what it is, and whether it can be used here."""
+
+    name: str
+    description: str
+    available: bool
+    state: str
+
+
+def listed_potentials() -> list[Listed]:
+    """All potentials that have a name, and where each one stands on this machine."""
+    lines = []
+    for name, filename in MATTERSIM_FILES.items():
+        path = mattersim_folder() / filename
+        state = str(path) if path.is_file() else f"weights missing: hpcbench models fetch {name}"
+        lines.append(Listed(name, "MatterSim v1, Microsoft (MIT)", path.is_file(), state))
+    lines.append(
+        Listed(DEMO, "small stand-in for demos and tests only", True, "comes with hpcbench")
+    )
+    for name, package, extra in (
+        (CHGNET, "chgnet", "chgnet"),
+        *((name, "sevenn", "sevennet") for name in SEVENNET),
+    ):
+        found = importlib.util.find_spec(package) is not None
+        state = f"package {package}" if found else f"pip install 'hpcbench[{extra}]'"
+        lines.append(Listed(name, f"pretrained weights in package {package}", found, state))
+    return lines
+
+
+def check_name(model: str) -> None:
+    """Refuse a model that cannot exist, before anything heavy is loaded.
+
+    Raises
+    ------
+    PotentialError
+        For an unknown name or a missing file; the message names what is near or known.
+    """
+    if model in MATTERSIM_FILES:
+        find_mattersim(model)
+        return
+    if model in NAMES or (":" in model and not Path(model).exists()):
+        return
+    if model.endswith((".pth", ".pt")):
+        if not Path(model).is_file():
+            raise PotentialError(f"--model {model}: no such file")
+        return
+    near = difflib.get_close_matches(model, NAMES, 1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise PotentialError(
+        f"unknown model {model!r}: {hint}known are {', '.join(NAMES)}, a MatterSim checkpoint "
+        f"FILE.pth, or module:callable that makes an ASE calculator"
+    )
+
+
+def weights_sha256(model: str) -> str:
+    """SHA-256 of the weights file that ``model`` names; empty where there is none."""
+    path = _weights_file(model)
+    return sha256_of(path) if path else ""
+
+
+def load_potential(
+    model: str,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    max_edges: int = 0,
+    max_triplets: int = 0,
+) -> Potential:
+    """Load a potential by name, by weights file, or by ``module:callable``.
+
+    Parameters
+    ----------
+    model : str
+        As ``--model`` takes it.
+    dtype, device : str
+        Precision and device.
+    max_edges, max_triplets : int
+        Limits of one forward pass, for potentials that batch; 0 for the device's own.
+
+    Raises
+    ------
+    PotentialError
+        If it is unknown, or its weights or package are missing.
+    """
+    check_name(model)
+    path = _weights_file(model)
+    if path is not None:
+        from hpcbench.potentials.mattersim import MatterSim
+
+        return MatterSim(path, model, device, dtype, max_edges, max_triplets)
+    from hpcbench.potentials import ase_calculator
+
+    if model == CHGNET:
+        return ase_calculator.load_chgnet(dtype, device)
+    if model in SEVENNET:
+        return ase_calculator.load_sevennet(model, dtype, device)
+    return ase_calculator.load_callable(model, dtype, device)
+
+
+def _weights_file(model: str) -> Path | None:
+    if model in MATTERSIM_FILES:
+        return find_mattersim(model)
+    if model == DEMO:
+        return DEMO_WEIGHTS
+    if model.endswith((".pth", ".pt")):
+        return Path(model)
+    return None

@@ -1,0 +1,92 @@
+"""Where weights lie, and how they get there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from hpcbench.errors import PotentialError
+
+MATTERSIM_FILES = {
+    "mattersim-v1.0.0-1M": "mattersim-v1.0.0-1M.pth",
+    "mattersim-v1.0.0-5M": "mattersim-v1.0.0-5M.pth",
+}
+"""Published MatterSim weights: the name here, and the name of the file."""
+
+DEMO_WEIGHTS = Path(__file__).parent / "mattersim_demo" / "mattersim-demo.pth"
+"""The small potential that comes with the package (see the README beside it)."""
+
+
+def mattersim_folder() -> Path:
+    """The folder in which MatterSim keeps its weights, the same as the package's own."""
+    return Path.home() / ".local" / "mattersim" / "pretrained_models"
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def find_mattersim(name: str) -> Path:
+    """The local file of published MatterSim weights.
+
+    Raises
+    ------
+    PotentialError
+        If the file is not there; the message says what to do.
+    """
+    path = mattersim_folder() / MATTERSIM_FILES[name]
+    if not path.is_file():
+        raise PotentialError(
+            f"the weights of {name} are missing: looked for {path}. "
+            f"With a network (on a cluster: on the login node) run "
+            f"`python -m hpcbench models fetch {name}`; or copy the file there; or give other "
+            f"weights as --model FILE.pth. --model mattersim-demo runs offline, but knows only "
+            f"a few simple crystals."
+        )
+    return path
+
+
+def fetch_mattersim(name: str) -> Path:
+    """Download published MatterSim weights through the package's own downloader.
+
+    The file appears under its final name only once it is whole and loads, so that processes
+    which start meanwhile never read half a file.
+
+    Raises
+    ------
+    PotentialError
+        If the download fails or brings no checkpoint.
+    """
+    if name not in MATTERSIM_FILES:
+        raise PotentialError(
+            f"nothing to fetch for {name!r}: these can be fetched: {', '.join(MATTERSIM_FILES)}"
+        )
+    folder = mattersim_folder()
+    path = folder / MATTERSIM_FILES[name]
+    if path.is_file():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
+        part = Path(temporary) / path.name
+        try:
+            _download(path.name, Path(temporary))
+        except Exception as error:  # requests and urllib3 raise many kinds without a network
+            raise PotentialError(
+                f"{name} could not be downloaded ({type(error).__name__}). Without a network, "
+                f"copy {path.name} from a machine that has it to {folder}."
+            ) from error
+        from hpcbench.potentials.mattersim import MatterSim
+
+        MatterSim(part, name)
+        os.replace(part, path)
+    return path
+
+
+def _download(filename: str, folder: Path) -> None:
+    from mattersim.utils.download_utils import download_checkpoint
+
+    download_checkpoint(filename, save_folder=str(folder))

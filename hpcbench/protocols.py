@@ -1,0 +1,75 @@
+"""The protocols: how a crystal is relaxed, in which cell its phonons are taken, who decides.
+
+Sources: ``phononbench`` follows the scripts of PhononBench (arXiv 2512.21227); ``robust`` removes
+what makes their labels depend on residual strain (DESIGN.md, Protocols).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a relaxation.
+
+    Attributes
+    ----------
+    fmax_aim : float
+        Maximum force in eV/A at which the optimiser stops.
+    fmax_accept : float
+        Maximum force in eV/A at which the result counts as converged.
+    steps : int
+        Optimiser steps in a round; every round starts a fresh optimiser.
+    rounds : int
+        Rounds before the crystal is given up.
+    idealise_first : bool
+        Whether the cell is first brought to the exact symmetry found in it.
+    """
+
+    fmax_aim: float
+    fmax_accept: float
+    steps: int
+    rounds: int = 1
+    idealise_first: bool = False
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A named way to compute a verdict.
+
+    Attributes
+    ----------
+    name : str
+        Its name on the command line.
+    fmax : float
+        Default of ``--fmax`` in eV/A: the maximum force of an accepted relaxation.
+    max_steps : int
+        Default of ``--max-steps``: optimiser steps in each round.
+    primitive_matrix : str
+        phonopy's ``primitive_matrix``: ``auto``, or ``P`` for the cell as given.
+    criterion : str
+        The criterion whose answer is the verdict; all others are stored beside it.
+    """
+
+    name: str
+    fmax: float
+    max_steps: int
+    primitive_matrix: str
+    criterion: str
+
+    def stages(self, fmax: float, max_steps: int) -> tuple[Stage, ...]:
+        """The relaxation's stages for an accepted maximum force in eV/A."""
+        if self.name == "phononbench":
+            return (Stage(fmax / 2, fmax, max_steps, rounds=15),)
+        coarse = max(0.005, fmax)
+        return (
+            Stage(coarse, coarse, max_steps),
+            Stage(fmax, fmax, max_steps, idealise_first=True),
+        )
+
+
+PROTOCOLS = {
+    "robust": Protocol("robust", 0.001, 1000, "auto", "phononbench-v3"),
+    "phononbench": Protocol("phononbench", 0.005, 500, "P", "phononbench"),
+}

@@ -1,0 +1,71 @@
+"""Progress on a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from hpcbench.store.schema import DONE
+
+if TYPE_CHECKING:
+    from hpcbench.farm.events import Progress as Counts
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[counts]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        # Crystals take seconds to minutes: the rate needs a long memory.
+        speed_estimate_period=600,
+    )
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[
+    tuple[Callable[[int, int], None], Callable[[Mapping[str, Any]], None]]
+]:
+    """A bar for this process: ``start(total, finished)``, then ``advance(row)`` by result."""
+    with _bar() as bar:
+        task = bar.add_task("crystals", total=None, counts="reading")
+        stable = failed = 0
+
+        def start(total: int, finished: int) -> None:
+            bar.reset(task, total=total, completed=finished, counts="")
+
+        def advance(row: Mapping[str, Any]) -> None:
+            nonlocal stable, failed
+            stable += row.get("verdict") == "stable"
+            failed += row["status"] != DONE
+            bar.update(task, advance=1, counts=_counts(stable, failed))
+
+        yield start, advance
+
+
+@contextlib.contextmanager
+def watch_bar() -> Iterator[Callable[[Counts], None]]:
+    """A bar that is told the counts of a run that other processes do."""
+    with _bar() as bar:
+        task = bar.add_task("crystals", total=None, counts="starting")
+
+        def update(counts: Counts) -> None:
+            if counts.total:
+                bar.update(
+                    task,
+                    total=counts.total,
+                    completed=counts.finished,
+                    counts=_counts(counts.stable, counts.failed),
+                )
+
+        yield update
+
+
+def _counts(stable: int, failed: int) -> str:
+    return f"{stable} stable" + (f", {failed} failed" if failed else "")

@@ -1,0 +1,160 @@
+"""Results in the terminal: tables, and bands drawn with Braille dots."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hpcbench.store.schema import DONE, PLACES
+
+if TYPE_CHECKING:
+    from hpcbench.store.reader import Bands, Store
+
+# More rows than this are a file's business: a table's end should still be on the screen.
+MOST_ROWS = 60
+WIDTH_OF_A_FILE = 140
+STYLES = {"stable": "green", "unstable": "red"}
+
+
+def console() -> Console:
+    """A console that is as wide as the terminal, or of fixed width in a file."""
+    if sys.stdout.isatty() or "COLUMNS" in os.environ:
+        return Console()
+    return Console(width=WIDTH_OF_A_FILE)
+
+
+def print_results(store: Store) -> None:
+    """Print the table of results, the counts, and the path of the store."""
+    out = console()
+    table = store.table
+    shown = Table(box=None, header_style="bold", pad_edge=False)
+    for title, justify in (
+        ("crystal", "left"), ("space group", "left"), ("atoms", "right"), ("steps", "right"),
+        ("lowest THz", "right"), ("highest THz", "right"), ("verdict", "left"), ("reason", "left"),
+    ):
+        shown.add_column(title, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for row in table.head(MOST_ROWS).to_dict("records"):
+        shown.add_row(*_cells(row))
+    out.print(shown)
+    if len(table) > MOST_ROWS:
+        out.print(f"... and {len(table) - MOST_ROWS} more: hpcbench export {store.path}")
+    done = int((table["status"] == DONE).sum())
+    stable = int((table["verdict"] == "stable").sum()) if "verdict" in table else 0
+    share = f" ({100 * stable / done:.1f} %)" if done else ""
+    out.print(
+        f"\n{len(table)} crystals: {done} done, {stable} of them stable{share} by criterion "
+        f"{store.settings['criterion']}, {len(table) - done} not computed"
+    )
+    out.print(f"store: {store.path}", highlight=False, soft_wrap=True)
+
+
+def _cells(row: Mapping[str, Any]) -> list[Text]:
+    name = Text(str(row["name"]))
+    if row["status"] != DONE:
+        return [name, *(Text("") for _ in range(5)), Text(row["status"], "yellow"),
+                Text(str(row["reason"]))]
+    group = f"{row['spacegroup']} ({row['spacegroup_number']:.0f})"
+    return [
+        name,
+        Text(group),
+        Text(f"{row['natoms']:.0f}"),
+        Text(f"{row['relaxation_steps']:.0f}"),
+        Text(f"{row['min_frequency_path']:.3f}"),
+        Text(f"{row['max_frequency']:.2f}"),
+        Text(str(row["verdict"]), STYLES.get(str(row["verdict"]), "")),
+        Text(""),
+    ]
+
+
+def print_crystal(row: Mapping[str, Any]) -> None:
+    """Print what the store has of one crystal."""
+    out = console()
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    facts.add_column(style="bold")
+    facts.add_column(overflow="fold")
+    for title, text in _facts(row):
+        facts.add_row(title, Text(text))
+    out.print(facts)
+
+
+def _facts(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    origins = [f"{file}#{index}" for file, index, _ in json.loads(row["origins"])]
+    facts = [("crystal", str(row["name"])), ("id", str(row["id"])), ("from", "\n".join(origins))]
+    if row["status"] != DONE:
+        return [*facts, ("status", str(row["status"])), ("reason", str(row["reason"]))]
+    before = f"{row['spacegroup_before']} ({row['spacegroup_number_before']})"
+    after = f"{row['spacegroup']} ({row['spacegroup_number']})"
+    lengths = np.linalg.norm(row["relaxed_cell"], axis=1)
+    facts += [
+        ("formula", f"{row['formula']}, {row['natoms']} atoms"),
+        ("space group", f"{before} as given, {after} relaxed"),
+        ("cell", " x ".join(f"{x:.4f}" for x in lengths) + " A, relaxed"),
+        ("energy", f"{row['energy'] / row['natoms']:.6f} eV/atom"),
+        ("relaxation", f"{row['relaxation_steps']} steps to {row['fmax']:.2e} eV/A"),
+        ("displacements", f"{row['displacements']} supercells"),
+    ]
+    for place in PLACES:
+        q = ", ".join(f"{x:.3f}" for x in row[f"min_q_{place}"])
+        facts.append((f"lowest, {place}", f"{row[f'min_frequency_{place}']:.4f} THz at ({q})"))
+    facts.append(("highest", f"{row['max_frequency']:.4f} THz"))
+    facts.append(("verdict", str(row["verdict"])))
+    for key in row:
+        if key.startswith("verdict_"):
+            facts.append((f"  {key.removeprefix('verdict_').replace('_', '-')}", str(row[key])))
+    return facts
+
+
+def draw_bands(bands: Bands) -> None:
+    """Draw a band structure into the terminal (frequencies in THz)."""
+    from uniplot import plot_to_string
+
+    width = max(40, min(shutil.get_terminal_size((100, 30)).columns - 14, 110))
+    xs, ys = [], []
+    for distances, frequencies in zip(bands.distances, bands.frequencies, strict=True):
+        for branch in frequencies.T:
+            xs.append(distances)
+            ys.append(branch)
+    start, end = bands.distances[0][0], bands.distances[-1][-1]
+    picture = plot_to_string(
+        xs=xs,
+        ys=ys,
+        lines=True,
+        width=width,
+        height=22,
+        color=False,
+        character_set="braille",
+        x_min=start,
+        x_max=end,
+        x_gridlines=[float(d[0]) for d in bands.distances[1:]],
+        y_unit=" THz",
+    )
+    lines = picture if isinstance(picture, list) else picture.splitlines()
+    # The axis below is in 1/A: the names of the points say more.
+    print("\n".join(lines[:-1]))
+    print(_axis(bands, width, start, end))
+
+
+def _axis(bands: Bands, width: int, start: float, end: float) -> str:
+    """Names of the path's points, below the places where they are."""
+    points = [(bands.distances[0][0], bands.labels[0][0])]
+    for i, (distances, (_, last)) in enumerate(zip(bands.distances, bands.labels, strict=True)):
+        after = bands.labels[i + 1][0] if i + 1 < len(bands.labels) else last
+        points.append((distances[-1], last if after == last else f"{last}|{after}"))
+    line = [" "] * (width + 12)
+    free = 0
+    for position, name in points:
+        text = name.replace("GAMMA", "Γ").replace("_", "")
+        column = 1 + round((position - start) / (end - start) * (width - 1))
+        column = max(column - len(text) // 2, free)
+        line[column : column + len(text)] = text
+        free = column + len(text) + 1
+    return "".join(line).rstrip()

@@ -1,0 +1,156 @@
+"""Finding the files that a person means by folders, patterns, files and lists."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from hpcbench.errors import SourceError, UnreadableError
+from hpcbench.sources import archives, formats
+from hpcbench.sources.records import SourceFile
+
+_Found = tuple[SourceFile, bool]
+"""A file, and whether it is to be read."""
+
+
+def find_files(sources: Sequence[str | Path]) -> list[SourceFile]:
+    """Files and archives behind ``sources``, each once.
+
+    Parameters
+    ----------
+    sources : sequence of str or Path
+        Folders (searched to the bottom), files, archives, glob patterns (``**`` included), and
+        lists: text files (.txt, .list, .lst) with one source a line, relative to the list's
+        folder, and comments after ``#``.
+
+    Returns
+    -------
+    list of SourceFile
+        In the order of the sources; within a folder or a pattern sorted by path, numbers by
+        their value. Files in folders that clearly are no crystals are left out, see
+        :func:`ignored_files`.
+
+    Raises
+    ------
+    SourceError
+        A source does not exist, a pattern matches nothing, a folder or a list holds no source,
+        or a list names itself.
+    """
+    files: dict[str, SourceFile] = {}
+    for file, wanted in _expand_all(sources):
+        if wanted:
+            # The real path tells "a.cif" from "./a.cif" and from a link to it. What is named
+            # stays named, even when a folder gave it first.
+            key = os.path.realpath(file.path)
+            earlier = files.setdefault(key, file)
+            if file.explicit and not earlier.explicit:
+                files[key] = SourceFile(earlier.path, explicit=True)
+    return list(files.values())
+
+
+def ignored_files(sources: Sequence[str | Path]) -> list[str]:
+    """Files in folders and archives behind ``sources`` that are not read, as they clearly are no
+    crystals: notes, tables, figures, logs. Hidden files are not counted.
+
+    Returns
+    -------
+    list of str
+        Paths, members of archives as ``archive.zip::member``.
+
+    Raises
+    ------
+    SourceError
+        As :func:`find_files`.
+    """
+    ignored: dict[str, None] = {}
+    for file, wanted in _expand_all(sources):
+        if not wanted:
+            ignored[file.path] = None
+        elif formats.format_of(file.path) == "archive":
+            ignored.update(dict.fromkeys(_ignored_members(file.path)))
+    return list(ignored)
+
+
+def _ignored_members(path: str) -> Iterator[str]:
+    try:
+        for member in archives.members(path):
+            if not formats.is_hidden(member.name) and not formats.holds_crystals(member.name):
+                yield f"{path}::{member.name}"
+    except UnreadableError:
+        return  # reading the archive will record this
+
+
+def _expand_all(sources: Iterable[str | Path]) -> Iterator[_Found]:
+    for source in sources:
+        yield from _expand(os.fspath(source), ())
+
+
+def _expand(source: str, lists: tuple[str, ...]) -> Iterator[_Found]:
+    if os.path.isdir(source):
+        yield from _search(source)
+    elif os.path.isfile(source):
+        path = os.path.normpath(source)
+        if formats.format_of(path) == "list":
+            yield from _read_list(path, lists)
+        else:
+            yield SourceFile(path, explicit=True), True
+    elif os.path.exists(source):
+        raise SourceError(f"{source} is neither a file nor a folder.")
+    elif glob.has_magic(source):
+        matches = sorted(glob.glob(source, recursive=True), key=_sort_key)
+        if not matches:
+            raise SourceError(f"No file matches the pattern {source!r}.")
+        for match in matches:
+            # "**" matches folders beside the files in them.
+            if os.path.isfile(match) or "**" not in source:
+                yield from _expand(match, lists)
+    else:
+        raise SourceError(f"There is no file or folder {source!r}.")
+
+
+def _search(folder: str) -> Iterator[_Found]:
+    found: list[str] = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not formats.is_hidden(name)]
+        found += [
+            os.path.normpath(os.path.join(parent, name))
+            for name in files
+            if not formats.is_hidden(name) and os.path.isfile(os.path.join(parent, name))
+        ]
+    if not any(formats.holds_crystals(path) for path in found):
+        raise SourceError(
+            f"The folder {folder!r} holds no crystal files ({len(found)} files of other kinds)."
+        )
+    for path in sorted(found, key=_sort_key):
+        yield SourceFile(path, explicit=False), formats.holds_crystals(path)
+
+
+def _read_list(path: str, lists: tuple[str, ...]) -> Iterator[_Found]:
+    real = os.path.realpath(path)
+    if real in lists:
+        raise SourceError(f"The list {path!r} names itself, directly or through another list.")
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"The list {path!r} cannot be read: {error}.") from error
+    lines = [re.sub(r"(^|\s)#.*", "", line).strip() for line in text.splitlines()]
+    if not any(lines):
+        raise SourceError(f"The list {path!r} names no source.")
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            yield from _expand(os.path.join(os.path.dirname(path), line), (*lists, real))
+        except SourceError as error:
+            if "line " in str(error):  # a list within a list has said where
+                raise
+            raise SourceError(f"{path}, line {number}: {error}") from error
+
+
+def _sort_key(path: str) -> list[tuple[int, int, str]]:
+    """Numbers by their value: gen_2 before gen_10."""
+    parts = re.split(r"(\d+)", path)
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts]

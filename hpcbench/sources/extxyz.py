@@ -1,0 +1,142 @@
+"""Extended XYZ, frame by frame.
+
+The comment line is parsed by ASE. The frames are not: its reader gives up the whole file at the
+first bad frame, and refuses frames for results (forces, stress) that are of no interest here.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from typing import IO
+
+import numpy as np
+
+from hpcbench.errors import UnreadableError
+from hpcbench.sources.records import (
+    Entry,
+    atomic_number,
+    generator_from_labels,
+    name_from_labels,
+)
+
+_COUNT = re.compile(r"\s*\d+\s*$")
+
+
+class _Lines:
+    """Lines of a text with one line of foresight; an empty string is the end."""
+
+    def __init__(self, text: IO[str]) -> None:
+        self._text = text
+        self.next = text.readline()
+
+    def take(self) -> str:
+        line, self.next = self.next, self._text.readline()
+        return line
+
+
+def read_frames(stream: IO[bytes], stem: str) -> Iterator[Entry | UnreadableError]:
+    """Frames in order; a bad one as an error, after which reading goes on at the next header.
+
+    A header is a line with nothing but the number of atoms, which no line of an atom can be.
+    """
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace")
+    try:
+        lines = _Lines(text)
+        while lines.next:
+            if not lines.next.strip():
+                lines.take()
+                continue
+            try:
+                comment, rows = _take_frame(lines)
+                yield _parse_frame(comment, rows, stem)
+            except UnreadableError as error:
+                yield error
+    finally:
+        # The stream belongs to the caller, who closes it.
+        text.detach()
+
+
+def _take_frame(lines: _Lines) -> tuple[str, list[str]]:
+    header = lines.next
+    if "\0" in header:
+        raise UnreadableError("binary", "the file is not text")
+    if not _COUNT.match(header):
+        _skip_to_header(lines)
+        raise UnreadableError("syntax", f"no number of atoms: {header.strip()[:60]!r}")
+    count = int(lines.take())
+    comment = lines.take()
+    rows: list[str] = []
+    while len(rows) < count:
+        if not lines.next or _COUNT.match(lines.next):
+            raise UnreadableError("truncated", f"{count} atoms announced, {len(rows)} found")
+        rows.append(lines.take())
+    # Anything else that follows is the next frame's trouble.
+    if _is_atom(lines.next):
+        _skip_to_header(lines)
+        raise UnreadableError("syntax", f"{count} atoms announced, but more lines follow")
+    return comment, rows
+
+
+def _skip_to_header(lines: _Lines) -> None:
+    while lines.next and not _COUNT.match(lines.next):
+        # Binary data has no headers worth looking for.
+        if "\0" in lines.take():
+            while lines.take():
+                pass
+
+
+def _is_atom(line: str) -> bool:
+    try:
+        return len([float(word) for word in line.split()[1:4]]) == 3
+    except ValueError:
+        return False
+
+
+def _parse_frame(comment: str, rows: list[str], stem: str) -> Entry:
+    from ase.io.extxyz import key_val_str_to_dict
+
+    try:
+        info = key_val_str_to_dict(comment.strip()) if comment.strip() else {}
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise UnreadableError("syntax", f"the comment line cannot be parsed: {error}") from error
+    if not rows:
+        raise UnreadableError("no atoms", "the frame has no atoms")
+    if "Lattice" not in info:
+        raise UnreadableError("no cell", "the frame has no Lattice (a molecule?)")
+    columns = _columns(str(info.get("Properties", "species:S:1:pos:R:3")))
+    table = [row.split() for row in rows]
+    try:
+        at = columns["pos"]
+        positions = np.array([row[at : at + 3] for row in table], dtype=np.float64)
+        if "species" in columns:
+            numbers = [atomic_number(row[columns["species"]]) for row in table]
+        else:
+            numbers = [int(row[columns["Z"]]) for row in table]
+        lattice = np.asarray(info["Lattice"], dtype=np.float64)
+    except KeyError as error:
+        raise UnreadableError("syntax", f"Properties name no column {error}") from error
+    except (ValueError, IndexError) as error:
+        raise UnreadableError("syntax", f"a line of an atom is malformed ({error})") from error
+    # ASE's parser fills the 3x3 matrix column by column.
+    return Entry(
+        lattice.T,
+        positions,
+        numbers,
+        name_from_labels(info, stem),
+        generator_from_labels(info),
+    )
+
+
+def _columns(properties: str) -> dict[str, int]:
+    """First column of each property, from ``name:type:count:name:type:count ...``."""
+    fields = properties.split(":")
+    if len(fields) % 3 or not all(count.isdigit() for count in fields[2::3]):
+        raise UnreadableError("syntax", f"Properties are malformed: {properties[:60]!r}")
+    columns = {}
+    start = 0
+    for name, count in zip(fields[::3], fields[2::3], strict=True):
+        columns[name] = start
+        start += int(count)
+    return columns

@@ -1,0 +1,250 @@
+"""Readers of POSCAR, pymatgen JSON, ASE databases and phonopy's YAML files."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from hpcbench.errors import UnreadableError
+from hpcbench.sources.records import (
+    Entry,
+    atomic_number,
+    generator_from_labels,
+    is_element,
+    name_from_labels,
+)
+
+FULL_OCCUPANCY = 0.99
+"""Occupancy from which a site counts as full: refinements end at 0.998 and the like."""
+
+
+def read_poscar(text: str) -> Iterator[Entry]:
+    """The crystal of a POSCAR or CONTCAR (velocities after the positions are not looked at).
+
+    Raises
+    ------
+    UnreadableError
+        Kinds "syntax", "truncated", "unknown element".
+    """
+    from ase.io.vasp import read_vasp_configuration
+
+    lines = text.split("\n")
+    if len([line for line in lines if line.strip()]) < 8:
+        raise UnreadableError("truncated", "a POSCAR has at least eight lines")
+    # ASE knows no isotopes of hydrogen.
+    words = [{"D": "H", "T": "H"}.get(word, word) for word in lines[5].split()]
+    lines[5] = " ".join(words)
+    # Names of elements may carry a potential's name and hash: "Na_pv/6a2f546d".
+    if words and not words[0].isdigit():
+        for word in words:
+            atomic_number(re.split(r"[_/]", word)[0])
+    try:
+        atoms = read_vasp_configuration(io.StringIO("\n".join(lines)))
+    except AttributeError as error:
+        # ASE looks for a POTCAR beside the file when the file names no elements.
+        raise UnreadableError("unknown element", "the file does not name its elements") from error
+    except KeyError as error:
+        raise UnreadableError("unknown element", f"{error} is not an element") from error
+    except (ValueError, IndexError) as error:
+        raise UnreadableError("syntax", f"not a complete POSCAR ({error})") from error
+    yield Entry(atoms.cell[:], atoms.positions, atoms.numbers)
+
+
+def read_json(text: str) -> Iterator[Entry | UnreadableError]:
+    """Crystals of a JSON file with pymatgen structures.
+
+    Known layouts: one structure; a list or a dictionary of names with structures, or with objects
+    that hold one under the key ``structure``; such an object alone.
+    """
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UnreadableError("syntax", f"not valid JSON ({error})") from error
+    while isinstance(data, dict) and not _structure_in(data) and "structure" in data:
+        data = data["structure"]
+    if _structure_in(data):
+        items: list[tuple[str, Any]] = [("", data)]
+    elif isinstance(data, list):
+        items = [("", item) for item in data]
+    elif isinstance(data, dict):
+        items = list(data.items())
+    else:
+        items = []
+    if not any(_structure_in(item) for _, item in items):
+        raise UnreadableError("no structure", "the JSON file holds no pymatgen structure")
+    for name, item in items:
+        try:
+            yield _json_entry(name, item)
+        except UnreadableError as error:
+            yield error
+
+
+def _structure_in(item: Any) -> dict[str, Any] | None:
+    """The structure that an object is or holds."""
+    if not isinstance(item, dict):
+        return None
+    if "sites" in item:
+        return item
+    inner = item.get("structure")
+    return inner if isinstance(inner, dict) and "sites" in inner else None
+
+
+def _json_entry(name: str, item: Any) -> Entry:
+    # Read by hand: pymatgen's from_dict is much slower and gives the same numbers.
+    structure = _structure_in(item)
+    if structure is None:
+        raise UnreadableError("no structure", "the entry holds no pymatgen structure")
+    if "lattice" not in structure:
+        raise UnreadableError("no cell", "the entry has no lattice: a molecule")
+    try:
+        cell = np.array(structure["lattice"]["matrix"], dtype=np.float64)
+        sites = structure["sites"]
+        numbers = [_site_number(site["species"]) for site in sites]
+        fractional = np.array([site["abc"] for site in sites], dtype=np.float64).reshape(-1, 3)
+        positions = fractional @ cell
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        message = f"the structure is malformed ({type(error).__name__}: {error})"
+        raise UnreadableError("syntax", message) from error
+    labels = {key: value for key, value in item.items() if key != "sites"}
+    return Entry(
+        cell,
+        positions,
+        numbers,
+        name or name_from_labels(labels),
+        generator_from_labels(labels),
+    )
+
+
+def _site_number(species: list[dict[str, Any]]) -> int:
+    if len(species) != 1 or float(species[0]["occu"]) < FULL_OCCUPANCY:
+        parts = ", ".join(f"{part['element']} {part['occu']:g}" for part in species)
+        raise UnreadableError("disordered", f"a site is partially occupied ({parts or 'empty'})")
+    return atomic_number(species[0]["element"])
+
+
+def read_database(stream: IO[bytes], stem: str) -> Iterator[Entry | UnreadableError]:
+    """Rows of an ASE database (SQLite) in the order of their row ids."""
+    # A member of a tar archive has a name, too, but not that of a file on the disk.
+    raw = getattr(stream, "raw", None)
+    if isinstance(raw, io.FileIO) and isinstance(raw.name, str):
+        yield from _read_rows(raw.name, stem)
+        return
+    # SQLite needs a file: members of archives and compressed databases are copied out.
+    with tempfile.TemporaryDirectory(prefix="hpcbench-") as folder:
+        path = Path(folder) / "rows.db"
+        with path.open("wb") as copy:
+            shutil.copyfileobj(stream, copy)
+        yield from _read_rows(str(path), stem)
+
+
+def _read_rows(path: str, stem: str) -> Iterator[Entry | UnreadableError]:
+    from ase.db import connect
+
+    if Path(path).stat().st_size == 0:
+        raise UnreadableError("empty", "the file is empty")
+    try:
+        # Looked at read-only first, as ASE would create its tables in a database of others.
+        with closing(sqlite3.connect(f"{Path(path).resolve().as_uri()}?mode=ro", uri=True)) as raw:
+            identifiers = [row[0] for row in raw.execute("SELECT id FROM systems ORDER BY id")]
+    except sqlite3.Error as error:
+        raise UnreadableError("database", f"not an ASE database ({error})") from error
+    if not identifiers:
+        raise UnreadableError("empty", "the database has no rows")
+    database = connect(path, type="db", use_lock_file=False)
+    for identifier in identifiers:
+        # Row by row and not by a selection, which ends at the first bad row.
+        try:
+            row = database.get(id=identifier)
+            labels = dict(row.key_value_pairs)
+            entry = Entry(
+                row.cell,
+                row.positions,
+                row.numbers,
+                name_from_labels(labels, stem),
+                generator_from_labels(labels),
+            )
+        except Exception as error:  # a bad row raises anything from ValueError to sqlite3.Error
+            yield UnreadableError("database", f"row {identifier} is malformed ({error})")
+        else:
+            yield entry
+
+
+def read_phonopy(text: str, *, with_supercell: bool) -> Iterator[Entry]:
+    """The unit cell of a phonopy YAML file, in A whatever the calculator's unit was.
+
+    Raises
+    ------
+    UnreadableError
+        Kinds "no structure", "syntax", "disordered", "unknown element".
+    """
+    from phonopy.physical_units import get_calculator_physical_units
+
+    wanted = ("phonopy", "physical_unit", "unit_cell", "supercell_matrix", "lattice", "points")
+    sections = _yaml_sections(text, wanted)
+    cell = sections.get("unit_cell", sections)
+    if not isinstance(cell, dict) or "lattice" not in cell or "points" not in cell:
+        raise UnreadableError("no structure", "the YAML file has no unit cell as phonopy writes it")
+    try:
+        header = sections.get("phonopy") or {}
+        calculator = header.get("calculator")
+        length = (sections.get("physical_unit") or {}).get("length")
+        to_angstrom = 1.0
+        if length == "au" or (length is None and calculator is not None):
+            # phonopy's own conversion factor, which "au" shares among all calculators in Bohr.
+            units = get_calculator_physical_units(calculator or "qe")
+            to_angstrom = units.distance_to_A
+        lattice = np.array(cell["lattice"], dtype=np.float64) * to_angstrom
+        points = cell["points"]
+        if any("mixture" in point or point.get("weight", 1.0) != 1.0 for point in points):
+            raise UnreadableError("disordered", "a site is a mixture of elements")
+        fractional = np.array([point["coordinates"] for point in points], dtype=np.float64)
+        numbers = [atomic_number(_without_index(point["symbol"])) for point in points]
+        matrix = None
+        if with_supercell and sections.get("supercell_matrix") is not None:
+            matrix = np.array(sections["supercell_matrix"], dtype=np.int32).reshape(3, 3)
+        positions = fractional.reshape(-1, 3) @ lattice
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        message = f"the unit cell is malformed ({type(error).__name__}: {error})"
+        raise UnreadableError("syntax", message) from error
+    yield Entry(lattice, positions, numbers, supercell_matrix=matrix)
+
+
+def _without_index(symbol: str) -> str:
+    """Phonopy numbers atoms that differ in their moments: Cr1, Cr2."""
+    bare = symbol.rstrip("0123456789")
+    return bare if is_element(bare) else symbol
+
+
+def _yaml_sections(text: str, wanted: tuple[str, ...]) -> dict[str, Any]:
+    """Those top-level sections of a YAML file, parsed.
+
+    Force constants and forces are megabytes, for which a YAML parser takes many seconds: they are
+    cut away before it, which the one-key-at-a-line form of these files allows.
+    """
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    kept: list[str] = []
+    keep = False
+    for line in text.split("\n"):
+        key = re.match(r"([A-Za-z_]\w*)\s*:", line)
+        if key:
+            keep = key.group(1) in wanted
+        if keep:
+            kept.append(line)
+    try:
+        data = yaml.load("\n".join(kept), Loader=loader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        first = str(error).split("\n")[0]
+        raise UnreadableError("syntax", f"not valid YAML ({first})") from error
+    return data if isinstance(data, dict) else {}

@@ -1,0 +1,189 @@
+"""The records of this package: what is read, what could not be read, and merging of both."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hpcbench.crystal import Crystal, Origin
+from hpcbench.errors import UnreadableError
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One unit of reading work: a file or an archive.
+
+    Attributes
+    ----------
+    path : str
+        The path as given, or below a folder as given (never made absolute, so that origins read
+        the same on every machine).
+    explicit : bool
+        True when a person named the file (or a pattern that matched it), False when it was found
+        in a folder. A named file of unknown format becomes an :class:`Unreadable` record.
+    """
+
+    path: str
+    explicit: bool
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file, or one entry of it, that could not be read as a crystal.
+
+    ``kind`` is a short, stable word for counting, ``message`` is for people.
+    """
+
+    name: str
+    origin: Origin
+    kind: str
+    message: str
+
+    @property
+    def id(self) -> str:
+        """Hash of file and index (not of the reason): "x" and 15 hexadecimal digits."""
+        key = f"{self.origin.file}\0{self.origin.index}"
+        return "x" + hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:15]
+
+    @property
+    def reason(self) -> str:
+        """What a table shows: ``kind: message``."""
+        return f"{self.kind}: {self.message}"
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One crystal as a format's reader gives it: cell and positions in A, nothing checked."""
+
+    cell: ArrayLike
+    positions: ArrayLike
+    numbers: ArrayLike
+    name: str = ""
+    generator: str = ""
+    supercell_matrix: NDArray[np.int32] | None = None
+
+    def to_crystal(self, name: str, origin: Origin) -> Crystal:
+        """Check what every crystal must have, and make the record.
+
+        Raises
+        ------
+        UnreadableError
+            Kinds "no cell", "no atoms", "not finite", "unknown element", "syntax".
+        """
+        cell = np.asarray(self.cell, dtype=np.float64)
+        positions = np.asarray(self.positions, dtype=np.float64)
+        numbers = np.asarray(self.numbers, dtype=np.int32)
+        if numbers.size == 0:
+            raise UnreadableError("no atoms", "there are no atoms")
+        if cell.shape != (3, 3):
+            raise UnreadableError("no cell", "there is no cell with three lattice vectors")
+        if positions.shape != (numbers.size, 3):
+            raise UnreadableError("syntax", "elements and positions differ in number")
+        if not np.isfinite(cell).all():
+            raise UnreadableError("not finite", "the cell holds NaN or infinity")
+        if not np.isfinite(positions).all():
+            atom = int(np.argmin(np.isfinite(positions).all(axis=1)))
+            raise UnreadableError("not finite", f"the position of atom {atom + 1} is not finite")
+        # Periodic boundary flags are not looked at: many writers forget them. A cell counts.
+        if not np.linalg.norm(cell, axis=1).all():
+            raise UnreadableError("no cell", "a lattice vector is zero: this is not a 3D crystal")
+        if numbers.min() < 1 or numbers.max() > 118:
+            raise UnreadableError("unknown element", "an atomic number is not in 1 to 118")
+        return Crystal.from_arrays(name, (origin,), cell, positions, numbers, self.supercell_matrix)
+
+
+@lru_cache(maxsize=1)
+def _atomic_numbers() -> dict[str, int]:
+    from ase.data import chemical_symbols
+
+    table = {symbol: number for number, symbol in enumerate(chemical_symbols) if number > 0}
+    # Isotopes of hydrogen are read as hydrogen: records hold atomic numbers only, and the mass
+    # cannot change whether a mode is imaginary.
+    return table | {"D": 1, "T": 1}
+
+
+def is_element(symbol: str) -> bool:
+    """Whether ``symbol`` is an element's (D and T included)."""
+    return symbol in _atomic_numbers()
+
+
+def atomic_number(symbol: str) -> int:
+    """Atomic number of an element's symbol in any case; D and T count as hydrogen.
+
+    Raises
+    ------
+    UnreadableError
+        Kind "unknown element", for dummy atoms such as X as well.
+    """
+    number = _atomic_numbers().get(symbol.strip().capitalize())
+    if number is None:
+        raise UnreadableError("unknown element", f"{symbol.strip()!r} is not an element")
+    return number
+
+
+def name_from_labels(labels: dict[str, object], stem: str = "") -> str:
+    """The name that a frame, database row or JSON object gives itself, or an empty string.
+
+    ``name`` is taken as it is. An identifier is joined to the generator if there is one
+    ("DiffCSP-47"), else a mere number to the file's stem.
+    """
+    name = _label(labels, "name")
+    if name:
+        return name
+    for key in ("material_id", "mp_id", "source_id", "id"):
+        identifier = _label(labels, key)
+        if identifier:
+            generator = _label(labels, "generator")
+            if generator and not identifier.startswith(generator):
+                return f"{generator}-{identifier}"
+            if identifier.isdigit() and stem:
+                return f"{stem}-{identifier}"
+            return identifier
+    return ""
+
+
+def generator_from_labels(labels: dict[str, object]) -> str:
+    """The program that made a crystal, as its frame or row says, or an empty string."""
+    return _label(labels, "generator")
+
+
+def _label(labels: dict[str, object], key: str) -> str:
+    value = labels.get(key)
+    # True is what a key without a value becomes in extended XYZ.
+    if value is None or isinstance(value, bool | list | dict | np.ndarray):
+        return ""
+    return re.sub(r"\s+", " ", str(value)).strip()
+
+
+def merge(
+    records: Iterable[Crystal | Unreadable],
+) -> tuple[list[Crystal], list[Unreadable]]:
+    """Join crystals of one content id, and separate what could not be read.
+
+    Returns
+    -------
+    crystals : list of Crystal
+        In the order of first occurrence, each with all its origins and its first name.
+    unreadable : list of Unreadable
+        In the order given, each origin once.
+    """
+    first: dict[str, Crystal] = {}
+    origins: dict[str, dict[Origin, None]] = {}
+    unreadable: dict[str, Unreadable] = {}
+    for record in records:
+        if isinstance(record, Unreadable):
+            unreadable.setdefault(record.id, record)
+            continue
+        first.setdefault(record.id, record)
+        # A dict as an ordered set: one origin read twice stays one origin.
+        origins.setdefault(record.id, {}).update(dict.fromkeys(record.origins))
+    crystals = [
+        crystal.with_origins(tuple(origins[identifier])) for identifier, crystal in first.items()
+    ]
+    return crystals, list(unreadable.values())

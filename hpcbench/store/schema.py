@@ -1,0 +1,108 @@
+"""What a store holds of each crystal, and what a run's list of crystals holds."""
+
+from __future__ import annotations
+
+from hpcbench.store.tables import Field, Schema
+
+DONE, FAILED, UNREADABLE = "done", "failed", "unreadable"
+"""The values of ``status``: computed; read but not computed; could not be read."""
+
+PLACES = ("path", "commensurate", "mesh")
+"""Where a spectrum is looked at."""
+
+CRYSTALS = Schema(
+    columns=(
+        Field("id", "str", meaning="content id"),
+        Field("name", "str", meaning="name for people"),
+        Field("origins", "str", meaning="JSON list of [file, index, generator]"),
+        Field("formula", "str", meaning="Hill formula of the cell"),
+        Field("natoms", "i4", meaning="atoms in the cell"),
+        Field("reason", "str", meaning="why it cannot be computed; empty if it can"),
+        Field("status", "str", meaning="unreadable or failed where reason is set"),
+        Field("cell", "f8", (3, 3), "angstrom", "lattice vectors as rows, as given"),
+        Field("has_supercell", "bool", meaning="whether the source asks for a supercell"),
+        Field("supercell_matrix", "i4", (3, 3), meaning="the supercell that the source asks for"),
+        Field("cost", "f8", meaning="predicted cost, in edges evaluated"),
+    ),
+    ragged=(
+        Field("numbers", "i4", meaning="atomic numbers"),
+        Field("positions", "f8", (3,), "angstrom", "Cartesian positions as given"),
+    ),
+)
+"""The list of a run's crystals (``crystals.h5`` in its folder)."""
+
+
+def result_schema(ntemperatures: int, criteria: tuple[str, ...]) -> Schema:
+    """The schema of results.
+
+    Parameters
+    ----------
+    ntemperatures : int
+        Number of temperatures of the thermal properties.
+    criteria : tuple of str
+        Names of the verdicts' columns.
+    """
+    thermal = (ntemperatures,)
+    columns = [
+        Field("id", "str", meaning="content id of the crystal as given"),
+        Field("name", "str", meaning="name for people"),
+        Field("origins", "str", meaning="JSON list of [file, index, generator]"),
+        Field("formula", "str", meaning="Hill formula of the cell"),
+        Field("natoms", "i4", meaning="atoms in the cell"),
+        Field("status", "str", meaning="done, failed, or unreadable"),
+        Field("reason", "str", meaning="kind and text of what went wrong; empty if done"),
+        Field("spacegroup", "str", meaning="international symbol, relaxed"),
+        Field("spacegroup_number", "i4", meaning="relaxed, at the symmetry tolerance; 0 unknown"),
+        Field("spacegroup_before", "str", meaning="international symbol, as given"),
+        Field("spacegroup_number_before", "i4", meaning="as given, at the symmetry tolerance"),
+        Field("verdict", "str", meaning="by the protocol's criterion"),
+        *(Field(name, "str", meaning="by this criterion") for name in criteria),
+        Field("max_frequency", "f8", (), "THz", "highest frequency seen anywhere"),
+        Field("modes_left_out", "f8", (), "", "share of mesh modes under the cut-off frequency"),
+        Field("free_energy", "f8", thermal, "kJ/mol", "Helmholtz, of the primitive cell"),
+        Field("entropy", "f8", thermal, "J/K/mol", "of the primitive cell"),
+        Field("heat_capacity", "f8", thermal, "J/K/mol", "C_V of the primitive cell"),
+        Field("energy", "f8", (), "eV", "potential energy of the relaxed cell"),
+        Field("fmax", "f8", (), "eV/angstrom", "largest force left by the relaxation"),
+        Field("stress", "f8", (3, 3), "eV/angstrom^3", "left by the relaxation"),
+        Field("relaxation_steps", "i4", meaning="optimiser steps, all stages"),
+        Field("force_calls", "i4", meaning="evaluations in the relaxation"),
+        Field("idealised", "bool", meaning="brought to its exact symmetry after relaxation"),
+        Field("displacements", "i4", meaning="displaced supercells"),
+        Field("largest_drift", "f8", (), "eV/angstrom", "largest mean force subtracted"),
+        Field("cell", "f8", (3, 3), "angstrom", "lattice vectors as rows, as given"),
+        Field("relaxed_cell", "f8", (3, 3), "angstrom", "lattice vectors as rows, relaxed"),
+        Field("supercell_matrix", "i4", (3, 3), meaning="as in phonopy"),
+        Field("primitive_matrix", "f8", (3, 3), meaning="as in phonopy, resolved"),
+        Field("band_labels", "str", meaning="JSON list of [first, last] of each path segment"),
+        Field("seconds_relaxation", "f8", (), "s", "wall time"),
+        Field("seconds_forces", "f8", (), "s", "wall time"),
+        Field("seconds_analysis", "f8", (), "s", "wall time"),
+        Field("finished", "f8", (), "s", "when, as Unix time"),
+        Field("rank", "i4", meaning="MPI rank that computed it"),
+        Field("host", "str", meaning="host that computed it"),
+        Field("provenance", "str", meaning="JSON: versions of packages, device, weights"),
+    ]
+    for place in PLACES:
+        columns += [
+            Field(f"min_frequency_{place}", "f8", (), "THz", f"lowest frequency, {place}"),
+            Field(f"min_q_{place}", "f8", (3,), "", "its q, reduced, of the primitive cell"),
+        ]
+    ragged = (
+        Field("numbers", "i4", meaning="atomic numbers, order as given"),
+        Field("positions", "f8", (3,), "angstrom", "Cartesian, as given"),
+        Field("relaxed_positions", "f8", (3,), "angstrom", "Cartesian, relaxed"),
+        Field("p2s_map", "i4", meaning="primitive atoms in the supercell, as in phonopy"),
+        Field(
+            "force_constants", "f8", (3, 3), "eV/angstrom^2",
+            "compact: (primitive atoms, supercell atoms, 3, 3), the first two flattened",
+        ),
+        Field("displacement_atoms", "i4", meaning="displaced atom of each supercell"),
+        Field("displacement_vectors", "f8", (3,), "angstrom", "its displacement"),
+        Field("band_qpoints", "f8", (3,), "", "reduced, of the primitive cell"),
+        Field("band_segments", "i8", meaning="first and end of each segment in band_qpoints"),
+        Field("band_frequencies", "f8", (), "THz", "(band_qpoints, 3 x primitive atoms), flattened"),
+        Field("commensurate_qpoints", "f8", (3,), "", "reduced, of the primitive cell"),
+        Field("commensurate_frequencies", "f8", (), "THz", "(q, 3 x primitive atoms), flattened"),
+    )
+    return Schema(tuple(columns), ragged)
