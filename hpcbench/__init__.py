@@ -1,13 +1,13 @@
 """Phonons and stability verdicts of very many crystals, with machine-learned potentials.
 
-    import hpcbench
+import hpcbench
 
-    result = hpcbench.run(list_of_atoms, model="mattersim-v1.0.0-5M")
-    result.table[["name", "verdict", "min_frequency_path"]]
+result = hpcbench.run(list_of_atoms, model="mattersim-v1.0.0-5M")
+result.table[["name", "verdict", "min_frequency_path"]]
 
-    store = hpcbench.open("store.h5")
-    store.table
-    store.phonopy(store.ids[0]).auto_band_structure(plot=True).show()
+store = hpcbench.open("store.h5")
+store.table
+store.phonopy(store.ids[0]).auto_band_structure(plot=True).show()
 """
 
 from __future__ import annotations

@@ -104,12 +104,15 @@ def _supercell(value: Any) -> tuple[int, ...] | str:
     if len(values) == 3 and all(isinstance(x, list | tuple) for x in values):
         values = [y for x in values for y in x]
     try:
-        numbers = tuple(int(_number(x)) for x in values)
+        exact = [_number(x) for x in values]
     except ValueError:
-        numbers = ()
-    if len(numbers) not in (3, 9):
+        exact = []
+    numbers = tuple(int(x) for x in exact)
+    if len(numbers) not in (3, 9) or list(numbers) != exact:
         raise ValueError("3 whole numbers, 9 for a full matrix (rows), or the word source")
-    matrix = numbers if len(numbers) == 9 else (numbers[0], 0, 0, 0, numbers[1], 0, 0, 0, numbers[2])
+    matrix = (
+        numbers if len(numbers) == 9 else (numbers[0], 0, 0, 0, numbers[1], 0, 0, 0, numbers[2])
+    )
     a, b, c, d, e, f, g, h, i = matrix
     if a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g) < 1:
         raise ValueError("a supercell matrix with a positive determinant")
@@ -171,98 +174,168 @@ class RunConfig:
     sources: tuple[str, ...] = _setting(
         (), _texts, "input and output", "where the crystals are", metavar="SOURCE", many=True
     )
-    out: str = _setting(
-        "store.h5", _text, "input and output", "the store to write", metavar="FILE"
-    )
+    out: str = _setting("store.h5", _text, "input and output", "the store to write", metavar="FILE")
     protocol: str = _setting(
-        "robust", _one_of(*PROTOCOLS), "what is computed",
+        "robust",
+        _one_of(*PROTOCOLS),
+        "what is computed",
         "robust idealises the relaxed cell and relaxes on before it displaces; phononbench does "
-        "what that paper's scripts do", decides=True,
+        "what that paper's scripts do",
+        decides=True,
     )
     model: str = _setting(
-        "mattersim-v1.0.0-5M", _text, "what is computed",
+        "mattersim-v1.0.0-5M",
+        _text,
+        "what is computed",
         "a potential's name (see hpcbench models), a .pth file of MatterSim weights, or "
-        "module:callable that makes an ASE calculator", metavar="MODEL", decides=True,
+        "module:callable that makes an ASE calculator",
+        metavar="MODEL",
+        decides=True,
     )
     relax: str = _setting(
-        "full", _one_of("none", "positions", "full"), "what is computed",
+        "full",
+        _one_of("none", "positions", "full"),
+        "what is computed",
         "what may move before the phonons: nothing, the positions, or positions and cell",
         decides=True,
     )
     fmax: float | None = _setting(
-        None, _positive, "what is computed",
+        None,
+        _positive,
+        "what is computed",
         "largest force of a converged relaxation in eV/A (robust: 0.001, phononbench: 0.005)",
-        metavar="F", decides=True,
+        metavar="F",
+        decides=True,
     )
     max_steps: int | None = _setting(
-        None, _count, "what is computed",
+        None,
+        _count,
+        "what is computed",
         "optimiser steps before a relaxation is given up (robust: 1000 in each of its two "
-        "stages; phononbench: 500 in each of 15 rounds)", metavar="N", decides=True,
+        "stages; phononbench: 500 in each of 15 rounds)",
+        metavar="N",
+        decides=True,
     )
     supercell: tuple[int, ...] | str = _setting(
-        (2, 2, 2), _supercell, "what is computed",
+        (2, 2, 2),
+        _supercell,
+        "what is computed",
         "supercell of the cell as given: 3 numbers, 9 for a matrix, or the word source to take "
-        "the one in each phonopy.yaml", metavar="N", many=True, decides=True,
+        "the one in each phonopy.yaml",
+        metavar="N",
+        many=True,
+        decides=True,
     )
     displacement: float = _setting(
-        0.01, _positive, "what is computed", "length of the finite displacements in A",
-        metavar="D", decides=True,
+        0.01,
+        _positive,
+        "what is computed",
+        "length of the finite displacements in A",
+        metavar="D",
+        decides=True,
     )
     symprec: float = _setting(
-        1e-5, _positive, "what is computed",
-        "tolerance in A with which phonopy finds the symmetry", metavar="L", decides=True,
+        1e-5,
+        _positive,
+        "what is computed",
+        "tolerance in A with which phonopy finds the symmetry",
+        metavar="L",
+        decides=True,
     )
     symmetry_tolerance: float = _setting(
-        0.01, _positive, "what is computed",
+        0.01,
+        _positive,
+        "what is computed",
         "tolerance in A of the symmetry that is kept in the relaxation and idealised after it",
-        metavar="L", decides=True,
+        metavar="L",
+        decides=True,
     )
     mesh: tuple[int, ...] = _setting(
-        (20, 20, 20), _mesh, "what is computed",
-        "q mesh for thermal properties and the mesh criterion", metavar="N", many=True,
+        (20, 20, 20),
+        _mesh,
+        "what is computed",
+        "q mesh for thermal properties and the mesh criterion",
+        metavar="N",
+        many=True,
         decides=True,
     )
     band_points: int = _setting(
-        101, _count, "what is computed", "points on the longest segment of the band path",
-        metavar="N", decides=True,
+        101,
+        _count,
+        "what is computed",
+        "points on the longest segment of the band path",
+        metavar="N",
+        decides=True,
     )
     temperatures: tuple[float, ...] = _setting(
-        (0.0, 75.0, 150.0, 300.0, 600.0, 1000.0), _temperatures, "what is computed",
-        "temperatures of the thermal properties in K", metavar="T", many=True, decides=True,
+        (0.0, 75.0, 150.0, 300.0, 600.0, 1000.0),
+        _temperatures,
+        "what is computed",
+        "temperatures of the thermal properties in K",
+        metavar="T",
+        many=True,
+        decides=True,
     )
     cutoff_frequency: float = _setting(
-        0.1, _not_negative, "what is computed",
+        0.1,
+        _not_negative,
+        "what is computed",
         "modes below this frequency in THz are left out of the thermal properties",
-        metavar="THZ", decides=True,
+        metavar="THZ",
+        decides=True,
     )
     min_distance: float = _setting(
-        0.5, _not_negative, "what is computed",
-        "crystals with two atoms closer than this, in A, are set aside", metavar="L",
+        0.5,
+        _not_negative,
+        "what is computed",
+        "crystals with two atoms closer than this, in A, are set aside",
+        metavar="L",
         decides=True,
     )
     dtype: str = _setting(
-        "float32", _one_of("float32", "float64"), "what is computed",
-        "precision of the potential", decides=True,
+        "float32",
+        _one_of("float32", "float64"),
+        "what is computed",
+        "precision of the potential",
+        decides=True,
     )
     device: str = _setting(
-        "auto", _text, "where it is computed",
-        "auto (a GPU if there is one), cpu, cuda, or cuda:N", metavar="DEVICE",
+        "auto",
+        _text,
+        "where it is computed",
+        "auto (a GPU if there is one), cpu, cuda, or cuda:N",
+        metavar="DEVICE",
     )
     max_edges: int = _setting(
-        0, _count, "where it is computed",
-        "most edges of the graph in one forward pass (0: by the device)", metavar="N",
+        0,
+        _count,
+        "where it is computed",
+        "most edges of the graph in one forward pass (0: by the device)",
+        metavar="N",
     )
     max_triplets: int = _setting(
-        0, _count, "where it is computed",
-        "most triplets in one forward pass (0: by the device)", metavar="N",
+        0,
+        _count,
+        "where it is computed",
+        "most triplets in one forward pass (0: by the device)",
+        metavar="N",
     )
     share_gpu: bool = _setting(
         False, _switch, "where it is computed", "allow several ranks on one GPU"
     )
     block: int = _setting(
-        0, _count, "where it is computed",
+        0,
+        _count,
+        "where it is computed",
         "most crystals that a rank takes at a time (0: by the length of the list)",
         metavar="N",
+    )
+    commit_interval: float = _setting(
+        10.0,
+        _not_negative,
+        "where it is computed",
+        "seconds after which results are committed to the disk: what a kill may cost",
+        metavar="S",
     )
     report: bool = _setting(
         True, _switch, "input and output", "write an HTML report beside the store at the end"

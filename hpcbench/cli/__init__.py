@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,9 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _dispatch(options: object) -> int:
+def _dispatch(options: argparse.Namespace) -> int:
     # Imported here: each command loads what it needs and no more.
-    command = options.command  # type: ignore[attr-defined]
+    command = options.command
     if command == "run":
         from hpcbench.cli.run import run_command as handler
     elif command in ("status", "show"):

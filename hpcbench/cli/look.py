@@ -64,8 +64,10 @@ def _print_status(path: str) -> None:
     progress = ProgressReader(store.folder.events).read()
     if progress.ended < progress.ranks:
         age = time.time() - progress.latest
-        print(f"under way on {progress.ranks - progress.ended} ranks (or killed): "
-              f"{progress.line()}; latest event {age:.0f} s ago")
+        print(
+            f"under way on {progress.ranks - progress.ended} ranks (or killed): "
+            f"{progress.line()}; latest event {age:.0f} s ago"
+        )
     reasons = store.table.loc[store.table["reason"] != "", "reason"]
     for kind, number in reasons.str.split(":").str[0].value_counts().items():
         print(f"  {number:6d}  {kind}")

@@ -93,6 +93,9 @@ def _add_run(commands: Any) -> None:
     groups["input and output"].add_argument(
         "--config", metavar="FILE", help="settings in a TOML file"
     )
+    groups["input and output"].add_argument(
+        "--where", action="store_true", help="only check the settings and print the store's path"
+    )
 
 
 def _add_setting(group: Any, setting: dataclasses.Field[Any]) -> None:
@@ -166,11 +169,15 @@ def _add_export(commands: Any) -> None:
     )
     _add_store(parser)
     parser.add_argument(
-        "--format", choices=("csv", "json", "extxyz", "phonopy"), default="csv",
+        "--format",
+        choices=("csv", "json", "extxyz", "phonopy"),
+        default="csv",
         help="what to write (default: csv)",
     )
     parser.add_argument(
-        "--output", "-o", metavar="PATH",
+        "--output",
+        "-o",
+        metavar="PATH",
         help="file or folder to write (default: the store's name with another ending; "
         "- for standard output with csv and json)",
     )
@@ -199,5 +206,3 @@ def _add_models(commands: Any) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
     fetch = actions.add_parser("fetch", help="download the weights of a MatterSim potential")
     fetch.add_argument("name", metavar="NAME", help="e.g. mattersim-v1.0.0-5M")
-
-

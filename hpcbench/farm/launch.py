@@ -22,6 +22,7 @@ from hpcbench.errors import (
     StoreError,
     UnsuitableError,
 )
+from hpcbench.farm.attendance import Attendance
 from hpcbench.farm.devices import choose_device
 from hpcbench.farm.events import EventLog
 from hpcbench.farm.leases import Leases
@@ -39,7 +40,6 @@ from hpcbench.store.reader import Store
 from hpcbench.store.run_folder import RunFolder
 from hpcbench.store.schema import CRYSTALS
 from hpcbench.store.tables import TableReader, TableWriter
-
 
 Record = Crystal | Unreadable
 
@@ -71,11 +71,13 @@ class Outcome:
     """How a launch ended on this rank.
 
     ``complete`` is false where the run was asked to stop. ``last`` is true on the one rank
-    that ended last: it has consolidated the store.
+    that has the last word: it has consolidated the store. ``nobody_died`` says whether all
+    ranks came to their end.
     """
 
     complete: bool
     last: bool
+    nobody_died: bool
 
 
 def launch(
@@ -87,10 +89,12 @@ def launch(
     potential: Potential | None = None,
     on_plan: Callable[[Plan], None] = lambda plan: None,
     on_result: Callable[[Mapping[str, Any]], None] = lambda row: None,
+    on_end: Callable[[RunConfig], None] = lambda config: None,
 ) -> Outcome:
     """Compute what is not in the store yet, together with the other ranks.
 
-    Collective up to the self-test of the potential; from there on no rank waits for another.
+    Collective up to the choice of devices; from there on no rank waits for another, until at
+    the end all leave together (see ``attendance``).
 
     Parameters
     ----------
@@ -100,6 +104,9 @@ def launch(
         Crystals to take instead of reading ``config.sources``; on rank 0.
     potential : Potential, optional
         A loaded potential to use instead of loading ``config.model``.
+    on_plan, on_result, on_end : callable, optional
+        Told the plan, each result of this rank, and, on the rank that has the last word, that
+        the store is consolidated.
 
     Raises
     ------
@@ -109,7 +116,7 @@ def launch(
     """
     folder = RunFolder(config.out)
     try:
-        return _launch(config, world, folder, stop, records, potential, on_plan, on_result)
+        return _launch(config, world, folder, stop, records, potential, on_plan, on_result, on_end)
     finally:
         folder.unlock()
 
@@ -123,6 +130,7 @@ def _launch(
     potential: Potential | None,
     on_plan: Callable[[Plan], None],
     on_result: Callable[[Mapping[str, Any]], None],
+    on_end: Callable[[RunConfig], None],
 ) -> Outcome:
     files = _together(world, lambda: find_files(config.sources) if records is None else [])
     deciding = _together(world, lambda: _open_folder(config, folder, potential))
@@ -145,30 +153,64 @@ def _launch(
     on_plan(plan)
     log = EventLog(folder.events, world.rank, plan.launch)
     log.write(
-        "start", ranks=world.size, host=socket.gethostname(), pid=os.getpid(), total=plan.total,
+        "start",
+        ranks=world.size,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        total=plan.total,
         before=plan.before,
     )
+    attendance = Attendance(folder.launch_folder(plan.launch), world.rank, world.size)
+    attendance.enter()
+    complete = False
+    try:
+        complete = _work(config, world, folder, deciding, plan, stop, potential, log, on_result)
+    finally:
+        # After an error as well: ranks leave together, and what they did is consolidated.
+        last = attendance.end()
+        if last:
+            try:
+                consolidate(folder, schema_of(deciding), deciding)
+                on_end(config)
+            finally:
+                attendance.close()
+        log.write("end", complete=complete)
+        log.close()
+    return Outcome(complete, last, attendance.complete())
+
+
+def _work(
+    config: RunConfig,
+    world: World,
+    folder: RunFolder,
+    deciding: Mapping[str, Any],
+    plan: Plan,
+    stop: Stop,
+    potential: Potential | None,
+    log: EventLog,
+    on_result: Callable[[Mapping[str, Any]], None],
+) -> bool:
+    """Take blocks as long as there are any; false if asked to stop before."""
+    if not plan.blocks:
+        return True
+    if potential is None:
+        potential = _load(config, world)
+    log.write("ready", device=potential.info.device)
+    worker = Worker(
+        config,
+        StoppablePotential(potential, stop),
+        folder,
+        deciding,
+        world.rank,
+        log,
+        on_result,
+    )
     leases = Leases(folder.launch_folder(plan.launch), world.rank)
-    complete = True
-    if plan.blocks:
-        if potential is None:
-            potential = _load(config, world)
-        log.write("ready", device=potential.info.device)
-        worker = Worker(
-            config, StoppablePotential(potential, stop), folder, deciding, world.rank, log,
-            on_result,
+    with _crystals(folder) as load:
+        finished = worker.work(
+            load(block) for block in _until_stopped(leases.take(plan.blocks), stop)
         )
-        with _crystals(folder) as load:
-            complete = worker.work(
-                load(block) for block in _until_stopped(leases.take(plan.blocks), stop)
-            )
-        complete = complete and not stop.requested
-    last = leases.end(world.size)
-    if last:
-        consolidate(folder, schema_of(deciding), deciding)
-    log.write("end", complete=complete)
-    log.close()
-    return Outcome(complete, last)
+    return finished and not stop.requested
 
 
 def consolidate_if_idle(store: str | os.PathLike[str]) -> None:
@@ -248,9 +290,11 @@ def _listed(number: int, record: Record, config: RunConfig) -> _Listed:
         examine(record, min_distance=config.min_distance)
     except UnsuitableError as error:
         return _Listed(number, record, problem=error)
-    matrix = record.supercell_matrix
-    if matrix is None:
-        matrix = full_matrix((1, 1, 1) if isinstance(config.supercell, str) else config.supercell)
+    if isinstance(config.supercell, str):
+        asked = record.supercell_matrix
+        matrix = np.eye(3) if asked is None else asked.astype(float)
+    else:
+        matrix = full_matrix(config.supercell).astype(float)
     supercell_atoms = record.natoms * abs(round(float(np.linalg.det(matrix))))
     cost = predict_cost(record, supercell_atoms, config.symmetry_tolerance)
     return _Listed(number, record, cost)

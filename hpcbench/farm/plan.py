@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import spglib
 
 from hpcbench.crystal import Crystal
+from hpcbench.symmetry import symmetry_dataset
 
 # Of a typical potential; the cost needs to be right only in proportion.
 CUTOFF = 5.0
@@ -40,13 +40,7 @@ def predict_cost(crystal: Crystal, supercell_atoms: int, symmetry_tolerance: flo
 
 
 def _point_group_order(crystal: Crystal, tolerance: float) -> int:
-    fractional = np.linalg.solve(crystal.cell.T, crystal.positions.T).T
-    try:
-        dataset = spglib.get_symmetry_dataset(
-            (crystal.cell, fractional, crystal.numbers), symprec=tolerance
-        )
-    except spglib.SpglibError:
-        return 1
+    dataset = symmetry_dataset(crystal.cell, crystal.positions, crystal.numbers, tolerance)
     return 1 if dataset is None else len(np.unique(dataset.rotations, axis=0))
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hpcbench.potentials.protocol import Evaluation, Potential, PotentialInfo
 
 
-class StopRequested(BaseException):  # noqa: N818 -- not an error, and no crystal's failure
+class StopRequested(BaseException):
     """Raised between two force calls when the run was asked to stop."""
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 
 from hpcbench.config import RunConfig
 from hpcbench.crystal import Crystal
-from hpcbench.errors import CrystalError, UnsuitableError
+from hpcbench.errors import CrystalError, StoreError, UnsuitableError
 from hpcbench.farm.events import EventLog
 from hpcbench.farm.rows import done_row, failed_row, provenance_of, schema_of
 from hpcbench.farm.stopping import StopRequested
@@ -22,9 +24,6 @@ from hpcbench.phonons.supercells import displaced_structures, full_matrix
 from hpcbench.potentials.protocol import Potential
 from hpcbench.relaxation.relax import relax
 from hpcbench.store.run_folder import RunFolder
-
-# A kill loses at most the crystals of about this time (s), besides the one under way.
-COMMIT_INTERVAL = 10.0
 
 
 def phonon_settings(config: RunConfig) -> PhononSettings:
@@ -69,17 +68,26 @@ class Worker:
         waiting: list[Mapping[str, Any]] = []
         committed = time.monotonic()
         finished = False
+        problem: OSError | None = None
         try:
             for row in self._results(blocks):
                 waiting.append(row)
                 self.on_result(row)
-                if time.monotonic() - committed > COMMIT_INTERVAL:
+                if time.monotonic() - committed > self.config.commit_interval:
                     self._commit(waiting)
                     waiting, committed = [], time.monotonic()
             finished = True
         except StopRequested:
             pass
+        except OSError as error:
+            # Of the run folder itself: no lease can be taken, or the list cannot be read.
+            problem = error
         self._commit(waiting)
+        if problem is not None:
+            raise StoreError(
+                f"{self.folder.path}: {problem}; what was computed is safe: mend this and give "
+                f"the same command again"
+            ) from problem
         return finished
 
     def _results(self, blocks: Iterable[Iterable[Crystal]]) -> Iterator[Mapping[str, Any]]:
@@ -88,7 +96,8 @@ class Worker:
             for crystal in block:
                 start = time.monotonic()
                 try:
-                    row = self._compute(crystal, provenance)
+                    with self._warnings_logged(crystal):
+                        row = self._compute(crystal, provenance)
                 except CrystalError as error:
                     row = failed_row(crystal, error, self.rank, provenance)
                 except Exception as error:  # one crystal's accident must not end the run
@@ -106,12 +115,22 @@ class Worker:
                 )
                 yield row
 
+    @contextlib.contextmanager
+    def _warnings_logged(self, crystal: Crystal) -> Iterator[None]:
+        """Write what libraries warn of into the event log, with the crystal's id."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield
+        for message in sorted({f"{w.category.__name__}: {w.message}" for w in caught}):
+            self.log.write("warning", id=crystal.id, message=message)
+
     def _compute(self, crystal: Crystal, provenance: str) -> Mapping[str, Any]:
         config = self.config
         self._require_elements(crystal)
         supercell_matrix = _supercell_matrix(crystal, config)
         protocol = config.protocol_definition
-        assert config.fmax is not None and config.max_steps is not None
+        assert config.fmax is not None, "settings are resolved before a run"
+        assert config.max_steps is not None, "settings are resolved before a run"
         times = [time.monotonic()]
         (relaxation,) = relax(
             [crystal.to_ase()],
@@ -159,5 +178,7 @@ def _supercell_matrix(crystal: Crystal, config: RunConfig) -> NDArray[np.int64]:
     if not isinstance(config.supercell, str):
         return full_matrix(config.supercell)
     if crystal.supercell_matrix is None:
-        raise UnsuitableError("no supercell", "its source names no supercell; give --supercell N N N")
+        raise UnsuitableError(
+            "no supercell", "its source names no supercell; give --supercell N N N"
+        )
     return np.asarray(crystal.supercell_matrix, dtype=np.int64)

@@ -29,6 +29,10 @@ class World(Protocol):
         """The values of all ranks, on every rank."""
         ...
 
+    def leave(self) -> None:
+        """Say goodbye to the other ranks; collective, so only where all are alive."""
+        ...
+
 
 class SingleProcess:
     """A world of one."""
@@ -49,6 +53,9 @@ class SingleProcess:
         """The value in a list."""
         return [value]
 
+    def leave(self) -> None:
+        """Nothing to do."""
+
 
 class MPIWorld:
     """``MPI.COMM_WORLD``."""
@@ -57,7 +64,7 @@ class MPIWorld:
         try:
             import mpi4py
 
-            # A rank that dies leaves the others unable to finalise: they leave without it.
+            # Not by itself at exit: after a rank's death it would never return.
             mpi4py.rc.finalize = False
             from mpi4py import MPI
         except (ImportError, RuntimeError) as error:
@@ -82,6 +89,12 @@ class MPIWorld:
         """The values of all ranks."""
         values: list[Any] = self._comm.allgather(value)
         return values
+
+    def leave(self) -> None:
+        """Finalise MPI."""
+        from mpi4py import MPI
+
+        MPI.Finalize()
 
 
 @dataclass(frozen=True)

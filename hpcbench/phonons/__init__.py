@@ -1,0 +1,1 @@
+"""Displacements, force constants, spectra, thermal properties, and criteria of stability."""

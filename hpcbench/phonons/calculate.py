@@ -74,9 +74,7 @@ class PhononResult:
         return max(spectrum.highest for spectrum in self.spectra.values())
 
 
-def prepare(
-    atoms: Atoms, supercell_matrix: NDArray[np.int64], settings: PhononSettings
-) -> Phonopy:
+def prepare(atoms: Atoms, supercell_matrix: NDArray[np.int64], settings: PhononSettings) -> Phonopy:
     """A Phonopy object with displacements, whose supercells want forces."""
     return displace(
         atoms,
@@ -87,9 +85,7 @@ def prepare(
     )
 
 
-def analyse(
-    phonon: Phonopy, forces: NDArray[np.float64], settings: PhononSettings
-) -> PhononResult:
+def analyse(phonon: Phonopy, forces: NDArray[np.float64], settings: PhononSettings) -> PhononResult:
     """Force constants, spectra, thermal properties and verdicts from forces.
 
     Parameters
@@ -115,6 +111,4 @@ def analyse(
         "commensurate": frequencies_at(phonon, commensurate_qpoints(phonon)),
         "mesh": mesh.spectrum,
     }
-    return PhononResult(
-        phonon, len(forces), largest_drift, path, spectra, mesh, verdicts(spectra)
-    )
+    return PhononResult(phonon, len(forces), largest_drift, path, spectra, mesh, verdicts(spectra))

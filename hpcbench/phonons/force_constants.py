@@ -45,6 +45,4 @@ def fit_force_constants(phonon: Phonopy, forces: NDArray[np.float64]) -> None:
         phonon.produce_force_constants(calculate_full_force_constants=False, show_drift=False)
         phonon.symmetrize_force_constants(show_drift=False)
     except Exception as error:  # phonopy raises RuntimeError, ValueError and its own kinds
-        raise PhononError(
-            "force constants", f"phonopy: {type(error).__name__}: {error}"
-        ) from error
+        raise PhononError("force constants", f"phonopy: {type(error).__name__}: {error}") from error

@@ -50,9 +50,7 @@ class Criterion:
 
 
 CRITERIA = (
-    Criterion(
-        "phononbench", "path", -0.001, source="PhononBench, arXiv 2512.21227v1 and its code"
-    ),
+    Criterion("phononbench", "path", -0.001, source="PhononBench, arXiv 2512.21227v1 and its code"),
     Criterion("phononbench-v3", "path", -0.1, source="PhononBench, arXiv 2512.21227v3"),
     Criterion(
         "loew",
@@ -114,6 +112,4 @@ def is_stable(criterion: Criterion, spectrum: Spectrum) -> bool:
 
 def verdicts(spectra: dict[str, Spectrum]) -> dict[str, str]:
     """``stable`` or ``unstable`` by every criterion; spectra by place."""
-    return {
-        c.name: "stable" if is_stable(c, spectra[c.place]) else "unstable" for c in CRITERIA
-    }
+    return {c.name: "stable" if is_stable(c, spectra[c.place]) else "unstable" for c in CRITERIA}

@@ -1,0 +1,1 @@
+"""Potentials behind one protocol: energies, forces and stresses of many structures."""

@@ -41,7 +41,7 @@ class CalculatorPotential:
         return results
 
 
-class PotentialCalculator(Calculator):  # type: ignore[misc]
+class PotentialCalculator(Calculator):
     """A potential as an ASE calculator, for ASE's optimisers.
 
     ``calls`` counts the evaluations.

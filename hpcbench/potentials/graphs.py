@@ -134,15 +134,11 @@ def concatenate(graphs: Sequence[Graph]) -> Graph:
             [g.edges + i for g, i in zip(graphs, first_atom, strict=True)], axis=1
         ),
         offsets=np.concatenate([g.offsets for g in graphs]),
-        triplets=np.concatenate(
-            [g.triplets + i for g, i in zip(graphs, first_edge, strict=True)]
-        ),
+        triplets=np.concatenate([g.triplets + i for g, i in zip(graphs, first_edge, strict=True)]),
     )
 
 
-def split_by_limits(
-    graphs: Sequence[Graph], max_edges: int, max_triplets: int
-) -> list[list[int]]:
+def split_by_limits(graphs: Sequence[Graph], max_edges: int, max_triplets: int) -> list[list[int]]:
     """Indices of graphs that share a forward pass, in order, within both limits.
 
     A graph above a limit is alone.

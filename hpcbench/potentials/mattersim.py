@@ -40,6 +40,8 @@ class MatterSim:
         is always built in float64.
     max_edges, max_triplets : int
         Limits of one forward pass; a structure above them is refused.
+    elements : frozenset of int, optional
+        Atomic numbers that it knows, where these are not all that it has parameters for.
 
     Raises
     ------
@@ -55,6 +57,7 @@ class MatterSim:
         dtype: str = "float32",
         max_edges: int = 0,
         max_triplets: int = 0,
+        elements: frozenset[int] | None = None,
     ) -> None:
         self._device = torch.device(device)
         self._dtype = {"float32": torch.float32, "float64": torch.float64}[dtype]
@@ -72,7 +75,7 @@ class MatterSim:
             weights_sha256=sha256_of(path),
             dtype=dtype,
             device=str(self._device),
-            elements=frozenset(range(1, int(arguments["max_z"]) + 1)),
+            elements=elements or frozenset(range(1, int(arguments["max_z"]) + 1)),
         )
 
     def evaluate(self, structures: Sequence[Atoms], *, stress: bool = False) -> list[Evaluation]:

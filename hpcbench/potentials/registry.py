@@ -10,6 +10,7 @@ from pathlib import Path
 from hpcbench.errors import PotentialError
 from hpcbench.potentials.protocol import Potential
 from hpcbench.potentials.weights import (
+    DEMO_ELEMENTS,
     DEMO_WEIGHTS,
     MATTERSIM_FILES,
     find_mattersim,
@@ -113,7 +114,8 @@ def load_potential(
     if path is not None:
         from hpcbench.potentials.mattersim import MatterSim
 
-        return MatterSim(path, model, device, dtype, max_edges, max_triplets)
+        elements = DEMO_ELEMENTS if model == DEMO else None
+        return MatterSim(path, model, device, dtype, max_edges, max_triplets, elements)
     from hpcbench.potentials import ase_calculator
 
     if model == CHGNET:

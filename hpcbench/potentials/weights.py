@@ -19,6 +19,10 @@ DEMO_WEIGHTS = Path(__file__).parent / "mattersim_demo" / "mattersim-demo.pth"
 """The small potential that comes with the package (see the README beside it)."""
 
 
+# Of the crystals that it was made from: of any other element it knows nothing.
+DEMO_ELEMENTS = frozenset({3, 6, 7, 8, 9, 11, 12, 13, 14, 16, 17, 22, 29, 30, 31, 33, 38, 55})
+
+
 def mattersim_folder() -> Path:
     """The folder in which MatterSim keeps its weights, the same as the package's own."""
     return Path.home() / ".local" / "mattersim" / "pretrained_models"

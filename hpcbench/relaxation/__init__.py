@@ -1,0 +1,1 @@
+"""Relaxation to a minimum, with the crystal's symmetry kept."""

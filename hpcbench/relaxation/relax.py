@@ -79,7 +79,8 @@ def relax(
     structures : sequence of Atoms
         Crystals as given; they are not changed.
     mode : str
-        ``none`` (evaluate only), ``positions``, or ``full`` (positions and cell together, with
+        ``none`` (evaluate only), ``positions`` (the cell changes only as far as bringing it to
+        its symmetry within the tolerance asks), or ``full`` (positions and cell together, with
         ASE's Frechet cell filter).
     stages : sequence of Stage
         What the protocol does, one stage after the other.
@@ -139,9 +140,7 @@ def _relax_one(
     )
 
 
-def _run_stage(
-    atoms: Atoms, mode: str, stage: Stage, first_volume: float
-) -> tuple[int, float]:
+def _run_stage(atoms: Atoms, mode: str, stage: Stage, first_volume: float) -> tuple[int, float]:
     """Relax in place; returns the steps taken and the largest force in eV/A."""
     steps = 0
     fmax = np.inf

@@ -9,10 +9,13 @@ import numpy as np
 import spglib
 from ase.spacegroup.symmetrize import refine_symmetry
 
+from hpcbench.symmetry import symmetry_dataset
+
 if TYPE_CHECKING:
     from ase import Atoms
 
 LARGEST_CHAIN_OF_SUPERGROUPS = 6
+
 
 @dataclass(frozen=True)
 class SpaceGroup:
@@ -30,11 +33,7 @@ UNKNOWN_SPACE_GROUP = SpaceGroup(0, "unknown")
 
 def find_space_group(atoms: Atoms, tolerance: float) -> SpaceGroup:
     """The space group that spglib finds at a tolerance in A."""
-    cell = (atoms.cell[:], atoms.get_scaled_positions(), atoms.numbers)
-    try:
-        dataset = spglib.get_symmetry_dataset(cell, symprec=tolerance)
-    except spglib.SpglibError:
-        return UNKNOWN_SPACE_GROUP
+    dataset = symmetry_dataset(atoms.cell[:], atoms.positions, atoms.numbers, tolerance)
     if dataset is None:
         return UNKNOWN_SPACE_GROUP
     return SpaceGroup(int(dataset.number), str(dataset.international))
@@ -67,6 +66,8 @@ def idealise(atoms: Atoms, tolerance: float) -> Idealised:
     """
     bare = atoms.copy()
     bare.set_constraint()
+    if find_space_group(bare, tolerance) == UNKNOWN_SPACE_GROUP:
+        return Idealised(bare, 0.0, False)
     ideal = bare.copy()
     # Made exact, a cell may show more symmetry within the tolerance than it did before: that is
     # then made exact in turn. A space group has few supergroups, so this ends.

@@ -38,8 +38,14 @@ def print_results(store: Store) -> None:
     table = store.table
     shown = Table(box=None, header_style="bold", pad_edge=False)
     for title, justify in (
-        ("crystal", "left"), ("space group", "left"), ("atoms", "right"), ("steps", "right"),
-        ("lowest THz", "right"), ("highest THz", "right"), ("verdict", "left"), ("reason", "left"),
+        ("crystal", "left"),
+        ("space group", "left"),
+        ("atoms", "right"),
+        ("steps", "right"),
+        ("lowest THz", "right"),
+        ("highest THz", "right"),
+        ("verdict", "left"),
+        ("reason", "left"),
     ):
         shown.add_column(title, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for row in table.head(MOST_ROWS).to_dict("records"):
@@ -57,18 +63,22 @@ def print_results(store: Store) -> None:
     out.print(f"store: {store.path}", highlight=False, soft_wrap=True)
 
 
-def _cells(row: Mapping[str, Any]) -> list[Text]:
+def _cells(row: Mapping[Any, Any]) -> list[Text]:
     name = Text(str(row["name"]))
     if row["status"] != DONE:
-        return [name, *(Text("") for _ in range(5)), Text(row["status"], "yellow"),
-                Text(str(row["reason"]))]
+        return [
+            name,
+            *(Text("") for _ in range(5)),
+            Text(row["status"], "yellow"),
+            Text(str(row["reason"])),
+        ]
     group = f"{row['spacegroup']} ({row['spacegroup_number']:.0f})"
     return [
         name,
         Text(group),
         Text(f"{row['natoms']:.0f}"),
         Text(f"{row['relaxation_steps']:.0f}"),
-        Text(f"{row['min_frequency_path']:.3f}"),
+        Text(f"{row['min_frequency_path']:z.3f}"),
         Text(f"{row['max_frequency']:.2f}"),
         Text(str(row["verdict"]), STYLES.get(str(row["verdict"]), "")),
         Text(""),

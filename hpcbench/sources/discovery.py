@@ -52,8 +52,9 @@ def find_files(sources: Sequence[str | Path]) -> list[SourceFile]:
 
 
 def ignored_files(sources: Sequence[str | Path]) -> list[str]:
-    """Files in folders and archives behind ``sources`` that are not read, as they clearly are no
-    crystals: notes, tables, figures, logs. Hidden files are not counted.
+    """Files behind ``sources`` that are not read, as they clearly are no crystals.
+
+    Notes, tables, figures, logs, in folders and archives; hidden files are not counted.
 
     Returns
     -------

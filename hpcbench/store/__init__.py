@@ -1,0 +1,1 @@
+"""Results on the disk: segments, the consolidated store, reading and exporting."""

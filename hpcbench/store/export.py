@@ -80,8 +80,15 @@ def relaxed_atoms(store: Store, key: str) -> Atoms:
         positions=row["relaxed_positions"],
         pbc=True,
     )
-    for name in ("id", "name", "verdict", "spacegroup_number", "min_frequency_path",
-                 "min_frequency_commensurate", "max_frequency"):
+    for name in (
+        "id",
+        "name",
+        "verdict",
+        "spacegroup_number",
+        "min_frequency_path",
+        "min_frequency_commensurate",
+        "max_frequency",
+    ):
         value = row[name]
         atoms.info[name] = value if isinstance(value, str) else value.item()
     return atoms
@@ -94,8 +101,6 @@ def _write_phonopy(store: Store, folder: Path) -> int:
         name = re.sub(r"[^A-Za-z0-9.+-]+", "_", store.row(key)["name"])[:80]
         target = folder / f"{name}-{key}"
         target.mkdir(parents=True, exist_ok=True)
-        store.phonopy(key).save(
-            target / "phonopy_params.yaml", settings={"force_constants": True}
-        )
+        store.phonopy(key).save(target / "phonopy_params.yaml", settings={"force_constants": True})
         number += 1
     return number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from dataclasses import dataclass
@@ -142,7 +143,7 @@ class Store:
         if not frames:
             return pandas.DataFrame({"id": [], "name": [], "status": [], "reason": []})
         table = pandas.concat(frames, ignore_index=True)
-        texts = [name for name in table.columns if table[name].dtype == object]
+        texts = [c for c in table.columns if not pandas.api.types.is_numeric_dtype(table[c])]
         table[texts] = table[texts].fillna("")
         return table.set_index("id", drop=False)
 
@@ -242,13 +243,13 @@ class Store:
         primitive = row["primitive_matrix"].T @ row["relaxed_cell"]
         cartesian = qpoints @ np.linalg.inv(primitive).T
         distances, start = [], 0.0
-        for first, end in zip(edges[:-1], edges[1:], strict=True):
+        for first, end in itertools.pairwise(edges):
             steps = np.linalg.norm(np.diff(cartesian[first:end], axis=0), axis=1)
             distances.append(start + np.concatenate([[0.0], np.cumsum(steps)]))
             start = float(distances[-1][-1])
         return Bands(
             distances,
-            [frequencies[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)],
+            [frequencies[a:b] for a, b in itertools.pairwise(edges)],
             [(a, b) for a, b in json.loads(row["band_labels"])],
         )
 

@@ -5,7 +5,7 @@
     settings.json             what decides the results, and its hash
     crystals.h5               the list of crystals, with the unreadable ones
     segments/segment-*.h5     results of blocks that are not in the store yet
-    launches/<launch>/        leases of blocks and marks of ended ranks, of one launch
+    launches/<launch>/        leases of blocks, heartbeats and ends of ranks, of one launch
     events/rank-00000.jsonl   what each rank did, a line an event
     lock                      held while a run is under way
 """
@@ -159,8 +159,7 @@ class RunFolder:
     def launch_folder(self, launch: str) -> Path:
         """The folder of one launch, made if it is not there."""
         folder = self.launches / launch
-        (folder / "leases").mkdir(parents=True, exist_ok=True)
-        (folder / "ended").mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def forget_other_launches(self, launch: str) -> None:

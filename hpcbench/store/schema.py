@@ -94,14 +94,19 @@ def result_schema(ntemperatures: int, criteria: tuple[str, ...]) -> Schema:
         Field("relaxed_positions", "f8", (3,), "angstrom", "Cartesian, relaxed"),
         Field("p2s_map", "i4", meaning="primitive atoms in the supercell, as in phonopy"),
         Field(
-            "force_constants", "f8", (3, 3), "eV/angstrom^2",
+            "force_constants",
+            "f8",
+            (3, 3),
+            "eV/angstrom^2",
             "compact: (primitive atoms, supercell atoms, 3, 3), the first two flattened",
         ),
         Field("displacement_atoms", "i4", meaning="displaced atom of each supercell"),
         Field("displacement_vectors", "f8", (3,), "angstrom", "its displacement"),
         Field("band_qpoints", "f8", (3,), "", "reduced, of the primitive cell"),
         Field("band_segments", "i8", meaning="first and end of each segment in band_qpoints"),
-        Field("band_frequencies", "f8", (), "THz", "(band_qpoints, 3 x primitive atoms), flattened"),
+        Field(
+            "band_frequencies", "f8", (), "THz", "(band_qpoints, 3 x primitive atoms), flattened"
+        ),
         Field("commensurate_qpoints", "f8", (3,), "", "reduced, of the primitive cell"),
         Field("commensurate_frequencies", "f8", (), "THz", "(q, 3 x primitive atoms), flattened"),
     )

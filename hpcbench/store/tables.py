@@ -12,6 +12,7 @@ Every dataset carries its unit and meaning as attributes.
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
@@ -93,6 +94,36 @@ def _storage(field: Field) -> Any:
     return h5py.string_dtype() if field.dtype == "str" else np.dtype(field.dtype)
 
 
+class _PatientFile(io.FileIO):
+    """A file that remembers its first error instead of raising it.
+
+    HDF5 does not survive a write that fails: on a full disk it ends the process with a
+    segmentation fault when it closes the file. So it is told that all went well, and the
+    writer looks at ``error``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+")
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        done = 0
+        while done < len(view) and self.error is None:
+            try:
+                done += super().write(view[done:]) or 0
+            except OSError as error:
+                self.error = error
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
+
+
 class TableWriter:
     """Writes a table to a temporary file, which takes its final name when it is whole.
 
@@ -111,7 +142,8 @@ class TableWriter:
         self._path = path
         self._temporary = (workplace or path.parent) / f".{path.name}.{os.getpid()}.part"
         self._schema = schema
-        self._file = h5py.File(self._temporary, "w", locking=False)
+        self._stream = _PatientFile(self._temporary)
+        self._file = h5py.File(self._stream, "w")
         self._rows = 0
         self._file.attrs["format"] = FORMAT
         self._file.attrs["format_version"] = FORMAT_VERSION
@@ -149,9 +181,16 @@ class TableWriter:
         dataset.attrs["meaning"] = field.meaning
 
     def append(self, rows: Iterable[Row]) -> None:
-        """Append rows, in order; memory is bounded by a block of them."""
+        """Append rows, in order; memory is bounded by a block of them.
+
+        Raises
+        ------
+        OSError
+            If they cannot be written.
+        """
         for block in blocks(rows):
             self._append(block)
+            self._raise_write_error()
 
     def _append(self, rows: Sequence[Row]) -> None:
         for field in self._schema.columns:
@@ -172,6 +211,10 @@ class TableWriter:
             _extend(indptr, ends, len(ends))
         self._rows += len(rows)
 
+    def _raise_write_error(self) -> None:
+        if self._stream.error is not None:
+            raise self._stream.error
+
     def __enter__(self) -> TableWriter:
         return self
 
@@ -183,7 +226,9 @@ class TableWriter:
     ) -> None:
         try:
             self._file.close()
+            self._stream.close()
             if kind is None:
+                self._raise_write_error()
                 _flush(self._temporary)
                 os.replace(self._temporary, self._path)
                 _flush(self._path.parent)

@@ -1,0 +1,462 @@
+"""The report: one HTML file with the verdicts, their shares, the failures and the bands."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+from numpy.typing import NDArray
+
+from hpcbench.phonons.stability import CRITERIA, Criterion
+from hpcbench.report.figures import bands_svg, histogram_svg, number, plain, replace_file, share_svg
+from hpcbench.store.schema import DONE, FAILED, PLACES, UNREADABLE
+from hpcbench.store.tables import TableReader
+
+if TYPE_CHECKING:
+    import pandas
+
+    from hpcbench.store.reader import Store
+
+# A page that a browser opens at once: about 5 MB of rows and 2 MB of drawings.
+MOST_ROWS = 5000
+MOST_BANDS = 200
+DASH = "–"
+STAND_IN = "mattersim-demo"
+PLACE_NAMES = {
+    "path": "band path",
+    "commensurate": "q commensurate with the supercell",
+    "mesh": "q mesh",
+}
+# Settings in the order of a run: title, unit. Others follow as they are.
+SETTINGS = {
+    "protocol": ("protocol", ""),
+    "criterion": ("criterion of the verdict", ""),
+    "model": ("potential", ""),
+    "weights_sha256": ("weights, SHA-256", ""),
+    "dtype": ("precision", ""),
+    "relax": ("relaxation", ""),
+    "fmax": ("largest force accepted", "eV/Å"),
+    "max_steps": ("steps, at most", "a round"),
+    "symmetry_tolerance": ("symmetry found at", "Å"),
+    "supercell": ("supercell", ""),
+    "displacement": ("displacement", "Å"),
+    "symprec": ("phonopy's symprec", "Å"),
+    "band_points": ("q on the longest path segment", ""),
+    "mesh": ("q mesh", ""),
+    "cutoff_frequency": ("thermal cut-off", "THz"),
+    "temperatures": ("temperatures", "K"),
+    "min_distance": ("atoms apart at least", "Å"),
+    "hash": ("hash of these settings", ""),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number in the table: as printed, in full (title attribute), and to sort by."""
+
+    text: str = DASH
+    title: str = ""
+    value: str = ""
+
+
+@dataclass(frozen=True)
+class CrystalRow:
+    """One crystal, ready to be printed."""
+
+    anchor: str
+    name: str
+    formula: Markup
+    group: Markup
+    natoms: Cell
+    steps: Cell
+    lowest: tuple[Cell, ...]
+    highest: Cell
+    verdict: str
+    style: str
+    reason: str
+    search: str
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """The bands of one crystal; ``otherwise`` are the criteria that say something else."""
+
+    row: CrystalRow
+    otherwise: str
+    svg: Markup
+
+
+@dataclass(frozen=True)
+class CriterionRow:
+    """One criterion and what it says of the crystals that are done."""
+
+    criterion: Criterion
+    looks_at: str
+    stable: str
+    share: str
+    interval: str
+    share_of_all: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Crystals without phonons, of one kind."""
+
+    status: str
+    kind: str
+    count: int
+    name: str
+    example: str
+
+
+def write_report(store: Store, path: Path) -> Path:
+    """Write the report of a store as one HTML file that needs nothing beside it.
+
+    Parameters
+    ----------
+    store : Store
+        Finished or under way.
+    path : Path
+        The file; it is replaced when the new one is complete.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    StoreError
+        If the file cannot be written or the store cannot be read.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("report.html.j2").render(_content(store))
+    # File names that are not UTF-8 may reach this as lone surrogates.
+    data = page.encode("utf-8", errors="replace")
+    replace_file(path, lambda temporary: _write(temporary, data))
+    return path
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def _content(store: Store) -> dict[str, Any]:
+    """What the template prints."""
+    table, settings = store.table, store.settings
+    done = table[table["status"] == DONE]
+    counts = {status: int((table["status"] == status).sum()) for status in (FAILED, UNREADABLE)}
+    verdicts = _texts(done, "verdict")
+    stable = sum(verdict == "stable" for verdict in verdicts)
+    unstable = sum(verdict == "unstable" for verdict in verdicts)
+    records = _records(table, MOST_ROWS)
+    lowest_q = _lowest_q(store)
+    drawn = set(done.index[:MOST_BANDS])
+    rows = [_crystal_row(record, lowest_q, str(record["id"]) in drawn) for record in records]
+    by_key = {str(record["id"]): (record, row) for record, row in zip(records, rows, strict=True)}
+    # A store whose first rows have all failed: crystals to draw may be beyond the table's end.
+    for record in _records(done, MOST_BANDS):
+        if (key := str(record["id"])) not in by_key:
+            by_key[key] = record, _crystal_row(record, lowest_q, True)
+    return {
+        "store": store.path.name,
+        "now": datetime.now(UTC),
+        "finished": _finished(table),
+        "crystals": len(table),
+        "done": len(done),
+        "stable": stable,
+        "unstable": unstable,
+        "undetermined": len(done) - stable - unstable,
+        "share": _share(stable, len(done)),
+        "interval": _interval(stable, len(done)),
+        "failed": counts[FAILED],
+        "unreadable": counts[UNREADABLE],
+        "unfinished": len(store.unfinished_ids()),
+        "criterion": settings.get("criterion", ""),
+        "criterion_sentence": _sentence(str(settings.get("criterion", ""))),
+        "stand_in": settings.get("model") == STAND_IN,
+        "settings": _settings(settings),
+        "versions": _versions(table),
+        "figures": _figures(done, str(settings.get("criterion", ""))),
+        "criteria": [_criterion_row(c, done, counts[FAILED]) for c in CRITERIA],
+        "failures": _failures(table),
+        "rows": rows,
+        "verdict_words": sorted({row.verdict for row in rows}),
+        "drawings": [
+            _drawing(store, key, *by_key[key]) for key in map(str, done.index[:MOST_BANDS])
+        ],
+    }
+
+
+def _records(table: pandas.DataFrame, number: int) -> list[dict[str, Any]]:
+    """The first rows as dictionaries."""
+    return [
+        {str(column): value for column, value in record.items()}
+        for record in table.head(number).to_dict("records")
+    ]
+
+
+# Texts -----------------------------------------------------------------------------------------
+
+
+def _text(value: Any) -> str:
+    """A cell of a text column; rows that have none may hold NaN."""
+    return value if isinstance(value, str) else ""
+
+
+def _texts(table: pandas.DataFrame, column: str) -> list[str]:
+    return [_text(value) for value in table[column]] if column in table else []
+
+
+def _formula(formula: str) -> Markup:
+    """``Al2N2`` with subscripts."""
+    parts = re.split(r"(\d+)", formula)
+    return Markup("").join(
+        Markup("<sub>{}</sub>").format(part) if part.isdigit() else escape(part) for part in parts
+    )
+
+
+def _symbol(symbol: str) -> Markup:
+    """``P6_3mc`` with subscripts."""
+    parts = re.split(r"_(\d)", symbol)
+    return Markup("").join(
+        Markup("<sub>{}</sub>").format(part) if i % 2 else escape(part)
+        for i, part in enumerate(parts)
+    )
+
+
+def _group(record: Mapping[str, Any]) -> Markup:
+    """The space group, before and after the relaxation if they differ."""
+    groups = []
+    for suffix in ("_before", ""):
+        symbol = _text(record.get(f"spacegroup{suffix}"))
+        group_number = record.get(f"spacegroup_number{suffix}", 0)
+        if symbol and group_number == group_number:
+            # No line break between the symbol and its number.
+            groups.append(Markup("{}\u00a0({:.0f})").format(_symbol(symbol), group_number))
+    if not groups:
+        return Markup(DASH)
+    return groups[0] if len(set(groups)) == 1 else Markup(" → ").join(groups)
+
+
+def _sentence(name: str) -> str:
+    """What has to be true for a crystal to be stable by a criterion."""
+    found = next((c for c in CRITERIA if c.name == name), None)
+    if found is None:
+        return ""
+    where, threshold = PLACE_NAMES[found.place], f"{plain(found.threshold)}\u00a0THz"
+    if not found.gamma_apart:
+        return f"lowest frequency on the {where} ≥ {threshold}"
+    if found.gamma_threshold is None:
+        return (
+            f"lowest frequency on the {where}, the three lowest modes at Γ left out, ≥ {threshold}"
+        )
+    gamma = f"{number(found.gamma_threshold, 3)}\u00a0THz"
+    return f"three lowest modes at Γ ≥ {gamma}, all others at {where} ≥ {threshold}"
+
+
+def _looks_at(criterion: Criterion) -> str:
+    """Where a criterion looks, and what it does with the acoustic modes at Gamma."""
+    where = PLACE_NAMES[criterion.place]
+    if not criterion.gamma_apart:
+        return where
+    if criterion.gamma_threshold is None:
+        return f"{where}; the three lowest modes at Γ left out"
+    gamma = f"{number(criterion.gamma_threshold, 3)}\u00a0THz"
+    return f"{where}; the three lowest modes at Γ against {gamma}"
+
+
+def _share(count: int, of: int) -> str:
+    return f"{100 * count / of:.1f} %" if of else DASH
+
+
+def _interval(count: int, of: int) -> str:
+    """Wilson's 95 % interval of a share: right for few crystals and for shares near 0 and 1."""
+    if not of:
+        return DASH
+    z, share = 1.96, count / of
+    middle = (share + z * z / (2 * of)) / (1 + z * z / of)
+    half = z / (1 + z * z / of) * math.sqrt(share * (1 - share) / of + (z / (2 * of)) ** 2)
+    return f"{100 * max(middle - half, 0.0):.1f}–{100 * min(middle + half, 1.0):.1f} %"
+
+
+# Parts of the page -----------------------------------------------------------------------------
+
+
+def _criterion_row(criterion: Criterion, done: pandas.DataFrame, failed: int) -> CriterionRow:
+    verdicts = _texts(done, criterion.column)
+    stable = sum(verdict == "stable" for verdict in verdicts)
+    return CriterionRow(
+        criterion,
+        _looks_at(criterion),
+        str(stable) if verdicts else DASH,
+        _share(stable, len(verdicts)),
+        _interval(stable, len(verdicts)),
+        _share(stable, len(verdicts) + failed) if verdicts else DASH,
+    )
+
+
+def _failures(table: pandas.DataFrame) -> list[Failure]:
+    """Crystals without phonons by status and kind, the most frequent first."""
+    without = table[table["status"] != DONE]
+    examples: dict[tuple[str, str], tuple[str, str]] = {}
+    counts: dict[tuple[str, str], int] = {}
+    columns = (_texts(without, name) for name in ("status", "name", "reason"))
+    for status, name, reason in zip(*columns, strict=True):
+        kind, _, message = reason.partition(":")
+        key = status, kind.strip() or "unknown"
+        counts[key] = counts.get(key, 0) + 1
+        examples.setdefault(key, (name, message.strip()))
+    return [
+        Failure(*key, count, *examples[key])
+        for key, count in sorted(counts.items(), key=lambda item: -item[1])
+    ]
+
+
+def _lowest_q(store: Store) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """The q of the lowest frequencies: by place, then by id; reduced coordinates."""
+    # The table has scalars only, and reading each row by itself takes seconds for thousands.
+    found: dict[str, dict[str, NDArray[np.float64]]] = {place: {} for place in PLACES}
+    for part in (store.path, *store.folder.segment_paths()):
+        if not part.exists():
+            continue
+        with TableReader(part) as reader:
+            ids = reader.column("id")
+            for place in PLACES:
+                for key, q in zip(ids, reader.column(f"min_q_{place}"), strict=True):
+                    found[place].setdefault(key, q)
+    return found
+
+
+def _frequency(value: Any, q: NDArray[np.float64] | None = None) -> Cell:
+    """A frequency with two decimals, and with four and its q in the title."""
+    if not isinstance(value, float) or not math.isfinite(value):
+        return Cell()
+    # Two decimals: noise around zero has no sign, a mode just below zero keeps it.
+    text = number(value if abs(value) >= 5e-4 else 0.0, 2)
+    title = f"{number(value, 4)} THz"
+    if q is not None and np.isfinite(q).all():
+        # Adding zero takes the sign from a zero.
+        title += f" at q = ({', '.join(number(float(x), 4) for x in np.round(q, 4) + 0.0)})"
+    return Cell(text, title, f"{value:.6g}")
+
+
+def _whole(value: Any) -> Cell:
+    """A whole number; rows that have none hold NaN or nothing."""
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return Cell()
+    return Cell(f"{value:.0f}", "", f"{value:.0f}")
+
+
+def _crystal_row(
+    record: Mapping[str, Any],
+    lowest_q: Mapping[str, Mapping[str, NDArray[np.float64]]],
+    drawn: bool,
+) -> CrystalRow:
+    key, status = str(record["id"]), _text(record["status"])
+    is_done = status == DONE
+    verdict = _text(record.get("verdict")) if is_done else status
+    formula, name, reason = (_text(record.get(k)) for k in ("formula", "name", "reason"))
+    group = _group(record)
+    return CrystalRow(
+        anchor=f"c-{key}" if drawn else "",
+        name=name,
+        formula=_formula(formula) or Markup(DASH),
+        group=group,
+        natoms=_whole(record.get("natoms")) if formula else Cell(),
+        steps=_whole(record.get("relaxation_steps")) if is_done else Cell(),
+        lowest=tuple(
+            _frequency(record.get(f"min_frequency_{place}"), lowest_q[place].get(key))
+            for place in PLACES
+        ),
+        highest=_frequency(record.get("max_frequency")),
+        verdict=verdict or "undetermined",
+        style=verdict if verdict in ("stable", "unstable") else "open",
+        reason=reason,
+        # The space group also as it is typed, without subscripts.
+        search=" ".join(
+            [name, formula, _text(record.get("spacegroup")), group.striptags(), reason]
+        ).lower(),
+    )
+
+
+def _drawing(store: Store, key: str, record: Mapping[str, Any], row: CrystalRow) -> Drawing:
+    others = [c.name for c in CRITERIA if _text(record.get(c.column)) not in ("", row.verdict)]
+    other = "unstable" if row.verdict == "stable" else "stable"
+    otherwise = f"{other} by {', '.join(others)}" if others else ""
+    # The drawing escapes its own texts.
+    return Drawing(row, otherwise, Markup(bands_svg(store.bands(key))))
+
+
+def _figures(done: pandas.DataFrame, criterion: str) -> list[Markup]:
+    """The share over the threshold, and the histogram; none without frequencies."""
+    if "min_frequency_path" not in done:
+        return []
+    finite = done[np.isfinite(done["min_frequency_path"].to_numpy(dtype=float))]
+    if not len(finite):
+        return []
+    lowest = {
+        place: finite[f"min_frequency_{place}"].to_numpy(dtype=float)
+        for place in ("path", "commensurate")
+    }
+    stable = np.array([verdict == "stable" for verdict in _texts(finite, "verdict")])
+    on_path = [c for c in CRITERIA if c.place == "path"]
+    return [
+        Markup(share_svg(lowest, on_path, criterion)),
+        Markup(histogram_svg(lowest["path"], stable)),
+    ]
+
+
+def _finished(table: pandas.DataFrame) -> tuple[datetime, datetime] | None:
+    """When the first and the last result came."""
+    if "finished" not in table or not (times := table["finished"].dropna()).size:
+        return None
+    first, last = (datetime.fromtimestamp(float(t), UTC) for t in (times.min(), times.max()))
+    return first, last
+
+
+def _settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Settings as (title, value with its unit)."""
+    known = [key for key in SETTINGS if key in settings]
+    unknown = sorted(set(settings) - set(SETTINGS))
+    rows = []
+    for key in (*known, *unknown):
+        title, unit = SETTINGS.get(key, (key.replace("_", " "), ""))
+        rows.append((title, f"{_setting(key, settings[key])} {unit}".strip()))
+    return rows
+
+
+def _setting(key: str, value: Any) -> str:
+    if key == "weights_sha256":
+        return str(value)[:12] or DASH
+    if isinstance(value, list):
+        between = " × " if key == "mesh" or (key == "supercell" and len(value) == 3) else ", "
+        return between.join(_setting("", x) for x in value)
+    return plain(value) if isinstance(value, float) else str(value)
+
+
+def _versions(table: pandas.DataFrame) -> list[tuple[str, str]]:
+    """Packages and devices that the results came from; several where a run was continued."""
+    texts: Iterable[str] = table["provenance"].dropna().unique() if "provenance" in table else ()
+    found: dict[str, set[str]] = {}
+    for text in filter(None, texts):
+        for key, value in json.loads(text).items():
+            # The potential, its weights and its precision are among the settings.
+            if value and key not in ("potential", "weights_sha256", "dtype"):
+                found.setdefault(key, set()).add(str(value))
+    return [(key, ", ".join(sorted(values))) for key, values in sorted(found.items())]

@@ -1,0 +1,42 @@
+"""spglib's answer for a cell, or none: used wherever symmetry is looked at."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import spglib
+from numpy.typing import NDArray
+
+
+def symmetry_dataset(
+    cell: NDArray[np.float64],
+    positions: NDArray[np.float64],
+    numbers: NDArray[np.integer[Any]],
+    tolerance: float,
+) -> Any | None:
+    """Spglib's symmetry dataset of a crystal, or ``None`` where it finds none.
+
+    Parameters
+    ----------
+    cell : ndarray, shape (3, 3)
+        Lattice vectors as rows, in A.
+    positions : ndarray, shape (natoms, 3)
+        Cartesian, in A.
+    numbers : ndarray, shape (natoms,)
+        Atomic numbers.
+    tolerance : float
+        In A.
+    """
+    # spglib ends the process with a segmentation fault on NaN.
+    if not (np.isfinite(cell).all() and np.isfinite(positions).all()):
+        return None
+    try:
+        fractional = np.linalg.solve(cell.T, positions.T).T
+        with warnings.catch_warnings():
+            # spglib 2.7 and 2.8 warn at every call of a change in how they report errors.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return spglib.get_symmetry_dataset((cell, fractional, numbers), symprec=tolerance)
+    except (spglib.SpglibError, np.linalg.LinAlgError):
+        return None

@@ -1,0 +1,75 @@
+"""What several test files share."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+# Before numpy and torch are imported: threads make small work slower.
+from hpcbench.farm.devices import cap_threads
+
+cap_threads()
+
+import pytest  # noqa: E402
+from ase import Atoms  # noqa: E402
+from ase.build import bulk  # noqa: E402
+
+DEMO = Path(__file__).parents[1] / "jobs" / "demo"
+
+
+@pytest.fixture(scope="session")
+def reference_data() -> Path:
+    """Folder of other people's data, which is not part of the repository."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("HPCBENCH_REFERENCE_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip(f"no reference data at {folder}")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings of the person who runs the tests must not change them."""
+    from hpcbench.config import RESERVED_VARIABLES
+
+    for key in list(os.environ):
+        if key.startswith("HPCBENCH_") and key not in RESERVED_VARIABLES:
+            monkeypatch.delenv(key)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _import_mattersim() -> None:
+    """Import MatterSim once, with the warnings of its own dependencies silenced."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mattersim.forcefield
+    del mattersim.forcefield
+
+
+@pytest.fixture(scope="session")
+def demo64():  # type: ignore[no-untyped-def]
+    """The embedded potential in double precision."""
+    from hpcbench.potentials.registry import load_potential
+
+    return load_potential("mattersim-demo", dtype="float64")
+
+
+@pytest.fixture(scope="session")
+def demo32():  # type: ignore[no-untyped-def]
+    """The embedded potential in single precision."""
+    from hpcbench.potentials.registry import load_potential
+
+    return load_potential("mattersim-demo", dtype="float32")
+
+
+@pytest.fixture
+def metals() -> list[Atoms]:
+    """Crystals that ASE's EMT can compute in no time."""
+    return [
+        bulk("Cu", "fcc", a=3.7),
+        bulk("Al", "fcc", a=4.1),
+        bulk("Ni", "fcc", a=3.4),
+        bulk("Cu", "bcc", a=2.9),
+        Atoms("AuCu", [(0, 0, 0), (1.9, 1.9, 1.9)], cell=[3.8, 3.8, 3.8], pbc=True),
+    ]

@@ -1,0 +1,126 @@
+"""Settings from flags, environment and TOML; what is wrong with them is said in one sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from hpcbench.config import RunConfig, load_config, settings, settings_hash
+from hpcbench.errors import ConfigError
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    return path
+
+
+def test_flags_win_over_environment_over_file_over_defaults(tmp_path: Path) -> None:
+    file = write(tmp_path, 'dtype = "float64"\nfmax = 0.01\nsupercell = [3, 3, 3]\nsymprec = 1e-4')
+    environment = {"HPCBENCH_FMAX": "0.02", "HPCBENCH_SUPERCELL": "1 2 3", "OTHER": "x"}
+    config = load_config({"supercell": ["4", "4", "4"], "mesh": None}, file, environment)
+    assert config.supercell == (4, 4, 4)
+    assert config.fmax == 0.02
+    assert config.dtype == "float64"
+    assert config.symprec == 1e-4
+    assert config.mesh == (20, 20, 20)
+
+
+def test_paths_of_a_file_start_from_its_folder(tmp_path: Path) -> None:
+    file = write(tmp_path, 'sources = ["crystals", "/abs/x.cif"]\nout = "s.h5"')
+    config = load_config({}, file, {})
+    assert config.sources == (str(tmp_path / "crystals"), "/abs/x.cif")
+    assert config.out == str(tmp_path / "s.h5")
+
+
+def test_protocols_fill_in_what_was_not_given() -> None:
+    robust, literal = (load_config({"protocol": p}, None, {}) for p in ("robust", "phononbench"))
+    assert (robust.fmax, literal.fmax) == (0.001, 0.005)
+    assert robust.protocol_definition.criterion == "phononbench-v3"
+    assert literal.protocol_definition.criterion == "phononbench"
+    (stage,) = literal.protocol_definition.stages(0.005, 500)
+    assert (stage.fmax_aim, stage.fmax_accept, stage.steps, stage.rounds) == (
+        0.0025,
+        0.005,
+        500,
+        15,
+    )
+    first, second = robust.protocol_definition.stages(0.001, 1000)
+    assert (first.fmax_accept, second.fmax_accept, second.idealise_first) == (0.005, 0.001, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("fmx = 0.1", "unknown setting 'fmx'; did you mean 'fmax'"),
+        ('protocol = "robst"', "did you mean robust"),
+        ('fmax = "small"', "fmax expects a number"),
+        ("fmax = -1", "fmax expects a number above 0"),
+        ("fmax = nan", "fmax expects a finite number"),
+        ("max_steps = 2.5", "max_steps expects a whole number"),
+        ("max_steps = true", "max_steps expects a number"),
+        ("supercell = [2, 2]", "supercell expects 3 whole numbers"),
+        ("supercell = [1.5, 2, 2]", "supercell expects 3 whole numbers"),
+        ("supercell = [0, 2, 2]", "positive determinant"),
+        ("mesh = [0, 1, 1]", "mesh expects three whole numbers above 0"),
+        ("model = 5", "model expects text"),
+        ("share_gpu = 3", "share_gpu expects true or false"),
+        ("sources = [1]", "sources expects text"),
+        ("x = ", "not valid TOML"),
+    ],
+)
+def test_mistakes_in_a_file(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config({}, write(tmp_path, text), {})
+    assert words in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_mistakes_in_the_environment_name_the_variable() -> None:
+    with pytest.raises(ConfigError, match=r"environment variable HPCBENCH_MODLE: .* 'model'"):
+        load_config({}, None, {"HPCBENCH_MODLE": "x"})
+    with pytest.raises(ConfigError, match="HPCBENCH_FMAX: fmax expects a number"):
+        load_config({}, None, {"HPCBENCH_FMAX": "x"})
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config({}, tmp_path / "missing.toml", {})
+
+
+def test_config_is_frozen_and_hash_sees_what_decides_only() -> None:
+    config = load_config({}, None, {})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.fmax = 1.0  # type: ignore[misc]
+    first = settings_hash(config.deciding_settings())
+    for field in settings():
+        value = getattr(config, field.name)
+        other = {"dtype": "float64", "protocol": "phononbench", "relax": "none"}.get(field.name)
+        if other is None:
+            match value:
+                case bool():
+                    other = not value
+                case int() | float():
+                    other = value + 1
+                case tuple():
+                    other = (
+                        (*value, *value) if field.name == "sources" else tuple(x + 1 for x in value)
+                    )
+                case _:
+                    other = f"{value}-other"
+        changed = dataclasses.replace(config, **{field.name: other})
+        same = settings_hash(changed.deciding_settings()) == first
+        assert same != field.metadata["decides"], field.name
+
+
+def test_every_setting_has_a_flag_a_group_and_a_help_text() -> None:
+    from hpcbench.cli.parser import build_parser
+
+    options = build_parser().parse_args(["run", "x", "--supercell", "2", "2", "2", "--no-report"])
+    for field in settings():
+        assert hasattr(options, field.name)
+        assert field.metadata["help"]
+    assert options.report is False
+    assert isinstance(RunConfig(), RunConfig)
