@@ -68,7 +68,7 @@ def _print_status(path: str) -> None:
             f"under way on {progress.ranks - progress.ended} ranks (or killed): "
             f"{progress.line()}; latest event {age:.0f} s ago"
         )
-    reasons = store.table.loc[store.table["reason"] != "", "reason"]
+    reasons = store.table.loc[store.table["reason"] != "", "reason"].astype(str)
     for kind, number in reasons.str.split(":").str[0].value_counts().items():
         print(f"  {number:6d}  {kind}")
 

@@ -1,0 +1,149 @@
+"""Real crystals and real force sets, against ASE and phonopy used by hand."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import by_hand
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.io import read
+
+import hpcbench
+from hpcbench.crystal import Crystal
+from hpcbench.errors import CrystalError
+from hpcbench.phonons.force_constants import fit_force_constants, subtract_drift
+from hpcbench.phonons.spectrum import commensurate_qpoints, frequencies_at, run_mesh
+
+pytestmark = pytest.mark.reference
+
+
+@pytest.fixture(scope="module")
+def generated(reference_data: Path) -> list[Atoms]:
+    """The first 24 small generated crystals, from all generators alike."""
+    by_generator: dict[str, list[Atoms]] = {}
+    for atoms in read(reference_data / "generated" / "mix-1000.extxyz", ":"):
+        close = atoms.get_all_distances(mic=True)[np.triu_indices(len(atoms), 1)]
+        if 2 <= len(atoms) <= 4 and close.min() > 1.0:
+            by_generator.setdefault(atoms.info["generator"], []).append(atoms)
+    chosen = []
+    for rank in range(6):
+        chosen += [frames[rank] for frames in by_generator.values() if len(frames) > rank]
+    return chosen[:24]
+
+
+@pytest.mark.slow
+def test_generated_crystals_through_chgnet_as_by_hand(generated: list[Atoms]) -> None:
+    """The literal protocol, crystal by crystal: same cells, same bands, same verdicts."""
+    pytest.importorskip("chgnet")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from chgnet.model import CHGNet
+        from chgnet.model.dynamics import CHGNetCalculator
+
+        model = CHGNet.load(verbose=False, use_device="cpu")
+        calculator = CHGNetCalculator(model, use_device="cpu", on_isolated_atoms="ignore")
+        potential = hpcbench.load_potential("chgnet")
+        settings = {"protocol": "phononbench", "supercell": (1, 1, 2), "mesh": (4, 4, 4)}
+        ours = hpcbench.run(generated, model=potential, max_steps=150, **settings)
+        compared = 0
+        for atoms, row in zip(generated, ours.table.to_dict("records"), strict=True):
+            if row["status"] != "done" or row["relaxation_steps"] > 150:
+                continue
+            relaxed, steps = by_hand.relax(atoms, calculator, 0.0025, 150)
+            assert steps == row["relaxation_steps"]
+            phonon = by_hand.phonons(relaxed, calculator, (1, 1, 2))
+            bands, _, _ = by_hand.get_band_qpoints_by_seekpath(phonon.primitive, 101, True)
+            frequencies = phonon.run_qpoints(np.concatenate(bands)).frequencies
+            # CHGNet computes in single precision: 1e-6 eV/A of noise over 0.01 A.
+            assert row["min_frequency_path"] == pytest.approx(frequencies.min(), abs=5e-3)
+            assert row["energy"] == pytest.approx(relaxed.get_potential_energy(), abs=1e-4)
+            if abs(frequencies.min() + 0.001) > 5e-3:
+                verdict = "stable" if frequencies.min() >= -0.001 else "unstable"
+                assert row["verdict"] == verdict
+            compared += 1
+    print(ours.table[["name", "status", "reason", "relaxation_steps", "min_frequency_path"]])
+    assert compared >= 20
+
+
+FORCE_SETS = (
+    "NaCl", "MgO", "SnO2", "TiO2-anatase", "CaTiO3", "SiO2-HP", "MgB2", "ZnO", "Al2O3",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORCE_SETS)
+def test_dft_force_sets_give_phonopys_frequencies(name: str, reference_data: Path) -> None:
+    """From stored DFT forces to spectra: the same numbers as phonopy, and as were published."""
+    import csv
+
+    import phonopy
+
+    folder = reference_data / "phonons" / "phonopy" / "example" / name
+    table = reference_data / "phonons" / "min-frequencies.csv"
+    with table.open() as stream:
+        published = {line["tag"]: line for line in csv.DictReader(stream)}[f"example/{name}"]
+    with warnings.catch_warnings():
+        # phonopy speaks of its own defaults having changed.
+        warnings.simplefilter("ignore")
+        loaded = phonopy.load(
+            folder / "phonopy_disp.yaml",
+            force_sets_filename=folder / "FORCE_SETS",
+            is_nac=False,
+            produce_fc=False,
+            log_level=0,
+        )
+    forces = np.array([entry["forces"] for entry in loaded.dataset["first_atoms"]])
+    ours = phonopy.Phonopy(
+        loaded.unitcell,
+        supercell_matrix=loaded.supercell_matrix,
+        primitive_matrix=loaded.primitive_matrix,
+    )
+    ours.dataset = loaded.dataset
+    without_drift, _ = subtract_drift(forces)
+    fit_force_constants(ours, without_drift)
+    at_commensurate = frequencies_at(ours, commensurate_qpoints(ours))
+    numbers = [int(n) for n in published["mesh"].split("x")]
+    mesh = run_mesh(ours, numbers, (300.0,), 0.1)
+    # The published overview: four decimals, plain phonopy, on its own mesh.
+    at_gamma = np.abs(at_commensurate.qpoints).max(axis=1) < 1e-8
+    acoustic = np.sort(np.abs(at_commensurate.frequencies[at_gamma]).ravel())[:3]
+    assert acoustic.max() < 1e-3
+    rest = at_commensurate.frequencies.ravel()
+    lowest = rest[~np.isin(np.abs(rest), acoustic)].min()
+    assert lowest == pytest.approx(float(published["min_freq_commensurate"]), abs=2e-2)
+
+    theirs = loaded
+    theirs.forces = without_drift
+    theirs.produce_force_constants(show_drift=False)
+    theirs.symmetrize_force_constants(show_drift=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs.run_mesh(numbers)
+    thermal = theirs.run_thermal_properties(temperatures=[300.0], cutoff_frequency=0.1)
+    # Theirs are full force constants: symmetrised, they differ from compact ones by 4e-6 THz.
+    np.testing.assert_allclose(
+        np.sort(mesh.spectrum.frequencies.ravel()), np.sort(theirs.mesh.frequencies.ravel()),
+        atol=1e-5,
+    )  # fmt: skip
+    np.testing.assert_allclose(mesh.free_energy, thermal.free_energy, atol=1e-5)
+
+
+def test_generated_lists_are_examined_without_an_accident(reference_data: Path) -> None:
+    from hpcbench.farm.plan import predict_cost
+    from hpcbench.sources import examine, find_files, merge, read_file
+
+    files = find_files([reference_data / "generated" / "mix-1000.extxyz"])
+    crystals, unreadable = merge(record for file in files for record in read_file(file))
+    kinds: dict[str, int] = {}
+    for crystal in crystals:
+        assert isinstance(crystal, Crystal)
+        try:
+            examine(crystal)
+        except CrystalError as error:
+            kinds[error.kind] = kinds.get(error.kind, 0) + 1
+            continue
+        assert predict_cost(crystal, 8 * crystal.natoms, 0.01) > 0
+    assert len(crystals) + len(unreadable) >= 990
+    assert kinds == {"overlap": 15, "no mass": 3}
