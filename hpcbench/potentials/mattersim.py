@@ -6,12 +6,14 @@ casts parts of its input to single precision; see :func:`total_energies`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 import torch
 from mattersim.forcefield.m3gnet.m3gnet import M3Gnet
 
@@ -160,29 +162,29 @@ class MatterSim:
         return torch.from_numpy(array).to(device=self._device, dtype=self._dtype)
 
 
-# Chosen by benchmarks/forces.py on two CPU cores; see benchmarks/results.
-CPU_PASS_EDGES = 8_000
-CPU_PASS_TRIPLETS = 70_000
+# Where a pass falls out of the cache it becomes slower than several small ones: measured on a CPU
+# with supercells of silicon, diamond, NaCl and SrTiO3 of 16 to 80 atoms.
+CPU_PASS_EDGES = 3_000
+CPU_PASS_TRIPLETS = 50_000
+
+# Peak memory of a forward and backward pass in float32 for a model of the 5M's size, as
+# benchmarks/memory.py measures it, rounded up.
+BYTES_PER_EDGE = 150_000
+BYTES_PER_TRIPLET = 3_000
+# Of the memory that a rank may use, for edges and for triplets each.
+SHARE_OF_MEMORY = 0.4
 
 
 def _limits(device: torch.device, dtype: str) -> tuple[int, int]:
-    """Edges and triplets that fit into half of the device's free memory."""
+    """Edges and triplets of one pass that fit into a rank's part of the memory."""
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
+        memory, _ = torch.cuda.mem_get_info(device)
     else:
-        import psutil
-
-        free = psutil.virtual_memory().available
-    size = 4 if dtype == "float32" else 8
-    edges = int(free / 2 / (2 * BYTES_PER_EDGE * size / 4))
-    triplets = int(free / 2 / (2 * BYTES_PER_TRIPLET * size / 4))
-    return max(edges, 100_000), max(triplets, 500_000)
-
-
-# Peak memory of a forward and backward pass in float32, measured (benchmarks/forces.py) on the
-# 5M model's size (4 blocks, 256 units).
-BYTES_PER_EDGE = 60_000
-BYTES_PER_TRIPLET = 3_000
+        # The other ranks of this machine need as much.
+        memory = psutil.virtual_memory().available // (os.cpu_count() or 1)
+    scale = 1 if dtype == "float32" else 2
+    usable = SHARE_OF_MEMORY * memory / scale
+    return int(usable / BYTES_PER_EDGE), int(usable / BYTES_PER_TRIPLET)
 
 
 def total_energies(
