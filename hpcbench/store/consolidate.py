@@ -36,14 +36,15 @@ def consolidate(folder: RunFolder, schema: Schema, settings: Mapping[str, Any]) 
     def rows() -> Iterator[Row]:
         for path in sources:
             with TableReader(path) as reader:
-                ids, statuses = reader.column("id"), reader.column("status")
-                for index, (key, status) in enumerate(zip(ids, statuses, strict=True)):
+                keys = list(zip(reader.column("id"), reader.column("status"), strict=True))
+                new = []
+                for index, (key, status) in enumerate(keys):
                     # What could not be read is as the list has it now: a file may be mended.
-                    if key in seen or status == UNREADABLE:
-                        continue
-                    seen.add(key)
-                    for row in reader.rows([index], schema):
-                        yield row | _identity(listed.get(key))
+                    if key not in seen and status != UNREADABLE:
+                        seen.add(key)
+                        new.append(index)
+                for row in reader.rows(new, schema):
+                    yield row | _identity(listed.get(row["id"]))
         for key, row in listed.items():
             if row["reason"] and key not in seen:
                 seen.add(key)
@@ -60,17 +61,19 @@ def consolidate(folder: RunFolder, schema: Schema, settings: Mapping[str, Any]) 
     return len(seen)
 
 
-def _listed(folder: RunFolder) -> Iterator[dict[str, Any]]:
+def _listed(folder: RunFolder) -> Iterator[Row]:
+    """Names and origins of all crystals of the list, and whole rows of those set aside."""
     if not folder.crystals.exists():
         return
     with TableReader(folder.crystals) as reader:
-        reasons, names = reader.column("reason"), reader.column("name")
-        ids, origins = reader.column("id"), reader.column("origins")
-        for i, reason in enumerate(reasons):
+        columns = [reader.column(name) for name in ("id", "name", "origins", "reason")]
+        aside = []
+        for index, (key, name, origins, reason) in enumerate(zip(*columns, strict=True)):
             if reason:
-                yield from reader.rows([i], CRYSTALS)
+                aside.append(index)
             else:
-                yield {"id": ids[i], "name": names[i], "origins": origins[i], "reason": ""}
+                yield {"id": key, "name": name, "origins": origins, "reason": ""}
+        yield from reader.rows(aside, CRYSTALS)
 
 
 def _identity(listed: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -79,7 +82,6 @@ def _identity(listed: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _read_back(path: Path, expected: int) -> None:
     with TableReader(path) as reader:
-        # Reading every column checks its checksums.
-        for name in reader.column_names():
-            if len(reader.column(name)) != expected:
-                raise StoreError(f"{path}: {name} did not read back; the segments are kept")
+        reader.read_everything()
+        if len(reader) != expected:
+            raise StoreError(f"{path}: {len(reader)} rows of {expected}; the segments are kept")

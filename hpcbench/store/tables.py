@@ -250,6 +250,16 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def _neighbours(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Runs of consecutive rows in ``indices``, as positions in it, of at most a block each."""
+    start = 0
+    for position in range(1, len(indices) + 1):
+        ends = position == len(indices) or indices[position] != indices[position - 1] + 1
+        if ends or position - start == BLOCK_ROWS:
+            yield start, position
+            start = position
+
+
 class TableReader:
     """Reads a table; a context manager.
 
@@ -301,17 +311,51 @@ class TableReader:
         return list(self._file["columns"])
 
     def rows(self, indices: Sequence[int], schema: Schema) -> Iterator[dict[str, Any]]:
-        """Whole rows, one at a time; fields that this file lacks are left out."""
-        for index in indices:
-            row: dict[str, Any] = {}
-            for field in schema.columns:
-                if f"columns/{field.name}" in self._file:
-                    value = self._file[f"columns/{field.name}"][index]
-                    row[field.name] = value.decode() if isinstance(value, bytes) else value
-            for field in schema.ragged:
-                if f"ragged/{field.name}" in self._file:
-                    row[field.name] = self.ragged(field.name, index)
-            yield row
+        """Whole rows, in the order of ``indices``; fields that this file lacks are left out.
+
+        Neighbouring rows are read together: one by one they take milliseconds each.
+        """
+        for first, end in _neighbours(indices):
+            block = self._block(indices[first], indices[first] + end - first, schema)
+            for offset in range(end - first):
+                yield {name: values[offset] for name, values in block.items()}
+
+    def _block(self, first: int, end: int, schema: Schema) -> dict[str, Sequence[Any]]:
+        block: dict[str, Sequence[Any]] = {}
+        for field in schema.columns:
+            if f"columns/{field.name}" in self._file:
+                dataset = self._file[f"columns/{field.name}"]
+                is_text = h5py.check_string_dtype(dataset.dtype)
+                block[field.name] = (dataset.asstr() if is_text else dataset)[first:end]
+        for field in schema.ragged:
+            if f"ragged/{field.name}" in self._file:
+                group = self._file[f"ragged/{field.name}"]
+                indptr = group["indptr"][first : end + 1]
+                values = group["values"][indptr[0] : indptr[-1]]
+                block[field.name] = np.split(values, indptr[1:-1] - indptr[0])
+        return block
+
+    def read_everything(self) -> None:
+        """Read every value once, in parts, which checks HDF5's checksums.
+
+        Raises
+        ------
+        StoreError
+            If something does not read back.
+        """
+        datasets: list[h5py.Dataset] = []
+        self._file.visititems(
+            lambda _, item: datasets.append(item) if isinstance(item, h5py.Dataset) else None
+        )
+        try:
+            for dataset in datasets:
+                if dataset.shape == ():
+                    dataset[()]
+                    continue
+                for start in range(0, dataset.shape[0], 64 * CHUNK_ROWS):
+                    dataset[start : start + 64 * CHUNK_ROWS]
+        except (OSError, RuntimeError) as error:
+            raise StoreError(f"{self.path}: does not read back: {error}") from error
 
     def row(self, index: int) -> dict[str, Any]:
         """One row with all fields of the file, ragged ones included."""
