@@ -25,7 +25,14 @@ ENVIRONMENT_PREFIX = "HPCBENCH_"
 # Variables with the prefix that are not settings: where the test data lies, and what launch.sh
 # uses to find its Python.
 RESERVED_VARIABLES = frozenset(
-    {"HPCBENCH_REFERENCE_DATA", "HPCBENCH_VENV", "HPCBENCH_PYTHON", "HPCBENCH_RANKS"}
+    {
+        "HPCBENCH_REFERENCE_DATA",
+        "HPCBENCH_VENV",
+        "HPCBENCH_PYTHON",
+        "HPCBENCH_RANKS",
+        "HPCBENCH_SRUN_ARGS",
+        "HPCBENCH_MPIEXEC_ARGS",
+    }
 )
 DEFAULT_FILE = "hpcbench.toml"
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -100,12 +101,23 @@ def test_ranks_leave_together_and_one_has_the_last_word(tmp_path: Path) -> None:
 def test_nobody_waits_for_the_dead(tmp_path: Path) -> None:
     attendance = Attendance(tmp_path, 0, 3, silence=1.0)
     attendance.enter()
-    dead = Attendance(tmp_path, 1, 3)
-    dead._file(1).write_text("")  # entered, and then never again; rank 2 never even entered
+    # Entered on another host, and then never again; rank 2 never even entered.
+    Attendance(tmp_path, 1, 3)._file(1).write_text("elsewhere 1\n")
     start = time.monotonic()
     assert attendance.end()
     assert 0.9 < time.monotonic() - start < 5
     assert not attendance.complete()
+
+
+def test_a_dead_process_of_this_host_is_known_at_once(tmp_path: Path) -> None:
+    attendance = Attendance(tmp_path, 0, 2)
+    attendance.enter()
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
+        process.wait()
+    Attendance(tmp_path, 1, 2)._file(1).write_text(f"{socket.gethostname()} {process.pid}\n")
+    start = time.monotonic()
+    assert attendance.end()
+    assert time.monotonic() - start < 5
 
 
 def test_launchers_are_known_by_their_variables() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from hpcbench.cli.parser import build_parser
 from hpcbench.config import DEFAULT_FILE
-from hpcbench.errors import HpcbenchError
+from hpcbench.errors import HpcbenchError, LaunchError, UsageError
+from hpcbench.farm.world import rank_by_launcher
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(options)
     except HpcbenchError as error:
-        print(f"hpcbench: {error}", file=sys.stderr)
+        # What is wrong with the command or the launch is so on every rank: one says it.
+        if rank_by_launcher() == 0 or not isinstance(error, UsageError | LaunchError):
+            print(f"hpcbench: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         # The reader of our output (head, less) has seen enough.

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from hpcbench.store.reader import Store
 
 WATCH_INTERVAL = 0.5
+# Seconds without an event after which a launch that did not end counts as killed, until it shows
+# itself again.
+SILENCE = 60.0
 
 
 def store_path(given: str | None) -> str:
@@ -79,13 +82,15 @@ def _watch(path: str) -> None:
     from hpcbench.store.run_folder import RunFolder
 
     reader = ProgressReader(RunFolder(path).events)
-    launch = reader.read().launch
-    ended = reader.read().ranks == reader.read().ended
+    first = reader.read()
+    # A launch that ended, or was killed, is yesterday's: wait for the one that begins.
+    over = first.ended == first.ranks or time.time() - first.latest > SILENCE
+    old, last_seen = first.launch, first.latest
     with watch_bar() as update:
         while True:
             progress = reader.read()
-            # A launch that had ended before is yesterday's: wait for the one that begins.
-            if not ended or progress.launch != launch:
+            over = over and progress.latest == last_seen
+            if progress.launch != old or not over:
                 update(progress)
                 if progress.ranks and progress.ended >= progress.ranks:
                     return

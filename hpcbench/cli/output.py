@@ -32,13 +32,13 @@ def report_command(options: argparse.Namespace) -> int:
     from hpcbench.farm.launch import consolidate_if_idle
     from hpcbench.store.reader import Store
 
+    path = store_path(options.store)
+    # A launch of which a rank was killed leaves its segments: nothing else joins them.
+    consolidate_if_idle(path)
     try:
         from hpcbench.report.html import write_report
     except ImportError as error:
         raise SetupError(f"{error}: pip install 'hpcbench[report]'") from error
-    path = store_path(options.store)
-    # A launch of which a rank was killed leaves its segments: nothing else joins them.
-    consolidate_if_idle(path)
     store = Store(path)
     if options.table:
         from hpcbench.report.terminal import print_results

@@ -29,7 +29,8 @@ class Attendance:
     rank, size : int
         This rank, and the number of ranks.
     silence : float
-        Seconds without a heartbeat after which a rank counts as dead.
+        Seconds without a heartbeat after which a rank on another host counts as dead; on this
+        host its process is looked for.
     """
 
     def __init__(
@@ -96,7 +97,22 @@ class Attendance:
         text = (self._ended / "last").read_text()
         return int(text) if text else self._rank
 
+    def _is_gone(self, rank: int) -> bool:
+        """Whether the process of a rank on this host does not exist any more."""
+        try:
+            host, _, pid = self._file(rank).read_text().partition(" ")
+            if host == socket.gethostname() and pid.strip():
+                os.kill(int(pid), 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            # Not entered yet, or the process is another user's.
+            return False
+        return False
+
     def _is_silent(self, rank: int) -> bool:
+        if self._is_gone(rank):
+            return True
         # Time stamps are compared with themselves only: clocks differ, and jump.
         try:
             stamp = self._file(rank).stat().st_mtime

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from hpcbench.errors import LaunchError
+from hpcbench.errors import LaunchError, SetupError
 
 
 class World(Protocol):
@@ -68,7 +68,7 @@ class MPIWorld:
             mpi4py.rc.finalize = False
             from mpi4py import MPI
         except (ImportError, RuntimeError) as error:
-            raise LaunchError(
+            raise SetupError(
                 f"started by an MPI launcher, but mpi4py cannot be loaded ({error}): "
                 f"pip install 'hpcbench[mpi]', on a cluster with the site's MPI loaded"
             ) from error
@@ -122,6 +122,15 @@ def find_launcher(environment: Mapping[str, str] | None = None) -> Launcher | No
     return None
 
 
+def rank_by_launcher(environment: Mapping[str, str] | None = None) -> int:
+    """The rank that the launcher gave this process; 0 for a plain one. Needs no MPI."""
+    variables = os.environ if environment is None else environment
+    for key in ("SLURM_PROCID", "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK"):
+        if variables.get(key, "").isdigit():
+            return int(variables[key])
+    return 0
+
+
 def join_world(environment: Mapping[str, str] | None = None) -> World:
     """Join the processes that were started together.
 
@@ -130,6 +139,8 @@ def join_world(environment: Mapping[str, str] | None = None) -> World:
     LaunchError
         If several processes were started but do not find each other: each would do all the
         work.
+    SetupError
+        If mpi4py cannot be loaded.
     """
     launcher = find_launcher(environment)
     if launcher is None:

@@ -45,10 +45,10 @@ def consolidate(folder: RunFolder, schema: Schema, settings: Mapping[str, Any]) 
                         new.append(index)
                 for row in reader.rows(new, schema):
                     yield row | _identity(listed.get(row["id"]))
-        for key, row in listed.items():
-            if row["reason"] and key not in seen:
+        for key, aside in listed.items():
+            if aside["reason"] and key not in seen:
                 seen.add(key)
-                yield row
+                yield aside
 
     try:
         with TableWriter(folder.store, schema, settings, workplace=folder.path) as writer:
