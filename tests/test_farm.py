@@ -221,7 +221,8 @@ def crystals(tmp_path: Path, metals: list[Atoms]) -> Path:
 
 
 def run(arguments: list[str], ranks: int = 1, **options) -> subprocess.CompletedProcess[str]:  # type: ignore[no-untyped-def]
-    command = [sys.executable, "-m", "hpcbench", "run", *arguments, *QUICK, "--no-report"]
+    # Later words win: a test may ask for another potential.
+    command = [sys.executable, "-m", "hpcbench", "run", *QUICK, "--no-report", *arguments]
     if ranks > 1:
         mpiexec = shutil.which("mpiexec", path=os.path.dirname(sys.executable)) or shutil.which(
             "mpiexec"
@@ -339,6 +340,53 @@ def test_ranks_that_are_all_killed_leave_a_run_that_goes_on(tmp_path: Path, many
     store = hpcbench.open(out)
     assert len(store) == len(set(store.ids)) == 24
     assert store.folder.segment_paths() == []
+
+
+@pytest.mark.mpi
+def test_a_rank_without_its_potential_leaves_the_work_to_the_others(
+    tmp_path: Path, crystals: Path
+) -> None:
+    (tmp_path / "flaky.py").write_text(
+        "import os\n"
+        "from ase.calculators.emt import EMT\n"
+        "def make():\n"
+        "    if os.environ.get('PMI_RANK') == '1': raise RuntimeError('no weights here')\n"
+        "    return EMT()\n"
+    )
+    out = tmp_path / "s.h5"
+    result = run(
+        [str(crystals), "--out", str(out), "--model", "flaky:make"],
+        ranks=2,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    assert result.returncode == 3
+    assert "no weights here" in result.stderr
+    store = hpcbench.open(out)
+    assert store.unfinished_ids() == []
+    assert set(store.table.query("status == 'done'")["rank"]) == {0}
+
+
+def test_ctrl_c_in_a_program_loses_nothing_that_is_finished(
+    tmp_path: Path, metals: list[Atoms]
+) -> None:
+    sound = hpcbench.load_potential(EMT, dtype="float64")
+    seen: set[str] = set()
+
+    class Interrupted:
+        info = sound.info
+
+        def evaluate(self, structures, *, stress=False):  # type: ignore[no-untyped-def]
+            seen.add(str(structures[0].symbols))
+            if len(seen) > 4:
+                raise KeyboardInterrupt
+            return sound.evaluate(structures, stress=stress)
+
+    out = tmp_path / "s.h5"
+    with pytest.raises(KeyboardInterrupt):
+        hpcbench.run(metals, model=Interrupted(), out=out, mesh=(4, 4, 4))
+    assert 0 < len(hpcbench.open(out)) < len(metals)
+    result = hpcbench.run(metals, model=sound, out=out, mesh=(4, 4, 4))
+    assert (result.table["status"] == "done").all()
 
 
 def test_changed_settings_are_refused(tmp_path: Path, metals: list[Atoms]) -> None:

@@ -15,7 +15,7 @@ from phonopy.physical_units import get_physical_units
 
 from hpcbench.errors import PhononError
 from hpcbench.phonons.calculate import PhononResult, PhononSettings, analyse, prepare
-from hpcbench.phonons.force_constants import subtract_drift
+from hpcbench.phonons.force_constants import fit_force_constants, subtract_drift
 from hpcbench.phonons.spectrum import seekpath_band_path
 from hpcbench.phonons.stability import CRITERIA, Spectrum, is_stable, verdicts
 from hpcbench.phonons.supercells import displaced_structures, full_matrix
@@ -174,6 +174,21 @@ def test_forces_that_are_not_finite_are_refused(demo64) -> None:
     forces[0, 0, 0] = np.nan
     with pytest.raises(PhononError, match="not finite"):
         analyse(phonon, forces, chosen)
+
+
+def test_force_constants_that_are_not_finite_never_give_a_verdict(
+    demo64, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hpcbench.phonons import calculate
+
+    def spoil(phonon, forces) -> None:  # type: ignore[no-untyped-def]
+        fit_force_constants(phonon, forces)
+        phonon.force_constants = phonon.force_constants * np.nan
+
+    monkeypatch.setattr(calculate, "fit_force_constants", spoil)
+    with np.errstate(all="ignore"), pytest.raises(PhononError, match="not finite"):
+        compute(read(DEMO / "Si_start_strained.cif"), demo64)
+    assert not is_stable(CRITERIA[0], Spectrum(np.zeros((1, 3)), np.full((1, 3), np.nan)))
 
 
 GAMMA, ZONE_BOUNDARY = [0.0, 0.0, 0.0], [0.5, 0.0, 0.0]

@@ -76,10 +76,15 @@ def _run(config: RunConfig, world: World, stop: Stop) -> tuple[int, bool]:
     """The exit code, and whether no rank died."""
     from hpcbench.farm.launch import launch
 
+    # Of several ranks one shows the results while the others still wait for it; a single
+    # process takes its bar away first.
+    on_end = _show_results if world.size > 1 else lambda config: None
     with _progress(config, world) as (on_plan, on_result):
         outcome = launch(
-            config, world, stop=stop, on_plan=on_plan, on_result=on_result, on_end=_show_results
+            config, world, stop=stop, on_plan=on_plan, on_result=on_result, on_end=on_end
         )
+    if world.size == 1:
+        _show_results(config)
     if not outcome.complete:
         if world.rank == 0:
             print("stopped before the end: the same command goes on from here", file=sys.stderr)

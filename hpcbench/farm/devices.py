@@ -27,6 +27,8 @@ def choose_device(wanted: str, world: World, *, share_gpu: bool) -> str:
         device, identity = _local_device(wanted, world.local_rank)
     except DeviceError as error:
         problem = str(error)
+    except Exception as error:  # a broken torch or driver: the others wait for this rank's word
+        problem = f"{type(error).__name__}: {error}"
     host = socket.gethostname()
     everyone = world.share((world.rank, host, device, identity, problem))
     for rank, where, _, _, text in everyone:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from hpcbench.crystal import Crystal
 from hpcbench.errors import (
     CrystalError,
     HpcbenchError,
+    SetupError,
     SourceError,
     StoreError,
     UnsuitableError,
@@ -144,7 +146,12 @@ def _launch(
         )
     else:
         numbered = enumerate(records)
-    entries = [_listed(number, record, config) for number, record in numbered]
+    entries: list[_Listed] | SetupError
+    try:
+        entries = [_listed(number, record, config) for number, record in numbered]
+    except Exception as error:  # whatever it is, the other ranks are waiting
+        traceback.print_exc()
+        entries = SetupError(f"rank {world.rank}: {type(error).__name__}: {error}")
     gathered = world.gather(entries)
     plan: Plan = _together(
         world, lambda: _write_list(config, folder, deciding, gathered, world.size)
@@ -252,6 +259,9 @@ def _together(world: World, action: Callable[[], Any]) -> Any:
             value = action()
         except HpcbenchError as error:
             value = error
+        except Exception as error:  # whatever it is, the other ranks are waiting
+            traceback.print_exc()
+            value = SetupError(f"{type(error).__name__}: {error}")
     value = world.broadcast(value)
     if isinstance(value, HpcbenchError):
         raise value
@@ -290,6 +300,9 @@ def _listed(number: int, record: Record, config: RunConfig) -> _Listed:
         examine(record, min_distance=config.min_distance)
     except UnsuitableError as error:
         return _Listed(number, record, problem=error)
+    except Exception as error:  # one strange crystal must not end the run
+        problem = CrystalError("error", f"{type(error).__name__}: {error}")
+        return _Listed(number, record, problem=problem)
     if isinstance(config.supercell, str):
         asked = record.supercell_matrix
         matrix = np.eye(3) if asked is None else asked.astype(float)
@@ -304,11 +317,16 @@ def _write_list(
     config: RunConfig,
     folder: RunFolder,
     deciding: Mapping[str, Any],
-    gathered: Sequence[Sequence[_Listed]],
+    gathered: Sequence[Sequence[_Listed] | SetupError],
     ranks: int,
 ) -> Plan:
+    parts = []
+    for part in gathered:
+        if isinstance(part, SetupError):
+            raise part
+        parts.append(part)
     # In the order of the sources, whatever number of ranks has read them.
-    entries = sorted((e for part in gathered for e in part), key=lambda entry: entry.number)
+    entries = sorted((e for part in parts for e in part), key=lambda entry: entry.number)
     facts = {entry.record.id: (entry.cost, entry.problem) for entry in entries}
     crystals, unreadable = merge(entry.record for entry in entries)
     if not crystals:

@@ -82,6 +82,10 @@ class Worker:
         except OSError as error:
             # Of the run folder itself: no lease can be taken, or the list cannot be read.
             problem = error
+        except BaseException:
+            # Ctrl-C in a program that called hpcbench.run: nothing finished may be lost.
+            self._commit(waiting)
+            raise
         self._commit(waiting)
         if problem is not None:
             raise StoreError(

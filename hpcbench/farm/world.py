@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from hpcbench.errors import LaunchError, SetupError
+
+
+GRACE = 0.5
 
 
 class World(Protocol):
@@ -95,6 +99,9 @@ class MPIWorld:
         from mpi4py import MPI
 
         MPI.Finalize()
+        # mpiexec (MPICH 5.0.2) must have read that this rank has finalised before it sees the
+        # process end: else it takes it for a crash, and kills the others.
+        time.sleep(GRACE)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcbench.errors import PhononError
 from hpcbench.phonons.force_constants import fit_force_constants, subtract_drift
 from hpcbench.phonons.spectrum import (
     BandPath,
@@ -98,7 +99,7 @@ def analyse(phonon: Phonopy, forces: NDArray[np.float64], settings: PhononSettin
     Raises
     ------
     PhononError
-        If force constants or the band path cannot be had.
+        If force constants or the band path cannot be had, or frequencies are not finite.
     """
     without_drift, largest_drift = subtract_drift(forces)
     fit_force_constants(phonon, without_drift)
@@ -111,4 +112,6 @@ def analyse(phonon: Phonopy, forces: NDArray[np.float64], settings: PhononSettin
         "commensurate": frequencies_at(phonon, commensurate_qpoints(phonon)),
         "mesh": mesh.spectrum,
     }
+    if not all(np.isfinite(spectrum.frequencies).all() for spectrum in spectra.values()):
+        raise PhononError("nan", "frequencies are not finite")
     return PhononResult(phonon, len(forces), largest_drift, path, spectra, mesh, verdicts(spectra))

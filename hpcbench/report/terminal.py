@@ -36,14 +36,14 @@ def print_results(store: Store) -> None:
     """Print the table of results, the counts, and the path of the store."""
     out = console()
     table = store.table
-    shown = Table(box=None, header_style="bold", pad_edge=False)
+    shown = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
     for title, justify in (
         ("crystal", "left"),
         ("space group", "left"),
         ("atoms", "right"),
         ("steps", "right"),
-        ("lowest THz", "right"),
-        ("highest THz", "right"),
+        ("lowest\nTHz", "right"),
+        ("highest\nTHz", "right"),
         ("verdict", "left"),
         ("reason", "left"),
     ):
@@ -58,7 +58,8 @@ def print_results(store: Store) -> None:
     share = f" ({100 * stable / done:.1f} %)" if done else ""
     out.print(
         f"\n{len(table)} crystals: {done} done, {stable} of them stable{share} by criterion "
-        f"{store.settings['criterion']}, {len(table) - done} not computed"
+        f"{store.settings['criterion']}, {len(table) - done} not computed",
+        highlight=False,
     )
     out.print(f"store: {store.path}", highlight=False, soft_wrap=True)
 
