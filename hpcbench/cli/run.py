@@ -42,8 +42,11 @@ def run_command(options: argparse.Namespace) -> int:
     code = HpcbenchError.exit_code
     try:
         code, everyone_is_there = _run(config, world, stop)
+        # Launchers mix the codes of their ranks: what failed is asked of the store.
+        code = 0 if code == SOME_FAILED else code
         if everyone_is_there:
             world.leave()
+            return code
     except HpcbenchError as error:
         # What is wrong with the settings is so on every rank: one says it.
         if world.rank == 0 or not isinstance(error, UsageError):
@@ -52,8 +55,7 @@ def run_command(options: argparse.Namespace) -> int:
     except Exception:
         # Left to itself, the error would end in MPI_Abort and take the other ranks along.
         traceback.print_exc()
-    # Launchers mix the codes of their ranks: what failed is asked of the store.
-    _leave(0 if code == SOME_FAILED else code)
+    _leave(code)
 
 
 def _config(options: argparse.Namespace) -> RunConfig:

@@ -59,6 +59,10 @@ class Attendance:
             except OSError:
                 continue
 
+    def fail(self) -> None:
+        """Say that an error ends this rank: it will not say goodbye as the others do."""
+        create(self._ended / f"failed-{self._rank:05d}")
+
     def end(self) -> bool:
         """Say that this rank has no more work, and wait until no rank has.
 
@@ -90,8 +94,11 @@ class Attendance:
         ]
 
     def complete(self) -> bool:
-        """Whether all ranks came to their end."""
-        return all((self._ended / f"rank-{rank:05d}").exists() for rank in range(self._size))
+        """Whether all ranks came to their end, none of them by an error."""
+        names = {path.name for path in self._ended.iterdir()}
+        return not any(name.startswith("failed-") for name in names) and all(
+            f"rank-{rank:05d}" in names for rank in range(self._size)
+        )
 
     def _last(self) -> int:
         text = (self._ended / "last").read_text()

@@ -74,7 +74,7 @@ class Outcome:
 
     ``complete`` is false where the run was asked to stop. ``last`` is true on the one rank
     that has the last word: it has consolidated the store. ``nobody_died`` says whether all
-    ranks came to their end.
+    ranks came to their end, none by an error.
     """
 
     complete: bool
@@ -169,21 +169,37 @@ def _launch(
     )
     attendance = Attendance(folder.launch_folder(plan.launch), world.rank, world.size)
     attendance.enter()
-    complete = False
+    complete = last = False
     try:
         complete = _work(config, world, folder, deciding, plan, stop, potential, log, on_result)
+    except BaseException:
+        attendance.fail()
+        raise
     finally:
         # After an error as well: ranks leave together, and what they did is consolidated.
         last = attendance.end()
         if last:
-            try:
-                consolidate(folder, schema_of(deciding), deciding)
-                on_end(config)
-            finally:
-                attendance.close()
+            _have_the_last_word(config, folder, deciding, attendance, on_end)
         log.write("end", complete=complete)
         log.close()
     return Outcome(complete, last, attendance.complete())
+
+
+def _have_the_last_word(
+    config: RunConfig,
+    folder: RunFolder,
+    deciding: Mapping[str, Any],
+    attendance: Attendance,
+    on_end: Callable[[RunConfig], None],
+) -> None:
+    try:
+        consolidate(folder, schema_of(deciding), deciding)
+        on_end(config)
+    except BaseException:
+        attendance.fail()
+        raise
+    finally:
+        attendance.close()
 
 
 def _work(

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from hpcbench.errors import LaunchError, SetupError
-
-
-GRACE = 0.5
 
 
 class World(Protocol):
@@ -34,7 +30,12 @@ class World(Protocol):
         ...
 
     def leave(self) -> None:
-        """Say goodbye to the other ranks; collective, so only where all are alive."""
+        """Say goodbye to the other ranks; collective, so only where all are alive.
+
+        The process must then end by Python's own exit, not by ``os._exit``: MPICH says goodbye
+        to mpiexec in an exit handler, and without it mpiexec kills the ranks that are still
+        there (seen with 5.0.2).
+        """
         ...
 
 
@@ -99,9 +100,6 @@ class MPIWorld:
         from mpi4py import MPI
 
         MPI.Finalize()
-        # mpiexec (MPICH 5.0.2) must have read that this rank has finalised before it sees the
-        # process end: else it takes it for a crash, and kills the others.
-        time.sleep(GRACE)
 
 
 @dataclass(frozen=True)
