@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hpcbench.config import load_config
 from hpcbench.crystal import Crystal, Origin
@@ -39,7 +39,7 @@ class RunResult:
 def run(
     crystals: Iterable[Atoms | Crystal],
     *,
-    model: str | Potential = "mattersim-v1.0.0-5M",
+    model: str | Potential | Any = "mattersim-v1.0.0-5M",
     out: str | os.PathLike[str] | None = None,
     **settings: Any,
 ) -> RunResult:
@@ -53,9 +53,9 @@ def run(
     ----------
     crystals : iterable of ase.Atoms or Crystal
         Periodic crystals. A name is taken from ``atoms.info["name"]``, else the formula.
-    model : str or Potential
+    model : str, Potential or ASE calculator
         As ``--model``; or a loaded potential (:func:`load_potential`), so that calls in a loop
-        need not load the weights again.
+        need not load the weights again; or an ASE calculator.
     out : path, optional
         A store to write, or to go on with: crystals that are in it are not computed again.
     **settings
@@ -73,24 +73,45 @@ def run(
     from hpcbench.farm.world import SingleProcess
     from hpcbench.store.reader import Store
 
+    if hasattr(crystals, "get_positions"):
+        raise UsageError("crystals is one Atoms object: give a list of them")
     records = [_record(index, crystal) for index, crystal in enumerate(crystals)]
     if not records:
         raise UsageError("no crystals were given")
-    potential = None if isinstance(model, str) else model
-    name = model if isinstance(model, str) else model.info.name
+    potential = None if isinstance(model, str) else _potential(model)
+    name = model if isinstance(model, str) else _potential(model).info.name
     if potential is not None:
-        settings.setdefault("dtype", potential.info.dtype)
+        dtype = settings.setdefault("dtype", potential.info.dtype)
+        if dtype != potential.info.dtype:
+            raise UsageError(f"dtype is {dtype}, but {name} was loaded in {potential.info.dtype}")
     with tempfile.TemporaryDirectory(prefix="hpcbench-") as temporary:
         path = os.path.join(temporary, "store.h5") if out is None else os.fspath(out)
         # A program's own arguments decide: the environment is for the command line.
         config = load_config(
-            {**settings, "model": name, "out": path, "report": False}, environment={}
+            {**settings, "model": name, "out": path, "report": False},
+            environment={},
+            where="hpcbench.run",
         )
-        launch(config, SingleProcess(), stop=Stop(), records=records, potential=potential)
+        outcome = launch(config, SingleProcess(), stop=Stop(), records=records, potential=potential)
+        if outcome.problem is not None:
+            raise outcome.problem
         store = Store(path)
         order = list(dict.fromkeys(record.id for record in records))
         table = store.table.loc[order]
     return RunResult(table, None if out is None else store)
+
+
+def _potential(model: Any) -> Potential:
+    """A potential, or an ASE calculator as one."""
+    if hasattr(model, "get_potential_energy"):
+        from hpcbench.potentials.ase_calculator import from_calculator
+
+        return from_calculator(model)
+    if not hasattr(model, "evaluate"):
+        raise UsageError(
+            f"model is {model!r}: give a name, a loaded potential, or an ASE calculator"
+        )
+    return cast("Potential", model)
 
 
 def _record(index: int, crystal: Atoms | Crystal) -> Crystal:

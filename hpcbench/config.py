@@ -431,6 +431,7 @@ def load_config(
     flags: Mapping[str, Any] | None = None,
     file: str | os.PathLike[str] | None = None,
     environment: Mapping[str, str] | None = None,
+    where: str = "command line",
 ) -> RunConfig:
     """Build the settings from flags, environment and a TOML file, in this order of precedence.
 
@@ -442,6 +443,8 @@ def load_config(
         A TOML file; its relative paths start from its folder.
     environment : mapping, optional
         Environment variables, ``os.environ`` by default.
+    where : str, optional
+        What a message calls the flags.
 
     Raises
     ------
@@ -451,5 +454,5 @@ def load_config(
     values = _from_file(Path(file)) if file is not None else {}
     values |= _from_environment(os.environ if environment is None else environment)
     given = {k: v for k, v in (flags or {}).items() if v is not None}
-    values |= _checked(given, "command line")
+    values |= _checked(given, where)
     return RunConfig(**values).resolved()

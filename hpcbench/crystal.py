@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 POSITION_RESOLUTION = 1e-5
 """Length in A below which two crystals count as the same for their content id."""
 
+# Files round to decimals: a boundary between two grid points that no such number meets keeps
+# rounding noise from deciding.
+OFF_GRID = 0.5 + 0.13784
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -149,7 +153,7 @@ def content_id(
     fractional = fractional - np.floor(fractional + POSITION_RESOLUTION / lengths)
     # nan_to_num keeps a broken crystal hashable: it is refused later, with a reason.
     grid = [
-        np.rint(np.nan_to_num(x / POSITION_RESOLUTION, nan=0.0, posinf=0.0, neginf=0.0))
+        np.floor(np.nan_to_num(x / POSITION_RESOLUTION, nan=0.0, posinf=0.0, neginf=0.0) + OFF_GRID)
         for x in (cell, fractional @ cell)
     ]
     digest = hashlib.sha256()

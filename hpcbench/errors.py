@@ -10,6 +10,7 @@
     │   ├── DeviceError        no such device, or two ranks on one GPU
     │   ├── LaunchError        the MPI launcher and mpi4py do not fit each other
     │   └── StoreError         the output cannot be written, or a store cannot be read
+    ├── EvaluationError        the potential raised an error for a structure
     └── CrystalError           the failure of one crystal: recorded, never stops a run
         ├── UnreadableError    a file or an entry of a file is not a crystal
         ├── UnsuitableError    a crystal that cannot be computed (overlap, unknown element)
@@ -66,6 +67,10 @@ class LaunchError(SetupError):
 
 class StoreError(SetupError):
     """A store or its run folder cannot be written or read."""
+
+
+class EvaluationError(HpcbenchError):
+    """A potential raised an error of its own: for this structure, or because it is broken."""
 
 
 class CrystalError(HpcbenchError):

@@ -38,7 +38,9 @@ def report_command(options: argparse.Namespace) -> int:
     try:
         from hpcbench.report.html import write_report
     except ImportError as error:
-        raise SetupError(f"{error}: pip install 'hpcbench[report]'") from error
+        raise SetupError(
+            f"{error}: ./launch.sh setup report, or pip install '.[report]' in hpcbench's folder"
+        ) from error
     store = Store(path)
     if options.table:
         from hpcbench.report.terminal import print_results

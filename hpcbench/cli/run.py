@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hpcbench.config import DEFAULT_FILE, RunConfig, load_config, settings
-from hpcbench.errors import HpcbenchError, UsageError
+from hpcbench.errors import DeviceError, HpcbenchError, UsageError
 from hpcbench.farm.devices import cap_threads
 from hpcbench.farm.stopping import Stop
 from hpcbench.farm.world import World, join_world
@@ -39,22 +39,22 @@ def run_command(options: argparse.Namespace) -> int:
     world = join_world()
     if world.size == 1:
         return _run(config, world, stop)[0]
-    code = HpcbenchError.exit_code
     try:
         code, everyone_is_there = _run(config, world, stop)
-        # Launchers mix the codes of their ranks: what failed is asked of the store.
-        code = 0 if code == SOME_FAILED else code
-        if everyone_is_there:
-            world.leave()
-            return code
     except HpcbenchError as error:
-        # What is wrong with the settings is so on every rank: one says it.
-        if world.rank == 0 or not isinstance(error, UsageError):
-            print(f"hpcbench: rank {world.rank}: {error}", file=sys.stderr)
-        code = error.exit_code
+        # Before the work began an error is every rank's: one says it.
+        if world.rank == 0:
+            print(f"hpcbench: {error}", file=sys.stderr)
+        code, everyone_is_there = error.exit_code, True
     except Exception:
         # Left to itself, the error would end in MPI_Abort and take the other ranks along.
         traceback.print_exc()
+        code, everyone_is_there = HpcbenchError.exit_code, False
+    # Launchers mix the codes of their ranks: what failed is asked of the store.
+    code = 0 if code == SOME_FAILED else code
+    if everyone_is_there:
+        world.leave()
+        return code
     _leave(code)
 
 
@@ -85,6 +85,8 @@ def _run(config: RunConfig, world: World, stop: Stop) -> tuple[int, bool]:
         outcome = launch(
             config, world, stop=stop, on_plan=on_plan, on_result=on_result, on_end=on_end
         )
+    if outcome.problem is not None:
+        return _tell(outcome.problem, world), outcome.nobody_died
     if world.size == 1:
         _show_results(config)
     if not outcome.complete:
@@ -96,6 +98,18 @@ def _run(config: RunConfig, world: World, stop: Stop) -> tuple[int, bool]:
     from hpcbench.cli.look import exit_code
 
     return exit_code(config.out), True
+
+
+def _tell(problem: Exception, world: World) -> int:
+    """Say what ended this rank's work; returns the exit code."""
+    who = f" rank {world.rank}:" if world.size > 1 else ""
+    # A device problem is every rank's.
+    if world.rank == 0 or not isinstance(problem, DeviceError):
+        print(f"hpcbench:{who} {problem}", file=sys.stderr, flush=True)
+    if isinstance(problem, HpcbenchError):
+        return problem.exit_code
+    traceback.print_exception(problem)
+    return HpcbenchError.exit_code
 
 
 def _show_results(config: RunConfig) -> None:
@@ -113,7 +127,7 @@ def _write_report(store: Any) -> None:
     try:
         from hpcbench.report.html import write_report
     except ImportError as error:
-        print(f"no report: {error}; pip install 'hpcbench[report]'", file=sys.stderr)
+        print(f"no report: {error}; ./launch.sh setup report", file=sys.stderr)
         return
     print(f"report: {write_report(store, store.path.with_suffix('.html'))}")
 

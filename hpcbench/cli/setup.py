@@ -73,7 +73,7 @@ def _packages() -> Iterator[Finding]:
         try:
             yield Finding(True, f"{package} {version(package)}")
         except PackageNotFoundError:
-            yield Finding(False, f"{package} is missing", "pip install hpcbench")
+            yield Finding(False, f"{package} is missing", "./launch.sh setup")
 
 
 def _torch() -> Iterator[Finding]:
@@ -126,7 +126,7 @@ def _mpi() -> Iterator[Finding]:
         yield Finding(
             not launchers,
             f"mpi4py: {error}",
-            "pip install 'hpcbench[mpi]' with the site's MPI loaded, or 'hpcbench[mpich]'",
+            "./launch.sh setup mpi with the site's MPI loaded, or ./launch.sh setup mpich",
         )
         return
     library = MPI.Get_library_version().splitlines()[0].strip("\0")

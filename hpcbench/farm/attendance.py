@@ -59,10 +59,6 @@ class Attendance:
             except OSError:
                 continue
 
-    def fail(self) -> None:
-        """Say that an error ends this rank: it will not say goodbye as the others do."""
-        create(self._ended / f"failed-{self._rank:05d}")
-
     def end(self) -> bool:
         """Say that this rank has no more work, and wait until no rank has.
 
@@ -72,7 +68,12 @@ class Attendance:
         create(self._ended / f"rank-{self._rank:05d}")
         while self.working():
             time.sleep(POLL)
-        if create(self._ended / "last", f"{self._rank}"):
+        try:
+            # A link is whole from the start, also on a full disk.
+            (self._ended / "last").symlink_to(f"rank-{self._rank:05d}")
+        except FileExistsError:
+            pass
+        else:
             return True
         while not (self._ended / "closed").exists() and not self._is_silent(self._last()):
             time.sleep(POLL)
@@ -94,15 +95,11 @@ class Attendance:
         ]
 
     def complete(self) -> bool:
-        """Whether all ranks came to their end, none of them by an error."""
-        names = {path.name for path in self._ended.iterdir()}
-        return not any(name.startswith("failed-") for name in names) and all(
-            f"rank-{rank:05d}" in names for rank in range(self._size)
-        )
+        """Whether all ranks came to their end."""
+        return all((self._ended / f"rank-{rank:05d}").exists() for rank in range(self._size))
 
     def _last(self) -> int:
-        text = (self._ended / "last").read_text()
-        return int(text) if text else self._rank
+        return int((self._ended / "last").readlink().name.removeprefix("rank-"))
 
     def _is_gone(self, rank: int) -> bool:
         """Whether the process of a rank on this host does not exist any more."""

@@ -23,20 +23,24 @@ class EventLog:
     """
 
     def __init__(self, folder: Path, rank: int, launch: str) -> None:
-        self._file = os.open(
-            folder / f"rank-{rank:05d}.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644
-        )
+        self._file: int | None = None
+        with contextlib.suppress(OSError):
+            path = folder / f"rank-{rank:05d}.jsonl"
+            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._common = {"rank": rank, "launch": launch}
 
     def write(self, event: str, **values: Any) -> None:
         """Write one event."""
         line = {"time": round(time.time(), 3), **self._common, "event": event, **values}
+        if self._file is None:
+            return
         with contextlib.suppress(OSError):
             os.write(self._file, (json.dumps(line) + "\n").encode())
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._file)
+        if self._file is not None:
+            os.close(self._file)
 
 
 def read_events(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:

@@ -74,12 +74,13 @@ class Outcome:
 
     ``complete`` is false where the run was asked to stop. ``last`` is true on the one rank
     that has the last word: it has consolidated the store. ``nobody_died`` says whether all
-    ranks came to their end, none by an error.
+    ranks came to their end. ``problem`` is the error that ended this rank's work, if one did.
     """
 
     complete: bool
     last: bool
     nobody_died: bool
+    problem: Exception | None
 
 
 def launch(
@@ -134,6 +135,50 @@ def _launch(
     on_result: Callable[[Mapping[str, Any]], None],
     on_end: Callable[[RunConfig], None],
 ) -> Outcome:
+    plan, deciding = _plan(config, world, folder, records, potential)
+    attendance = _enter(world, folder, plan)
+    on_plan(plan)
+    log = EventLog(folder.events, world.rank, plan.launch)
+    log.write(
+        "start",
+        ranks=world.size,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        total=plan.total,
+        before=plan.before,
+    )
+    complete, problem = False, None
+    try:
+        complete = _work(config, world, folder, deciding, plan, stop, potential, log, on_result)
+    except Exception as error:
+        log.write("error", traceback=traceback.format_exc())
+        problem = error
+    finally:
+        # After an error as well: ranks leave together, and what they did is consolidated.
+        last = attendance.end()
+        try:
+            # A start that failed leaves no store behind.
+            if last and (problem is None or folder.segment_paths()):
+                consolidate(folder, schema_of(deciding), deciding)
+                on_end(config)
+        except Exception as error:
+            problem = problem or error
+        finally:
+            if last:
+                attendance.close()
+        log.write("end", complete=complete)
+        log.close()
+    return Outcome(complete, last, attendance.complete(), problem)
+
+
+def _plan(
+    config: RunConfig,
+    world: World,
+    folder: RunFolder,
+    records: Iterable[Record] | None,
+    potential: Potential | None,
+) -> tuple[Plan, dict[str, Any]]:
+    """Read, examine, write the list, and plan. The crystals stay on the disk, not in memory."""
     files = _together(world, lambda: find_files(config.sources) if records is None else [])
     deciding = _together(world, lambda: _open_folder(config, folder, potential))
     numbered: Iterable[tuple[int, Record]]
@@ -153,53 +198,29 @@ def _launch(
         traceback.print_exc()
         entries = SetupError(f"rank {world.rank}: {type(error).__name__}: {error}")
     gathered = world.gather(entries)
-    plan: Plan = _together(
-        world, lambda: _write_list(config, folder, deciding, gathered, world.size)
-    )
-    folder.share()
-    on_plan(plan)
-    log = EventLog(folder.events, world.rank, plan.launch)
-    log.write(
-        "start",
-        ranks=world.size,
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        total=plan.total,
-        before=plan.before,
-    )
-    attendance = Attendance(folder.launch_folder(plan.launch), world.rank, world.size)
-    attendance.enter()
-    complete = last = False
-    try:
-        complete = _work(config, world, folder, deciding, plan, stop, potential, log, on_result)
-    except BaseException:
-        attendance.fail()
-        raise
-    finally:
-        # After an error as well: ranks leave together, and what they did is consolidated.
-        last = attendance.end()
-        if last:
-            _have_the_last_word(config, folder, deciding, attendance, on_end)
-        log.write("end", complete=complete)
-        log.close()
-    return Outcome(complete, last, attendance.complete())
+
+    def write_list() -> Plan:
+        plan = _write_list(config, folder, deciding, gathered, world.size)
+        # Before the other ranks hear of it: they want to hold the folder as well.
+        folder.share()
+        return plan
+
+    return _together(world, write_list), deciding
 
 
-def _have_the_last_word(
-    config: RunConfig,
-    folder: RunFolder,
-    deciding: Mapping[str, Any],
-    attendance: Attendance,
-    on_end: Callable[[RunConfig], None],
-) -> None:
+def _enter(world: World, folder: RunFolder, plan: Plan) -> Attendance:
+    """Hold the folder and say that this rank is at work; all ranks, or none."""
+    problem = ""
     try:
-        consolidate(folder, schema_of(deciding), deciding)
-        on_end(config)
-    except BaseException:
-        attendance.fail()
-        raise
-    finally:
-        attendance.close()
+        folder.share()
+        attendance = Attendance(folder.launch_folder(plan.launch), world.rank, world.size)
+        attendance.enter()
+    except (OSError, StoreError) as error:
+        problem = f"rank {world.rank} on {socket.gethostname()}: {error}"
+    problems = [text for text in world.share(problem) if text]
+    if problems:
+        raise StoreError("\n".join(problems))
+    return attendance
 
 
 def _work(

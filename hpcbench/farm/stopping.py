@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from hpcbench.errors import EvaluationError, HpcbenchError
+
 if TYPE_CHECKING:
     from ase import Atoms
 
@@ -69,6 +71,14 @@ class StoppablePotential:
         ------
         StopRequested
             If the run was asked to stop.
+        EvaluationError
+            If the potential raises an error of its own: it must not be taken for the
+            relaxation's.
         """
         self._stop.check()
-        return self._potential.evaluate(structures, stress=stress)
+        try:
+            return self._potential.evaluate(structures, stress=stress)
+        except HpcbenchError:
+            raise
+        except Exception as error:  # potentials raise whatever their packages do
+            raise EvaluationError(f"{type(error).__name__}: {error}") from error

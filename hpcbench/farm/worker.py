@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from hpcbench.config import RunConfig
 from hpcbench.crystal import Crystal
-from hpcbench.errors import CrystalError, StoreError, UnsuitableError
+from hpcbench.errors import CrystalError, EvaluationError, StoreError, UnsuitableError
 from hpcbench.farm.events import EventLog
 from hpcbench.farm.rows import done_row, failed_row, provenance_of, schema_of
 from hpcbench.farm.stopping import StopRequested
 from hpcbench.phonons.calculate import PhononSettings, analyse, prepare
 from hpcbench.phonons.supercells import displaced_structures, full_matrix
 from hpcbench.potentials.protocol import Potential
+from hpcbench.potentials.selftest import self_test
 from hpcbench.relaxation.relax import relax
 from hpcbench.store.run_folder import RunFolder
 
@@ -104,6 +105,13 @@ class Worker:
                         row = self._compute(crystal, provenance)
                 except CrystalError as error:
                     row = failed_row(crystal, error, self.rank, provenance)
+                except EvaluationError as error:
+                    self.log.write("error", id=crystal.id, traceback=traceback.format_exc())
+                    # Raises if the potential, not the crystal, is to blame: this rank must not
+                    # go through the list and fail it all.
+                    self_test(self.potential)
+                    problem = CrystalError("potential", str(error))
+                    row = failed_row(crystal, problem, self.rank, provenance)
                 except Exception as error:  # one crystal's accident must not end the run
                     self.log.write("error", id=crystal.id, traceback=traceback.format_exc())
                     problem = CrystalError("error", f"{type(error).__name__}: {error}")

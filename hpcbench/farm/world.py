@@ -75,7 +75,7 @@ class MPIWorld:
         except (ImportError, RuntimeError) as error:
             raise SetupError(
                 f"started by an MPI launcher, but mpi4py cannot be loaded ({error}): "
-                f"pip install 'hpcbench[mpi]', on a cluster with the site's MPI loaded"
+                f"./launch.sh setup mpi, on a cluster with the site's MPI loaded"
             ) from error
         self._comm = MPI.COMM_WORLD
         self.rank = int(self._comm.rank)

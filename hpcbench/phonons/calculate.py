@@ -77,13 +77,16 @@ class PhononResult:
 
 def prepare(atoms: Atoms, supercell_matrix: NDArray[np.int64], settings: PhononSettings) -> Phonopy:
     """A Phonopy object with displacements, whose supercells want forces."""
-    return displace(
+    phonon = displace(
         atoms,
         supercell_matrix=supercell_matrix,
         primitive_matrix=settings.primitive_matrix,
         displacement=settings.displacement,
         symprec=settings.symprec,
     )
+    if len(phonon.supercell) < 2:
+        raise PhononError("supercell", "a supercell of one atom has no phonons; give a larger one")
+    return phonon
 
 
 def analyse(phonon: Phonopy, forces: NDArray[np.float64], settings: PhononSettings) -> PhononResult:

@@ -60,12 +60,17 @@ def seekpath_band_path(phonon: Phonopy, points: int, *, cell_is_standard: bool) 
     """
     import seekpath
 
-    get_path = seekpath.get_path if cell_is_standard else seekpath.get_path_orig_cell
+    primitive = phonon.primitive.totuple()
     try:
         with warnings.catch_warnings():
             # Cells on the edge between two kinds of lattice: either path is as good.
             warnings.simplefilter("ignore", seekpath.hpkot.EdgeCaseWarning)
-            recommended = get_path(phonon.primitive.totuple())
+            if cell_is_standard:
+                recommended = seekpath.get_path(primitive)
+            else:
+                recommended = seekpath.get_path_orig_cell(
+                    primitive, symprec=phonon.symmetry.tolerance
+                )
     except Exception as error:  # seekpath and spglib raise many kinds
         raise PhononError("band path", f"seekpath: {type(error).__name__}: {error}") from error
     coordinates = recommended["point_coords"]

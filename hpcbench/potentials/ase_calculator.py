@@ -74,6 +74,22 @@ class PotentialCalculator(Calculator):
             self.results["stress"] = full_3x3_to_voigt_6_stress(evaluation.stress)
 
 
+def from_calculator(calculator: Any) -> CalculatorPotential:
+    """An ASE calculator that a program made as a potential; recorded as single precision."""
+    kind = type(calculator)
+    package = kind.__module__.partition(".")[0]
+    info = PotentialInfo(
+        f"{kind.__module__}:{kind.__qualname__}",
+        package,
+        _version(package),
+        "",
+        "float32",
+        "cpu",
+        None,
+    )
+    return CalculatorPotential(calculator, info)
+
+
 def load_callable(path: str, dtype: str, device: str) -> CalculatorPotential:
     """The potential of ``module:callable``, where the callable returns an ASE calculator.
 
@@ -137,6 +153,11 @@ def load_sevennet(name: str, dtype: str, device: str) -> CalculatorPotential:
     return CalculatorPotential(calculator, info)
 
 
+def how_to_install(extra: str) -> str:
+    """What to do to get the packages of an extra."""
+    return f"./launch.sh setup {extra}, or pip install '.[{extra}]' in hpcbench's folder"
+
+
 def _require_float32(name: str, dtype: str) -> None:
     if dtype != "float32":
         raise PotentialError(
@@ -145,7 +166,7 @@ def _require_float32(name: str, dtype: str) -> None:
 
 
 def _missing(name: str, extra: str, error: ImportError) -> PotentialError:
-    return PotentialError(f"{name} needs its package ({error}): pip install 'hpcbench[{extra}]'")
+    return PotentialError(f"{name} needs its package ({error}): {how_to_install(extra)}")
 
 
 def _version(package: str) -> str:

@@ -49,7 +49,7 @@ def listed_potentials() -> list[Listed]:
         *((name, "sevenn", "sevennet") for name in SEVENNET),
     ):
         found = importlib.util.find_spec(package) is not None
-        state = f"package {package}" if found else f"pip install 'hpcbench[{extra}]'"
+        state = f"package {package}" if found else f"./launch.sh setup {extra}"
         lines.append(Listed(name, f"pretrained weights in package {package}", found, state))
     return lines
 

@@ -8,7 +8,7 @@ import numpy as np
 from ase import Atoms
 from ase.build import bulk
 
-from hpcbench.errors import PotentialError
+from hpcbench.errors import EvaluationError, PotentialError
 from hpcbench.potentials.protocol import Potential
 
 # eV/A. Wrong batching shows as 0.1 and more; these bounds stay above rounding, which for an
@@ -26,10 +26,18 @@ def self_test(potential: Potential) -> float:
     PotentialError
         If the potential fails: a run with it would store nonsense.
     """
+    name = potential.info.name
+    try:
+        return _self_test(potential)
+    except EvaluationError as error:
+        raise PotentialError(f"{name} does not compute any more: {error}") from error
+
+
+def _self_test(potential: Potential) -> float:
+    name = potential.info.name
     structures = _structures(potential)
     if not structures:
         return 0.0
-    name = potential.info.name
     shift = np.array([17.3, -41.1, 5.7])
     moved = [structure.copy() for structure in structures]
     for structure in moved:

@@ -42,7 +42,7 @@ class Relaxation:
         Largest force in eV/A, the Frechet filter's rows for the cell included when the cell
         was free, as in ASE.
     stress : ndarray, shape (3, 3)
-        Residual stress in eV/A^3.
+        Residual stress in eV/A^3; NaN where the cell was not free.
     steps : int
         Optimiser steps, all stages together.
     force_calls : int
@@ -104,7 +104,7 @@ def _relax_one(
     symmetry_tolerance: float,
 ) -> Relaxation:
     atoms = structure.copy()
-    calculator = PotentialCalculator(potential)
+    calculator = PotentialCalculator(potential, stress=mode == "full")
     before = find_space_group(atoms, symmetry_tolerance)
     steps = 0
     fmax = np.inf
@@ -122,7 +122,8 @@ def _relax_one(
     atoms.calc = calculator
     if mode == "none":
         fmax = _largest_force(atoms)
-    energy, stress = float(atoms.get_potential_energy()), atoms.get_stress(voigt=False)
+    energy = float(atoms.get_potential_energy())
+    stress = atoms.get_stress(voigt=False) if mode == "full" else np.full((3, 3), np.nan)
     if not np.isfinite([energy, fmax]).all():
         raise RelaxationError("nan", "the potential gives NaN for the crystal as it is")
     atoms.set_constraint()

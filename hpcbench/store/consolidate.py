@@ -29,6 +29,8 @@ def consolidate(folder: RunFolder, schema: Schema, settings: Mapping[str, Any]) 
     """
     segments = folder.segment_paths()
     listed = {row["id"]: row for row in _listed(folder)}
+    if not segments and _is_up_to_date(folder, listed):
+        return len(listed)
     seen: set[str] = set()
     # The old store first: it holds what was committed first.
     sources = [path for path in (folder.store, *segments) if path.exists()]
@@ -51,11 +53,16 @@ def consolidate(folder: RunFolder, schema: Schema, settings: Mapping[str, Any]) 
                 yield aside
 
     try:
-        with TableWriter(folder.store, schema, settings, workplace=folder.path) as writer:
+        with TableWriter(
+            folder.store,
+            schema,
+            settings,
+            workplace=folder.path,
+            check=lambda path: _read_back(path, len(seen)),
+        ) as writer:
             writer.append(rows())
     except (OSError, RuntimeError) as error:
         raise StoreError(f"cannot write {folder.store}: {error}; the segments are safe") from error
-    _read_back(folder.store, len(seen))
     for path in segments:
         path.unlink()
     return len(seen)
@@ -74,6 +81,21 @@ def _listed(folder: RunFolder) -> Iterator[Row]:
             else:
                 yield {"id": key, "name": name, "origins": origins, "reason": ""}
         yield from reader.rows(aside, CRYSTALS)
+
+
+def _is_up_to_date(folder: RunFolder, listed: Mapping[str, Row]) -> bool:
+    """Whether the store already says what the list says."""
+    if not folder.store.exists():
+        return False
+    with TableReader(folder.store) as reader:
+        names = ("id", "name", "origins", "reason", "status")
+        stored = {row[0]: row for row in zip(*map(reader.column, names), strict=True)}
+    for key, row in listed.items():
+        there = stored.pop(key, None)
+        same = there is not None and there[1:3] == (row["name"], row["origins"])
+        if not same or (there is not None and row["reason"] and there[3] != row["reason"]):
+            return False
+    return all(row[4] != UNREADABLE for row in stored.values())
 
 
 def _identity(listed: Mapping[str, Any] | None) -> dict[str, Any]:

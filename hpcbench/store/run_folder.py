@@ -25,6 +25,9 @@ from typing import Any
 from hpcbench.errors import StoreError, StoreMismatchError
 from hpcbench.store.tables import Row, Schema, TableWriter
 
+# Seconds after which what another launch left behind is certainly nobody's.
+LEFT_BEHIND = 600.0
+
 
 class RunFolder:
     """Paths of a run's folder, and what is done with them."""
@@ -78,7 +81,12 @@ class RunFolder:
 
     def share(self) -> None:
         """Hold the folder together with the other ranks of the launch, until ``unlock``."""
-        self._hold(fcntl.LOCK_SH)
+        try:
+            self._hold(fcntl.LOCK_SH)
+        except BlockingIOError as error:
+            raise StoreError(
+                f"another run is writing {self.store}; wait for it, or give another --out"
+            ) from error
 
     def _hold(self, kind: int) -> None:
         if self._lock is None:
@@ -88,8 +96,8 @@ class RunFolder:
         except BlockingIOError:
             raise
         except OSError:
-            # A file system without locks: two launches at once then compute some crystals
-            # twice, and the first result of each stays.
+            # A file system without locks: nobody keeps two launches apart then. They compute
+            # some crystals twice, and the first result of each stays.
             pass
 
     def unlock(self) -> None:
@@ -164,11 +172,15 @@ class RunFolder:
 
     def forget_other_launches(self, launch: str) -> None:
         """Remove what earlier launches left behind; their leases mean nothing any more."""
+        # Not what is recent: without locks, its owner may be alive.
+        old = time.time() - LEFT_BEHIND
         for folder in self.launches.iterdir():
-            if folder.name != launch:
+            beats = [path.stat().st_mtime for path in (folder, *folder.glob("alive/*"))]
+            if folder.name != launch and max(beats) < old:
                 shutil.rmtree(folder, ignore_errors=True)
         for part in (*self.segments.glob(".*.part"), *self.path.glob(".*.part")):
-            part.unlink(missing_ok=True)
+            if part.stat().st_mtime < old:
+                part.unlink(missing_ok=True)
 
 
 def refuse_difference(there: Mapping[str, Any], given: Mapping[str, Any], store: Path) -> None:
@@ -176,7 +188,7 @@ def refuse_difference(there: Mapping[str, Any], given: Mapping[str, Any], store:
     lines = [
         f"  {key}: {there.get(key, 'not set')} in the store, {given.get(key, 'not set')} now"
         for key in sorted({*there, *given})
-        if there.get(key) != given.get(key)
+        if key != "hash" and there.get(key) != given.get(key)
     ]
     if lines:
         raise StoreMismatchError(

@@ -16,7 +16,7 @@ import io
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -130,6 +130,7 @@ class TableWriter:
     Use as a context manager: leaving it normally closes the file, flushes it to the disk and
     renames it; leaving it by an exception removes it. Nobody ever sees a half-written table.
     The temporary file is in ``workplace`` (on the same file system), or beside the final one.
+    ``check`` looks at it before it is renamed, and may raise.
     """
 
     def __init__(
@@ -138,7 +139,9 @@ class TableWriter:
         schema: Schema,
         settings: Mapping[str, Any],
         workplace: Path | None = None,
+        check: Callable[[Path], None] | None = None,
     ) -> None:
+        self._check = check
         self._path = path
         self._temporary = (workplace or path.parent) / f".{path.name}.{os.getpid()}.part"
         self._schema = schema
@@ -230,6 +233,8 @@ class TableWriter:
             if kind is None:
                 self._raise_write_error()
                 _flush(self._temporary)
+                if self._check is not None:
+                    self._check(self._temporary)
                 os.replace(self._temporary, self._path)
                 _flush(self._path.parent)
         finally:
