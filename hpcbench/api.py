@@ -103,11 +103,11 @@ def run(
 
 def _potential(model: Any) -> Potential:
     """A potential, or an ASE calculator as one."""
-    if hasattr(model, "get_potential_energy"):
+    if hasattr(model, "get_potential_energy") and not isinstance(model, type):
         from hpcbench.potentials.ase_calculator import from_calculator
 
         return from_calculator(model)
-    if not hasattr(model, "evaluate"):
+    if not hasattr(model, "evaluate") or isinstance(model, type):
         raise UsageError(
             f"model is {model!r}: give a name, a loaded potential, or an ASE calculator"
         )

@@ -20,8 +20,8 @@ from ase.build import bulk
 from ase.io import write
 
 import hpcbench
-from hpcbench.crystal import Crystal
-from hpcbench.errors import DeviceError, LaunchError, StoreMismatchError
+from hpcbench.crystal import Crystal, content_id
+from hpcbench.errors import DeviceError, LaunchError, PotentialError, StoreMismatchError
 from hpcbench.farm import devices
 from hpcbench.farm.attendance import Attendance
 from hpcbench.farm.devices import choose_device
@@ -364,6 +364,91 @@ def test_a_rank_without_its_potential_leaves_the_work_to_the_others(
     store = hpcbench.open(out)
     assert store.unfinished_ids() == []
     assert set(store.table.query("status == 'done'")["rank"]) == {0}
+
+
+def test_a_potential_that_breaks_does_not_fail_the_rest_of_the_list(
+    tmp_path: Path, metals: list[Atoms]
+) -> None:
+    sound = hpcbench.load_potential(EMT, dtype="float64")
+    seen: set[str] = set()
+
+    class Broken:
+        info = sound.info
+
+        def evaluate(self, structures, *, stress=False):  # type: ignore[no-untyped-def]
+            seen.add(str(structures[0].symbols))
+            if len(seen) > 4:
+                raise RuntimeError("CUDA error: device-side assert triggered")
+            return sound.evaluate(structures, stress=stress)
+
+    class Unwilling:
+        """Refuses one crystal, and is well otherwise."""
+
+        info = sound.info
+
+        def evaluate(self, structures, *, stress=False):  # type: ignore[no-untyped-def]
+            if "Au" in structures[0].symbols:
+                raise RuntimeError("no gold")
+            return sound.evaluate(structures, stress=stress)
+
+    out = tmp_path / "s.h5"
+    with pytest.raises(PotentialError, match="does not compute any more"):
+        hpcbench.run(metals, model=Broken(), out=out, mesh=(4, 4, 4))
+    table = hpcbench.open(out).table
+    assert 0 < len(table) < len(metals)
+    assert (table["status"] == "done").all()
+    result = hpcbench.run(metals, model=Unwilling(), out=out, mesh=(4, 4, 4))
+    assert list(result.table["status"]) == ["done"] * 4 + ["failed"]
+    assert result.table["reason"].iloc[-1] == "potential: RuntimeError: no gold"
+
+
+def test_a_start_that_failed_leaves_no_store_behind(tmp_path: Path, metals: list[Atoms]) -> None:
+    out = tmp_path / "s.h5"
+    with pytest.raises(PotentialError, match="has no Nothing"):
+        hpcbench.run(metals[:1], model="ase.calculators.emt:Nothing", out=out)
+    assert not out.exists()
+    result = hpcbench.run(metals[:1], model=EMT, out=out, mesh=(4, 4, 4))
+    assert list(result.table["status"]) == ["done"]
+
+
+def test_ase_calculators_may_be_given_as_they_are(metals: list[Atoms]) -> None:
+    from ase.calculators.emt import EMT as Calculator  # noqa: N811
+
+    result = hpcbench.run(metals[:2], model=Calculator(), mesh=(4, 4, 4))
+    assert list(result.table["status"]) == ["done", "done"]
+    with pytest.raises(hpcbench.HpcbenchError, match="give a name, a loaded potential"):
+        hpcbench.run(metals[:2], model=Calculator)
+    with pytest.raises(hpcbench.HpcbenchError, match="give a list"):
+        hpcbench.run(metals[0], model=Calculator())
+    with pytest.raises(hpcbench.HpcbenchError, match="loaded in float32"):
+        hpcbench.run(metals[:2], model=Calculator(), dtype="float64")
+
+
+def test_a_calculator_without_stress_will_do_where_none_is_needed(metals: list[Atoms]) -> None:
+    from ase.calculators.calculator import PropertyNotImplementedError
+    from ase.calculators.emt import EMT as Calculator  # noqa: N811
+
+    class Stressless(Calculator):
+        def get_stress(self, atoms=None):  # type: ignore[no-untyped-def]
+            raise PropertyNotImplementedError("stress")
+
+    for mode in ("none", "positions"):
+        result = hpcbench.run(metals[:1], model=Stressless(), relax=mode, mesh=(4, 4, 4))
+        assert list(result.table["status"]) == ["done"], result.table["reason"].iloc[0]
+
+
+def test_ids_do_not_depend_on_wrapping_nor_on_rounding_at_half_steps() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        cell = np.round(np.diag(rng.uniform(3, 6, 3)) + rng.uniform(-1, 1, (3, 3)), 2)
+        fractional = np.round(rng.uniform(0, 1, (8, 3)), 4)
+        numbers = rng.integers(1, 80, 8)
+        shifts = rng.integers(-2, 3, (8, 3))
+        ids = {
+            content_id(cell, positions @ cell, numbers)
+            for positions in (fractional, fractional + shifts)
+        }
+        assert len(ids) == 1
 
 
 def test_ctrl_c_in_a_program_loses_nothing_that_is_finished(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import by_hand
 import numpy as np
 import pytest
@@ -126,6 +128,49 @@ def test_band_path_visits_seekpaths_points_whatever_the_cell(name: str, demo64) 
     starts = [np.array(standard["point_coords"][a]) @ reciprocal for a, _ in standard["path"]]
     for got in lengths:
         np.testing.assert_allclose(got, np.linalg.norm(starts, axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["NaCl", "AlN"])
+def test_robust_bands_do_not_depend_on_the_basis_of_the_cell(name: str, demo64) -> None:
+    atoms = read(DEMO / f"{name}_start_strained.cif")
+    basis = np.array([[1, 1, 0], [0, 1, 0], [1, 0, 1]])
+    other = Atoms(
+        numbers=atoms.numbers, cell=basis @ atoms.cell[:], positions=atoms.positions, pbc=True
+    )
+    # Displacements follow the lattice vectors: small ones, so that anharmonicity does not differ.
+    small = settings(displacement=1e-4)
+    first, second = (compute(cell, demo64, chosen=small) for cell in (atoms, other))
+    np.testing.assert_allclose(
+        first.spectra["path"].frequencies, second.spectra["path"].frequencies, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    "matrix", [(2, 2, 2), (1, 2, 3), (-1, 1, 1, 1, -1, 1, 1, 1, -1), (2, 1, 0, 0, 2, 0, 0, 0, 1)]
+)
+def test_commensurate_qpoints_for_any_supercell_and_primitive_cell(matrix) -> None:
+    from hpcbench.phonons.spectrum import commensurate_qpoints
+
+    cell = bulk("NaCl", "rocksalt", a=5.64, cubic=True)
+    with warnings.catch_warnings():
+        # Supercells of lower symmetry than the crystal: phonopy says so.
+        warnings.simplefilter("ignore")
+        phonon = prepare(cell, full_matrix(matrix), settings())
+    qpoints = commensurate_qpoints(phonon)
+    assert len(phonon.primitive) == 2
+    assert len(qpoints) == len(phonon.supercell) / 2
+    # exp(2 pi i q R) = 1 for every lattice vector R of the supercell.
+    vectors = phonon.supercell.cell @ np.linalg.inv(phonon.primitive.cell)
+    phases = qpoints @ vectors.T
+    np.testing.assert_allclose(phases, np.rint(phases), atol=1e-9)
+    differences = qpoints[:, None] - qpoints[None]
+    distinct = np.abs(differences - np.rint(differences)).max(axis=2) > 1e-6
+    assert distinct[~np.eye(len(qpoints), dtype=bool)].all()
+
+
+def test_a_supercell_of_one_atom_is_refused() -> None:
+    with pytest.raises(PhononError, match="has no phonons"):
+        prepare(bulk("Cu"), full_matrix((1, 1, 1)), settings())
 
 
 def test_longest_segment_has_101_points_and_all_the_same_interval(demo64) -> None:

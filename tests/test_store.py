@@ -217,6 +217,8 @@ def test_exports(finished: Path, tmp_path: Path) -> None:
     assert export.write(store, "extxyz", tmp_path / "t.extxyz") == 2
     frames = read(tmp_path / "t.extxyz", ":")
     assert {frame.info["verdict"] for frame in frames} == {"stable"}
+    energies = store.table.set_index("id").loc[[f.info["id"] for f in frames], "energy"]
+    assert [f.get_potential_energy() for f in frames] == pytest.approx(list(energies), abs=1e-6)
     assert export.write(store, "phonopy", tmp_path / "p") == 2
     key = store.find("copper")
     phonon = load(tmp_path / "p" / f"copper-{key}" / "phonopy_params.yaml", log_level=0)
@@ -268,6 +270,17 @@ def test_of_two_results_the_first_committed_stays(tmp_path: Path) -> None:
     assert consolidate(folder, schema, {}) == 2
     assert folder.segment_paths() == []
     assert list(Store(folder.store).table["energy"]) == [1.0, 4.0]
+
+
+def test_an_open_store_outlives_its_segments(tmp_path: Path) -> None:
+    folder, schema = run_folder(tmp_path)
+    folder.commit([{"id": "a", "status": "done", "energy": 1.0}], schema, {}, 0)
+    store = Store(folder.store)
+    consolidate(folder, schema, {})
+    assert store.row("a")["energy"] == 1.0
+    folder.commit([{"id": "b", "status": "done", "energy": 2.0}], schema, {}, 0)
+    consolidate(folder, schema, {})
+    assert list(store.table["energy"]) == [1.0, 2.0]
 
 
 def test_other_settings_are_refused_with_the_difference(tmp_path: Path) -> None:

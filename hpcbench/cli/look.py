@@ -105,7 +105,7 @@ def show_command(options: argparse.Namespace) -> int:
     store = _open(options.store)
     key = store.find(options.crystal)
     row = store.row(key)
-    print_crystal(row)
+    print_crystal(row, store.settings["temperatures"])
     if row["status"] != DONE:
         return 1
     if options.png:

@@ -398,6 +398,7 @@ def _load(config: RunConfig, world: World) -> Potential:
         device=device,
         max_edges=config.max_edges,
         max_triplets=config.max_triplets,
+        ranks_on_host=world.local_size,
     )
     from hpcbench.potentials.selftest import self_test
 

@@ -11,11 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from ase import Atoms
 from numpy.typing import NDArray
 
 from hpcbench.config import RunConfig
 from hpcbench.crystal import Crystal
-from hpcbench.errors import CrystalError, EvaluationError, StoreError, UnsuitableError
+from hpcbench.errors import (
+    CrystalError,
+    EvaluationError,
+    PotentialError,
+    StoreError,
+    UnsuitableError,
+)
 from hpcbench.farm.events import EventLog
 from hpcbench.farm.rows import done_row, failed_row, provenance_of, schema_of
 from hpcbench.farm.stopping import StopRequested
@@ -25,6 +32,7 @@ from hpcbench.potentials.protocol import Potential
 from hpcbench.potentials.selftest import self_test
 from hpcbench.relaxation.relax import relax
 from hpcbench.store.run_folder import RunFolder
+from hpcbench.store.schema import DONE
 
 
 def phonon_settings(config: RunConfig) -> PhononSettings:
@@ -97,6 +105,7 @@ class Worker:
 
     def _results(self, blocks: Iterable[Iterable[Crystal]]) -> Iterator[Mapping[str, Any]]:
         provenance = provenance_of(self.potential.info)
+        last_good: Mapping[str, Any] | None = None
         for block in blocks:
             for crystal in block:
                 start = time.monotonic()
@@ -107,15 +116,14 @@ class Worker:
                     row = failed_row(crystal, error, self.rank, provenance)
                 except EvaluationError as error:
                     self.log.write("error", id=crystal.id, traceback=traceback.format_exc())
-                    # Raises if the potential, not the crystal, is to blame: this rank must not
-                    # go through the list and fail it all.
-                    self_test(self.potential)
+                    self._require_sound_potential(last_good, error)
                     problem = CrystalError("potential", str(error))
                     row = failed_row(crystal, problem, self.rank, provenance)
                 except Exception as error:  # one crystal's accident must not end the run
                     self.log.write("error", id=crystal.id, traceback=traceback.format_exc())
                     problem = CrystalError("error", f"{type(error).__name__}: {error}")
                     row = failed_row(crystal, problem, self.rank, provenance)
+                last_good = row if row["status"] == DONE else last_good
                 self.log.write(
                     "crystal",
                     id=crystal.id,
@@ -126,6 +134,31 @@ class Worker:
                     seconds=round(time.monotonic() - start, 3),
                 )
                 yield row
+
+    def _require_sound_potential(
+        self, last_good: Mapping[str, Any] | None, error: EvaluationError
+    ) -> None:
+        """Raise if the potential, not a crystal, is to blame for an error.
+
+        A rank whose GPU is broken must not go through the list and fail it all.
+        """
+        if last_good is None:
+            self_test(self.potential)
+            return
+        atoms = Atoms(
+            numbers=last_good["numbers"],
+            cell=last_good["relaxed_cell"],
+            positions=last_good["relaxed_positions"],
+            pbc=True,
+        )
+        try:
+            self.potential.evaluate([atoms])
+        except EvaluationError:
+            name = self.potential.info.name
+            raise PotentialError(
+                f"{name} does not compute any more, not even {last_good['name']}, which it has "
+                f"computed: {error}; what was computed is safe: give the same command again"
+            ) from error
 
     @contextlib.contextmanager
     def _warnings_logged(self, crystal: Crystal) -> Iterator[None]:

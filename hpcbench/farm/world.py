@@ -16,6 +16,7 @@ class World(Protocol):
     rank: int
     size: int
     local_rank: int
+    local_size: int
 
     def broadcast(self, value: Any) -> Any:
         """The value that rank 0 gave."""
@@ -45,6 +46,7 @@ class SingleProcess:
     rank = 0
     size = 1
     local_rank = 0
+    local_size = 1
 
     def broadcast(self, value: Any) -> Any:
         """The value itself."""
@@ -80,7 +82,8 @@ class MPIWorld:
         self._comm = MPI.COMM_WORLD
         self.rank = int(self._comm.rank)
         self.size = int(self._comm.size)
-        self.local_rank = int(self._comm.Split_type(MPI.COMM_TYPE_SHARED).rank)
+        neighbours = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
+        self.local_rank, self.local_size = int(neighbours.rank), int(neighbours.size)
 
     def broadcast(self, value: Any) -> Any:
         """The value that rank 0 gave."""

@@ -6,8 +6,9 @@ casts parts of its input to single precision; see :func:`total_energies`.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,8 @@ class MatterSim:
         Limits of one forward pass; a structure above them is refused.
     elements : frozenset of int, optional
         Atomic numbers that it knows, where these are not all that it has parameters for.
+    ranks_on_host : int
+        Processes that share this machine's memory.
 
     Raises
     ------
@@ -60,6 +63,7 @@ class MatterSim:
         max_edges: int = 0,
         max_triplets: int = 0,
         elements: frozenset[int] | None = None,
+        ranks_on_host: int = 1,
     ) -> None:
         self._device = torch.device(device)
         self._dtype = {"float32": torch.float32, "float64": torch.float64}[dtype]
@@ -67,7 +71,7 @@ class MatterSim:
         arguments = self._model.model_args
         self._cutoff = float(arguments["cutoff"])
         self._threebody_cutoff = float(arguments["threebody_cutoff"])
-        limit_edges, limit_triplets = _limits(self._device, dtype)
+        limit_edges, limit_triplets = _limits(self._device, dtype, ranks_on_host)
         self._max_edges = max_edges or limit_edges
         self._max_triplets = max_triplets or limit_triplets
         self.info = PotentialInfo(
@@ -88,6 +92,10 @@ class MatterSim:
         UnsuitableError
             If one structure alone is above the limits on edges or triplets.
         """
+        with _one_thread(self._device):
+            return self._evaluate(structures, stress)
+
+    def _evaluate(self, structures: Sequence[Atoms], stress: bool) -> list[Evaluation]:
         pass_edges, pass_triplets = self._pass_size()
         results: list[Evaluation] = []
         waiting: list[Graph] = []
@@ -175,13 +183,30 @@ BYTES_PER_TRIPLET = 3_000
 SHARE_OF_MEMORY = 0.4
 
 
-def _limits(device: torch.device, dtype: str) -> tuple[int, int]:
+@contextlib.contextmanager
+def _one_thread(device: torch.device) -> Iterator[None]:
+    """One thread for a pass on a CPU, unless the user chose a number.
+
+    Threads gain nothing on graphs of this size, and beside other work they make a pass several
+    times slower.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1 or "OMP_NUM_THREADS" in os.environ:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _limits(device: torch.device, dtype: str, ranks_on_host: int) -> tuple[int, int]:
     """Edges and triplets of one pass that fit into a rank's part of the memory."""
     if device.type == "cuda":
         memory, _ = torch.cuda.mem_get_info(device)
     else:
-        # The other ranks of this machine need as much.
-        memory = psutil.virtual_memory().available // (os.cpu_count() or 1)
+        memory = psutil.virtual_memory().available // ranks_on_host
     scale = 1 if dtype == "float32" else 2
     usable = SHARE_OF_MEMORY * memory / scale
     return int(usable / BYTES_PER_EDGE), int(usable / BYTES_PER_TRIPLET)

@@ -92,6 +92,7 @@ def load_potential(
     device: str = "cpu",
     max_edges: int = 0,
     max_triplets: int = 0,
+    ranks_on_host: int = 1,
 ) -> Potential:
     """Load a potential by name, by weights file, or by ``module:callable``.
 
@@ -103,6 +104,8 @@ def load_potential(
         Precision and device.
     max_edges, max_triplets : int
         Limits of one forward pass, for potentials that batch; 0 for the device's own.
+    ranks_on_host : int
+        Processes that share the machine's memory.
 
     Raises
     ------
@@ -115,7 +118,9 @@ def load_potential(
         from hpcbench.potentials.mattersim import MatterSim
 
         elements = DEMO_ELEMENTS if model == DEMO else None
-        return MatterSim(path, model, device, dtype, max_edges, max_triplets, elements)
+        return MatterSim(
+            path, model, device, dtype, max_edges, max_triplets, elements, ranks_on_host
+        )
     from hpcbench.potentials import ase_calculator
 
     if model == CHGNET:

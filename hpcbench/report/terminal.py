@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,10 +55,12 @@ def print_results(store: Store) -> None:
         out.print(f"... and {len(table) - MOST_ROWS} more: hpcbench export {store.path}")
     done = int((table["status"] == DONE).sum())
     stable = int((table["verdict"] == "stable").sum()) if "verdict" in table else 0
+    unfinished = len(store.unfinished_ids())
     share = f" ({100 * stable / done:.1f} %)" if done else ""
     out.print(
         f"\n{len(table)} crystals: {done} done, {stable} of them stable{share} by criterion "
-        f"{store.settings['criterion']}, {len(table) - done} not computed",
+        f"{store.settings['criterion']}, {len(table) - done} not computed"
+        + (f", {unfinished} still to compute" if unfinished else ""),
         highlight=False,
     )
     out.print(f"store: {store.path}", highlight=False, soft_wrap=True)
@@ -86,18 +88,18 @@ def _cells(row: Mapping[Any, Any]) -> list[Text]:
     ]
 
 
-def print_crystal(row: Mapping[str, Any]) -> None:
-    """Print what the store has of one crystal."""
+def print_crystal(row: Mapping[str, Any], temperatures: Sequence[float] = ()) -> None:
+    """Print what the store has of one crystal; temperatures (K) are the run's."""
     out = console()
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_column(style="bold")
     facts.add_column(overflow="fold")
-    for title, text in _facts(row):
+    for title, text in _facts(row, temperatures):
         facts.add_row(title, Text(text))
     out.print(facts)
 
 
-def _facts(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _facts(row: Mapping[str, Any], temperatures: Sequence[float]) -> list[tuple[str, str]]:
     origins = [f"{file}#{index}" for file, index, _ in json.loads(row["origins"])]
     facts = [("crystal", str(row["name"])), ("id", str(row["id"])), ("from", "\n".join(origins))]
     if row["status"] != DONE:
@@ -117,6 +119,11 @@ def _facts(row: Mapping[str, Any]) -> list[tuple[str, str]]:
         q = ", ".join(f"{x:.3f}" for x in row[f"min_q_{place}"])
         facts.append((f"lowest, {place}", f"{row[f'min_frequency_{place}']:.4f} THz at ({q})"))
     facts.append(("highest", f"{row['max_frequency']:.4f} THz"))
+    if temperatures:
+        capacities = ", ".join(
+            f"{c:.2f} at {t:g} K" for t, c in zip(temperatures, row["heat_capacity"], strict=True)
+        )
+        facts.append(("heat capacity", f"{capacities} (J/K/mol, primitive cell)"))
     facts.append(("verdict", str(row["verdict"])))
     for key in row:
         if key.startswith("verdict_"):

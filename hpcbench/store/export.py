@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from hpcbench.errors import StoreError
 from hpcbench.store.reader import Store
 from hpcbench.store.schema import DONE
@@ -70,8 +72,10 @@ def _write_extxyz(store: Store, path: Path) -> int:
 
 
 def relaxed_atoms(store: Store, key: str) -> Atoms:
-    """A relaxed crystal as ASE ``Atoms``, with its results in ``info``."""
+    """A relaxed crystal as ASE ``Atoms``: energy and stress, and its results in ``info``."""
     from ase import Atoms
+    from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.stress import full_3x3_to_voigt_6_stress
 
     row = store.row(key)
     atoms = Atoms(
@@ -80,6 +84,10 @@ def relaxed_atoms(store: Store, key: str) -> Atoms:
         positions=row["relaxed_positions"],
         pbc=True,
     )
+    results = {"energy": float(row["energy"])}
+    if np.isfinite(row["stress"]).all():
+        results["stress"] = full_3x3_to_voigt_6_stress(row["stress"])
+    atoms.calc = SinglePointCalculator(atoms, **results)
     for name in (
         "id",
         "name",

@@ -45,7 +45,8 @@ class Store:
     """The results of a run: the consolidated file, and segments that are not in it yet.
 
     Opening it changes nothing and works while a run is under way; it shows what was committed
-    when it was opened.
+    when it was opened, or since :meth:`refresh`. When a launch ends, its segments become part
+    of a new file: then it looks again by itself.
 
     Parameters
     ----------
@@ -64,15 +65,29 @@ class Store:
         # Segments are listed before the store is: one that is consolidated in between is then
         # found in the store, not missed.
         segments = self.folder.segment_paths()
-        self._parts = [path for path in (self.path, *segments) if path.exists()]
+        segments = [path for path in segments if path.exists()]
+        self._parts = [*([self.path] if self.path.exists() else []), *segments]
         if not self._parts and not self.folder.path.exists():
             raise StoreError(f"{self.path}: no such store")
         self._where: dict[str, tuple[Path, int]] = {}
+        self._inodes: dict[Path, int] = {}
         self._table: pandas.DataFrame | None = None
         for part in self._parts:
             with TableReader(part) as reader:
+                self._inodes[part] = part.stat().st_ino
                 for index, key in enumerate(reader.column("id")):
                     self._where.setdefault(key, (part, index))
+
+    def refresh(self) -> None:
+        """Look again at what is committed."""
+        self.__init__(self.path)  # type: ignore[misc]
+
+    def _refresh_if_replaced(self) -> None:
+        # A launch that ends puts its segments into a new file.
+        for part, inode in self._inodes.items():
+            if not part.exists() or part.stat().st_ino != inode:
+                self.refresh()
+                return
 
     def __len__(self) -> int:
         return len(self._where)
@@ -111,6 +126,7 @@ class Store:
     @property
     def table(self) -> pandas.DataFrame:
         """All scalar columns, a row for each crystal, those that failed included."""
+        self._refresh_if_replaced()
         if self._table is None:
             self._table = self._read_table()
         return self._table
@@ -175,6 +191,7 @@ class Store:
         KeyError
             If there is no such id.
         """
+        self._refresh_if_replaced()
         if key not in self._where:
             return self._listed_row(key)
         part, index = self._where[key]
@@ -193,18 +210,20 @@ class Store:
     def phonopy(self, key: str) -> Phonopy:
         """The crystal's ``Phonopy`` object with its force constants.
 
-        Cells, matrices and force constants are those of the run.
+        ``key`` is an id, the beginning of one, or a name. Cells, matrices and force constants
+        are those of the run.
 
         Raises
         ------
-        KeyError
-            If there is no such id.
+        UsageError
+            If there is no such crystal.
         StoreError
             If the crystal has no phonons, or this phonopy orders its supercell otherwise.
         """
         from phonopy import Phonopy
         from phonopy.structure.atoms import PhonopyAtoms
 
+        key = self.find(key)
         row = self.row(key)
         self._require_phonons(key, row)
         phonon = Phonopy(
@@ -227,15 +246,16 @@ class Store:
         return phonon
 
     def bands(self, key: str) -> Bands:
-        """The crystal's band structure.
+        """The crystal's band structure; ``key`` as in :meth:`phonopy`.
 
         Raises
         ------
-        KeyError
-            If there is no such id.
+        UsageError
+            If there is no such crystal.
         StoreError
             If the crystal has no phonons.
         """
+        key = self.find(key)
         row = self.row(key)
         self._require_phonons(key, row)
         qpoints, edges = row["band_qpoints"], row["band_segments"]
