@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hpcbench import values as kind
 from hpcbench.errors import ConfigError
 from hpcbench.protocols import PROTOCOLS, Protocol
 
@@ -35,114 +36,6 @@ RESERVED_VARIABLES = frozenset(
     }
 )
 DEFAULT_FILE = "hpcbench.toml"
-
-
-def _as_list(value: Any) -> list[Any]:
-    if isinstance(value, str):
-        return value.replace(",", " ").split()
-    if isinstance(value, list | tuple):
-        return [y for x in value for y in (x.split(",") if isinstance(x, str) else [x])]
-    return [value]
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str | os.PathLike):
-        raise ValueError("text")
-    return str(value)
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    # No splitting at commas or blanks: these are paths.
-    values = value if isinstance(value, list | tuple) else [value]
-    return tuple(_text(x) for x in values)
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool):
-        raise ValueError("a number")
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError("a number") from None
-    if number != number or abs(number) == float("inf"):
-        raise ValueError("a finite number")
-    return number
-
-
-def _positive(value: Any) -> float:
-    if (number := _number(value)) <= 0:
-        raise ValueError("a number above 0")
-    return number
-
-
-def _not_negative(value: Any) -> float:
-    if (number := _number(value)) < 0:
-        raise ValueError("a number that is not negative")
-    return number
-
-
-def _count(value: Any) -> int:
-    if (number := _not_negative(value)) != int(number):
-        raise ValueError("a whole number that is not negative")
-    return int(number)
-
-
-def _switch(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.lower() in ("1", "true", "yes", "on"):
-        return True
-    if isinstance(value, str) and value.lower() in ("0", "false", "no", "off"):
-        return False
-    raise ValueError("true or false")
-
-
-def _mesh(value: Any) -> tuple[int, ...]:
-    numbers = tuple(_count(x) for x in _as_list(value))
-    if len(numbers) != 3 or min(numbers) < 1:
-        raise ValueError("three whole numbers above 0")
-    return numbers
-
-
-def _supercell(value: Any) -> tuple[int, ...] | str:
-    values = _as_list(value)
-    if values == ["source"]:
-        return "source"
-    if len(values) == 3 and all(isinstance(x, list | tuple) for x in values):
-        values = [y for x in values for y in x]
-    try:
-        exact = [_number(x) for x in values]
-    except ValueError:
-        exact = []
-    numbers = tuple(int(x) for x in exact)
-    if len(numbers) not in (3, 9) or list(numbers) != exact:
-        raise ValueError("3 whole numbers, 9 for a full matrix (rows), or the word source")
-    matrix = (
-        numbers if len(numbers) == 9 else (numbers[0], 0, 0, 0, numbers[1], 0, 0, 0, numbers[2])
-    )
-    a, b, c, d, e, f, g, h, i = matrix
-    if a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g) < 1:
-        raise ValueError("a supercell matrix with a positive determinant")
-    return numbers
-
-
-def _temperatures(value: Any) -> tuple[float, ...]:
-    numbers = tuple(_not_negative(x) for x in _as_list(value))
-    if not numbers:
-        raise ValueError("at least one temperature in K")
-    return numbers
-
-
-def _one_of(*words: str) -> Callable[[Any], str]:
-    def parse(value: Any) -> str:
-        if value not in words:
-            near = difflib.get_close_matches(str(value), words, 1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise ValueError(f"one of {', '.join(words)}{hint}")
-        return str(value)
-
-    parse.words = words  # type: ignore[attr-defined]
-    return parse
 
 
 def _setting(
@@ -179,12 +72,14 @@ class RunConfig:
     """
 
     sources: tuple[str, ...] = _setting(
-        (), _texts, "input and output", "where the crystals are", metavar="SOURCE", many=True
+        (), kind.texts, "input and output", "where the crystals are", metavar="SOURCE", many=True
     )
-    out: str = _setting("store.h5", _text, "input and output", "the store to write", metavar="FILE")
+    out: str = _setting(
+        "store.h5", kind.text, "input and output", "the store to write", metavar="FILE"
+    )
     protocol: str = _setting(
         "robust",
-        _one_of(*PROTOCOLS),
+        kind.one_of(*PROTOCOLS),
         "what is computed",
         "robust idealises the relaxed cell and relaxes on before it displaces; phononbench does "
         "what that paper's scripts do",
@@ -192,7 +87,7 @@ class RunConfig:
     )
     model: str = _setting(
         "mattersim-v1.0.0-5M",
-        _text,
+        kind.text,
         "what is computed",
         "a potential's name (see hpcbench models), a .pth file of MatterSim weights, or "
         "module:callable that makes an ASE calculator",
@@ -201,14 +96,14 @@ class RunConfig:
     )
     relax: str = _setting(
         "full",
-        _one_of("none", "positions", "full"),
+        kind.one_of("none", "positions", "full"),
         "what is computed",
         "what may move before the phonons: nothing, the positions, or positions and cell",
         decides=True,
     )
     fmax: float | None = _setting(
         None,
-        _positive,
+        kind.positive,
         "what is computed",
         "largest force of a converged relaxation in eV/A (robust: 0.001, phononbench: 0.005)",
         metavar="F",
@@ -216,7 +111,7 @@ class RunConfig:
     )
     max_steps: int | None = _setting(
         None,
-        _count,
+        kind.count,
         "what is computed",
         "optimiser steps before a relaxation is given up (robust: 1000 in each of its two "
         "stages; phononbench: 500 in each of 15 rounds)",
@@ -225,7 +120,7 @@ class RunConfig:
     )
     supercell: tuple[int, ...] | str = _setting(
         (2, 2, 2),
-        _supercell,
+        kind.supercell,
         "what is computed",
         "supercell of the cell as given: 3 numbers, 9 for a matrix, or the word source to take "
         "the one in each phonopy.yaml",
@@ -235,7 +130,7 @@ class RunConfig:
     )
     displacement: float = _setting(
         0.01,
-        _positive,
+        kind.positive,
         "what is computed",
         "length of the finite displacements in A",
         metavar="D",
@@ -243,7 +138,7 @@ class RunConfig:
     )
     symprec: float = _setting(
         1e-5,
-        _positive,
+        kind.positive,
         "what is computed",
         "tolerance in A with which phonopy finds the symmetry",
         metavar="L",
@@ -251,7 +146,7 @@ class RunConfig:
     )
     symmetry_tolerance: float = _setting(
         0.01,
-        _positive,
+        kind.positive,
         "what is computed",
         "tolerance in A of the symmetry that is kept in the relaxation and idealised after it",
         metavar="L",
@@ -259,7 +154,7 @@ class RunConfig:
     )
     mesh: tuple[int, ...] = _setting(
         (20, 20, 20),
-        _mesh,
+        kind.mesh,
         "what is computed",
         "q mesh for thermal properties and the mesh criterion",
         metavar="N",
@@ -268,7 +163,7 @@ class RunConfig:
     )
     band_points: int = _setting(
         101,
-        _count,
+        kind.count,
         "what is computed",
         "points on the longest segment of the band path",
         metavar="N",
@@ -276,7 +171,7 @@ class RunConfig:
     )
     temperatures: tuple[float, ...] = _setting(
         (0.0, 75.0, 150.0, 300.0, 600.0, 1000.0),
-        _temperatures,
+        kind.temperatures,
         "what is computed",
         "temperatures of the thermal properties in K",
         metavar="T",
@@ -285,7 +180,7 @@ class RunConfig:
     )
     cutoff_frequency: float = _setting(
         0.1,
-        _not_negative,
+        kind.not_negative,
         "what is computed",
         "modes below this frequency in THz are left out of the thermal properties",
         metavar="THZ",
@@ -293,7 +188,7 @@ class RunConfig:
     )
     min_distance: float = _setting(
         0.5,
-        _not_negative,
+        kind.not_negative,
         "what is computed",
         "crystals with two atoms closer than this, in A, are set aside",
         metavar="L",
@@ -301,51 +196,51 @@ class RunConfig:
     )
     dtype: str = _setting(
         "float32",
-        _one_of("float32", "float64"),
+        kind.one_of("float32", "float64"),
         "what is computed",
         "precision of the potential",
         decides=True,
     )
     device: str = _setting(
         "auto",
-        _text,
+        kind.text,
         "where it is computed",
         "auto (a GPU if there is one), cpu, cuda, or cuda:N",
         metavar="DEVICE",
     )
     max_edges: int = _setting(
         0,
-        _count,
+        kind.count,
         "where it is computed",
         "most edges of the graph in one forward pass (0: by the device)",
         metavar="N",
     )
     max_triplets: int = _setting(
         0,
-        _count,
+        kind.count,
         "where it is computed",
         "most triplets in one forward pass (0: by the device)",
         metavar="N",
     )
     share_gpu: bool = _setting(
-        False, _switch, "where it is computed", "allow several ranks on one GPU"
+        False, kind.switch, "where it is computed", "allow several ranks on one GPU"
     )
     block: int = _setting(
         0,
-        _count,
+        kind.count,
         "where it is computed",
         "most crystals that a rank takes at a time (0: by the length of the list)",
         metavar="N",
     )
     commit_interval: float = _setting(
         10.0,
-        _not_negative,
+        kind.not_negative,
         "where it is computed",
         "seconds after which results are committed to the disk: what a kill may cost",
         metavar="S",
     )
     report: bool = _setting(
-        True, _switch, "input and output", "write an HTML report beside the store at the end"
+        True, kind.switch, "input and output", "write an HTML report beside the store at the end"
     )
 
     @property

@@ -13,7 +13,7 @@ from ase import Atoms
 from ase.build import bulk
 
 from hpcbench.errors import PotentialError
-from hpcbench.potentials import weights
+from hpcbench.potentials import fetch, weights
 from hpcbench.potentials.protocol import Evaluation, Potential
 from hpcbench.potentials.registry import check_name, listed_potentials, load_potential
 from hpcbench.potentials.selftest import self_test
@@ -51,23 +51,23 @@ def test_fetch_leaves_nothing_half_written(home: Path, monkeypatch: pytest.Monke
         (target / filename).write_bytes(weights.DEMO_WEIGHTS.read_bytes()[:1000])
         assert not final.exists()
 
-    monkeypatch.setattr(weights, "_download", torn)
+    monkeypatch.setattr(fetch, "_download", torn)
     with pytest.raises(PotentialError, match="not a readable checkpoint"):
-        weights.fetch_mattersim("mattersim-v1.0.0-1M")
+        fetch.fetch_mattersim("mattersim-v1.0.0-1M")
     assert list(folder.iterdir()) == []
 
     def unreachable(filename: str, target: Path) -> None:
         raise ConnectionError("no route")
 
-    monkeypatch.setattr(weights, "_download", unreachable)
+    monkeypatch.setattr(fetch, "_download", unreachable)
     with pytest.raises(PotentialError, match=r"could not be downloaded .* copy mattersim-v1"):
-        weights.fetch_mattersim("mattersim-v1.0.0-1M")
+        fetch.fetch_mattersim("mattersim-v1.0.0-1M")
 
     def whole(filename: str, target: Path) -> None:
         shutil.copy(weights.DEMO_WEIGHTS, target / filename)
 
-    monkeypatch.setattr(weights, "_download", whole)
-    assert weights.fetch_mattersim("mattersim-v1.0.0-1M") == final
+    monkeypatch.setattr(fetch, "_download", whole)
+    assert fetch.fetch_mattersim("mattersim-v1.0.0-1M") == final
     assert [path.name for path in folder.iterdir()] == [final.name]
 
 

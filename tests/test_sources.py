@@ -38,16 +38,6 @@ from hpcbench.sources import (
 BAD = Path(__file__).parent / "data" / "bad"
 
 
-@pytest.fixture
-def reference_data() -> Path:
-    """Folder of other people's data, which is not part of the repository."""
-    beside = Path(__file__).parents[2] / "shared" / "data"
-    folder = Path(os.environ.get("HPCBENCH_REFERENCE_DATA", beside))
-    if not folder.is_dir():
-        pytest.skip(f"no reference data at {folder}")
-    return folder
-
-
 def salt(x: float = 0.5, edge: float = 4.0) -> Atoms:
     """An oblique invented salt: Cl first, so that a reader that sorts is found out."""
     cell = [[edge, 0.0, 0.0], [0.25, edge, 0.0], [0.125, 0.25, edge]]

@@ -19,7 +19,7 @@ from hpcbench.errors import HpcbenchError
 def models_command(options: argparse.Namespace) -> int:
     """List potentials, or fetch weights."""
     if options.action == "fetch":
-        from hpcbench.potentials.weights import fetch_mattersim
+        from hpcbench.potentials.fetch import fetch_mattersim
 
         print(fetch_mattersim(options.name))
         return 0

@@ -1,0 +1,131 @@
+"""Values of settings from text, TOML or Python: checked, and in one form.
+
+Each function returns the value or raises ``ValueError`` with what it expects.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable
+from typing import Any
+
+
+def as_list(value: Any) -> list[Any]:
+    """A value as a list: texts are split at blanks and commas."""
+    if isinstance(value, str):
+        return value.replace(",", " ").split()
+    if isinstance(value, list | tuple):
+        return [y for x in value for y in (x.split(",") if isinstance(x, str) else [x])]
+    return [value]
+
+
+def text(value: Any) -> str:
+    """Text, or a path."""
+    if not isinstance(value, str | os.PathLike):
+        raise ValueError("text")
+    return str(value)
+
+
+def texts(value: Any) -> tuple[str, ...]:
+    """One or several texts; not split, since these are paths."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return tuple(text(x) for x in values)
+
+
+def number(value: Any) -> float:
+    """A finite number."""
+    if isinstance(value, bool):
+        raise ValueError("a number")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError("a number") from None
+    if number != number or abs(number) == float("inf"):
+        raise ValueError("a finite number")
+    return number
+
+
+def positive(value: Any) -> float:
+    """A number above 0."""
+    if (result := number(value)) <= 0:
+        raise ValueError("a number above 0")
+    return result
+
+
+def not_negative(value: Any) -> float:
+    """A number that is not negative."""
+    if (result := number(value)) < 0:
+        raise ValueError("a number that is not negative")
+    return result
+
+
+def count(value: Any) -> int:
+    """A whole number that is not negative."""
+    if (result := not_negative(value)) != int(result):
+        raise ValueError("a whole number that is not negative")
+    return int(result)
+
+
+def switch(value: Any) -> bool:
+    """True or false."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in ("1", "true", "yes", "on"):
+        return True
+    if isinstance(value, str) and value.lower() in ("0", "false", "no", "off"):
+        return False
+    raise ValueError("true or false")
+
+
+def mesh(value: Any) -> tuple[int, ...]:
+    """Three whole numbers above 0."""
+    numbers = tuple(count(x) for x in as_list(value))
+    if len(numbers) != 3 or min(numbers) < 1:
+        raise ValueError("three whole numbers above 0")
+    return numbers
+
+
+def supercell(value: Any) -> tuple[int, ...] | str:
+    """Three or nine whole numbers, or the word ``source``."""
+    values = as_list(value)
+    if values == ["source"]:
+        return "source"
+    if len(values) == 3 and all(isinstance(x, list | tuple) for x in values):
+        values = [y for x in values for y in x]
+    try:
+        exact = [number(x) for x in values]
+    except ValueError:
+        exact = []
+    numbers = tuple(int(x) for x in exact)
+    if len(numbers) not in (3, 9) or list(numbers) != exact:
+        raise ValueError("3 whole numbers, 9 for a full matrix (rows), or the word source")
+    matrix = (
+        numbers if len(numbers) == 9 else (numbers[0], 0, 0, 0, numbers[1], 0, 0, 0, numbers[2])
+    )
+    a, b, c, d, e, f, g, h, i = matrix
+    if a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g) < 1:
+        raise ValueError("a supercell matrix with a positive determinant")
+    return numbers
+
+
+def temperatures(value: Any) -> tuple[float, ...]:
+    """At least one temperature in K."""
+    numbers = tuple(not_negative(x) for x in as_list(value))
+    if not numbers:
+        raise ValueError("at least one temperature in K")
+    return numbers
+
+
+def one_of(*words: str) -> Callable[[Any], str]:
+    """What accepts one of some words, and names the nearest for another."""
+
+    def parse(value: Any) -> str:
+        if value not in words:
+            near = difflib.get_close_matches(str(value), words, 1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ValueError(f"one of {', '.join(words)}{hint}")
+        return str(value)
+
+    parse.words = words  # type: ignore[attr-defined]
+    return parse
