@@ -1,15 +1,17 @@
-"""How much memory a forward and backward pass takes by edge and by triplet, and a run by crystal.
+"""Memory of a forward and backward pass by edge, and of a run by crystal.
 
-    python benchmarks/memory.py
+    python benchmarks/memory.py [--run 100 1000 10000]
 
-Each point is a process of its own, since peak memory never goes down. The model has the size of
-MatterSim's 5M (4 blocks, 256 units) with random weights. The two numbers it prints are the
-constants in hpcbench/potentials/mattersim.py; the second table shows that a run's memory does
-not follow the number of crystals.
+Each point is a process of its own, since peak memory never goes down. The models have the sizes
+of MatterSim's 1M and 5M with random weights; each goes once through the re-arranged pass and once
+through MatterSim's own layers. What it prints by edge is what ``_bytes_per_edge`` and the costs of
+the layers in hpcbench/potentials/mattersim.py rest on; the second table shows that a run's memory
+does not follow the number of crystals.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import resource
@@ -21,34 +23,42 @@ from pathlib import Path
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
-SIZE_OF_5M = {
-    "num_blocks": 4, "units": 256, "max_l": 4, "max_n": 4, "cutoff": 5.0, "max_z": 94,
-    "threebody_cutoff": 4.0,
-}  # fmt: skip
+SHAPES = {"1M": (3, 128), "5M": (4, 256)}
 
 
 def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def one_pass(name: str, repeat: int) -> None:
+def one_pass(way: str, shape: str, name: str, repeat: int) -> None:
     import torch
     from ase.build import bulk
     from mattersim.forcefield.m3gnet.m3gnet import M3Gnet
 
-    from hpcbench.potentials import mattersim
+    from hpcbench.potentials.layered import LayeredM3GNet
+    from hpcbench.potentials.m3gnet import RearrangedM3GNet
+    from hpcbench.potentials.mattersim import _bytes_per_edge
+    from hpcbench.potentials.neighbours import edge_vectors, neighbour_list, triplets
+    from hpcbench.potentials.structures import Structures
 
     atoms = {"diamond": bulk("C"), "salt": bulk("NaCl", "rocksalt", a=5.64)}[name].repeat(repeat)
     atoms.rattle(0.01)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.pth"
-        model = M3Gnet(device="cpu", **SIZE_OF_5M)
-        torch.save({"model": model.state_dict(), "model_args": SIZE_OF_5M}, path)
-        potential = mattersim.MatterSim(path, "5M size")
-    graph = potential._graph(atoms)
+    blocks, units = SHAPES[shape]
+    theirs = M3Gnet(num_blocks=blocks, units=units, device="cpu")
+    model = LayeredM3GNet(theirs, torch.float32)
+    if way == "re-arranged":
+        model = RearrangedM3GNet(
+            theirs.model_args, theirs.state_dict(), torch.device("cpu"), torch.float32
+        )
+    batch = Structures.from_atoms([atoms])
+    neighbours = neighbour_list(batch, model.cutoff)
+    vectors = edge_vectors(batch, neighbours)
+    short = torch.linalg.vector_norm(vectors, dim=1) <= model.threebody_cutoff
+    ntriplets = len(triplets(neighbours.edges, short))
     before = peak()
-    potential._forward([graph], stress=False)
-    print(json.dumps([graph.nedges, graph.ntriplets, peak() - before]))
+    model(batch.numbers, neighbours.edges, vectors)
+    counted = _bytes_per_edge(theirs.model_args, torch.float32)
+    print(json.dumps([neighbours.nedges, ntriplets, peak() - before, counted]))
 
 
 def one_run(crystals: int) -> None:
@@ -77,26 +87,31 @@ def child(*words: object) -> list[float]:
 def main() -> None:
     import numpy as np
 
-    print("one pass, float32, size of the 5M model")
-    print(f"{'edges':>8} {'triplets':>9} {'MB':>7}")
-    points = []
-    for name, repeat in (("salt", 3), ("salt", 5), ("diamond", 2), ("diamond", 3), ("diamond", 4)):
-        edges, triplets, size = child("pass", name, repeat)
-        points.append((edges, triplets, size))
-        print(f"{edges:8.0f} {triplets:9.0f} {size / 1e6:7.0f}")
-    table = np.array(points)
-    solution, *_ = np.linalg.lstsq(table[:, :2], table[:, 2], rcond=None)
-    print(f"bytes by edge {solution[0]:.0f}, by triplet {solution[1]:.0f}\n")
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--run", type=int, nargs="*", default=[100, 1000], help="crystals")
+    options = parser.parse_args()
+    print(f"{'model':>6} {'pass':>12} {'edges':>8} {'triplets':>9} {'MB':>7}")
+    for shape in SHAPES:
+        for way in ("re-arranged", "layers"):
+            points = []
+            for name, repeat in (("salt", 4), ("salt", 6), ("diamond", 3), ("diamond", 4)):
+                edges, ntriplets, size, counted = child("pass", way, shape, name, repeat)
+                points.append((edges, ntriplets, size))
+                print(f"{shape:>6} {way:>12} {edges:8.0f} {ntriplets:9.0f} {size / 1e6:7.0f}")
+            table = np.array(points)
+            solution, *_ = np.linalg.lstsq(table[:, :2], table[:, 2], rcond=None)
+            text = f"bytes by edge {solution[0]:.0f}, by triplet {solution[1]:.0f}"
+            print(f"{text}; counted for the re-arranged pass: {counted:.0f} by edge\n")
     print("a run, peak memory of its process")
-    for crystals in (20, 200, 1000):
+    for crystals in options.run:
         number, size = child("run", crystals)
-        print(f"{number:6.0f} crystals {size / 1e6:7.0f} MB")
+        print(f"{number:6.0f} crystals {size / 1e6:7.0f} MB", flush=True)
 
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["pass", name, repeat]:
-            one_pass(name, int(repeat))
+        case ["pass", way, shape, name, repeat]:
+            one_pass(way, shape, name, int(repeat))
         case ["run", crystals]:
             one_run(int(crystals))
         case _:

@@ -11,6 +11,7 @@
     │   ├── LaunchError        the MPI launcher and mpi4py do not fit each other
     │   └── StoreError         the output cannot be written, or a store cannot be read
     ├── EvaluationError        the potential raised an error for a structure
+    ├── OutOfMemoryError       a forward pass did not fit into the device's memory
     └── CrystalError           the failure of one crystal: recorded, never stops a run
         ├── UnreadableError    a file or an entry of a file is not a crystal
         ├── UnsuitableError    a crystal that cannot be computed (overlap, unknown element)
@@ -71,6 +72,10 @@ class StoreError(SetupError):
 
 class EvaluationError(HpcbenchError):
     """A potential raised an error of its own: for this structure, or because it is broken."""
+
+
+class OutOfMemoryError(HpcbenchError):
+    """A forward pass did not fit into the memory of the device; smaller passes may."""
 
 
 class CrystalError(HpcbenchError):

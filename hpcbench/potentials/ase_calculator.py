@@ -12,13 +12,14 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from hpcbench.errors import PotentialError
+from hpcbench.potentials.one_by_one import OneByOne
 from hpcbench.potentials.protocol import Evaluation, Potential, PotentialInfo
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 
-class CalculatorPotential:
+class CalculatorPotential(OneByOne):
     """An ASE calculator as a potential: structures are evaluated one after the other.
 
     ``dtype`` in its info is what the caller says; a calculator keeps its own precision.

@@ -1,30 +1,99 @@
-"""MatterSim: M3GNet's forward pass on batches of structures, in float32 or float64.
+"""MatterSim as a potential: batches of structures and displaced supercells, in one forward pass.
 
-The layers and weights are MatterSim's own. Its outer ``forward`` is written out here, since it
-casts parts of its input to single precision; see :func:`total_energies`.
+The weights are MatterSim's own; the forward pass is re-arranged (``m3gnet.py``), or, for an
+architecture that is not known there, goes through MatterSim's layers (``layered.py``).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 import torch
 from mattersim.forcefield.m3gnet.m3gnet import M3Gnet
+from numpy.typing import NDArray
 
-from hpcbench.errors import PotentialError, UnsuitableError
-from hpcbench.potentials.graphs import Graph, build_graph, concatenate, split_by_limits
-from hpcbench.potentials.protocol import Evaluation, PotentialInfo
+from hpcbench.errors import (
+    EvaluationError,
+    HpcbenchError,
+    OutOfMemoryError,
+    PotentialError,
+    UnsuitableError,
+)
+from hpcbench.potentials.displaced import displaced_edges, share_list
+from hpcbench.potentials.layered import LayeredM3GNet
+from hpcbench.potentials.m3gnet import RearrangedM3GNet
+from hpcbench.potentials.m3gnet_weights import UnknownArchitectureError
+from hpcbench.potentials.memory import is_out_of_memory, kept_probe, probe, usable_memory
+from hpcbench.potentials.neighbours import edge_vectors, neighbour_list
+from hpcbench.potentials.protocol import BatchEvaluation, Evaluation, PotentialInfo, PreparedCopies
+from hpcbench.potentials.structures import DisplacedCopies, Structures
 from hpcbench.potentials.weights import sha256_of
 
 if TYPE_CHECKING:
     from ase import Atoms
+
+REARRANGED, LAYERED = "re-arranged", "MatterSim's layers"
+"""The values of ``MatterSim.forward_pass``."""
+
+# Memory of MatterSim's own layers, as multiples of what the re-arranged pass takes of an edge
+# (benchmarks/memory.py).
+LAYERED_EDGE_COST = 1.6
+LAYERED_TRIPLET_COST = 0.06
+# Triplets by edge where they have not been counted: dense crystals have 25, open ones 5.
+TYPICAL_TRIPLETS = 20.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Graph:
+    """What goes through the model in one pass.
+
+    Attributes
+    ----------
+    numbers : Tensor, shape (natoms,)
+        Atomic numbers.
+    edges : Tensor, shape (2, nedges)
+        Centre and neighbour, sorted by centre.
+    vectors : Tensor, shape (nedges, 3), float64
+        From centre to neighbour in A.
+    """
+
+    numbers: torch.Tensor
+    edges: torch.Tensor
+    vectors: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Edges:
+    """The edges of a batch.
+
+    Attributes
+    ----------
+    part : Structures
+        The batch.
+    edges, vectors : Tensor
+        As in ``_Graph``.
+    first_edge : ndarray, shape (nstructures + 1,)
+        Where the edges of each structure begin, and their number at the end.
+    costs : ndarray, shape (nstructures,)
+        What each takes of a pass's capacity.
+    counted : ndarray, shape (nstructures,), bool
+        As in ``NeighbourList``.
+    """
+
+    part: Structures
+    edges: torch.Tensor
+    vectors: torch.Tensor
+    first_edge: NDArray[np.int64]
+    costs: NDArray[np.float64]
+    counted: NDArray[np.bool_]
 
 
 class MatterSim:
@@ -39,14 +108,20 @@ class MatterSim:
     device : str
         ``cpu``, ``cuda`` or ``cuda:N``.
     dtype : str
-        ``float32`` or ``float64``; the precision of everything after the neighbour list, which
-        is always built in float64.
-    max_edges, max_triplets : int
-        Limits of one forward pass; a structure above them is refused.
+        ``float32`` or ``float64``: the precision of the network. Neighbours, edge vectors, and
+        sums of forces and stresses are in float64 always.
+    max_edges : int
+        Most edges of a forward pass; a structure above it is refused. 0: found by a probe on
+        the device, and what its memory allows.
     elements : frozenset of int, optional
         Atomic numbers that it knows, where these are not all that it has parameters for.
     ranks_on_host : int
         Processes that share this machine's memory.
+
+    Attributes
+    ----------
+    forward_pass : str
+        ``REARRANGED`` or ``LAYERED``.
 
     Raises
     ------
@@ -61,28 +136,43 @@ class MatterSim:
         device: str = "cpu",
         dtype: str = "float32",
         max_edges: int = 0,
-        max_triplets: int = 0,
         elements: frozenset[int] | None = None,
         ranks_on_host: int = 1,
     ) -> None:
-        self._device = torch.device(device)
-        self._dtype = {"float32": torch.float32, "float64": torch.float64}[dtype]
-        self._model = _load(path, self._device).to(self._dtype)
-        arguments = self._model.model_args
-        self._cutoff = float(arguments["cutoff"])
-        self._threebody_cutoff = float(arguments["threebody_cutoff"])
-        limit_edges, limit_triplets = _limits(self._device, dtype, ranks_on_host)
-        self._max_edges = max_edges or limit_edges
-        self._max_triplets = max_triplets or limit_triplets
+        self.device = torch.device(device)
+        precision = {"float32": torch.float32, "float64": torch.float64}[dtype]
+        model, arguments, unexpected = _load(path, self.device)
+        self._model: RearrangedM3GNet | LayeredM3GNet
+        try:
+            if unexpected:
+                raise UnknownArchitectureError(f"unknown weights: {', '.join(unexpected)}")
+            self._model = RearrangedM3GNet(arguments, model.state_dict(), self.device, precision)
+            self.forward_pass = REARRANGED
+        except UnknownArchitectureError:
+            self._model = LayeredM3GNet(model, precision)
+            self.forward_pass = LAYERED
+        weights = sha256_of(path)
         self.info = PotentialInfo(
             name=name,
             package="mattersim",
             version=version("mattersim"),
-            weights_sha256=sha256_of(path),
+            weights_sha256=weights,
             dtype=dtype,
-            device=str(self._device),
+            device=str(self.device),
             elements=elements or frozenset(range(1, int(arguments["max_z"]) + 1)),
         )
+        bytes_per_edge = _bytes_per_edge(arguments, precision)
+        memory = usable_memory(self.device, ranks_on_host)
+        if max_edges:
+            self._largest = self.capacity = max_edges
+            return
+        found = kept_probe(
+            (weights, dtype, self.forward_pass),
+            self.device,
+            lambda: self._probe(memory / bytes_per_edge),
+        )
+        self._largest = max(1, int(memory / (found.bytes_per_edge or bytes_per_edge)))
+        self.capacity = min(found.edges, self._largest)
 
     def evaluate(self, structures: Sequence[Atoms], *, stress: bool = False) -> list[Evaluation]:
         """Energies, forces and, if asked, stresses; see the protocol.
@@ -90,189 +180,303 @@ class MatterSim:
         Raises
         ------
         UnsuitableError
-            If one structure alone is above the limits on edges or triplets.
+            If one structure alone is too large.
+        EvaluationError
+            If the model fails.
         """
-        with _one_thread(self._device):
-            return self._evaluate(structures, stress)
-
-    def _evaluate(self, structures: Sequence[Atoms], stress: bool) -> list[Evaluation]:
-        pass_edges, pass_triplets = self._pass_size()
-        results: list[Evaluation] = []
-        waiting: list[Graph] = []
-        # Graphs are built as they are needed: memory follows the limits, not the list.
-        for structure in structures:
-            graph = self._graph(structure)
-            together = [*waiting, graph]
-            if len(split_by_limits(together, pass_edges, pass_triplets)) > 1:
-                results += self._forward(waiting, stress)
-                waiting = []
-            waiting.append(graph)
-        if waiting:
-            results += self._forward(waiting, stress)
-        return results
-
-    def _graph(self, structure: Atoms) -> Graph:
-        graph = build_graph(
-            structure.numbers,
-            structure.positions,
-            structure.cell[:],
-            self._cutoff,
-            self._threebody_cutoff,
-        )
-        if graph.nedges > self._max_edges or graph.ntriplets > self._max_triplets:
-            raise UnsuitableError(
-                "too large",
-                f"{len(structure)} atoms have {graph.nedges} edges and {graph.ntriplets} "
-                f"triplets, above the limits of one forward pass ({self._max_edges} and "
-                f"{self._max_triplets}); raise --max-edges and --max-triplets if memory allows",
-            )
-        return graph
-
-    def _pass_size(self) -> tuple[int, int]:
-        if self._device.type == "cpu":
-            # On a CPU a pass that falls out of the cache is slower than several small ones.
-            return min(CPU_PASS_EDGES, self._max_edges), min(CPU_PASS_TRIPLETS, self._max_triplets)
-        return self._max_edges, self._max_triplets
-
-    def _forward(self, graphs: Sequence[Graph], stress: bool) -> list[Evaluation]:
-        graph = concatenate(graphs)
-        positions = self._tensor(graph.positions).requires_grad_(True)
-        cells = self._tensor(graph.cells)
-        strain = torch.zeros_like(cells, requires_grad=stress)
-        energies = total_energies(
-            self._model,
-            numbers=torch.from_numpy(graph.numbers).to(self._device),
-            positions=positions,
-            cells=cells,
-            strain=strain if stress else None,
-            structure_of_atom=torch.from_numpy(graph.structure_of_atom).to(self._device),
-            edges=torch.from_numpy(graph.edges).to(self._device),
-            offsets=self._tensor(graph.offsets),
-            triplets=torch.from_numpy(graph.triplets).to(self._device),
-        )
-        wanted = [positions, strain] if stress else [positions]
-        gradients = torch.autograd.grad(energies.sum(), wanted)
-        energy = energies.detach().double().cpu().numpy()
-        forces = -gradients[0].double().cpu().numpy()
-        ends = np.cumsum([len(g.numbers) for g in graphs])
-        by_structure = np.split(forces, ends[:-1])
-        stresses: list[Any] = [None] * len(graphs)
-        if stress:
-            volumes = np.abs(np.linalg.det(graph.cells))
-            tensor = gradients[1].double().cpu().numpy() / volumes[:, None, None]
-            stresses = list((tensor + tensor.transpose(0, 2, 1)) / 2)
+        if not structures:
+            return []
+        batch = Structures.from_atoms(structures, self.device)
+        result = self.evaluate_batch(batch, stress=stress)
+        if result.problems:
+            raise next(iter(result.problems.values()))
+        energies, forces = result.energies.cpu().numpy(), result.forces.cpu().numpy()
+        tensors: Sequence[Any] = [None] * len(batch)
+        if result.stresses is not None:
+            tensors = list(result.stresses.cpu().numpy())
         return [
-            Evaluation(float(e), f, s)
-            for e, f, s in zip(energy, by_structure, stresses, strict=True)
+            Evaluation(float(energy), array, tensor)
+            for energy, array, tensor in zip(
+                energies, np.split(forces, batch.first_atom[1:-1]), tensors, strict=True
+            )
         ]
 
-    def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(device=self._device, dtype=self._dtype)
+    def evaluate_batch(self, batch: Structures, *, stress: bool = False) -> BatchEvaluation:
+        """See the protocol."""
+        result = BatchEvaluation(
+            torch.full((len(batch),), torch.nan, dtype=torch.float64, device=self.device),
+            torch.full_like(batch.positions, torch.nan),
+            torch.full_like(batch.cells, torch.nan) if stress else None,
+            {},
+        )
+        with _during_passes(self.device):
+            self._fill(result, batch, 0, len(batch))
+        return result
+
+    def cost(self, natoms: int, volume: float) -> float:
+        """Edges of a homogeneous structure of this density; see the protocol."""
+        if volume <= 0.0:
+            return 0.0
+        edges = natoms * 4 / 3 * np.pi * self._model.cutoff**3 * natoms / volume
+        return float(edges * self._cost_of_edges(1, TYPICAL_TRIPLETS))
+
+    def prepare(self, copies: DisplacedCopies) -> PreparedCopies:
+        """See the protocol."""
+        with _during_passes(self.device), self._memory_errors():
+            shared = share_list(copies, self._model.cutoff, self.device)
+        cost = round(self._cost_of_edges(shared.cost, TYPICAL_TRIPLETS))
+        return PreparedCopies(copies, cost, shared)
+
+    def forces(self, parts: Sequence[tuple[PreparedCopies, int, int]]) -> list[NDArray[np.float64]]:
+        """See the protocol.
+
+        Raises
+        ------
+        OutOfMemoryError, EvaluationError
+            As the protocol says.
+        UnsuitableError
+            If a copy alone is above the limit on edges.
+        """
+        for prepared, _, _ in parts:
+            self._require_size(prepared.copies.natoms, prepared.cost)
+        with _during_passes(self.device), self._memory_errors():
+            displaced = displaced_edges(
+                [(prepared.shared, prepared.copies, first, end) for prepared, first, end in parts],
+                self._model.cutoff,
+            )
+            graph = _Graph(displaced.numbers, displaced.edges, displaced.vectors)
+            _, gradient = self._model(graph.numbers, graph.edges, graph.vectors)
+            forces = _forces(graph, gradient).cpu().numpy()
+        sizes = [(end - first, prepared.copies.natoms) for prepared, first, end in parts]
+        ends = np.cumsum([ncopies * natoms for ncopies, natoms in sizes])
+        return [
+            part.reshape(*size, 3)
+            for part, size in zip(np.split(forces, ends[:-1]), sizes, strict=True)
+        ]
+
+    def _fill(self, result: BatchEvaluation, batch: Structures, first: int, end: int) -> None:
+        """Evaluate structures ``first`` up to ``end``, in as many passes as need be."""
+        problem: HpcbenchError
+        try:
+            with self._memory_errors():
+                edges = self._edges(batch.part(first, end))
+        except (OutOfMemoryError, EvaluationError) as error:
+            problem = error
+        else:
+            for a, b in _passes(edges.costs, self.capacity):
+                self._fill_pass(result, batch, edges, first, (a, b))
+            for index in np.flatnonzero(~edges.counted):
+                self._set_aside(
+                    result,
+                    batch,
+                    first + int(index),
+                    UnsuitableError(
+                        "cell", "its numbers are not finite, or its cell has next to no volume"
+                    ),
+                )
+            return
+        if end - first == 1:
+            self._set_aside(result, batch, first, problem)
+            return
+        middle = (first + end) // 2
+        self._fill(result, batch, first, middle)
+        self._fill(result, batch, middle, end)
+
+    def _edges(self, part: Structures) -> _Edges:
+        neighbours = neighbour_list(part, self._model.cutoff)
+        vectors = edge_vectors(part, neighbours)
+        bounds = torch.tensor(part.first_atom, device=self.device)
+        # Edges are sorted by centre: those of a structure are a run. One transfer for the batch.
+        first_edge = torch.searchsorted(neighbours.edges[0].contiguous(), bounds).cpu().numpy()
+        costs = np.diff(first_edge) * self._cost_of_edges(1, TYPICAL_TRIPLETS)
+        counted = neighbours.counted.cpu().numpy()
+        return _Edges(part, neighbours.edges, vectors, first_edge, costs, counted)
+
+    def _fill_pass(
+        self,
+        result: BatchEvaluation,
+        batch: Structures,
+        edges: _Edges,
+        first: int,
+        structures: tuple[int, int],
+    ) -> None:
+        """Evaluate some structures in one pass, or in smaller ones where that fails."""
+        a, b = structures
+        problem: HpcbenchError
+        try:
+            if b - a == 1:
+                natoms = edges.part.first_atom[b] - edges.part.first_atom[a]
+                self._require_size(natoms, int(edges.costs[a]))
+            with self._memory_errors():
+                self._evaluate_pass(result, batch, edges, first, structures)
+            return
+        except (OutOfMemoryError, EvaluationError, UnsuitableError) as error:
+            problem = error
+        if b - a == 1:
+            self._set_aside(result, batch, first + a, problem)
+            return
+        middle = (a + b) // 2
+        self._fill_pass(result, batch, edges, first, (a, middle))
+        self._fill_pass(result, batch, edges, first, (middle, b))
+
+    def _evaluate_pass(
+        self,
+        result: BatchEvaluation,
+        batch: Structures,
+        edges: _Edges,
+        first: int,
+        structures: tuple[int, int],
+    ) -> None:
+        a, b = structures
+        part = edges.part.part(a, b)
+        rows = slice(edges.first_edge[a], edges.first_edge[b])
+        graph = _Graph(
+            part.numbers, edges.edges[:, rows] - edges.part.first_atom[a], edges.vectors[rows]
+        )
+        energies, gradient = self._model(graph.numbers, graph.edges, graph.vectors)
+        totals = torch.zeros(len(part), dtype=torch.float64, device=self.device)
+        a, b = first + a, first + b
+        result.energies[a:b] = totals.index_add_(0, part.structure_of_atom, energies)
+        result.forces[batch.first_atom[a] : batch.first_atom[b]] = _forces(graph, gradient)
+        if result.stresses is not None:
+            result.stresses[a:b] = _stresses(part, graph, gradient)
+
+    def _set_aside(
+        self, result: BatchEvaluation, batch: Structures, index: int, problem: HpcbenchError
+    ) -> None:
+        if isinstance(problem, OutOfMemoryError):
+            problem = UnsuitableError("too large", str(problem))
+        result.problems[index] = problem
+        result.energies[index] = torch.nan
+        result.forces[batch.first_atom[index] : batch.first_atom[index + 1]] = torch.nan
+        if result.stresses is not None:
+            result.stresses[index] = torch.nan
+
+    @contextlib.contextmanager
+    def _memory_errors(self) -> Iterator[None]:
+        """Turn the errors of a forward pass into those of the protocol; shrink if memory ended."""
+        try:
+            yield
+            return
+        except HpcbenchError:
+            raise
+        except Exception as error:
+            # Its traceback holds the tensors of the pass: they must be free for the next one.
+            traceback.clear_frames(error.__traceback__)
+            text = f"{type(error).__name__}: {error}"
+            if not is_out_of_memory(error):
+                raise EvaluationError(text) from error
+        self.capacity = max(1, self.capacity // 2)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise OutOfMemoryError(f"the memory of {self.device} did not suffice ({text})")
+
+    def _require_size(self, natoms: int, edges: int) -> None:
+        if edges > self._largest:
+            raise UnsuitableError(
+                "too large",
+                f"{natoms} atoms have {edges} edges, above the limit of one forward pass "
+                f"({self._largest}); raise --max-edges if memory allows",
+            )
+
+    def _cost_of_edges(self, edges: int, triplets_per_edge: float) -> float:
+        if self.forward_pass == REARRANGED:
+            return edges
+        return edges * (LAYERED_EDGE_COST + LAYERED_TRIPLET_COST * triplets_per_edge)
+
+    def _probe(self, largest: float) -> Any:
+        with _during_passes(self.device):
+            return probe(self._probe_pass, self.device, largest)
+
+    def _probe_pass(self, edges: int) -> int:
+        """A pass of about so many edges over a made-up crystal."""
+        generator = torch.Generator().manual_seed(0)
+        # Atoms at the density of common crystals: 20 A^3 each, so 26 neighbours within 5 A.
+        natoms = max(2, edges // 26)
+        spacing = 20.0 ** (1 / 3)
+        side = round(natoms ** (1 / 3)) or 1
+        sites = torch.cartesian_prod(torch.arange(side), torch.arange(side)).double()
+        layers = -(-natoms // len(sites))
+        grid = torch.cat(
+            [torch.nn.functional.pad(sites, (0, 1), value=float(layer)) for layer in range(layers)]
+        )
+        positions = spacing * grid + 0.1 * torch.randn(grid.shape, generator=generator)
+        cell = spacing * torch.diag(torch.tensor([side, side, layers], dtype=torch.float64))
+        batch = Structures(
+            torch.full((len(grid),), 14, device=self.device),
+            positions.double().to(self.device),
+            cell[None].to(self.device),
+            torch.zeros(len(grid), dtype=torch.int64, device=self.device),
+            (0, len(grid)),
+        )
+        neighbours = neighbour_list(batch, self._model.cutoff)
+        self._model(batch.numbers, neighbours.edges, edge_vectors(batch, neighbours))
+        return neighbours.nedges
 
 
-# Where a pass falls out of the cache it becomes slower than several small ones: measured on a CPU
-# with supercells of silicon, diamond, NaCl and SrTiO3 of 16 to 80 atoms.
-CPU_PASS_EDGES = 3_000
-CPU_PASS_TRIPLETS = 50_000
+def _forces(graph: _Graph, gradient: torch.Tensor) -> torch.Tensor:
+    """Forces on atoms (natoms, 3) from the energy's gradient with respect to edge vectors."""
+    forces = torch.zeros(len(graph.numbers), 3, dtype=torch.float64, device=gradient.device)
+    forces.index_add_(0, graph.edges[0], gradient)
+    return forces.index_add_(0, graph.edges[1], gradient, alpha=-1)
 
-# Peak memory of a forward and backward pass in float32 for a model of the 5M's size, as
-# benchmarks/memory.py measures it, rounded up.
-BYTES_PER_EDGE = 150_000
-BYTES_PER_TRIPLET = 3_000
-# Of the memory that a rank may use, for edges and for triplets each.
-SHARE_OF_MEMORY = 0.4
+
+def _stresses(batch: Structures, graph: _Graph, gradient: torch.Tensor) -> torch.Tensor:
+    """Cauchy stresses (nstructures, 3, 3): a strain maps each edge vector r to r (1 + strain)."""
+    products = graph.vectors[:, :, None] * gradient[:, None, :]
+    virials = torch.zeros_like(batch.cells)
+    structure = batch.structure_of_atom.index_select(0, graph.edges[0])
+    virials.index_add_(0, structure, products)
+    volumes = torch.linalg.det(batch.cells).abs()[:, None, None]
+    return (virials + virials.transpose(1, 2)) / (2 * volumes)
+
+
+def _passes(costs: NDArray[np.float64], capacity: int) -> Iterator[tuple[int, int]]:
+    """Ranges of neighbouring structures that share a pass; one above the capacity is alone."""
+    first, load = 0, 0.0
+    for index, cost in enumerate(costs):
+        if index > first and load + cost > capacity:
+            yield first, index
+            first, load = index, 0.0
+        load += cost
+    yield first, len(costs)
 
 
 @contextlib.contextmanager
-def _one_thread(device: torch.device) -> Iterator[None]:
-    """One thread for a pass on a CPU, unless the user chose a number.
+def _during_passes(device: torch.device) -> Iterator[None]:
+    """Full precision of products, whatever the program around has set; on a CPU, one thread.
 
-    Threads gain nothing on graphs of this size, and beside other work they make a pass several
-    times slower.
+    TF32 or bfloat16 would change forces by a thousandth. Threads gain nothing on graphs of this
+    size, and beside other work they make a pass several times slower; a number that the user
+    chose is kept.
     """
-    threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1 or "OMP_NUM_THREADS" in os.environ:
-        yield
-        return
-    torch.set_num_threads(1)
+    precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
+    if precision != "highest":
+        torch.set_float32_matmul_precision("highest")
+    one_thread = device.type == "cpu" and threads > 1 and "OMP_NUM_THREADS" not in os.environ
+    if one_thread:
+        torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        if one_thread:
+            torch.set_num_threads(threads)
+        if precision != "highest":
+            torch.set_float32_matmul_precision(precision)
 
 
-def _limits(device: torch.device, dtype: str, ranks_on_host: int) -> tuple[int, int]:
-    """Edges and triplets of one pass that fit into a rank's part of the memory."""
-    if device.type == "cuda":
-        memory, _ = torch.cuda.mem_get_info(device)
-    else:
-        memory = psutil.virtual_memory().available // ranks_on_host
-    scale = 1 if dtype == "float32" else 2
-    usable = SHARE_OF_MEMORY * memory / scale
-    return int(usable / BYTES_PER_EDGE), int(usable / BYTES_PER_TRIPLET)
+def _bytes_per_edge(arguments: Mapping[str, Any], dtype: torch.dtype) -> float:
+    """Peak memory of a re-arranged pass by edge, as benchmarks/memory.py finds it.
 
-
-def total_energies(
-    model: M3Gnet,
-    *,
-    numbers: torch.Tensor,
-    positions: torch.Tensor,
-    cells: torch.Tensor,
-    strain: torch.Tensor | None,
-    structure_of_atom: torch.Tensor,
-    edges: torch.Tensor,
-    offsets: torch.Tensor,
-    triplets: torch.Tensor,
-) -> torch.Tensor:
-    """Energies in eV of all structures of a batch, shape (nstructures,).
-
-    The same steps as ``mattersim.forcefield.m3gnet.m3gnet.M3Gnet.forward`` (MatterSim 1.2.3),
-    in the precision of ``positions``. Arguments are as in
-    :class:`~hpcbench.potentials.graphs.Graph`; ``strain`` (nstructures, 3, 3) deforms cells and
-    positions, so that its gradient gives the stress.
+    A block keeps 13 arrays of the width of its features, and some more are in use at a time,
+    besides the geometric part; the numbers are fitted to the sizes of the 1M and 5M models.
     """
-    if strain is not None:
-        deformation = torch.eye(3, dtype=cells.dtype, device=cells.device) + strain
-        cells = cells @ deformation
-        positions = torch.einsum("ai,aij->aj", positions, deformation[structure_of_atom])
-    centre, neighbour = edges
-    translations = torch.einsum("ei,eij->ej", offsets, cells[structure_of_atom[centre]])
-    vectors = positions[centre] - (positions[neighbour] + translations)
-    lengths = torch.linalg.norm(vectors, dim=1)
-    first, second = triplets[:, 0], triplets[:, 1]
-    cosines = (vectors[first] * vectors[second]).sum(1) / (lengths[first] * lengths[second])
-    # MatterSim's own bound: the derivative of the arc cosine is infinite at 1.
-    cosines = cosines.clamp(-1.0 + 1e-7, 1.0 - 1e-7)
-    three_basis = model.sbf(lengths[second], torch.acos(cosines))
-
-    one_hot = torch.nn.functional.one_hot(numbers, model.max_z + 1).to(positions.dtype)
-    atom_features = model.atom_embedding(one_hot)
-    radial = model.rbf(lengths)
-    edge_features = model.edge_encoder(radial)
-    unused = torch.empty(0, device=positions.device)
-    for block in model.graph_conv:
-        atom_features, edge_features = block(
-            atom_features,
-            edge_features,
-            radial,
-            edges,
-            three_basis,
-            triplets,
-            lengths.unsqueeze(-1),
-            unused,
-            unused,
-            unused,
-            total_num_atoms=len(numbers),
-            total_num_bonds=edges.shape[1],
-            three_body_edge_map=first,
-        )
-    atomic = model.normalizer(model.final(atom_features).view(-1), numbers)
-    return torch.zeros(len(cells), dtype=atomic.dtype, device=atomic.device).index_add(
-        0, structure_of_atom, atomic
-    )
+    units, blocks = int(arguments["units"]), int(arguments["num_blocks"])
+    return float(dtype.itemsize * (units * (16 * blocks + 14) + 800))
 
 
-def _load(path: Path, device: torch.device) -> M3Gnet:
+def _load(path: Path, device: torch.device) -> tuple[M3Gnet, dict[str, Any], list[str]]:
+    """A checkpoint's model, its arguments, and the weights that MatterSim has no place for."""
     hint = "give a checkpoint as MatterSim's Potential.save writes it"
     try:
         checkpoint = torch.load(path, map_location=device, weights_only=True)
@@ -283,7 +487,7 @@ def _load(path: Path, device: torch.device) -> M3Gnet:
     try:
         model = M3Gnet(device=str(device), **checkpoint["model_args"])
         result = model.load_state_dict(checkpoint["model"], strict=False)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, AssertionError) as error:
         raise PotentialError(
             f"{path}: its weights do not fit MatterSim's M3GNet: {error}"
         ) from error
@@ -291,6 +495,5 @@ def _load(path: Path, device: torch.device) -> M3Gnet:
     missing = set(result.missing_keys) & {key for key, _ in model.named_parameters()}
     if missing:
         raise PotentialError(f"{path}: weights are missing: {', '.join(sorted(missing))}")
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    return model.to(device).eval()
+    arguments = {**model.model_args, **checkpoint["model_args"]}
+    return model.to(device).eval(), arguments, sorted(result.unexpected_keys)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcbench.errors import HpcbenchError
+
 if TYPE_CHECKING:
+    import torch
     from ase import Atoms
+
+    from hpcbench.potentials.structures import DisplacedCopies, Structures
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +36,48 @@ class Evaluation:
     energy: float
     forces: NDArray[np.float64]
     stress: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class BatchEvaluation:
+    """What a potential says of a batch, as float64 tensors on the batch's device.
+
+    Attributes
+    ----------
+    energies : Tensor, shape (nstructures,)
+        Potential energies in eV; NaN where there is a problem.
+    forces : Tensor, shape (natoms, 3)
+        Forces in eV/A; NaN where there is a problem.
+    stresses : Tensor, shape (nstructures, 3, 3), or None
+        Cauchy stresses in eV/A^3; ``None`` where they were not asked for.
+    problems : dict of int to HpcbenchError
+        Structures that could not be evaluated, by their index: an ``UnsuitableError`` (too
+        large for the device) or an ``EvaluationError`` (the potential failed).
+    """
+
+    energies: torch.Tensor
+    forces: torch.Tensor
+    stresses: torch.Tensor | None
+    problems: dict[int, HpcbenchError]
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedCopies:
+    """Displaced copies of a supercell with what a potential needs to evaluate any of them.
+
+    Attributes
+    ----------
+    copies : DisplacedCopies
+        The copies.
+    cost : int
+        What one copy takes of a pass's capacity.
+    shared : object
+        The potential's own: what the copies share, such as a neighbour list.
+    """
+
+    copies: DisplacedCopies
+    cost: int
+    shared: Any
 
 
 @dataclass(frozen=True)
@@ -58,10 +105,56 @@ class Potential(Protocol):
         """Name, versions, precision, device."""
         ...
 
+    @property
+    def device(self) -> torch.device:
+        """Where batches are to lie."""
+        ...
+
+    @property
+    def capacity(self) -> int:
+        """What one forward pass holds, in the unit of ``cost`` (edges, or structures).
+
+        It shrinks when memory turns out to be smaller than thought.
+        """
+        ...
+
     def evaluate(self, structures: Sequence[Atoms], *, stress: bool = False) -> list[Evaluation]:
         """Energies and forces (and stresses) of all structures, in their order.
 
-        The structures share forward passes as far as the potential's limits allow; the result
-        of one does not depend on the others.
+        The structures share forward passes as far as the potential's capacity allows; the
+        result of one does not depend on the others.
+
+        Raises
+        ------
+        UnsuitableError
+            If a structure alone is above what the device can hold.
+        EvaluationError
+            If the potential failed.
+        """
+        ...
+
+    def evaluate_batch(self, batch: Structures, *, stress: bool = False) -> BatchEvaluation:
+        """The same for a batch of tensors; a structure's problem does not touch the others."""
+        ...
+
+    def cost(self, natoms: int, volume: float) -> float:
+        """What a structure of this size (A^3) will take of a pass's capacity, about."""
+        ...
+
+    def prepare(self, copies: DisplacedCopies) -> PreparedCopies:
+        """Build once what displaced copies of a supercell share."""
+        ...
+
+    def forces(self, parts: Sequence[tuple[PreparedCopies, int, int]]) -> list[NDArray[np.float64]]:
+        """Forces (eV/A) on copies ``first`` up to ``end`` of each set, in one forward pass.
+
+        One array of shape (end - first, natoms, 3) a part.
+
+        Raises
+        ------
+        OutOfMemoryError
+            If the device's memory did not suffice; ``capacity`` is then smaller than before.
+        EvaluationError
+            If the potential failed.
         """
         ...

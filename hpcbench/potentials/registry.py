@@ -118,9 +118,7 @@ def load_potential(
         from hpcbench.potentials.mattersim import MatterSim
 
         elements = DEMO_ELEMENTS if model == DEMO else None
-        return MatterSim(
-            path, model, device, dtype, max_edges, max_triplets, elements, ranks_on_host
-        )
+        return MatterSim(path, model, device, dtype, max_edges, elements, ranks_on_host)
     from hpcbench.potentials import ase_calculator
 
     if model == CHGNET:

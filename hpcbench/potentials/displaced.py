@@ -1,0 +1,163 @@
+"""The edges of displaced copies of a supercell, from one list that all copies share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from hpcbench.potentials.copies import DisplacedCopies
+from hpcbench.potentials.neighbours import LENGTH_TOLERANCE, edge_vectors, neighbour_list
+from hpcbench.potentials.structures import Structures
+
+
+@dataclass(frozen=True, eq=False)
+class SharedList:
+    """What displaced copies of a supercell share: the neighbours in the perfect one.
+
+    Attributes
+    ----------
+    numbers : Tensor, shape (natoms,), int64
+        Atomic numbers.
+    edges : Tensor, shape (2, nedges), int64
+        Centre and neighbour atom of every edge that some copy might have, sorted by centre.
+    vectors : Tensor, shape (nedges, 3), float64
+        From centre to neighbour in the perfect supercell, in A.
+    cost : int
+        Edges of the perfect supercell within the cutoff, which is about that of a copy.
+    reach : float
+        Length in A of the largest displacement for which the list holds.
+    """
+
+    numbers: torch.Tensor
+    edges: torch.Tensor
+    vectors: torch.Tensor
+    cost: int
+    reach: float
+
+    @property
+    def natoms(self) -> int:
+        """Atoms in one copy."""
+        return len(self.numbers)
+
+
+@dataclass(frozen=True, eq=False)
+class CopiesGraph:
+    """Edges of displaced copies of one or several supercells, one copy after the other.
+
+    Attributes
+    ----------
+    numbers : Tensor, shape (natoms,), int64
+        Atomic numbers.
+    structure_of_atom : Tensor, shape (natoms,), int64
+        Which copy an atom belongs to; ascending.
+    edges : Tensor, shape (2, nedges), int64
+        Centre and neighbour atom, sorted by centre.
+    vectors : Tensor, shape (nedges, 3), float64
+        From centre to neighbour, in A.
+    first_atom : tuple of int, length ncopies + 1
+        Where the atoms of each copy begin, and the number of atoms at the end; on the host.
+    """
+
+    numbers: torch.Tensor
+    structure_of_atom: torch.Tensor
+    edges: torch.Tensor
+    vectors: torch.Tensor
+    first_atom: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.first_atom) - 1
+
+
+def share_list(
+    copies: DisplacedCopies, cutoff: float, device: torch.device | str = "cpu"
+) -> SharedList:
+    """The list that all copies of a supercell share, for edges within ``cutoff`` (A)."""
+    natoms = copies.natoms
+    perfect = Structures(
+        torch.as_tensor(copies.numbers, dtype=torch.int64, device=device),
+        torch.as_tensor(copies.positions, dtype=torch.float64, device=device),
+        torch.as_tensor(copies.cell, dtype=torch.float64, device=device)[None],
+        torch.zeros(natoms, dtype=torch.int64, device=device),
+        (0, natoms),
+    )
+    # Only one atom of a copy moves, so no vector changes by more than one displacement. The
+    # tolerance comes twice: lengths at the very end must not be lost to rounding.
+    reach = copies.largest_displacement
+    found = neighbour_list(perfect, cutoff + reach + LENGTH_TOLERANCE)
+    vectors = edge_vectors(perfect, found)
+    cost = int(_is_within(vectors, cutoff).sum())
+    return SharedList(perfect.numbers, found.edges, vectors, cost, reach)
+
+
+def displaced_edges(
+    parts: Sequence[tuple[SharedList, DisplacedCopies, int, int]], cutoff: float
+) -> CopiesGraph:
+    """Edges within ``cutoff`` (A) of copies ``first`` up to ``end`` of each supercell.
+
+    They are the edges that a fresh list of each displaced supercell has: those whose length in
+    the copy is within the cutoff. An edge that moves by the displacement has the perfect
+    vector plus or minus that displacement, all others keep theirs.
+    """
+    with torch.no_grad():
+        first_atom = [0]
+        pieces: list[tuple[torch.Tensor, ...]] = []
+        for shared, copies, first, end in parts:
+            ncopies, natoms = end - first, shared.natoms
+            device = shared.vectors.device
+            edges, vectors = _displaced(
+                shared,
+                torch.as_tensor(copies.atoms[first:end], dtype=torch.int64).to(device),
+                torch.as_tensor(copies.displacements[first:end], dtype=torch.float64).to(device),
+                cutoff,
+            )
+            index = torch.arange(len(first_atom) - 1, len(first_atom) - 1 + ncopies, device=device)
+            pieces.append(
+                (
+                    shared.numbers.repeat(ncopies),
+                    torch.repeat_interleave(index, natoms),
+                    edges.add_(first_atom[-1]),
+                    vectors,
+                )
+            )
+            start = first_atom[-1]
+            first_atom += [start + natoms * (i + 1) for i in range(ncopies)]
+        numbers, structure_of_atom, all_edges, all_vectors = zip(*pieces, strict=True)
+        return CopiesGraph(
+            torch.cat(numbers),
+            torch.cat(structure_of_atom),
+            torch.cat(all_edges, dim=1),
+            torch.cat(all_vectors),
+            tuple(first_atom),
+        )
+
+
+def _displaced(
+    shared: SharedList, atoms: torch.Tensor, displacements: torch.Tensor, cutoff: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Edges and vectors of all copies in which these atoms are displaced."""
+    centres, neighbours = shared.edges
+    # +1 where the neighbour moves, -1 where the centre does; an edge between an atom and its
+    # own image moves as a whole.
+    sign = (neighbours == atoms[:, None]).to(torch.int8) - (centres == atoms[:, None]).to(
+        torch.int8
+    )
+    copy, edge = sign.nonzero(as_tuple=True)
+    moved = shared.vectors.index_select(0, edge)
+    moved += displacements.index_select(0, copy) * sign[copy, edge, None]
+    keep = _is_within(shared.vectors, cutoff).repeat(len(atoms), 1)
+    stays = _is_within(moved, cutoff)
+    keep[copy, edge] = stays
+    place = keep.flatten().cumsum(0).view_as(keep)[copy[stays], edge[stays]] - 1
+
+    copy, edge = keep.nonzero(as_tuple=True)
+    edges = shared.edges.index_select(1, edge)
+    edges += copy * shared.natoms
+    vectors = shared.vectors.index_select(0, edge)
+    vectors.index_copy_(0, place, moved[stays])
+    return edges, vectors
+
+
+def _is_within(vectors: torch.Tensor, cutoff: float) -> torch.Tensor:
+    return (vectors * vectors).sum(1) <= (cutoff + LENGTH_TOLERANCE) ** 2

@@ -1,0 +1,154 @@
+"""How large a forward pass may be, and what to do when it was too large."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+# Of the memory that is free when a rank starts.
+SHARE_OF_MEMORY = 0.7
+# Passes that reach this share of the best rate are large enough: smaller ones keep a rank
+# responsive and need fewer crystals to fill.
+SUFFICIENT_RATE = 0.97
+# Edges of the probe's passes: from the first, doubled up to the last.
+PROBE_EDGES = {"cpu": (500, 8_000), "cuda": (8_000, 1_000_000)}
+# No probe goes on for longer; in seconds.
+PROBE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a short trial of a model on a device gave.
+
+    Attributes
+    ----------
+    edges : int
+        Edges of the smallest pass that is about as fast, by edge, as any.
+    bytes_per_edge : float
+        Memory that a pass takes; 0 where it cannot be measured.
+    """
+
+    edges: int
+    bytes_per_edge: float
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of a forward pass means that memory did not suffice."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(
+        sign in text
+        for sign in ("allocate memory", "not enough memory", "ALLOC_FAILED", "out of memory")
+    )
+
+
+def usable_memory(device: torch.device, ranks_on_host: int) -> float:
+    """Bytes that this rank's passes may take."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        # What torch holds in reserve is free for the next pass as well.
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return SHARE_OF_MEMORY * free
+    return SHARE_OF_MEMORY * psutil.virtual_memory().available / ranks_on_host
+
+
+def probe(run_pass: Callable[[int], int], device: torch.device, largest: float) -> Probe:
+    """Try passes of growing size.
+
+    Parameters
+    ----------
+    run_pass : callable
+        Runs a pass of about so many edges; returns how many it had.
+    device : torch.device
+        Where it runs.
+    largest : float
+        Edges that are never exceeded.
+    """
+    size, last = PROBE_EDGES[device.type]
+    start = time.monotonic()
+    rates: list[tuple[int, float]] = []
+    bytes_per_edge = 0.0
+    while size <= min(last, largest) and time.monotonic() - start < PROBE_SECONDS:
+        try:
+            run_pass(size)  # the first pass of a size pays for libraries' choices
+            edges, seconds, peak = _measured(run_pass, size, device)
+        except Exception as error:
+            if not rates or not is_out_of_memory(error):
+                raise
+            break
+        bytes_per_edge = max(bytes_per_edge if len(rates) < 2 else 0.0, peak / edges)
+        rates.append((size, edges / seconds))
+        size *= 2
+    best = max((rate for _, rate in rates), default=0.0)
+    enough = next((s for s, rate in rates if rate >= SUFFICIENT_RATE * best), size)
+    return Probe(enough, bytes_per_edge)
+
+
+def _measured(
+    run_pass: Callable[[int], int], size: int, device: torch.device
+) -> tuple[int, float, float]:
+    """Edges, seconds and peak memory of a pass."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+    seconds = float("inf")
+    for _ in range(2):
+        begin = time.perf_counter()
+        edges = run_pass(size)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds = min(seconds, time.perf_counter() - begin)
+    peak = torch.cuda.max_memory_allocated(device) - before if device.type == "cuda" else 0
+    return edges, seconds, float(peak)
+
+
+def kept_probe(key: tuple[str, ...], device: torch.device, make: Callable[[], Probe]) -> Probe:
+    """A probe's result from the last time, or made now and kept.
+
+    It is kept by device, ``key`` (model, precision) and torch's version in
+    ``$XDG_CACHE_HOME/hpcbench/passes.json``; a file that cannot be read or written is passed over.
+    """
+    name = " | ".join((_device_name(device), *key, f"torch {torch.__version__}"))
+    path = _cache_file()
+    known: dict[str, dict[str, float]] = {}
+    with contextlib.suppress(OSError, ValueError):
+        known = json.loads(path.read_text())
+    with contextlib.suppress(KeyError, TypeError, AttributeError, ValueError):
+        entry = known[name]
+        return Probe(int(entry["edges"]), float(entry["bytes_per_edge"]))
+    result = make()
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Written aside and renamed: many ranks may do this at once, and the last one wins.
+        aside = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}")
+        entries = known if isinstance(known, dict) else {}
+        aside.write_text(json.dumps({**entries, name: asdict(result)}, indent=1))
+        aside.replace(path)
+    return result
+
+
+def _cache_file() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "hpcbench" / "passes.json"
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return f"{properties.name} {properties.total_memory >> 30} GiB"
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
