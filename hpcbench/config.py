@@ -118,6 +118,14 @@ class RunConfig:
         metavar="N",
         decides=True,
     )
+    pressure: float = _setting(
+        0.0,
+        kind.number,
+        "what is computed",
+        "external pressure of the relaxation in GPa, with --relax full",
+        metavar="GPA",
+        decides=True,
+    )
     supercell: tuple[int, ...] | str = _setting(
         (2, 2, 2),
         kind.supercell,
@@ -220,6 +228,14 @@ class RunConfig:
         kind.count,
         "where it is computed",
         "most triplets in one forward pass (0: by the device)",
+        metavar="N",
+    )
+    workers: int | str = _setting(
+        "auto",
+        kind.count_or_auto,
+        "where it is computed",
+        "processes beside each rank's potential, for symmetry and phonopy's work (auto: by the "
+        "rank's cores; 0: none, the rank does it itself)",
         metavar="N",
     )
     share_gpu: bool = _setting(
@@ -344,10 +360,17 @@ def load_config(
     Raises
     ------
     ConfigError
-        For an unknown key (naming the nearest known one), a wrong type, or a bad value.
+        For an unknown key (naming the nearest known one), a wrong type, a bad value, or values
+        that do not go together.
     """
     values = _from_file(Path(file)) if file is not None else {}
     values |= _from_environment(os.environ if environment is None else environment)
     given = {k: v for k, v in (flags or {}).items() if v is not None}
     values |= _checked(given, where)
-    return RunConfig(**values).resolved()
+    config = RunConfig(**values).resolved()
+    if config.pressure and config.relax != "full":
+        raise ConfigError(
+            f"{where}: pressure {config.pressure:g} GPa needs relax full: with {config.relax} "
+            f"the cell cannot follow it"
+        )
+    return config

@@ -67,6 +67,16 @@ def count(value: Any) -> int:
     return int(result)
 
 
+def count_or_auto(value: Any) -> int | str:
+    """A whole number that is not negative, or the word ``auto``."""
+    if value == "auto":
+        return "auto"
+    try:
+        return count(value)
+    except ValueError:
+        raise ValueError("a whole number that is not negative, or the word auto") from None
+
+
 def switch(value: Any) -> bool:
     """True or false."""
     if isinstance(value, bool):

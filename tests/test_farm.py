@@ -29,6 +29,7 @@ from hpcbench.farm.events import EventLog, ProgressReader, duration, read_events
 from hpcbench.farm.leases import Leases
 from hpcbench.farm.plan import Block, make_blocks, predict_cost
 from hpcbench.farm.world import SingleProcess, find_launcher, join_world
+from hpcbench.potentials.one_by_one import OneByOne
 
 EMT = "ase.calculators.emt:EMT"
 QUICK = ["--model", EMT, "--dtype", "float64", "--mesh", "4", "4", "4", "--device", "cpu"]
@@ -255,8 +256,13 @@ def test_one_two_and_four_ranks_give_the_same(tmp_path: Path, crystals: Path) ->
             a, b = first.row(key), other.row(key)
             for name in ("name", "origins", "status", "reason", "verdict", "spacegroup"):
                 assert a[name] == b[name]
-            for name in ("relaxed_positions", "force_constants", "band_frequencies", "energy"):
+            for name in ("relaxed_positions", "force_constants", "energy"):
                 np.testing.assert_allclose(a[name], b[name], atol=1e-9, rtol=0)
+            # At Gamma, acoustic frequencies are square roots of rounding, and EMT rounds by
+            # what it has computed before.
+            np.testing.assert_allclose(
+                a["band_frequencies"], b["band_frequencies"], atol=1e-6, rtol=0
+            )
     # No rank was left without work.
     assert set(stores[4].table.query("status == 'done'")["rank"]) <= {0, 1, 2, 3}
     assert len(set(stores[2].table.query("status == 'done'")["rank"])) == 2
@@ -372,7 +378,7 @@ def test_a_potential_that_breaks_does_not_fail_the_rest_of_the_list(
     sound = hpcbench.load_potential(EMT, dtype="float64")
     seen: set[str] = set()
 
-    class Broken:
+    class Broken(OneByOne):
         info = sound.info
 
         def evaluate(self, structures, *, stress=False):  # type: ignore[no-untyped-def]
@@ -381,7 +387,7 @@ def test_a_potential_that_breaks_does_not_fail_the_rest_of_the_list(
                 raise RuntimeError("CUDA error: device-side assert triggered")
             return sound.evaluate(structures, stress=stress)
 
-    class Unwilling:
+    class Unwilling(OneByOne):
         """Refuses one crystal, and is well otherwise."""
 
         info = sound.info
@@ -393,7 +399,7 @@ def test_a_potential_that_breaks_does_not_fail_the_rest_of_the_list(
 
     out = tmp_path / "s.h5"
     with pytest.raises(PotentialError, match="does not compute any more"):
-        hpcbench.run(metals, model=Broken(), out=out, mesh=(4, 4, 4))
+        hpcbench.run(metals, model=Broken(), out=out, mesh=(4, 4, 4), workers=0)
     table = hpcbench.open(out).table
     assert 0 < len(table) < len(metals)
     assert (table["status"] == "done").all()
@@ -457,7 +463,7 @@ def test_ctrl_c_in_a_program_loses_nothing_that_is_finished(
     sound = hpcbench.load_potential(EMT, dtype="float64")
     seen: set[str] = set()
 
-    class Interrupted:
+    class Interrupted(OneByOne):
         info = sound.info
 
         def evaluate(self, structures, *, stress=False):  # type: ignore[no-untyped-def]
@@ -468,7 +474,7 @@ def test_ctrl_c_in_a_program_loses_nothing_that_is_finished(
 
     out = tmp_path / "s.h5"
     with pytest.raises(KeyboardInterrupt):
-        hpcbench.run(metals, model=Interrupted(), out=out, mesh=(4, 4, 4))
+        hpcbench.run(metals, model=Interrupted(), out=out, mesh=(4, 4, 4), workers=0)
     assert 0 < len(hpcbench.open(out)) < len(metals)
     result = hpcbench.run(metals, model=sound, out=out, mesh=(4, 4, 4))
     assert (result.table["status"] == "done").all()

@@ -113,11 +113,15 @@ def _tell(problem: Exception, world: World) -> int:
 
 
 def _show_results(config: RunConfig) -> None:
+    from hpcbench.farm.account import read_stages
     from hpcbench.report.terminal import print_results
     from hpcbench.store.reader import Store
 
     store = Store(config.out)
     print_results(store)
+    stages = read_stages(store.folder.events)
+    if stages is not None:
+        print(stages.lines())
     if config.report:
         _write_report(store)
     sys.stdout.flush()

@@ -1,7 +1,8 @@
 """The event log of each rank, and the progress of a run that is read from it.
 
 A line of ``events/rank-00000.jsonl`` is one JSON object with ``time`` (Unix time), ``rank``,
-``launch`` and ``event``: ``start``, ``crystal``, ``commit`` or ``end``.
+``launch`` and ``event``: ``start``, ``ready``, ``crystal``, ``warning``, ``error``, ``commit``,
+``stages`` (see ``account``) or ``end``.
 """
 
 from __future__ import annotations

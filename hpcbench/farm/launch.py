@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import socket
 import time
 import traceback
@@ -25,12 +26,14 @@ from hpcbench.errors import (
     UnsuitableError,
 )
 from hpcbench.farm.attendance import Attendance
+from hpcbench.farm.beside import Inbox
 from hpcbench.farm.devices import choose_device
 from hpcbench.farm.events import EventLog
 from hpcbench.farm.leases import Leases
-from hpcbench.farm.plan import Block, make_blocks, predict_cost
+from hpcbench.farm.plan import Block, make_blocks, most_under_way, predict_cost
+from hpcbench.farm.processes import make_crew, number_of_processes, own_cores
 from hpcbench.farm.rows import crystal_of, listed_crystal, listed_unreadable, schema_of
-from hpcbench.farm.stopping import Stop, StoppablePotential
+from hpcbench.farm.stopping import Stop
 from hpcbench.farm.worker import Worker
 from hpcbench.farm.world import World
 from hpcbench.phonons.supercells import full_matrix
@@ -237,23 +240,38 @@ def _work(
     """Take blocks as long as there are any; false if asked to stop before."""
     if not plan.blocks:
         return True
-    if potential is None:
-        potential = _load(config, world)
-    log.write("ready", device=potential.info.device)
-    worker = Worker(
-        config,
-        StoppablePotential(potential, stop),
-        folder,
-        deciding,
-        world.rank,
-        log,
-        on_result,
+    cores = own_cores(world)
+    device = (
+        choose_device(config.device, world, share_gpu=config.share_gpu)
+        if potential is None
+        else potential.info.device
     )
-    leases = Leases(folder.launch_folder(plan.launch), world.rank)
-    with _crystals(folder) as load:
-        finished = worker.work(
-            load(block) for block in _until_stopped(leases.take(plan.blocks), stop)
+    pending = sum(len(block.rows) for block in plan.blocks)
+    processes = number_of_processes(config.workers, device, cores, pending / world.size)
+    inbox: Inbox = queue.SimpleQueue()
+    # First the processes, so that they start while the potential is loaded.
+    with contextlib.closing(make_crew(processes, inbox)) as crew:
+        if potential is None:
+            potential = _load(config, device, world.local_size)
+        log.write("ready", device=device, workers=processes)
+        worker = Worker(
+            config,
+            potential,
+            folder,
+            deciding,
+            world.rank,
+            log,
+            stop,
+            crew,
+            inbox,
+            most_under_way(pending, world.size),
+            on_result,
         )
+        leases = Leases(folder.launch_folder(plan.launch), world.rank)
+        with _crystals(folder) as load:
+            finished = worker.work(
+                load(block) for block in _until_stopped(leases.take(plan.blocks), stop)
+            )
     return finished and not stop.requested
 
 
@@ -390,15 +408,14 @@ def _write_list(
     return Plan(name, total, total - len(pending), blocks)
 
 
-def _load(config: RunConfig, world: World) -> Potential:
-    device = choose_device(config.device, world, share_gpu=config.share_gpu)
+def _load(config: RunConfig, device: str, ranks_on_host: int) -> Potential:
     potential = load_potential(
         config.model,
         dtype=config.dtype,
         device=device,
         max_edges=config.max_edges,
         max_triplets=config.max_triplets,
-        ranks_on_host=world.local_size,
+        ranks_on_host=ranks_on_host,
     )
     from hpcbench.potentials.selftest import self_test
 

@@ -14,6 +14,8 @@ from hpcbench.symmetry import symmetry_dataset
 # Of a typical potential; the cost needs to be right only in proportion.
 CUTOFF = 5.0
 RELAXATION_STEPS = 80
+# What limits a rank's memory where crystals are tiny.
+MOST_UNDER_WAY = 1024
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,17 @@ class Block:
     """Crystals that one rank takes together: rows of the list of crystals."""
 
     rows: tuple[int, ...]
+
+
+def most_under_way(crystals: int, ranks: int) -> int:
+    """How many crystals a rank may have under way at once.
+
+    What one rank has leased no other can compute: with several ranks, none takes more than a
+    quarter of its share at a time, so that all of them come to their end together.
+    """
+    if ranks == 1:
+        return MOST_UNDER_WAY
+    return min(MOST_UNDER_WAY, max(2, math.ceil(crystals / (4 * ranks))))
 
 
 def predict_cost(crystal: Crystal, supercell_atoms: int, symmetry_tolerance: float) -> float:

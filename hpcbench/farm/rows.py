@@ -8,19 +8,20 @@ import socket
 import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hpcbench.crystal import Crystal, Origin
 from hpcbench.errors import CrystalError
-from hpcbench.phonons.calculate import PhononResult
 from hpcbench.phonons.stability import CRITERIA
 from hpcbench.potentials.protocol import PotentialInfo
-from hpcbench.relaxation.relax import Relaxation
 from hpcbench.sources import Unreadable
 from hpcbench.store.schema import DONE, FAILED, UNREADABLE, result_schema
 from hpcbench.store.tables import Schema
+
+if TYPE_CHECKING:
+    from hpcbench.relaxation.relax import Relaxation
 
 
 def schema_of(deciding: Mapping[str, Any]) -> Schema:
@@ -78,16 +79,12 @@ def failed_row(crystal: Crystal, error: CrystalError, rank: int, provenance: str
 def done_row(
     crystal: Crystal,
     relaxation: Relaxation,
-    result: PhononResult,
-    criterion: str,
-    seconds: Mapping[str, float],
+    columns: Mapping[str, Any],
     rank: int,
     provenance: str,
 ) -> dict[str, Any]:
-    """The result of a crystal; ``seconds`` by stage: relaxation, forces, analysis."""
-    phonon, mesh = result.phonon, result.mesh
-    displaced = (phonon.dataset or {}).get("first_atoms", [])
-    row = {
+    """The result of a crystal; ``columns`` are those that its phonons give."""
+    return {
         **_identity(crystal),
         **_place(rank, provenance),
         "status": DONE,
@@ -96,40 +93,16 @@ def done_row(
         "spacegroup_number": relaxation.space_group_after.number,
         "spacegroup_before": relaxation.space_group_before.symbol,
         "spacegroup_number_before": relaxation.space_group_before.number,
-        "verdict": result.verdicts[criterion],
-        **{c.column: result.verdicts[c.name] for c in CRITERIA},
-        "max_frequency": result.max_frequency,
-        "modes_left_out": mesh.left_out,
-        "free_energy": mesh.free_energy,
-        "entropy": mesh.entropy,
-        "heat_capacity": mesh.heat_capacity,
         "energy": relaxation.energy,
         "fmax": relaxation.fmax,
         "stress": relaxation.stress,
         "relaxation_steps": relaxation.steps,
         "force_calls": relaxation.force_calls,
         "idealised": relaxation.idealised,
-        "displacements": result.displacements,
-        "largest_drift": result.largest_drift,
         "relaxed_cell": relaxation.atoms.cell[:],
         "relaxed_positions": relaxation.atoms.positions,
-        "supercell_matrix": phonon.supercell_matrix,
-        "primitive_matrix": phonon.primitive_matrix,
-        "p2s_map": phonon.primitive.p2s_map,
-        "force_constants": phonon.force_constants,
-        "displacement_atoms": [entry["number"] for entry in displaced],
-        "displacement_vectors": [entry["displacement"] for entry in displaced],
-        "band_labels": json.dumps(result.path.labels),
-        "band_qpoints": result.path.qpoints,
-        "band_segments": result.path.indptr,
-        "band_frequencies": result.spectra["path"].frequencies.ravel(),
-        "commensurate_qpoints": result.spectra["commensurate"].qpoints,
-        "commensurate_frequencies": result.spectra["commensurate"].frequencies.ravel(),
-        **{f"seconds_{stage}": value for stage, value in seconds.items()},
+        **columns,
     }
-    for place, spectrum in result.spectra.items():
-        row[f"min_frequency_{place}"], row[f"min_q_{place}"] = spectrum.lowest
-    return row
 
 
 def provenance_of(info: PotentialInfo) -> str:

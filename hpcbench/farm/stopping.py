@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from hpcbench.errors import EvaluationError, HpcbenchError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import torch
     from ase import Atoms
+    from numpy.typing import NDArray
 
-    from hpcbench.potentials.protocol import Evaluation, Potential, PotentialInfo
+    from hpcbench.potentials.copies import DisplacedCopies
+    from hpcbench.potentials.protocol import (
+        BatchEvaluation,
+        Evaluation,
+        Potential,
+        PotentialInfo,
+        PreparedCopies,
+    )
+    from hpcbench.potentials.structures import Structures
 
 
 class StopRequested(BaseException):
@@ -53,7 +65,14 @@ class Stop:
 
 
 class StoppablePotential:
-    """A potential that gives up between two calls when the run was asked to stop."""
+    """A potential that gives up between two calls when the run was asked to stop.
+
+    Each method is as of the potential itself, and raises besides
+
+    - ``StopRequested`` if the run was asked to stop,
+    - ``EvaluationError`` for an error of the potential's own: it must not be taken for the
+      relaxation's or the crystal's.
+    """
 
     def __init__(self, potential: Potential, stop: Stop) -> None:
         self._potential = potential
@@ -64,20 +83,45 @@ class StoppablePotential:
         """As of the potential itself."""
         return self._potential.info
 
-    def evaluate(self, structures: Sequence[Atoms], *, stress: bool = False) -> list[Evaluation]:
-        """As of the potential itself.
+    @property
+    def device(self) -> torch.device:
+        """As of the potential itself."""
+        return self._potential.device
 
-        Raises
-        ------
-        StopRequested
-            If the run was asked to stop.
-        EvaluationError
-            If the potential raises an error of its own: it must not be taken for the
-            relaxation's.
-        """
+    @property
+    def capacity(self) -> int:
+        """As of the potential itself."""
+        return self._potential.capacity
+
+    def cost(self, natoms: int, volume: float) -> float:
+        """As of the potential itself."""
+        return self._potential.cost(natoms, volume)
+
+    def evaluate(self, structures: Sequence[Atoms], *, stress: bool = False) -> list[Evaluation]:
+        """As of the potential itself."""
+        with self._guarded():
+            return self._potential.evaluate(structures, stress=stress)
+
+    def evaluate_batch(self, batch: Structures, *, stress: bool = False) -> BatchEvaluation:
+        """As of the potential itself."""
+        with self._guarded():
+            return self._potential.evaluate_batch(batch, stress=stress)
+
+    def prepare(self, copies: DisplacedCopies) -> PreparedCopies:
+        """As of the potential itself."""
+        with self._guarded():
+            return self._potential.prepare(copies)
+
+    def forces(self, parts: Sequence[tuple[PreparedCopies, int, int]]) -> list[NDArray[np.float64]]:
+        """As of the potential itself."""
+        with self._guarded():
+            return self._potential.forces(parts)
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
         self._stop.check()
         try:
-            return self._potential.evaluate(structures, stress=stress)
+            yield
         except HpcbenchError:
             raise
         except Exception as error:  # potentials raise whatever their packages do

@@ -12,6 +12,7 @@ from phonopy.structure.atoms import PhonopyAtoms
 from phonopy.structure.cells import get_primitive_matrix_with_auto
 
 from hpcbench.errors import PhononError
+from hpcbench.potentials.copies import DisplacedCopies
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,3 +73,16 @@ def displaced_structures(phonon: Phonopy) -> list[Atoms]:
         Atoms(numbers=cell.numbers, cell=cell.cell, positions=cell.positions, pbc=True)
         for cell in phonon.supercells_with_displacements or []
     ]
+
+
+def displaced_copies(phonon: Phonopy) -> DisplacedCopies:
+    """The same as copies of one supercell, each with one atom displaced."""
+    supercell = phonon.supercell
+    displaced = (phonon.dataset or {})["first_atoms"]
+    return DisplacedCopies(
+        np.array(supercell.numbers, dtype=np.int64),
+        np.array(supercell.positions, dtype=np.float64),
+        np.array(supercell.cell, dtype=np.float64),
+        np.array([entry["number"] for entry in displaced], dtype=np.int64),
+        np.array([entry["displacement"] for entry in displaced], dtype=np.float64).reshape(-1, 3),
+    )

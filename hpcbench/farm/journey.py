@@ -1,0 +1,122 @@
+"""The way of one crystal through the program, from its cell to its row in the store."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ase.data import chemical_symbols
+from ase.units import GPa
+from numpy.typing import NDArray
+
+from hpcbench.config import RunConfig
+from hpcbench.crystal import Crystal
+from hpcbench.errors import UnsuitableError
+from hpcbench.farm.rows import done_row, provenance_of
+from hpcbench.farm.tasks import Displaced, analyse_forces, displace_supercell
+from hpcbench.phonons.calculate import PhononSettings
+from hpcbench.phonons.supercells import full_matrix
+from hpcbench.potentials.protocol import PotentialInfo
+from hpcbench.relaxation.relax import relaxation_requests
+from hpcbench.requests import ForcesOn, OnCpu, Request
+
+DISPLACEMENTS, ANALYSIS = "displacements", "analysis"
+"""Stages of the work on processor cores; that of the relaxation is ``symmetry``."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """What all crystals of a rank have in common on their way.
+
+    Attributes
+    ----------
+    config : RunConfig
+        Resolved settings.
+    info : PotentialInfo
+        Of the potential that computes them.
+    rank : int
+        Of this process.
+    provenance : str
+        As it is written into each row.
+    """
+
+    config: RunConfig
+    info: PotentialInfo
+    rank: int
+    provenance: str
+
+    @classmethod
+    def of(cls, config: RunConfig, info: PotentialInfo, rank: int) -> Route:
+        """The route of a rank."""
+        return cls(config, info, rank, provenance_of(info))
+
+    def journey(self, crystal: Crystal) -> Generator[Request, Any, dict[str, Any]]:
+        """Relax a crystal, displace it, ask for forces, and analyse them.
+
+        Yields requests, is sent their answers, and returns the crystal's row, without the
+        seconds that it took.
+
+        Raises
+        ------
+        CrystalError
+            If the crystal cannot be computed, or an answer was an error.
+        """
+        config = self.config
+        protocol = config.protocol_definition
+        assert config.fmax is not None, "settings are resolved before a run"
+        assert config.max_steps is not None, "settings are resolved before a run"
+        _require_elements(crystal, self.info)
+        supercell_matrix = _supercell_matrix(crystal, config)
+        relaxation = yield from relaxation_requests(
+            crystal.to_ase(),
+            mode=config.relax,
+            stages=protocol.stages(config.fmax, config.max_steps),
+            symmetry_tolerance=config.symmetry_tolerance,
+            pressure=config.pressure * GPa,
+        )
+        for complaint in relaxation.complaints:
+            warnings.warn(complaint, stacklevel=1)
+        settings = phonon_settings(config)
+        displaced: Displaced = yield OnCpu(
+            DISPLACEMENTS, displace_supercell, (relaxation.atoms, supercell_matrix, settings)
+        )
+        forces: NDArray[np.float64] = yield ForcesOn(displaced.copies)
+        columns: dict[str, Any] = yield OnCpu(
+            ANALYSIS, analyse_forces, (displaced.phonon, forces, settings, protocol.criterion)
+        )
+        return done_row(crystal, relaxation, columns, self.rank, self.provenance)
+
+
+def phonon_settings(config: RunConfig) -> PhononSettings:
+    """The part of a run's settings that phonons depend on."""
+    return PhononSettings(
+        config.protocol_definition.primitive_matrix,
+        config.displacement,
+        config.symprec,
+        config.band_points,
+        config.mesh,
+        config.temperatures,
+        config.cutoff_frequency,
+    )
+
+
+def _require_elements(crystal: Crystal, info: PotentialInfo) -> None:
+    if info.elements is None:
+        return
+    unknown = sorted({int(z) for z in crystal.numbers} - info.elements)
+    if unknown:
+        symbols = ", ".join(chemical_symbols[z] for z in unknown)
+        raise UnsuitableError("unknown element", f"{info.name} does not know {symbols}")
+
+
+def _supercell_matrix(crystal: Crystal, config: RunConfig) -> NDArray[np.int64]:
+    if not isinstance(config.supercell, str):
+        return full_matrix(config.supercell)
+    if crystal.supercell_matrix is None:
+        raise UnsuitableError(
+            "no supercell", "its source names no supercell; give --supercell N N N"
+        )
+    return np.asarray(crystal.supercell_matrix, dtype=np.int64)

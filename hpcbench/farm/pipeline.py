@@ -1,0 +1,353 @@
+"""Many crystals on their way at once, so that the potential never waits.
+
+The main thread owns the potential. Whatever needs none is done beside it: work on processor
+cores by the crew, reading and writing by threads. All of them post to one inbox.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import queue
+import time
+import traceback
+import warnings
+from collections import defaultdict, deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hpcbench.crystal import Crystal
+from hpcbench.errors import EvaluationError, HpcbenchError, PotentialError
+from hpcbench.farm.account import FORCES, PREPARING, RELAXATION, WAITING, Account
+from hpcbench.farm.beside import BlockRead, Inbox, ListEnded, Reader, WritingFailed
+from hpcbench.farm.journey import ANALYSIS
+from hpcbench.farm.processes import Crew, Task, TaskEnded
+from hpcbench.farm.stopping import Stop
+from hpcbench.farm.tasks import messages_of, unexpected
+from hpcbench.phonons.packing import ForcePool
+from hpcbench.potentials.protocol import Potential
+from hpcbench.relaxation.in_flight import InFlight
+from hpcbench.relaxation.start import Start
+from hpcbench.requests import ForcesOn, Minimise, OnCpu, Request
+
+Journey = Generator[Request, Any, dict[str, Any]]
+
+# Tasks for each worker process that feed the potential, and analyses: enough to keep it busy, few
+# enough for the memory.
+MOST_FEEDING, MOST_ANALYSES = 3, 16
+# Crystals that are ready to relax while others do, at least: when one leaves, another takes its
+# place.
+READY = 2
+# Seconds after which a thread without work looks whether it was asked to stop.
+POLL = 0.2
+# Seconds for the analyses that are left when a run is asked to stop: clusters kill after 30.
+FAREWELL = 20.0
+
+
+@dataclass(eq=False)
+class Traveller:
+    """A crystal under way.
+
+    Attributes
+    ----------
+    number : int
+        Place in the order in which this rank took its crystals.
+    crystal : Crystal
+        As given.
+    journey : generator
+        Its way.
+    cost : float
+        What its cell takes of a forward pass, about.
+    started : float
+        When it set out, by the monotonic clock.
+    waits_for : str
+        Stage of the request that it waits for.
+    seconds : defaultdict
+        By stage: its share of the passes' wall time by cost, and processor time of its tasks.
+    warnings : set of str
+        What libraries warned of on its way.
+    traceback : str
+        Where an error that nobody raised on purpose came from; else empty.
+    """
+
+    number: int
+    crystal: Crystal
+    journey: Journey
+    cost: float
+    started: float = field(default_factory=time.monotonic)
+    waits_for: str = ""
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    warnings: set[str] = field(default_factory=set)
+    traceback: str = ""
+
+
+class Pipeline:
+    """Drives the journeys of a rank's crystals.
+
+    Parameters
+    ----------
+    potential : Potential
+        Raises ``StopRequested`` if the run is to stop.
+    journey : callable
+        Starts the journey of a crystal.
+    reader : Reader
+        Where crystals come from.
+    crew : Crew
+        Who does the tasks.
+    inbox : Inbox
+        Where reader, crew and writer post to.
+    most_under_way : int
+        Most crystals under way at once.
+    stop : Stop
+        Whether the run was asked to stop.
+    on_end : callable
+        Told each crystal that has come to its end, with its row or the error that ended it. It
+        may raise to end the rank's work.
+    """
+
+    def __init__(
+        self,
+        potential: Potential,
+        journey: Callable[[Crystal], Journey],
+        reader: Reader,
+        crew: Crew,
+        inbox: Inbox,
+        account: Account,
+        most_under_way: int,
+        stop: Stop,
+        on_end: Callable[[Traveller, dict[str, Any] | HpcbenchError], None],
+    ) -> None:
+        self._potential = potential
+        self._journey = journey
+        self._reader = reader
+        self._crew = crew
+        self._inbox = inbox
+        self._account = account
+        self._most_under_way = most_under_way
+        self._stop = stop
+        self._on_end = on_end
+        self._count = 0
+        self._read: deque[Crystal] = deque()
+        self._list_ended = False
+        self._asked_for_block = False
+        self._under_way: dict[int, Traveller] = {}
+        self._to_minimise: list[tuple[int, Start]] = []
+        self._flying: dict[int, float] = {}
+        self._in_flight = InFlight(potential)
+        self._pool = ForcePool(potential)
+        self.last_good: Crystal | None = None
+        """The last crystal for which the potential has computed a minimum or forces."""
+
+    def run(self) -> None:
+        """Bring all crystals to their end.
+
+        Raises
+        ------
+        StopRequested
+            If the run was asked to stop.
+        PotentialError
+            If the potential fails whatever it is given.
+        Exception
+            What ended the reading or the writing.
+        """
+        while True:
+            self._receive()
+            self._admit()
+            full = self._pool.fills_a_pass()
+            self._crew.hungry = not full and len(self._to_minimise) < READY
+            if full:
+                self._force_pass()
+            elif self._to_minimise or len(self._in_flight):
+                self._relaxation_step()
+            elif len(self._pool):
+                self._force_pass()
+            elif self._under_way or self._read or not self._list_ended:
+                self._wait()
+            else:
+                return
+
+    def say_farewell(self) -> None:
+        """Finish the crystals whose forces are complete; the others are dropped."""
+        end = time.monotonic() + FAREWELL
+        self._crew.forget_feeding()
+        for traveller in list(self._under_way.values()):
+            if traveller.waits_for != ANALYSIS:
+                del self._under_way[traveller.number]
+        while time.monotonic() < end:
+            left = self._crew.unfinished(feeding=False)
+            try:
+                message = self._inbox.get(timeout=POLL if left else 0.0)
+            except queue.Empty:
+                if not left:
+                    return
+                continue
+            if isinstance(message, TaskEnded):
+                self._collect(message)
+
+    def _receive(self) -> None:
+        while not self._inbox.empty():
+            self._open(self._inbox.get())
+
+    def _wait(self) -> None:
+        self._stop.check()
+        try:
+            with self._account.stage(WAITING):
+                message = self._inbox.get(timeout=POLL)
+        except queue.Empty:
+            return
+        self._open(message)
+
+    def _open(self, message: Any) -> None:
+        match message:
+            case TaskEnded():
+                self._collect(message)
+            case BlockRead():
+                self._read.extend(message.crystals)
+                self._asked_for_block = False
+            case ListEnded() | WritingFailed():
+                if message.error is not None:
+                    raise message.error
+                self._list_ended = True
+
+    def _collect(self, ended: TaskEnded) -> None:
+        report = self._crew.collect(ended)
+        traveller = self._under_way.get(ended.task.owner)
+        if report is None or traveller is None:
+            return
+        stage = ended.task.request.stage
+        self._account.add(stage, report.seconds)
+        traveller.seconds[stage] += report.seconds
+        traveller.warnings |= report.warnings
+        traveller.traceback = report.traceback
+        self._resume(traveller, report.value if report.error is None else report.error)
+
+    def _admit(self) -> None:
+        while True:
+            if not (self._read or self._asked_for_block or self._list_ended):
+                self._asked_for_block = True
+                self._reader.next_block()
+            if not self._read or not self._has_room():
+                return
+            crystal = self._read.popleft()
+            volume = abs(float(np.linalg.det(crystal.cell)))
+            cost = self._potential.cost(crystal.natoms, volume)
+            traveller = Traveller(self._count, crystal, self._journey(crystal), cost)
+            self._under_way[traveller.number] = traveller
+            self._count += 1
+            self._resume(traveller, None)
+            self._receive()
+
+    def _has_room(self) -> bool:
+        ready = sum(self._under_way[number].cost for number, _ in self._to_minimise)
+        return (
+            len(self._under_way) < self._most_under_way
+            and (
+                len(self._to_minimise) < READY
+                or self._in_flight.load + ready < self._potential.capacity
+            )
+            and self._crew.unfinished(feeding=True) <= MOST_FEEDING * self._crew.size
+            and self._crew.unfinished(feeding=False) <= MOST_ANALYSES * self._crew.size
+        )
+
+    def _resume(self, traveller: Traveller, answer: Any) -> None:
+        """Give a traveller its answer, or throw it the error; then take its next request."""
+        request: Request | None = None
+        outcome: dict[str, Any] | HpcbenchError
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                if isinstance(answer, HpcbenchError):
+                    request = traveller.journey.throw(answer)
+                else:
+                    request = traveller.journey.send(answer)
+            except StopIteration as end:
+                outcome = end.value
+            except HpcbenchError as error:
+                outcome = error
+            except Exception as error:  # one crystal's accident must not end the run
+                traveller.traceback = traceback.format_exc()
+                outcome = unexpected(error)
+        traveller.warnings |= messages_of(caught)
+        if request is None:
+            del self._under_way[traveller.number]
+            self._on_end(traveller, outcome)
+        else:
+            self._take(traveller, request)
+
+    def _take(self, traveller: Traveller, request: Request) -> None:
+        """Put a request where it will be answered."""
+        match request:
+            case OnCpu():
+                traveller.waits_for = request.stage
+                feeds = request.stage != ANALYSIS
+                self._crew.submit(Task(traveller.number, request, feeds))
+            case Minimise():
+                traveller.waits_for = RELAXATION
+                heapq.heappush(self._to_minimise, (traveller.number, request.start))
+            case ForcesOn():
+                traveller.waits_for = FORCES
+                try:
+                    with self._pass(PREPARING) as costs:
+                        costs[traveller.number] = 1.0
+                        self._pool.add(traveller.number, request.copies)
+                except HpcbenchError as error:
+                    self._resume(traveller, error)
+
+    def _relaxation_step(self) -> None:
+        while self._to_minimise:
+            number, start = self._to_minimise[0]
+            cost = self._under_way[number].cost
+            if len(self._in_flight) and self._in_flight.load + cost > self._potential.capacity:
+                break
+            heapq.heappop(self._to_minimise)
+            self._in_flight.add(number, start)
+            self._flying[number] = cost
+        with self._pass(RELAXATION) as costs:
+            costs.update(self._flying)
+            try:
+                ended = self._in_flight.step()
+            except EvaluationError as error:
+                # A crystal's own problem comes as its outcome: this is the potential's.
+                raise PotentialError(
+                    f"{self._potential.info.name} fails in the relaxation, with no crystal to "
+                    f"blame: {error}; what was computed is safe: give the same command again"
+                ) from error
+        for number, _ in ended:
+            del self._flying[number]
+        self._answer(ended)
+
+    def _force_pass(self) -> None:
+        with self._pass(FORCES) as costs:
+            passed = self._pool.run_pass()
+            costs.update(passed.costs)
+        self._answer(passed.finished)
+
+    def _answer(self, outcomes: Iterable[tuple[Any, Any]]) -> None:
+        """Give travellers what the potential said; a failure may end the rank, so those last."""
+        for number, outcome in sorted(outcomes, key=lambda x: isinstance(x[1], HpcbenchError)):
+            traveller = self._under_way[number]
+            if not isinstance(outcome, HpcbenchError):
+                self.last_good = traveller.crystal
+            self._resume(traveller, outcome)
+
+    @contextlib.contextmanager
+    def _pass(self, stage: str) -> Iterator[dict[Any, float]]:
+        """Share the time and the warnings of what the potential does out among crystals.
+
+        Gives a mapping to be filled with what it does for each, by number.
+        """
+        costs: dict[Any, float] = {}
+        start = time.monotonic()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield costs
+        seconds = time.monotonic() - start
+        self._account.add(stage, seconds)
+        messages = messages_of(caught)
+        for number, cost in costs.items():
+            traveller = self._under_way[number]
+            traveller.seconds[stage] += seconds * cost / sum(costs.values())
+            traveller.warnings |= messages

@@ -1,0 +1,153 @@
+"""What is computed beside the potential, in a rank's worker processes.
+
+Loads neither torch nor MPI: a worker starts in half a second and takes little memory.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpcbench.errors import CrystalError, HpcbenchError
+from hpcbench.phonons.calculate import PhononResult, PhononSettings, analyse, prepare
+from hpcbench.phonons.stability import CRITERIA
+from hpcbench.phonons.supercells import displaced_copies
+from hpcbench.potentials.copies import DisplacedCopies
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+@dataclass(frozen=True, eq=False)
+class Displaced:
+    """A crystal whose displaced supercells want forces.
+
+    Attributes
+    ----------
+    phonon : bytes
+        The Phonopy object, pickled once and handed on as it is: that takes a millisecond,
+        finding the symmetry of a supercell again up to a second.
+    copies : DisplacedCopies
+        The supercells.
+    """
+
+    phonon: bytes
+    copies: DisplacedCopies
+
+
+def displace_supercell(
+    atoms: Atoms, supercell_matrix: NDArray[np.int64], settings: PhononSettings
+) -> Displaced:
+    """Displaced supercells of a crystal; see :func:`hpcbench.phonons.calculate.prepare`."""
+    phonon = prepare(atoms, supercell_matrix, settings)
+    return Displaced(pickle.dumps(phonon, pickle.HIGHEST_PROTOCOL), displaced_copies(phonon))
+
+
+def analyse_forces(
+    phonon: bytes, forces: NDArray[np.float64], settings: PhononSettings, criterion: str
+) -> dict[str, Any]:
+    """The columns of a crystal's row that its phonons give.
+
+    Parameters
+    ----------
+    phonon : bytes
+        From :func:`displace_supercell`.
+    forces : ndarray, shape (ncopies, natoms, 3)
+        In eV/A.
+    criterion : str
+        The one whose answer is the verdict.
+    """
+    return phonon_columns(analyse(pickle.loads(phonon), forces, settings), criterion)
+
+
+def phonon_columns(result: PhononResult, criterion: str) -> dict[str, Any]:
+    """A result of phonons by the store's columns."""
+    phonon, mesh = result.phonon, result.mesh
+    displaced = (phonon.dataset or {}).get("first_atoms", [])
+    columns = {
+        "verdict": result.verdicts[criterion],
+        **{c.column: result.verdicts[c.name] for c in CRITERIA},
+        "max_frequency": result.max_frequency,
+        "modes_left_out": mesh.left_out,
+        "free_energy": mesh.free_energy,
+        "entropy": mesh.entropy,
+        "heat_capacity": mesh.heat_capacity,
+        "displacements": result.displacements,
+        "largest_drift": result.largest_drift,
+        "supercell_matrix": phonon.supercell_matrix,
+        "primitive_matrix": phonon.primitive_matrix,
+        "p2s_map": phonon.primitive.p2s_map,
+        "force_constants": phonon.force_constants,
+        "displacement_atoms": [entry["number"] for entry in displaced],
+        "displacement_vectors": [entry["displacement"] for entry in displaced],
+        "band_labels": json.dumps(result.path.labels),
+        "band_qpoints": result.path.qpoints,
+        "band_segments": result.path.indptr,
+        "band_frequencies": result.spectra["path"].frequencies.ravel(),
+        "commensurate_qpoints": result.spectra["commensurate"].qpoints,
+        "commensurate_frequencies": result.spectra["commensurate"].frequencies.ravel(),
+    }
+    for place, spectrum in result.spectra.items():
+        columns[f"min_frequency_{place}"], columns[f"min_q_{place}"] = spectrum.lowest
+    return columns
+
+
+@dataclass(frozen=True, eq=False)
+class TaskReport:
+    """How a task ended.
+
+    Attributes
+    ----------
+    value : object
+        What its function returned; ``None`` if it failed.
+    error : HpcbenchError or None
+        What it raised; other errors than hpcbench's own as a ``CrystalError``.
+    traceback : str
+        Where an error of another kind came from; else empty.
+    seconds : float
+        Processor time.
+    warnings : frozenset of str
+        What libraries warned of.
+    """
+
+    value: Any
+    error: HpcbenchError | None
+    traceback: str
+    seconds: float
+    warnings: frozenset[str]
+
+
+def run_task(function: Callable[..., Any], arguments: tuple[Any, ...]) -> TaskReport:
+    """Call a function; whatever becomes of it is in the report."""
+    # Of the process: phonopy computes in threads of its own.
+    start = time.process_time()
+    value, error, trace = None, None, ""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            value = function(*arguments)
+        except HpcbenchError as problem:
+            error = problem
+        except Exception as problem:  # one crystal's accident must not end the run
+            error = unexpected(problem)
+            trace = traceback.format_exc()
+    return TaskReport(value, error, trace, time.process_time() - start, messages_of(caught))
+
+
+def unexpected(problem: Exception) -> CrystalError:
+    """An error that nobody raised on purpose, as the failure of the crystal."""
+    return CrystalError("error", f"{type(problem).__name__}: {problem}")
+
+
+def messages_of(caught: list[warnings.WarningMessage]) -> frozenset[str]:
+    """What libraries warned of, each message once."""
+    return frozenset(f"{w.category.__name__}: {w.message}" for w in caught)
