@@ -66,7 +66,7 @@ class RunConfig:
     """All settings of a run.
 
     ``None`` in ``fmax`` and ``max_steps`` stands for the protocol's own value, and 0 in
-    ``max_edges`` and ``max_triplets`` for the device's: see :meth:`resolved`. Settings that
+    ``max_edges`` for the device's: see :meth:`resolved`. Settings that
     decide results are hashed into :meth:`settings_hash`, which names the run; the others
     (where to write, how much to batch) may change from one run of a store to the next.
     """
@@ -220,14 +220,7 @@ class RunConfig:
         0,
         kind.count,
         "where it is computed",
-        "most edges of the graph in one forward pass (0: by the device)",
-        metavar="N",
-    )
-    max_triplets: int = _setting(
-        0,
-        kind.count,
-        "where it is computed",
-        "most triplets in one forward pass (0: by the device)",
+        "most edges of the graph in one forward pass (0: found on the device)",
         metavar="N",
     )
     workers: int | str = _setting(

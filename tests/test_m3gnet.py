@@ -162,7 +162,7 @@ def test_real_crystals_as_mattersims_own_potential(
     model = m3gnet(shape)
     torch.save({"model": model.state_dict(), "model_args": model.model_args}, path)
     ours = MatterSim(path, "model")
-    assert ours.forward_pass == REARRANGED
+    assert ours.info.forward_pass == REARRANGED
     theirs = Potential(m3gnet(shape), device="cpu", model_name="m3gnet", allow_tf32=False)
     crystals = read(reference_data / "generated" / "mix-1000.extxyz", index=":")
     crystals = [c for c in crystals if len(c) <= 12 and shortest_distance(c) > 0.9]
@@ -219,7 +219,7 @@ def test_an_unknown_architecture_goes_through_mattersims_own_layers(
     path = tmp_path / "other.pth"
     torch.save({"model": state, "model_args": arguments}, path)
     potential = MatterSim(path, "other", dtype="float64")
-    assert potential.forward_pass == LAYERED
+    assert potential.info.forward_pass == LAYERED
     atoms = STRUCTURES["salt"]
     together = potential.evaluate([atoms, STRUCTURES["diamond, dense"]], stress=True)
     (alone,) = potential.evaluate([atoms], stress=True)

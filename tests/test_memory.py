@@ -16,9 +16,11 @@ from hpcbench.potentials.memory import (
     Probe,
     is_out_of_memory,
     kept_probe,
+    made_up_crystal,
     probe,
     usable_memory,
 )
+from hpcbench.potentials.neighbours import neighbour_list
 
 CPU = torch.device("cpu")
 
@@ -48,6 +50,12 @@ def test_probe_takes_the_smallest_pass_that_is_about_as_fast_as_any(
     # 97 % of the rate at 8,000 edges (0.9938) is reached when 50 / n < 0.037: at 2,000.
     assert found.edges == 2_000
     assert max(passes.sizes) == PROBE_EDGES["cpu"][1]
+
+
+@pytest.mark.parametrize("edges", [500, 8_000])
+def test_the_probe_s_crystal_has_about_the_edges_asked_for(edges: int) -> None:
+    batch = made_up_crystal(edges, CPU)
+    assert neighbour_list(batch, 5.0).nedges == pytest.approx(edges, rel=0.25)
 
 
 def test_probe_stops_where_memory_ends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -414,7 +414,6 @@ def _load(config: RunConfig, device: str, ranks_on_host: int) -> Potential:
         dtype=config.dtype,
         device=device,
         max_edges=config.max_edges,
-        max_triplets=config.max_triplets,
         ranks_on_host=ranks_on_host,
     )
     from hpcbench.potentials.selftest import self_test

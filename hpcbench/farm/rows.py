@@ -116,6 +116,7 @@ def provenance_of(info: PotentialInfo) -> str:
         "weights_sha256": info.weights_sha256,
         "dtype": info.dtype,
         "device": info.device,
+        "forward_pass": info.forward_pass,
     }
     return json.dumps(values, sort_keys=True)
 

@@ -68,6 +68,16 @@ silu_backward = torch.ops.aten.silu_backward
 sigmoid_backward = torch.ops.aten.sigmoid_backward
 
 
+def _silu_backward_(gradient: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    """The gradient through SiLU, in place: fresh memory costs as much as the arithmetic."""
+    return silu_backward.grad_input(gradient, inputs, grad_input=gradient)
+
+
+def _sigmoid_backward_(gradient: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+    """The gradient through the logistic function, in place."""
+    return sigmoid_backward.grad_input(gradient, outputs, grad_input=gradient)
+
+
 @dataclass(frozen=True, eq=False)
 class _GatedPass:
     """What a gated MLP keeps of its forward pass for the way back; all (nedges, U or 2U)."""
@@ -335,7 +345,7 @@ def _backward(
     by_radial = _gated_backward(
         block.atom_layers, kept.atom_pass, kept.atom_radial, gradient, ends, grad_edges, grad_atoms
     )
-    by_radial = silu_backward(by_radial, kept.atom_radial_in)
+    _silu_backward_(by_radial, kept.atom_radial_in)
     grad_radial.addmm_(by_radial, block.atom_radial.T)
     gradient = grad_edges.clone()
     by_radial = _gated_backward(
@@ -346,8 +356,9 @@ def _backward(
 
 def _threebody_backward(block: Block, kept: _BlockPass, gradient: torch.Tensor) -> torch.Tensor:
     """Gradient by the gated three-body term (nshort, 16), from that by the short edges."""
-    by_value = silu_backward(gradient * kept.threebody_gate, kept.threebody_value_in)
-    by_gate = sigmoid_backward(gradient * silu(kept.threebody_value_in), kept.threebody_gate)
+    by_value = _silu_backward_(gradient * kept.threebody_gate, kept.threebody_value_in)
+    by_gate = silu(kept.threebody_value_in).mul_(gradient)
+    _sigmoid_backward_(by_gate, kept.threebody_gate)
     return torch.cat([by_value, by_gate], dim=1) @ block.threebody.T
 
 
@@ -383,12 +394,12 @@ def _gated_backward(
     units = layers.value.shape[0]
     by_gate = gradient * kept.value
     by_radial = by_gate * kept.gate
-    by_gate = sigmoid_backward(by_gate.mul_(radial), kept.gate)
-    by_value = silu_backward(gradient.mul_(radial).mul_(kept.gate), kept.value_in)
+    by_gate = _sigmoid_backward_(by_gate.mul_(radial), kept.gate)
+    by_value = _silu_backward_(gradient.mul_(radial).mul_(kept.gate), kept.value_in)
     hidden = torch.empty_like(kept.hidden)
     torch.mm(by_value, layers.value.T, out=hidden[:, :units])
     torch.mm(by_gate, layers.gate.T, out=hidden[:, units:])
-    hidden = silu_backward(hidden, kept.hidden)
+    _silu_backward_(hidden, kept.hidden)
     grad_edges.addmm_(hidden, layers.edge.T)
     sums = torch.zeros(len(grad_atoms), 2 * units, dtype=hidden.dtype, device=hidden.device)
     for atom, weight in zip(ends, (layers.centre, layers.neighbour), strict=True):

@@ -17,21 +17,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from mattersim.forcefield.m3gnet.m3gnet import M3Gnet
 from numpy.typing import NDArray
 
 from hpcbench.errors import (
     EvaluationError,
     HpcbenchError,
     OutOfMemoryError,
-    PotentialError,
     UnsuitableError,
 )
+from hpcbench.potentials.checkpoint import load_checkpoint
 from hpcbench.potentials.displaced import displaced_edges, share_list
 from hpcbench.potentials.layered import LayeredM3GNet
 from hpcbench.potentials.m3gnet import RearrangedM3GNet
 from hpcbench.potentials.m3gnet_weights import UnknownArchitectureError
-from hpcbench.potentials.memory import is_out_of_memory, kept_probe, probe, usable_memory
+from hpcbench.potentials.memory import (
+    is_out_of_memory,
+    kept_probe,
+    made_up_crystal,
+    probe,
+    usable_memory,
+)
 from hpcbench.potentials.neighbours import edge_vectors, neighbour_list
 from hpcbench.potentials.protocol import BatchEvaluation, Evaluation, PotentialInfo, PreparedCopies
 from hpcbench.potentials.structures import DisplacedCopies, Structures
@@ -41,7 +46,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 REARRANGED, LAYERED = "re-arranged", "MatterSim's layers"
-"""The values of ``MatterSim.forward_pass``."""
+"""The values of ``info.forward_pass``."""
 
 # Memory of MatterSim's own layers, as multiples of what the re-arranged pass takes of an edge
 # (benchmarks/memory.py).
@@ -118,11 +123,6 @@ class MatterSim:
     ranks_on_host : int
         Processes that share this machine's memory.
 
-    Attributes
-    ----------
-    forward_pass : str
-        ``REARRANGED`` or ``LAYERED``.
-
     Raises
     ------
     PotentialError
@@ -141,16 +141,16 @@ class MatterSim:
     ) -> None:
         self.device = torch.device(device)
         precision = {"float32": torch.float32, "float64": torch.float64}[dtype]
-        model, arguments, unexpected = _load(path, self.device)
+        model, arguments, unexpected = load_checkpoint(path, self.device)
         self._model: RearrangedM3GNet | LayeredM3GNet
         try:
             if unexpected:
                 raise UnknownArchitectureError(f"unknown weights: {', '.join(unexpected)}")
             self._model = RearrangedM3GNet(arguments, model.state_dict(), self.device, precision)
-            self.forward_pass = REARRANGED
+            forward_pass = REARRANGED
         except UnknownArchitectureError:
             self._model = LayeredM3GNet(model, precision)
-            self.forward_pass = LAYERED
+            forward_pass = LAYERED
         weights = sha256_of(path)
         self.info = PotentialInfo(
             name=name,
@@ -160,6 +160,7 @@ class MatterSim:
             dtype=dtype,
             device=str(self.device),
             elements=elements or frozenset(range(1, int(arguments["max_z"]) + 1)),
+            forward_pass=forward_pass,
         )
         bytes_per_edge = _bytes_per_edge(arguments, precision)
         memory = usable_memory(self.device, ranks_on_host)
@@ -167,7 +168,7 @@ class MatterSim:
             self._largest = self.capacity = max_edges
             return
         found = kept_probe(
-            (weights, dtype, self.forward_pass),
+            (weights, dtype, self.info.forward_pass),
             self.device,
             lambda: self._probe(memory / bytes_per_edge),
         )
@@ -380,7 +381,7 @@ class MatterSim:
             )
 
     def _cost_of_edges(self, edges: int, triplets_per_edge: float) -> float:
-        if self.forward_pass == REARRANGED:
+        if self.info.forward_pass == REARRANGED:
             return edges
         return edges * (LAYERED_EDGE_COST + LAYERED_TRIPLET_COST * triplets_per_edge)
 
@@ -389,26 +390,8 @@ class MatterSim:
             return probe(self._probe_pass, self.device, largest)
 
     def _probe_pass(self, edges: int) -> int:
-        """A pass of about so many edges over a made-up crystal."""
-        generator = torch.Generator().manual_seed(0)
-        # Atoms at the density of common crystals: 20 A^3 each, so 26 neighbours within 5 A.
-        natoms = max(2, edges // 26)
-        spacing = 20.0 ** (1 / 3)
-        side = round(natoms ** (1 / 3)) or 1
-        sites = torch.cartesian_prod(torch.arange(side), torch.arange(side)).double()
-        layers = -(-natoms // len(sites))
-        grid = torch.cat(
-            [torch.nn.functional.pad(sites, (0, 1), value=float(layer)) for layer in range(layers)]
-        )
-        positions = spacing * grid + 0.1 * torch.randn(grid.shape, generator=generator)
-        cell = spacing * torch.diag(torch.tensor([side, side, layers], dtype=torch.float64))
-        batch = Structures(
-            torch.full((len(grid),), 14, device=self.device),
-            positions.double().to(self.device),
-            cell[None].to(self.device),
-            torch.zeros(len(grid), dtype=torch.int64, device=self.device),
-            (0, len(grid)),
-        )
+        """A pass of about so many edges."""
+        batch = made_up_crystal(edges, self.device)
         neighbours = neighbour_list(batch, self._model.cutoff)
         self._model(batch.numbers, neighbours.edges, edge_vectors(batch, neighbours))
         return neighbours.nedges
@@ -473,27 +456,3 @@ def _bytes_per_edge(arguments: Mapping[str, Any], dtype: torch.dtype) -> float:
     """
     units, blocks = int(arguments["units"]), int(arguments["num_blocks"])
     return float(dtype.itemsize * (units * (16 * blocks + 14) + 800))
-
-
-def _load(path: Path, device: torch.device) -> tuple[M3Gnet, dict[str, Any], list[str]]:
-    """A checkpoint's model, its arguments, and the weights that MatterSim has no place for."""
-    hint = "give a checkpoint as MatterSim's Potential.save writes it"
-    try:
-        checkpoint = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch raises many kinds for a file that is no checkpoint
-        raise PotentialError(f"{path}: not a readable checkpoint ({error}); {hint}") from error
-    if not isinstance(checkpoint, dict) or not {"model", "model_args"} <= checkpoint.keys():
-        raise PotentialError(f"{path}: not a MatterSim checkpoint; {hint}")
-    try:
-        model = M3Gnet(device=str(device), **checkpoint["model_args"])
-        result = model.load_state_dict(checkpoint["model"], strict=False)
-    except (RuntimeError, TypeError, AssertionError) as error:
-        raise PotentialError(
-            f"{path}: its weights do not fit MatterSim's M3GNet: {error}"
-        ) from error
-    # Buffers may be missing from older files, since they are constants; weights may not.
-    missing = set(result.missing_keys) & {key for key, _ in model.named_parameters()}
-    if missing:
-        raise PotentialError(f"{path}: weights are missing: {', '.join(sorted(missing))}")
-    arguments = {**model.model_args, **checkpoint["model_args"]}
-    return model.to(device).eval(), arguments, sorted(result.unexpected_keys)

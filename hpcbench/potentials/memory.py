@@ -14,6 +14,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from hpcbench.potentials.structures import Structures
+
 # Of the memory that is free when a rank starts.
 SHARE_OF_MEMORY = 0.7
 # Passes that reach this share of the best rate are large enough: smaller ones keep a rank
@@ -136,6 +138,27 @@ def kept_probe(key: tuple[str, ...], device: torch.device, make: Callable[[], Pr
         aside.write_text(json.dumps({**entries, name: asdict(result)}, indent=1))
         aside.replace(path)
     return result
+
+
+def made_up_crystal(edges: int, device: torch.device) -> Structures:
+    """A rattled lattice of silicon with about so many neighbours within 5 A."""
+    generator = torch.Generator().manual_seed(0)
+    # At the density of common crystals: 20 A^3 an atom, so 26 neighbours within 5 A.
+    spacing = 20.0 ** (1 / 3)
+    natoms = max(2, edges // 26)
+    side = max(1, round(natoms ** (1 / 3)))
+    layers = max(1, round(natoms / side**2))
+    steps = [torch.arange(count, dtype=torch.float64) for count in (side, side, layers)]
+    sites = torch.cartesian_prod(*steps)
+    noise = torch.randn(sites.shape, generator=generator, dtype=torch.float64)
+    cell = spacing * torch.diag(torch.tensor([side, side, layers], dtype=torch.float64))
+    return Structures(
+        torch.full((len(sites),), 14, device=device),
+        (spacing * sites + 0.1 * noise).to(device),
+        cell[None].to(device),
+        torch.zeros(len(sites), dtype=torch.int64, device=device),
+        (0, len(sites)),
+    )
 
 
 def _cache_file() -> Path:

@@ -85,7 +85,8 @@ class PotentialInfo:
     """What is written into the store about a potential.
 
     ``elements`` are the atomic numbers that it knows, or ``None`` where it does not say.
-    ``weights_sha256`` is empty for a potential without a weights file.
+    ``weights_sha256`` is empty for a potential without a weights file. ``forward_pass`` says
+    whose arithmetic it is, where there is more than one.
     """
 
     name: str
@@ -95,6 +96,7 @@ class PotentialInfo:
     dtype: str
     device: str
     elements: frozenset[int] | None
+    forward_pass: str = ""
 
 
 class Potential(Protocol):

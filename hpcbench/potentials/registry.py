@@ -91,7 +91,6 @@ def load_potential(
     dtype: str = "float32",
     device: str = "cpu",
     max_edges: int = 0,
-    max_triplets: int = 0,
     ranks_on_host: int = 1,
 ) -> Potential:
     """Load a potential by name, by weights file, or by ``module:callable``.
@@ -102,8 +101,8 @@ def load_potential(
         As ``--model`` takes it.
     dtype, device : str
         Precision and device.
-    max_edges, max_triplets : int
-        Limits of one forward pass, for potentials that batch; 0 for the device's own.
+    max_edges : int
+        Most edges of one forward pass, for potentials that batch; 0: found on the device.
     ranks_on_host : int
         Processes that share the machine's memory.
 
