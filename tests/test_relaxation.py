@@ -15,6 +15,7 @@ from conftest import DEMO
 
 from hpcbench.errors import CrystalError
 from hpcbench.potentials.ase_calculator import CalculatorPotential, PotentialCalculator
+from hpcbench.potentials.one_by_one import OneByOne
 from hpcbench.potentials.protocol import Evaluation, PotentialInfo
 from hpcbench.protocols import PROTOCOLS, Stage
 from hpcbench.relaxation.relax import Relaxation, relax
@@ -110,7 +111,7 @@ def test_too_few_steps_are_recorded(emt) -> None:
     assert "after 3 steps" in str(error)
 
 
-class Strange:
+class Strange(OneByOne):
     """A potential with forces of a chosen kind."""
 
     info = INFO
@@ -148,6 +149,18 @@ def test_one_failure_leaves_the_others(emt) -> None:
     results = relax(crystals, emt, mode="full", stages=TIGHT, symmetry_tolerance=0.01)
     assert isinstance(results[0], CrystalError)
     assert isinstance(results[1], Relaxation)
+
+
+@pytest.mark.parametrize("damage", ["nan position", "nan cell", "flat cell"])
+def test_what_is_no_crystal_is_recorded_before_anything_is_asked_of_it(emt, damage: str) -> None:
+    atoms = bulk("Cu", a=3.7)
+    if damage == "nan position":
+        atoms.positions[0, 0] = np.nan
+    elif damage == "nan cell":
+        atoms.cell[0, 0] = np.nan
+    else:
+        atoms.cell[0] = atoms.cell[1]
+    assert failure(atoms, emt).kind == "nan"
 
 
 def test_idealising_keeps_axes_setting_and_order() -> None:

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ase.constraints import FixSymmetry
-from ase.filters import FrechetCellFilter
-from ase.optimize import FIRE
 from numpy.typing import NDArray
 
-from hpcbench.errors import CrystalError, RelaxationError
-from hpcbench.potentials.ase_calculator import PotentialCalculator
+from hpcbench.errors import CrystalError, HpcbenchError
 from hpcbench.potentials.protocol import Potential
 from hpcbench.protocols import Stage
-from hpcbench.relaxation.symmetry import SpaceGroup, find_space_group, idealise
+from hpcbench.relaxation.in_flight import InFlight
+from hpcbench.relaxation.start import Minimum, Prepared, prepare
+from hpcbench.relaxation.symmetry import SpaceGroup, find_space_group
+from hpcbench.requests import Minimise, OnCpu, Request
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-# PhononBench's scripts give a crystal up above this force (eV/A).
-HOPELESS_FORCE = 1e4
-# A crystal whose volume grew or shrank by more than this factor is another object.
-LARGEST_VOLUME_CHANGE = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +31,7 @@ class Relaxation:
     atoms : Atoms
         The relaxed crystal: same axes, setting and order of atoms as given.
     energy : float
-        Potential energy of the cell in eV.
+        Potential energy of the cell in eV, without an external pressure's part.
     fmax : float
         Largest force in eV/A, the Frechet filter's rows for the cell included when the cell
         was free, as in ASE.
@@ -51,6 +45,8 @@ class Relaxation:
         Found at the symmetry tolerance in the crystal as given and as relaxed.
     idealised : bool
         Whether the relaxed cell was brought to its exact symmetry and relaxed on from there.
+    complaints : tuple of str
+        Why a stage did not keep the symmetry that spglib sees; empty where all is well.
     """
 
     atoms: Atoms
@@ -62,6 +58,75 @@ class Relaxation:
     space_group_before: SpaceGroup
     space_group_after: SpaceGroup
     idealised: bool
+    complaints: tuple[str, ...] = ()
+
+
+def relaxation_requests(
+    atoms: Atoms,
+    *,
+    mode: str,
+    stages: Sequence[Stage],
+    symmetry_tolerance: float,
+    pressure: float = 0.0,
+) -> Generator[Request, Any, Relaxation]:
+    """The way of one crystal to its minimum, as requests (see :mod:`hpcbench.requests`).
+
+    Parameters
+    ----------
+    atoms : Atoms
+        The crystal as given; it is not changed.
+    mode : str
+        ``none`` (evaluate only), ``positions`` (the cell changes only as far as bringing it to
+        its symmetry within the tolerance asks), or ``full`` (positions and cell together, with
+        ASE's Frechet cell filter).
+    stages : sequence of Stage
+        What the protocol does, one stage after the other.
+    symmetry_tolerance : float
+        Tolerance in A at which the symmetry that is kept is found.
+    pressure : float
+        External pressure in eV/A^3, for mode ``full``.
+
+    Raises
+    ------
+    RelaxationError
+        If the crystal cannot be relaxed.
+    """
+    now = atoms
+    first_volume: float | None = None
+    prepared: list[Prepared] = []
+    minima: list[Minimum] = []
+    for stage in stages if mode != "none" else (None,):
+        ready = yield OnCpu(
+            "symmetry",
+            prepare,
+            (now, stage, mode, symmetry_tolerance, pressure, first_volume),
+        )
+        first_volume = ready.start.first_volume
+        minimum = yield Minimise(ready.start)
+        prepared.append(ready)
+        minima.append(minimum)
+        now = minimum.atoms
+    last = minima[-1]
+    before = prepared[0].space_group
+    after = before
+    if mode != "none":
+        after = yield OnCpu("symmetry", find_space_group, (last.atoms, symmetry_tolerance))
+    return Relaxation(
+        last.atoms,
+        last.energy,
+        last.fmax,
+        last.stress,
+        sum(minimum.steps for minimum in minima),
+        sum(minimum.force_calls for minimum in minima),
+        before,
+        after,
+        any(ready.idealised for ready in prepared),
+        tuple(
+            f"stage {number}: symmetry was not kept: {ready.start.operations.complaint}"
+            for number, ready in enumerate(prepared, 1)
+            if ready.start.operations.complaint
+        ),
+    )
 
 
 def relax(
@@ -71,119 +136,55 @@ def relax(
     mode: str,
     stages: Sequence[Stage],
     symmetry_tolerance: float,
+    pressure: float = 0.0,
 ) -> list[Relaxation | CrystalError]:
-    """Relax a batch of crystals; one that fails gives its error in its place.
+    """Relax crystals together in this process; one that fails gives its error in its place.
 
-    Parameters
-    ----------
-    structures : sequence of Atoms
-        Crystals as given; they are not changed.
-    mode : str
-        ``none`` (evaluate only), ``positions`` (the cell changes only as far as bringing it to
-        its symmetry within the tolerance asks), or ``full`` (positions and cell together, with
-        ASE's Frechet cell filter).
-    stages : sequence of Stage
-        What the protocol does, one stage after the other.
-    symmetry_tolerance : float
-        Tolerance in A at which the symmetry that is kept is found.
+    Parameters are those of :func:`relaxation_requests`. Crystals are let in while those under
+    way do not fill the potential's capacity.
+
+    Raises
+    ------
+    EvaluationError
+        If the potential failed.
     """
-    results: list[Relaxation | CrystalError] = []
-    for structure in structures:
+    in_flight = InFlight(potential)
+    ways = [
+        relaxation_requests(
+            atoms,
+            mode=mode,
+            stages=stages,
+            symmetry_tolerance=symmetry_tolerance,
+            pressure=pressure,
+        )
+        for atoms in structures
+    ]
+    results: dict[int, Relaxation | CrystalError] = {}
+
+    def proceed(index: int, answer: Any) -> None:
+        """Answer a crystal's last request, and the next ones up to one for its minimum."""
+        way = ways[index]
         try:
-            results.append(_relax_one(structure, potential, mode, stages, symmetry_tolerance))
+            while True:
+                failed = isinstance(answer, HpcbenchError)
+                request = way.throw(answer) if failed else way.send(answer)
+                if isinstance(request, Minimise):
+                    in_flight.add(index, request.start)
+                    return
+                assert isinstance(request, OnCpu), "a relaxation asks for nothing else"
+                try:
+                    answer = request.function(*request.arguments)
+                except CrystalError as error:
+                    answer = error
+        except StopIteration as end:
+            results[index] = end.value
         except CrystalError as error:
-            results.append(error)
-    return results
+            results[index] = error
 
-
-def _relax_one(
-    structure: Atoms,
-    potential: Potential,
-    mode: str,
-    stages: Sequence[Stage],
-    symmetry_tolerance: float,
-) -> Relaxation:
-    atoms = structure.copy()
-    calculator = PotentialCalculator(potential, stress=mode == "full")
-    before = find_space_group(atoms, symmetry_tolerance)
-    steps = 0
-    fmax = np.inf
-    idealised = False
-    for stage in stages if mode != "none" else ():
-        if stage.idealise_first:
-            ideal = idealise(atoms, symmetry_tolerance)
-            atoms, idealised = ideal.atoms, ideal.succeeded
-        atoms.calc = calculator
-        atoms.set_constraint()
-        if find_space_group(atoms, symmetry_tolerance).number > 1:
-            atoms.set_constraint(FixSymmetry(atoms, symprec=symmetry_tolerance))
-        stage_steps, fmax = _run_stage(atoms, mode, stage, structure.get_volume())
-        steps += stage_steps
-    atoms.calc = calculator
-    if mode == "none":
-        fmax = _largest_force(atoms)
-    energy = float(atoms.get_potential_energy())
-    stress = atoms.get_stress(voigt=False) if mode == "full" else np.full((3, 3), np.nan)
-    if not np.isfinite([energy, fmax]).all():
-        raise RelaxationError("nan", "the potential gives NaN for the crystal as it is")
-    atoms.set_constraint()
-    atoms.calc = None
-    return Relaxation(
-        atoms,
-        energy,
-        fmax,
-        np.asarray(stress),
-        steps,
-        calculator.calls,
-        before,
-        find_space_group(atoms, symmetry_tolerance),
-        idealised,
-    )
-
-
-def _run_stage(atoms: Atoms, mode: str, stage: Stage, first_volume: float) -> tuple[int, float]:
-    """Relax in place; returns the steps taken and the largest force in eV/A."""
-    steps = 0
-    fmax = np.inf
-    for _ in range(stage.rounds):
-        # What converges must be measured on the optimiser's own degrees of freedom: a new
-        # filter would refer the cell's rows to another reference cell.
-        freedom = FrechetCellFilter(atoms) if mode == "full" else atoms
-        optimiser = FIRE(freedom, logfile=None)
-        try:
-            with warnings.catch_warnings():
-                # FixSymmetry warns before it refuses a large step; the refusal is recorded.
-                warnings.simplefilter("ignore")
-                for _ in optimiser.irun(fmax=stage.fmax_aim, steps=stage.steps):
-                    fmax = _largest_force(freedom)
-                    _refuse_hopeless(atoms, fmax, first_volume, steps + optimiser.nsteps)
-        except (RuntimeError, ValueError, np.linalg.LinAlgError) as error:
-            # FixSymmetry's refusal of a wild step, a singular cell, or a failing neighbour list.
-            raise RelaxationError(
-                "flew apart", f"after {steps + optimiser.nsteps} steps: {error}"
-            ) from error
-        steps += optimiser.nsteps
-        if fmax <= stage.fmax_accept:
-            return steps, fmax
-    raise RelaxationError(
-        "not converged",
-        f"largest force {fmax:.4f} eV/A after {steps} steps, wanted {stage.fmax_accept:g}",
-    )
-
-
-def _largest_force(freedom: Any) -> float:
-    return float(np.sqrt((freedom.get_forces() ** 2).sum(axis=1).max()))
-
-
-def _refuse_hopeless(atoms: Atoms, fmax: float, first_volume: float, steps: int) -> None:
-    if not np.isfinite(fmax):
-        raise RelaxationError("nan", f"forces are not finite after {steps} steps")
-    if fmax > HOPELESS_FORCE:
-        raise RelaxationError(
-            "flew apart", f"a force of {fmax:.2g} eV/A after {steps} steps (limit 10,000)"
-        )
-    change = atoms.get_volume() / first_volume
-    if not 1 / LARGEST_VOLUME_CHANGE < change < LARGEST_VOLUME_CHANGE:
-        raise RelaxationError(
-            "flew apart", f"its volume changed by a factor of {change:.2f} in {steps} steps"
-        )
+    waiting = deque(range(len(ways)))
+    while waiting or len(in_flight):
+        while waiting and (not len(in_flight) or in_flight.load < potential.capacity):
+            proceed(waiting.popleft(), None)
+        for index, outcome in in_flight.step():
+            proceed(index, outcome)
+    return [results[index] for index in range(len(ways))]

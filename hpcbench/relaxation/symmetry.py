@@ -1,13 +1,14 @@
-"""Symmetry of a cell: found at a tolerance, or made exact."""
+"""Symmetry of a cell: found at a tolerance, made exact, or to be kept."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import spglib
 from ase.spacegroup.symmetrize import refine_symmetry
+from numpy.typing import NDArray
 
 from hpcbench.symmetry import symmetry_dataset
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 LARGEST_CHAIN_OF_SUPERGROUPS = 6
+# Differences held at once while atoms are matched: 24 MB.
+LARGEST_TABLE_OF_DISTANCES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -89,3 +92,101 @@ def idealise(atoms: Atoms, tolerance: float) -> Idealised:
     if not np.isfinite(largest) or largest > 10 * tolerance:
         return Idealised(bare, 0.0, False)
     return Idealised(ideal, largest, True)
+
+
+@dataclass(frozen=True, eq=False)
+class SymmetryOperations:
+    """Operations that a crystal is to keep: a group.
+
+    Attributes
+    ----------
+    rotations : ndarray, shape (noperations, 3, 3), int
+        They act on columns of fractional coordinates.
+    permutations : ndarray, shape (noperations, natoms), int
+        The atom to whose place each atom is brought.
+    complaint : str
+        Why symmetry that was found is not kept; empty where all is well.
+    """
+
+    rotations: NDArray[np.int64]
+    permutations: NDArray[np.int64]
+    complaint: str = ""
+
+    def __len__(self) -> int:
+        return len(self.rotations)
+
+
+def no_operations(natoms: int, complaint: str = "") -> SymmetryOperations:
+    """The identity alone."""
+    return SymmetryOperations(
+        np.eye(3, dtype=np.int64)[None], np.arange(natoms, dtype=np.int64)[None], complaint
+    )
+
+
+def operations_to_keep(atoms: Atoms, tolerance: float) -> tuple[Atoms, SymmetryOperations]:
+    """A crystal refined to its symmetry, and the operations that relaxation is to keep.
+
+    As ASE's ``FixSymmetry`` does at its construction: the crystal is refined by
+    ``refine_symmetry``, then the operations are those that spglib finds at the tolerance (A).
+    A cell that is not primitive keeps its translations, whatever its space group. A crystal
+    with nothing but the identity, or for which spglib's answers contradict each other, is
+    returned as it is.
+    """
+    found = _dataset(atoms, tolerance)
+    if found is None or len(found.rotations) == 1:
+        return atoms, no_operations(len(atoms))
+    refined = atoms.copy()
+    refined.set_constraint()
+    try:
+        refine_symmetry(refined, symprec=tolerance)
+    except (ValueError, AttributeError, spglib.SpglibError, np.linalg.LinAlgError) as error:
+        return atoms, no_operations(len(atoms), f"could not be refined: {error}")
+    found = _dataset(refined, tolerance)
+    if found is None:
+        return atoms, no_operations(len(atoms), "spglib finds none after refinement")
+    permutations = atom_permutations(refined, found.rotations, found.translations)
+    if permutations is None:
+        return atoms, no_operations(len(atoms), "spglib's operations do not permute the atoms")
+    return refined, SymmetryOperations(np.asarray(found.rotations, dtype=np.int64), permutations)
+
+
+def _dataset(atoms: Atoms, tolerance: float) -> Any | None:
+    return symmetry_dataset(atoms.cell[:], atoms.positions, atoms.numbers, tolerance)
+
+
+def atom_permutations(
+    atoms: Atoms, rotations: NDArray[Any], translations: NDArray[Any]
+) -> NDArray[np.int64] | None:
+    """Where operations bring the atoms, or ``None`` where they do not permute them.
+
+    Each atom goes to the nearest atom of its element, by Cartesian distance in the periodic
+    crystal. Every operation has to bring exactly one atom to each place.
+
+    Parameters
+    ----------
+    rotations : ndarray, shape (noperations, 3, 3)
+        They act on columns of fractional coordinates.
+    translations : ndarray, shape (noperations, 3)
+        Fractional.
+
+    Returns
+    -------
+    ndarray, shape (noperations, natoms)
+    """
+    natoms = len(atoms)
+    fractional = atoms.get_scaled_positions(wrap=False)
+    other_element = atoms.numbers[:, None] != atoms.numbers
+    permutations = np.empty((len(rotations), natoms), dtype=np.int64)
+    together = max(1, LARGEST_TABLE_OF_DISTANCES // natoms**2)
+    for first in range(0, len(rotations), together):
+        part = slice(first, first + together)
+        images = np.einsum("oij,aj->oai", rotations[part], fractional)
+        images += translations[part][:, None]
+        difference = images[:, :, None] - fractional
+        difference -= np.round(difference)
+        distances = ((difference @ atoms.cell[:]) ** 2).sum(axis=-1)
+        distances[:, other_element] = np.inf
+        permutations[part] = distances.argmin(axis=2)
+    if (np.sort(permutations, axis=1) != np.arange(natoms)).any():
+        return None
+    return permutations

@@ -1,0 +1,147 @@
+"""Where a relaxation starts and where it ends, and all of it that needs no potential.
+
+Nothing here imports torch: these functions run on worker processes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpcbench.errors import RelaxationError
+from hpcbench.protocols import Stage
+from hpcbench.relaxation.symmetry import (
+    SpaceGroup,
+    SymmetryOperations,
+    find_space_group,
+    idealise,
+    no_operations,
+    operations_to_keep,
+)
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """A crystal that is ready to be relaxed, through one stage.
+
+    Attributes
+    ----------
+    atoms : Atoms
+        The crystal, without calculator and constraints, symmetric under ``operations``: exactly,
+        but for the rare crystal (5 of 1,000 generated ones at 0.01 A) in which refinement brought
+        up more symmetry within the tolerance; that is kept as approximate as it is, as in ASE.
+    operations : SymmetryOperations
+        The symmetry that is kept.
+    stage : Stage or None
+        Aim and limits; ``None`` to evaluate the crystal as it is.
+    mode : str
+        ``none``, ``positions``, or ``full``: positions and cell.
+    pressure : float
+        External pressure in eV/A^3, for mode ``full``.
+    first_volume : float
+        Volume in A^3 of the crystal as it was given, before any stage.
+    """
+
+    atoms: Atoms
+    operations: SymmetryOperations
+    stage: Stage | None
+    mode: str
+    pressure: float
+    first_volume: float
+
+
+@dataclass(frozen=True, eq=False)
+class Minimum:
+    """What a relaxation through one stage came to.
+
+    Attributes
+    ----------
+    atoms : Atoms
+        The relaxed crystal: same axes, setting and order of atoms as in its start.
+    energy : float
+        Potential energy of the cell in eV, without the pressure's part.
+    fmax : float
+        Largest force in eV/A on the optimiser's degrees of freedom, the cell's rows included
+        where the cell was free, as in ASE.
+    forces : ndarray, shape (natoms, 3)
+        Forces in eV/A, their symmetric part.
+    stress : ndarray, shape (3, 3)
+        Cauchy stress in eV/A^3, its symmetric part; NaN where the cell was not free.
+    steps : int
+        Optimiser steps.
+    force_calls : int
+        Evaluations of the potential.
+    """
+
+    atoms: Atoms
+    energy: float
+    fmax: float
+    forces: NDArray[np.float64]
+    stress: NDArray[np.float64]
+    steps: int
+    force_calls: int
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A start, and what was seen on the way to it.
+
+    Attributes
+    ----------
+    start : Start
+        For the batch in flight.
+    space_group : SpaceGroup
+        Of the crystal before anything was done to it.
+    idealised : bool
+        Whether the crystal was brought to its exact symmetry, as its stage asks.
+    """
+
+    start: Start
+    space_group: SpaceGroup
+    idealised: bool
+
+
+def prepare(
+    atoms: Atoms,
+    stage: Stage | None,
+    mode: str,
+    symmetry_tolerance: float,
+    pressure: float,
+    first_volume: float | None,
+) -> Prepared:
+    """Make a crystal ready for a stage: idealise it if asked, and find the symmetry to keep.
+
+    Parameters are those of :class:`Start`; without a ``first_volume`` the crystal's own is
+    taken.
+
+    Raises
+    ------
+    RelaxationError
+        If positions or cell are not finite, or the cell has no volume.
+    """
+    bare = atoms.copy()
+    bare.set_constraint()
+    if not (np.isfinite(bare.positions).all() and np.isfinite(bare.cell[:]).all()):
+        raise RelaxationError("nan", "positions or cell are not finite")
+    volume = bare.get_volume()
+    if volume < 1e-6 * np.prod(bare.cell.lengths()):
+        raise RelaxationError("nan", "the cell has no volume")
+    space_group = find_space_group(bare, symmetry_tolerance)
+    operations = no_operations(len(bare))
+    idealised = False
+    if stage is not None:
+        if stage.idealise_first:
+            ideal = idealise(bare, symmetry_tolerance)
+            bare, idealised = ideal.atoms, ideal.succeeded
+        bare, operations = operations_to_keep(bare, symmetry_tolerance)
+    return Prepared(
+        Start(bare, operations, stage, mode, pressure, first_volume or volume),
+        space_group,
+        idealised,
+    )
