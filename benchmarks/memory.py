@@ -71,7 +71,8 @@ def one_run(crystals: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         hpcbench.run(
             atoms, model="ase.calculators.emt:EMT", relax="none", supercell=(2, 2, 2),
-            mesh=(2, 2, 2), band_points=5, workers=0, out=Path(folder) / "s.h5", commit_interval=1.0,
+            mesh=(2, 2, 2), band_points=5, workers=0, commit_interval=1.0,
+            out=Path(folder) / "s.h5",
         )  # fmt: skip
     print(json.dumps([crystals, peak()]))
 

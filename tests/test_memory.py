@@ -47,7 +47,7 @@ def test_probe_takes_the_smallest_pass_that_is_about_as_fast_as_any(
     passes = Passes(fixed=50.0, by_edge=1.0)
     monkeypatch.setattr(time, "perf_counter", lambda: passes.clock)
     found = probe(passes, CPU, float("inf"))
-    # 97 % of the rate at 8,000 edges (0.9938) is reached when 50 / n < 0.037: at 2,000.
+    # 98 % of the rate at 8,000 edges (0.9938) is reached when 50 / n < 0.027: at 2,000.
     assert found.edges == 2_000
     assert max(passes.sizes) == PROBE_EDGES["cpu"][1]
 

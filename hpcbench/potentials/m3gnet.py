@@ -80,12 +80,15 @@ def _sigmoid_backward_(gradient: torch.Tensor, outputs: torch.Tensor) -> torch.T
 
 @dataclass(frozen=True, eq=False)
 class _GatedPass:
-    """What a gated MLP keeps of its forward pass for the way back; all (nedges, U or 2U)."""
+    """What a gated MLP keeps of its forward pass for the way back.
 
-    hidden: torch.Tensor  # 2U, before the activation
-    value_in: torch.Tensor  # before the activation
-    value: torch.Tensor
-    gate: torch.Tensor
+    The rest is computed again: a small product or an exponential takes less time than an array
+    takes to memory and back.
+    """
+
+    hidden: torch.Tensor  # (nedges, 2U), before the activation
+    value_in: torch.Tensor  # (nedges, U), before the activation
+    gate: torch.Tensor  # (nedges, U)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,14 +96,8 @@ class _BlockPass:
     """What a block keeps of its forward pass for the way back."""
 
     gates: torch.Tensor  # (natoms, 16)
-    gathered_gates: torch.Tensor  # (nshort, 16)
-    threebody_value_in: torch.Tensor  # (nshort, U)
-    threebody_gate: torch.Tensor  # (nshort, U)
     edge_pass: _GatedPass
-    edge_radial: torch.Tensor  # (nedges, U)
     atom_pass: _GatedPass
-    atom_radial_in: torch.Tensor  # (nedges, U)
-    atom_radial: torch.Tensor  # (nedges, U)
 
 
 class RearrangedM3GNet:
@@ -255,9 +252,11 @@ class RearrangedM3GNet:
         for block in reversed(self._blocks):
             # Popped, so that memory is free again as soon as the block is done.
             kept = passes.pop()
-            _backward(block, kept, (centre, neighbour), grad_edges, grad_atoms, grad_radial)
-            grad_gated = _threebody_backward(block, kept, grad_edges[: len(threebody)])
-            grad_threebody.addcmul_(grad_gated, kept.gathered_gates)
+            _backward(block, kept, (centre, neighbour), radial, grad_edges, grad_atoms, grad_radial)
+            gathered_gates = kept.gates.index_select(0, short_centre)
+            value_in, gate = _threebody_gate(block, threebody * gathered_gates)
+            grad_gated = _threebody_backward(block, value_in, gate, grad_edges[: len(threebody)])
+            grad_threebody.addcmul_(grad_gated, gathered_gates)
             grad_gates = torch.zeros_like(kept.gates)
             grad_gates.index_add_(0, short_centre, grad_gated * threebody)
             grad_atoms.addmm_(sigmoid_backward(grad_gates, kept.gates), block.atom_gate.T)
@@ -305,67 +304,62 @@ def _forward(
     """One block: new features of the atoms; those of the edges are changed in place."""
     nshort = len(threebody)
     gates = torch.addmm(block.atom_gate_bias, atoms, block.atom_gate).sigmoid_()
-    gathered_gates = gates.index_select(0, centre[:nshort])
-    value_in, gate = ((threebody * gathered_gates) @ block.threebody).chunk(2, dim=1)
-    gate = gate.sigmoid()
+    gated = threebody * gates.index_select(0, centre[:nshort])
+    value_in, gate = _threebody_gate(block, gated)
     edges[:nshort].addcmul_(silu(value_in), gate)
 
-    edge_pass = _gated(block.edge_layers, atoms, edges, pairs)
-    edge_radial = radial @ block.edge_radial
-    edges.addcmul_(edge_pass.value * edge_pass.gate, edge_radial)
+    edge_pass, product = _gated(block.edge_layers, atoms, edges, pairs)
+    edges.addcmul_(product, radial @ block.edge_radial)
 
-    atom_pass = _gated(block.atom_layers, atoms, edges, pairs)
-    atom_radial_in = radial @ block.atom_radial
-    atom_radial = silu(atom_radial_in)
-    messages = (atom_pass.value * atom_pass.gate).mul_(atom_radial)
-    kept = _BlockPass(
-        gates,
-        gathered_gates,
-        value_in,
-        gate,
-        edge_pass,
-        edge_radial,
-        atom_pass,
-        atom_radial_in,
-        atom_radial,
-    )
-    return atoms.index_add(0, centre, messages), kept
+    atom_pass, messages = _gated(block.atom_layers, atoms, edges, pairs)
+    messages.mul_(silu(radial @ block.atom_radial))
+    return atoms.index_add(0, centre, messages), _BlockPass(gates, edge_pass, atom_pass)
+
+
+def _threebody_gate(block: Block, gated: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gated MLP of the three-body term: value before its activation, and gate."""
+    value_in, gate = (gated @ block.threebody).chunk(2, dim=1)
+    return value_in.contiguous(), gate.sigmoid()
 
 
 def _backward(
     block: Block,
     kept: _BlockPass,
     ends: tuple[torch.Tensor, torch.Tensor],
+    radial: torch.Tensor,
     grad_edges: torch.Tensor,
     grad_atoms: torch.Tensor,
     grad_radial: torch.Tensor,
 ) -> None:
     """A block's way back down to its three-body term; gradients are changed in place."""
     gradient = grad_atoms.index_select(0, ends[0])
-    by_radial = _gated_backward(
-        block.atom_layers, kept.atom_pass, kept.atom_radial, gradient, ends, grad_edges, grad_atoms
+    factor_in = radial @ block.atom_radial
+    by_factor = _gated_backward(
+        block.atom_layers, kept.atom_pass, silu(factor_in), gradient, ends, grad_edges, grad_atoms
     )
-    _silu_backward_(by_radial, kept.atom_radial_in)
-    grad_radial.addmm_(by_radial, block.atom_radial.T)
+    grad_radial.addmm_(_silu_backward_(by_factor, factor_in), block.atom_radial.T)
+    factor = radial @ block.edge_radial
     gradient = grad_edges.clone()
-    by_radial = _gated_backward(
-        block.edge_layers, kept.edge_pass, kept.edge_radial, gradient, ends, grad_edges, grad_atoms
+    by_factor = _gated_backward(
+        block.edge_layers, kept.edge_pass, factor, gradient, ends, grad_edges, grad_atoms
     )
-    grad_radial.addmm_(by_radial, block.edge_radial.T)
+    grad_radial.addmm_(by_factor, block.edge_radial.T)
 
 
-def _threebody_backward(block: Block, kept: _BlockPass, gradient: torch.Tensor) -> torch.Tensor:
+def _threebody_backward(
+    block: Block, value_in: torch.Tensor, gate: torch.Tensor, gradient: torch.Tensor
+) -> torch.Tensor:
     """Gradient by the gated three-body term (nshort, 16), from that by the short edges."""
-    by_value = _silu_backward_(gradient * kept.threebody_gate, kept.threebody_value_in)
-    by_gate = silu(kept.threebody_value_in).mul_(gradient)
-    _sigmoid_backward_(by_gate, kept.threebody_gate)
+    by_gate = silu(value_in).mul_(gradient)
+    _sigmoid_backward_(by_gate, gate)
+    by_value = _silu_backward_(gate.mul_(gradient), value_in)
     return torch.cat([by_value, by_gate], dim=1) @ block.threebody.T
 
 
 def _gated(
     layers: GatedLayers, atoms: torch.Tensor, edges: torch.Tensor, pairs: torch.Tensor
-) -> _GatedPass:
-    """A gated MLP on [centre, neighbour, edge], without its radial factor."""
+) -> tuple[_GatedPass, torch.Tensor]:
+    """A gated MLP on [centre, neighbour, edge]: what it keeps, and its value times its gate."""
     units = layers.value.shape[0]
     by_atom = torch.cat(
         [torch.addmm(layers.first_bias, atoms, layers.centre), atoms @ layers.neighbour]
@@ -375,27 +369,27 @@ def _gated(
     activated = silu(hidden)
     value_in = torch.addmm(layers.value_bias, activated[:, :units], layers.value)
     gate = torch.addmm(layers.gate_bias, activated[:, units:], layers.gate).sigmoid_()
-    return _GatedPass(hidden, value_in, silu(value_in), gate)
+    return _GatedPass(hidden, value_in, gate), silu(value_in).mul_(gate)
 
 
 def _gated_backward(
     layers: GatedLayers,
     kept: _GatedPass,
-    radial: torch.Tensor,
+    factor: torch.Tensor,
     gradient: torch.Tensor,
     ends: tuple[torch.Tensor, torch.Tensor],
     grad_edges: torch.Tensor,
     grad_atoms: torch.Tensor,
 ) -> torch.Tensor:
-    """Add a gated MLP's gradient to those of edges and atoms; returns that of its radial factor.
+    """Add a gated MLP's gradient to those of edges and atoms; returns that of its factor.
 
-    ``gradient`` is that of ``value * gate * radial``; it is overwritten.
+    ``gradient`` is that of ``value * gate * factor``; it is overwritten.
     """
     units = layers.value.shape[0]
-    by_gate = gradient * kept.value
-    by_radial = by_gate * kept.gate
-    by_gate = _sigmoid_backward_(by_gate.mul_(radial), kept.gate)
-    by_value = _silu_backward_(gradient.mul_(radial).mul_(kept.gate), kept.value_in)
+    by_gate = silu(kept.value_in).mul_(gradient)
+    by_factor = by_gate * kept.gate
+    by_gate = _sigmoid_backward_(by_gate.mul_(factor), kept.gate)
+    by_value = _silu_backward_(gradient.mul_(factor).mul_(kept.gate), kept.value_in)
     hidden = torch.empty_like(kept.hidden)
     torch.mm(by_value, layers.value.T, out=hidden[:, :units])
     torch.mm(by_gate, layers.gate.T, out=hidden[:, units:])
@@ -404,4 +398,4 @@ def _gated_backward(
     sums = torch.zeros(len(grad_atoms), 2 * units, dtype=hidden.dtype, device=hidden.device)
     for atom, weight in zip(ends, (layers.centre, layers.neighbour), strict=True):
         grad_atoms.addmm_(sums.zero_().index_add_(0, atom, hidden), weight.T)
-    return by_radial
+    return by_factor

@@ -32,6 +32,7 @@ from hpcbench.potentials.m3gnet import RearrangedM3GNet
 from hpcbench.potentials.m3gnet_weights import UnknownArchitectureError
 from hpcbench.potentials.memory import (
     is_out_of_memory,
+    keep_freed_memory,
     kept_probe,
     made_up_crystal,
     probe,
@@ -140,6 +141,8 @@ class MatterSim:
         ranks_on_host: int = 1,
     ) -> None:
         self.device = torch.device(device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         precision = {"float32": torch.float32, "float64": torch.float64}[dtype]
         model, arguments, unexpected = load_checkpoint(path, self.device)
         self._model: RearrangedM3GNet | LayeredM3GNet
