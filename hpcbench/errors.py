@@ -15,6 +15,7 @@
     └── CrystalError           the failure of one crystal: recorded, never stops a run
         ├── UnreadableError    a file or an entry of a file is not a crystal
         ├── UnsuitableError    a crystal that cannot be computed (overlap, unknown element)
+        │   └── TooLargeError  one that does not fit into the device's memory
         ├── RelaxationError    not converged, flown apart, NaN
         └── PhononError        displacements, forces or force constants went wrong
 
@@ -105,6 +106,16 @@ class UnreadableError(CrystalError):
 
 class UnsuitableError(CrystalError):
     """A crystal was read but cannot be computed."""
+
+
+class TooLargeError(UnsuitableError):
+    """A crystal did not fit into the memory of the device, with nothing beside it in its pass."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("too large", message)
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:  # type: ignore[override]
+        return type(self), (str(self),)
 
 
 class RelaxationError(CrystalError):

@@ -21,7 +21,13 @@ from ase.io import write
 
 import hpcbench
 from hpcbench.crystal import Crystal, content_id
-from hpcbench.errors import DeviceError, LaunchError, PotentialError, StoreMismatchError
+from hpcbench.errors import (
+    DeviceError,
+    LaunchError,
+    PotentialError,
+    StoreMismatchError,
+    TooLargeError,
+)
 from hpcbench.farm import devices
 from hpcbench.farm.attendance import Attendance
 from hpcbench.farm.devices import choose_device
@@ -372,8 +378,16 @@ def test_a_rank_without_its_potential_leaves_the_work_to_the_others(
     assert set(store.table.query("status == 'done'")["rank"]) == {0}
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: device-side assert triggered"),
+        # Another process took the GPU's memory: no crystal is too large.
+        TooLargeError("the memory of cuda:0 did not suffice"),
+    ],
+)
 def test_a_potential_that_breaks_does_not_fail_the_rest_of_the_list(
-    tmp_path: Path, metals: list[Atoms]
+    error: Exception, tmp_path: Path, metals: list[Atoms]
 ) -> None:
     sound = hpcbench.load_potential(EMT, dtype="float64")
     seen: set[str] = set()
@@ -384,7 +398,7 @@ def test_a_potential_that_breaks_does_not_fail_the_rest_of_the_list(
         def evaluate(self, structures, *, stress=False):  # type: ignore[no-untyped-def]
             seen.add(str(structures[0].symbols))
             if len(seen) > 4:
-                raise RuntimeError("CUDA error: device-side assert triggered")
+                raise error
             return sound.evaluate(structures, stress=stress)
 
     class Unwilling(OneByOne):

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from hpcbench.potentials import memory
 from hpcbench.potentials.memory import (
     PROBE_EDGES,
     Probe,
     is_out_of_memory,
     kept_probe,
-    made_up_crystal,
+    made_up_crystals,
     probe,
     usable_memory,
 )
@@ -52,19 +53,25 @@ def test_probe_takes_the_smallest_pass_that_is_about_as_fast_as_any(
     assert max(passes.sizes) == PROBE_EDGES["cpu"][1]
 
 
-@pytest.mark.parametrize("edges", [500, 8_000])
+@pytest.mark.parametrize("edges", [500, 8_000, 40_000])
 def test_the_probe_s_crystal_has_about_the_edges_asked_for(edges: int) -> None:
-    batch = made_up_crystal(edges, CPU)
+    batch = made_up_crystals(edges, CPU)
     assert neighbour_list(batch, 5.0).nedges == pytest.approx(edges, rel=0.25)
 
 
-def test_probe_stops_where_memory_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probe_stops_where_memory_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     passes = Passes(fixed=5000.0, by_edge=1.0, memory=3_000)
     monkeypatch.setattr(time, "perf_counter", lambda: passes.clock)
     assert probe(passes, CPU, float("inf")).edges == 2_000
     passes.sizes.clear()
-    assert probe(passes, CPU, largest=1_500).edges == 1_000
+    short = probe(passes, CPU, largest=1_500)
+    assert short.edges == 1_000
     assert max(passes.sizes) == 1_000
+    # What a lack of memory cut short is not kept for the next time.
+    assert not short.complete
+    assert kept_probe(("weights",), CPU, lambda: short) is short
+    assert not kept_probe(("weights",), CPU, lambda: short).complete
 
 
 def test_an_error_of_the_model_ends_the_probe() -> None:
@@ -81,18 +88,18 @@ def test_probe_is_kept_by_model_and_dtype(tmp_path: Path, monkeypatch: pytest.Mo
 
     def make() -> Probe:
         made.append(1)
-        return Probe(1000 * len(made), 12.5)
+        return Probe(1000 * len(made), 12.5, complete=True)
 
-    assert kept_probe(("weights", "float32"), CPU, make) == Probe(1000, 12.5)
-    assert kept_probe(("weights", "float32"), CPU, make) == Probe(1000, 12.5)
-    assert kept_probe(("weights", "float64"), CPU, make) == Probe(2000, 12.5)
-    assert kept_probe(("weights", "float32"), CPU, make) == Probe(1000, 12.5)
+    assert kept_probe(("weights", "float32"), CPU, make) == Probe(1000, 12.5, complete=True)
+    assert kept_probe(("weights", "float32"), CPU, make) == Probe(1000, 12.5, complete=True)
+    assert kept_probe(("weights", "float64"), CPU, make) == Probe(2000, 12.5, complete=True)
+    assert kept_probe(("weights", "float32"), CPU, make) == Probe(1000, 12.5, complete=True)
     path = tmp_path / "hpcbench" / "passes.json"
     assert len(json.loads(path.read_text())) == 2
     for damaged in ('{"torn', "[1, 2]", json.dumps(dict.fromkeys(json.loads(path.read_text())))):
         path.write_text(damaged)
         made.clear()
-        assert kept_probe(("weights", "float32"), CPU, make) == Probe(1000, 12.5)
+        assert kept_probe(("weights", "float32"), CPU, make) == Probe(1000, 12.5, complete=True)
         assert made
 
 
@@ -101,7 +108,9 @@ def test_a_cache_that_cannot_be_written_is_no_error(
 ) -> None:
     (tmp_path / "hpcbench").write_text("a file, where the folder should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert kept_probe(("weights",), CPU, lambda: Probe(7, 0.0)) == Probe(7, 0.0)
+    assert kept_probe(("weights",), CPU, lambda: Probe(7, 0.0, complete=True)) == Probe(
+        7, 0.0, complete=True
+    )
 
 
 def test_errors_of_allocations_are_known() -> None:
@@ -113,6 +122,19 @@ def test_errors_of_allocations_are_known() -> None:
     assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"))
     assert not is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
     assert not is_out_of_memory(ValueError("out of memory"))
+
+
+def test_memory_of_a_job_is_what_its_control_group_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = Path("/proc/self/cgroup").read_text().splitlines()[0].rpartition(":")[2].strip("/")
+    folder = tmp_path / group
+    folder.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "memory.max").write_text("1000000000\n")
+    if group:
+        (folder / "memory.max").write_text("max\n")
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    assert usable_memory(CPU, 1) == pytest.approx(memory.SHARE_OF_MEMORY * 1e9)
 
 
 def test_memory_is_shared_by_the_ranks_of_a_host() -> None:

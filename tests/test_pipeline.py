@@ -689,7 +689,7 @@ def test_results_depend_neither_on_workers_nor_on_order_nor_on_blocks(
         "reading",
         "writing",
     } < set(stages.seconds)
-    assert stages.lines().startswith("forward passes under way")
+    assert stages.lines().startswith("relaxation steps and force passes under way")
     done = table.query("status == 'done'")
     # Shares of the passes add up to the passes, but for those of the crystal that failed.
     shared = done["seconds_relaxation"].sum()

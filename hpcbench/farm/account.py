@@ -70,7 +70,11 @@ class Stages:
 
     @property
     def passes(self) -> float:
-        """Share of the wall time with a forward pass under way."""
+        """Share of the wall time in relaxation steps and force passes.
+
+        The potential's forward passes with what belongs to them: neighbours, the optimiser's
+        step, bringing forces back.
+        """
         return sum(self.seconds[stage] for stage in PASSES) / self.wall if self.wall else 0.0
 
     def lines(self) -> str:
@@ -83,7 +87,8 @@ class Stages:
         }
         files = {stage: seconds[stage] for stage in (READING, WRITING)}
         return (
-            f"forward passes under way {100 * self.passes:.0f} % of the time: {_listed(main)}\n"
+            f"relaxation steps and force passes under way {100 * self.passes:.0f} % of the time: "
+            f"{_listed(main)}\n"
             f"processor time: {_listed(cores)} · files: {_listed(files)}"
         )
 

@@ -196,27 +196,34 @@ class Processes:
                 self._alone = True
                 self._hand_over(self._lost.popleft())
             return
-        while len(self._with_pool) < self.size + 2 and not self._alone:
+        while not self._lost and len(self._with_pool) < self.size + 2 and not self._alone:
             feeding, others = self._waiting[True], self._waiting[False]
             if feeding and (self.hungry or not others or feeding[0] < others[0]):
-                self._hand_over(heapq.heappop(feeding)[-1])
+                next_ones = feeding
             elif others:
-                self._hand_over(heapq.heappop(others)[-1])
+                next_ones = others
             else:
                 return
+            if not self._hand_over(heapq.heappop(next_ones)[-1]):
+                return
 
-    def _hand_over(self, task: Task) -> None:
+    def _hand_over(self, task: Task) -> bool:
+        """Give a task to the pool; false if that is broken and has yet to say so."""
         arguments = (run_task, task.request.function, task.request.arguments)
         try:
             future = self._submit(*arguments)
-        except BrokenExecutor:  # a process died while it had nothing to do
+        except BrokenExecutor:
             if self._with_pool:
-                self._lost.append(task)
-                return
+                # A process died on one of those; this task is none of them and has its turn
+                # again when they have come back.
+                heapq.heappush(self._waiting[task.feeds], (task.owner, next(self._count), task))
+                return False
+            # A process died while it had nothing to do.
             self._restart()
             future = self._submit(*arguments)
         self._with_pool[future] = task
         future.add_done_callback(lambda future: self._inbox.put(TaskEnded(task, future)))
+        return True
 
     def _restart(self) -> None:
         """Replace a pool that lost a process.

@@ -11,7 +11,14 @@ from typing import Any
 
 from hpcbench.config import RunConfig
 from hpcbench.crystal import Crystal
-from hpcbench.errors import CrystalError, EvaluationError, HpcbenchError, PotentialError, StoreError
+from hpcbench.errors import (
+    CrystalError,
+    EvaluationError,
+    HpcbenchError,
+    PotentialError,
+    StoreError,
+    TooLargeError,
+)
 from hpcbench.farm.account import EVENT, FORCES, PREPARING, RELAXATION, Account
 from hpcbench.farm.beside import Inbox, Reader, Row, Writer
 from hpcbench.farm.events import EventLog
@@ -94,7 +101,7 @@ class Worker:
 
             def on_end(traveller: Traveller, outcome: dict[str, Any] | HpcbenchError) -> None:
                 self._tell(traveller, outcome)
-                if isinstance(outcome, EvaluationError):
+                if isinstance(outcome, (EvaluationError, TooLargeError)):
                     self._require_sound(potential, pipeline.last_good, outcome)
                 row = self._row(traveller, outcome, route.provenance)
                 writer.put(row)
@@ -148,24 +155,26 @@ class Worker:
             self.log.write("error", id=crystal.id, traceback=trace)
 
     def _require_sound(
-        self, potential: Potential, last_good: Crystal | None, error: EvaluationError
+        self, potential: Potential, last_good: Crystal | None, error: HpcbenchError
     ) -> None:
         """Raise if the potential, not a crystal, is to blame for an error.
 
-        A rank whose GPU is broken must not go through the list and fail it all.
+        A rank whose GPU is broken, or full of another process's data, must not go through the
+        list and fail it all.
         """
         if last_good is None:
             self_test(potential)
             return
         try:
-            with contextlib.suppress(CrystalError):
-                potential.evaluate([last_good.to_ase()])
-        except EvaluationError:
+            potential.evaluate([last_good.to_ase()])
+        except (EvaluationError, TooLargeError):
             raise PotentialError(
                 f"{potential.info.name} does not compute any more, not even {last_good.name}, "
                 f"which it has computed: {error}; what was computed is safe: give the same "
                 f"command again"
             ) from error
+        except CrystalError:
+            return
 
     def _row(
         self, traveller: Traveller, outcome: dict[str, Any] | HpcbenchError, provenance: str

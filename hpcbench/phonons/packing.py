@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcbench.errors import CrystalError, EvaluationError, OutOfMemoryError, UnsuitableError
+from hpcbench.errors import CrystalError, EvaluationError, OutOfMemoryError, TooLargeError
 
 if TYPE_CHECKING:
     from hpcbench.potentials.copies import DisplacedCopies
@@ -75,7 +75,8 @@ class ForcePool:
 
     A pass takes copies up to the potential's capacity, of the crystal that waited longest and
     then of the next ones, so that a crystal may need several passes, and a pass may serve
-    several crystals. The forces of a crystal do not depend on what shared its passes.
+    several crystals. The forces of a crystal do not depend on what shared
+    its passes, but for rounding.
     """
 
     def __init__(self, potential: Potential) -> None:
@@ -91,7 +92,7 @@ class ForcePool:
 
         Raises
         ------
-        UnsuitableError
+        TooLargeError
             If what the copies share is too large for the device.
         EvaluationError
             If the potential fails at preparing them.
@@ -164,11 +165,10 @@ class ForcePool:
         del self._sets[waiting.key]
         return Passed([(waiting.key, error)], {waiting.key: waiting.cost})
 
-    def _too_large(self, copies: DisplacedCopies, error: OutOfMemoryError) -> UnsuitableError:
+    def _too_large(self, copies: DisplacedCopies, error: OutOfMemoryError) -> TooLargeError:
         volume = abs(float(np.linalg.det(copies.cell)))
         cost = self._potential.cost(copies.natoms, volume)
-        return UnsuitableError(
-            "too large",
+        return TooLargeError(
             f"a displaced supercell of {copies.natoms} atoms (cost {cost:.0f}) does not fit into "
             f"the memory of {self._potential.device}: {error}",
         )

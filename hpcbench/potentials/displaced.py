@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from hpcbench.errors import UnsuitableError
 from hpcbench.potentials.copies import DisplacedCopies
 from hpcbench.potentials.neighbours import LENGTH_TOLERANCE, edge_vectors, neighbour_list
 from hpcbench.potentials.structures import Structures
@@ -26,15 +27,12 @@ class SharedList:
         From centre to neighbour in the perfect supercell, in A.
     cost : int
         Edges of the perfect supercell within the cutoff, which is about that of a copy.
-    reach : float
-        Length in A of the largest displacement for which the list holds.
     """
 
     numbers: torch.Tensor
     edges: torch.Tensor
     vectors: torch.Tensor
     cost: int
-    reach: float
 
     @property
     def natoms(self) -> int:
@@ -50,30 +48,27 @@ class CopiesGraph:
     ----------
     numbers : Tensor, shape (natoms,), int64
         Atomic numbers.
-    structure_of_atom : Tensor, shape (natoms,), int64
-        Which copy an atom belongs to; ascending.
     edges : Tensor, shape (2, nedges), int64
         Centre and neighbour atom, sorted by centre.
     vectors : Tensor, shape (nedges, 3), float64
         From centre to neighbour, in A.
-    first_atom : tuple of int, length ncopies + 1
-        Where the atoms of each copy begin, and the number of atoms at the end; on the host.
     """
 
     numbers: torch.Tensor
-    structure_of_atom: torch.Tensor
     edges: torch.Tensor
     vectors: torch.Tensor
-    first_atom: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.first_atom) - 1
 
 
 def share_list(
     copies: DisplacedCopies, cutoff: float, device: torch.device | str = "cpu"
 ) -> SharedList:
-    """The list that all copies of a supercell share, for edges within ``cutoff`` (A)."""
+    """The list that all copies of a supercell share, for edges within ``cutoff`` (A).
+
+    Raises
+    ------
+    UnsuitableError
+        If the supercell is so flat that its neighbours cannot be listed.
+    """
     natoms = copies.natoms
     perfect = Structures(
         torch.as_tensor(copies.numbers, dtype=torch.int64, device=device),
@@ -86,9 +81,11 @@ def share_list(
     # tolerance comes twice: lengths at the very end must not be lost to rounding.
     reach = copies.largest_displacement
     found = neighbour_list(perfect, cutoff + reach + LENGTH_TOLERANCE)
+    if not bool(found.counted.all()):
+        raise UnsuitableError("cell", "its supercell is too flat for a list of neighbours")
     vectors = edge_vectors(perfect, found)
     cost = int(_is_within(vectors, cutoff).sum())
-    return SharedList(perfect.numbers, found.edges, vectors, cost, reach)
+    return SharedList(perfect.numbers, found.edges, vectors, cost)
 
 
 def displaced_edges(
@@ -101,10 +98,9 @@ def displaced_edges(
     vector plus or minus that displacement, all others keep theirs.
     """
     with torch.no_grad():
-        first_atom = [0]
+        natoms = 0
         pieces: list[tuple[torch.Tensor, ...]] = []
         for shared, copies, first, end in parts:
-            ncopies, natoms = end - first, shared.natoms
             device = shared.vectors.device
             edges, vectors = _displaced(
                 shared,
@@ -112,25 +108,10 @@ def displaced_edges(
                 torch.as_tensor(copies.displacements[first:end], dtype=torch.float64).to(device),
                 cutoff,
             )
-            index = torch.arange(len(first_atom) - 1, len(first_atom) - 1 + ncopies, device=device)
-            pieces.append(
-                (
-                    shared.numbers.repeat(ncopies),
-                    torch.repeat_interleave(index, natoms),
-                    edges.add_(first_atom[-1]),
-                    vectors,
-                )
-            )
-            start = first_atom[-1]
-            first_atom += [start + natoms * (i + 1) for i in range(ncopies)]
-        numbers, structure_of_atom, all_edges, all_vectors = zip(*pieces, strict=True)
-        return CopiesGraph(
-            torch.cat(numbers),
-            torch.cat(structure_of_atom),
-            torch.cat(all_edges, dim=1),
-            torch.cat(all_vectors),
-            tuple(first_atom),
-        )
+            pieces.append((shared.numbers.repeat(end - first), edges.add_(natoms), vectors))
+            natoms += (end - first) * shared.natoms
+        numbers, all_edges, all_vectors = zip(*pieces, strict=True)
+        return CopiesGraph(torch.cat(numbers), torch.cat(all_edges, dim=1), torch.cat(all_vectors))
 
 
 def _displaced(

@@ -32,11 +32,11 @@ edge. Its products with atoms' features are formed once per atom and gathered, i
 edge; value and gate share one product.
 
 **Gradients by hand.** Weights are constants, so only the gradient with respect to the edge vectors
-is needed: it is written out, keeps five arrays a layer, and uses no autograd graph except for the
-small geometric part.
+is needed: it is written out, keeps three arrays of each gated MLP, and uses no autograd graph
+except for the small geometric part.
 
 **Vectors, not positions.** The input are edge vectors, formed in float64 from positions in
-float64; forces and stress follow from the gradient with respect to them (``forces_and_virials``).
+float64; forces and stress follow from the gradient with respect to them (``mattersim.py``).
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from hpcbench.errors import (
     EvaluationError,
     HpcbenchError,
     OutOfMemoryError,
+    TooLargeError,
     UnsuitableError,
 )
 from hpcbench.potentials.checkpoint import load_checkpoint
@@ -34,7 +35,7 @@ from hpcbench.potentials.memory import (
     is_out_of_memory,
     keep_freed_memory,
     kept_probe,
-    made_up_crystal,
+    made_up_crystals,
     probe,
     usable_memory,
 )
@@ -51,8 +52,8 @@ REARRANGED, LAYERED = "re-arranged", "MatterSim's layers"
 
 # Memory of MatterSim's own layers, as multiples of what the re-arranged pass takes of an edge
 # (benchmarks/memory.py).
-LAYERED_EDGE_COST = 1.6
-LAYERED_TRIPLET_COST = 0.06
+LAYERED_EDGE_COST = 2.4
+LAYERED_TRIPLET_COST = 0.08
 # Triplets by edge where they have not been counted: dense crystals have 25, open ones 5.
 TYPICAL_TRIPLETS = 20.0
 
@@ -243,20 +244,26 @@ class MatterSim:
         """
         for prepared, _, _ in parts:
             self._require_size(prepared.copies.natoms, prepared.cost)
-        with _during_passes(self.device), self._memory_errors():
-            displaced = displaced_edges(
-                [(prepared.shared, prepared.copies, first, end) for prepared, first, end in parts],
-                self._model.cutoff,
-            )
-            graph = _Graph(displaced.numbers, displaced.edges, displaced.vectors)
-            _, gradient = self._model(graph.numbers, graph.edges, graph.vectors)
-            forces = _forces(graph, gradient).cpu().numpy()
+        ncopies = sum(end - first for _, first, end in parts)
+        cost = sum((end - first) * prepared.cost for prepared, first, end in parts)
+        with _during_passes(self.device), self._memory_errors(cost if ncopies > 1 else None):
+            forces = self._forces_pass(parts)
         sizes = [(end - first, prepared.copies.natoms) for prepared, first, end in parts]
-        ends = np.cumsum([ncopies * natoms for ncopies, natoms in sizes])
+        ends = np.cumsum([count * natoms for count, natoms in sizes])
         return [
             part.reshape(*size, 3)
             for part, size in zip(np.split(forces, ends[:-1]), sizes, strict=True)
         ]
+
+    def _forces_pass(self, parts: Sequence[tuple[PreparedCopies, int, int]]) -> NDArray[np.float64]:
+        # A frame of its own: if the pass fails, all its tensors can be let go.
+        displaced = displaced_edges(
+            [(prepared.shared, prepared.copies, first, end) for prepared, first, end in parts],
+            self._model.cutoff,
+        )
+        graph = _Graph(displaced.numbers, displaced.edges, displaced.vectors)
+        _, gradient = self._model(graph.numbers, graph.edges, graph.vectors)
+        return _forces(graph, gradient).cpu().numpy()
 
     def _fill(self, result: BatchEvaluation, batch: Structures, first: int, end: int) -> None:
         """Evaluate structures ``first`` up to ``end``, in as many passes as need be."""
@@ -311,7 +318,8 @@ class MatterSim:
             if b - a == 1:
                 natoms = edges.part.first_atom[b] - edges.part.first_atom[a]
                 self._require_size(natoms, int(edges.costs[a]))
-            with self._memory_errors():
+            together = float(edges.costs[a:b].sum()) if b - a > 1 else None
+            with self._memory_errors(together):
                 self._evaluate_pass(result, batch, edges, first, structures)
             return
         except (OutOfMemoryError, EvaluationError, UnsuitableError) as error:
@@ -349,7 +357,7 @@ class MatterSim:
         self, result: BatchEvaluation, batch: Structures, index: int, problem: HpcbenchError
     ) -> None:
         if isinstance(problem, OutOfMemoryError):
-            problem = UnsuitableError("too large", str(problem))
+            problem = TooLargeError(str(problem))
         result.problems[index] = problem
         result.energies[index] = torch.nan
         result.forces[batch.first_atom[index] : batch.first_atom[index + 1]] = torch.nan
@@ -357,8 +365,12 @@ class MatterSim:
             result.stresses[index] = torch.nan
 
     @contextlib.contextmanager
-    def _memory_errors(self) -> Iterator[None]:
-        """Turn the errors of a forward pass into those of the protocol; shrink if memory ended."""
+    def _memory_errors(self, cost: float | None = None) -> Iterator[None]:
+        """Turn the errors of a forward pass into those of the protocol.
+
+        If memory ended in a pass of several structures, passes are half of its ``cost`` from
+        then on.
+        """
         try:
             yield
             return
@@ -370,7 +382,8 @@ class MatterSim:
             text = f"{type(error).__name__}: {error}"
             if not is_out_of_memory(error):
                 raise EvaluationError(text) from error
-        self.capacity = max(1, self.capacity // 2)
+        if cost is not None:
+            self.capacity = max(1, min(self.capacity, int(cost / 2)))
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         raise OutOfMemoryError(f"the memory of {self.device} did not suffice ({text})")
@@ -392,12 +405,13 @@ class MatterSim:
         with _during_passes(self.device):
             return probe(self._probe_pass, self.device, largest)
 
-    def _probe_pass(self, edges: int) -> int:
-        """A pass of about so many edges."""
-        batch = made_up_crystal(edges, self.device)
+    def _probe_pass(self, cost: int) -> int:
+        """A pass of about this cost; returns what it cost."""
+        edges = round(cost / self._cost_of_edges(1, TYPICAL_TRIPLETS))
+        batch = made_up_crystals(edges, self.device)
         neighbours = neighbour_list(batch, self._model.cutoff)
         self._model(batch.numbers, neighbours.edges, edge_vectors(batch, neighbours))
-        return neighbours.nedges
+        return round(self._cost_of_edges(neighbours.nedges, TYPICAL_TRIPLETS))
 
 
 def _forces(graph: _Graph, gradient: torch.Tensor) -> torch.Tensor:
@@ -443,7 +457,9 @@ def _during_passes(device: torch.device) -> Iterator[None]:
     if one_thread:
         torch.set_num_threads(1)
     try:
-        yield
+        # A program's own autocast or inference mode would change or break the arithmetic.
+        with torch.inference_mode(False), torch.autocast(device.type, enabled=False):
+            yield
     finally:
         if one_thread:
             torch.set_num_threads(threads)
@@ -454,8 +470,8 @@ def _during_passes(device: torch.device) -> Iterator[None]:
 def _bytes_per_edge(arguments: Mapping[str, Any], dtype: torch.dtype) -> float:
     """Peak memory of a re-arranged pass by edge, as benchmarks/memory.py finds it.
 
-    A block keeps 13 arrays of the width of its features, and some more are in use at a time,
+    A block keeps 8 arrays of the width of its features, and some more are in use at a time,
     besides the geometric part; the numbers are fitted to the sizes of the 1M and 5M models.
     """
     units, blocks = int(arguments["units"]), int(arguments["num_blocks"])
-    return float(dtype.itemsize * (units * (16 * blocks + 14) + 800))
+    return float(dtype.itemsize * (units * (11 * blocks + 9.5) + 400))

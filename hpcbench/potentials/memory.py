@@ -9,7 +9,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -28,6 +28,8 @@ PROBE_EDGES = {"cpu": (500, 8_000), "cuda": (8_000, 1_000_000)}
 PROBE_SECONDS = 10.0
 
 
+# Where Linux shows the control groups (version 2) of jobs and containers.
+CGROUPS = Path("/sys/fs/cgroup")
 # From glibc's malloc.h; it takes no larger threshold on machines of 64 bits.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST_MMAP_THRESHOLD = 32 * 2**20
@@ -43,10 +45,13 @@ class Probe:
         Edges of the smallest pass that is about as fast, by edge, as any.
     bytes_per_edge : float
         Memory that a pass takes; 0 where it cannot be measured.
+    complete : bool
+        Whether it tried all sizes. One that a busy machine cut short is not for next time.
     """
 
     edges: int
     bytes_per_edge: float
+    complete: bool
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -80,7 +85,21 @@ def usable_memory(device: torch.device, ranks_on_host: int) -> float:
         # What torch holds in reserve is free for the next pass as well.
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return SHARE_OF_MEMORY * free
-    return SHARE_OF_MEMORY * psutil.virtual_memory().available / ranks_on_host
+    return SHARE_OF_MEMORY * min(psutil.virtual_memory().available, _job_limit()) / ranks_on_host
+
+
+def _job_limit() -> float:
+    """Bytes that this process's control group (a Slurm job, a container) allows; or infinity."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        group = Path("/proc/self/cgroup").read_text().splitlines()[0].rpartition(":")[2]
+        limits = [
+            float((folder / "memory.max").read_text())
+            for folder in (CGROUPS / group.strip("/"), *(CGROUPS / group.strip("/")).parents)
+            if (folder / "memory.max").is_file()
+            and (folder / "memory.max").read_text().strip() != "max"
+        ]
+        return min(limits, default=float("inf"))
+    return float("inf")
 
 
 def probe(run_pass: Callable[[int], int], device: torch.device, largest: float) -> Probe:
@@ -112,7 +131,10 @@ def probe(run_pass: Callable[[int], int], device: torch.device, largest: float) 
         size *= 2
     best = max((rate for _, rate in rates), default=0.0)
     enough = next((s for s, rate in rates if rate >= SUFFICIENT_RATE * best), size)
-    return Probe(enough, bytes_per_edge)
+    if device.type == "cuda":
+        # What the probe has freed is for the other processes on the GPU, too.
+        torch.cuda.empty_cache()
+    return Probe(enough, bytes_per_edge, complete=size > last)
 
 
 def _measured(
@@ -147,36 +169,42 @@ def kept_probe(key: tuple[str, ...], device: torch.device, make: Callable[[], Pr
         known = json.loads(path.read_text())
     with contextlib.suppress(KeyError, TypeError, AttributeError, ValueError):
         entry = known[name]
-        return Probe(int(entry["edges"]), float(entry["bytes_per_edge"]))
+        return Probe(int(entry["edges"]), float(entry["bytes_per_edge"]), complete=True)
     result = make()
+    if not result.complete:
+        return result
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         # Written aside and renamed: many ranks may do this at once, and the last one wins.
         aside = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}")
         entries = known if isinstance(known, dict) else {}
-        aside.write_text(json.dumps({**entries, name: asdict(result)}, indent=1))
+        aside.write_text(
+            json.dumps(
+                {**entries, name: {"edges": result.edges, "bytes_per_edge": result.bytes_per_edge}},
+                indent=1,
+            )
+        )
         aside.replace(path)
     return result
 
 
-def made_up_crystal(edges: int, device: torch.device) -> Structures:
-    """A rattled lattice of silicon with about so many neighbours within 5 A."""
+def made_up_crystals(edges: int, device: torch.device) -> Structures:
+    """Rattled lattices of silicon, of up to 125 atoms, with about so many neighbours within 5 A."""
     generator = torch.Generator().manual_seed(0)
     # At the density of common crystals: 20 A^3 an atom, so 26 neighbours within 5 A.
-    spacing = 20.0 ** (1 / 3)
-    natoms = max(2, edges // 26)
-    side = max(1, round(natoms ** (1 / 3)))
-    layers = max(1, round(natoms / side**2))
-    steps = [torch.arange(count, dtype=torch.float64) for count in (side, side, layers)]
-    sites = torch.cartesian_prod(*steps)
-    noise = torch.randn(sites.shape, generator=generator, dtype=torch.float64)
-    cell = spacing * torch.diag(torch.tensor([side, side, layers], dtype=torch.float64))
+    spacing, natoms = 20.0 ** (1 / 3), max(1, round(edges / 26))
+    side = min(5, max(1, int(natoms ** (1 / 3) + 1e-9)))
+    count = max(1, round(natoms / side**3))
+    steps = torch.arange(side, dtype=torch.float64)
+    sites = spacing * torch.cartesian_prod(steps, steps, steps).view(-1, 3).repeat(count, 1)
+    sites += 0.1 * torch.randn(sites.shape, generator=generator, dtype=torch.float64)
+    cell = spacing * side * torch.eye(3, dtype=torch.float64)
     return Structures(
         torch.full((len(sites),), 14, device=device),
-        (spacing * sites + 0.1 * noise).to(device),
-        cell[None].to(device),
-        torch.zeros(len(sites), dtype=torch.int64, device=device),
-        (0, len(sites)),
+        sites.to(device),
+        cell.repeat(count, 1, 1).to(device),
+        torch.arange(count, device=device).repeat_interleave(side**3),
+        tuple(range(0, len(sites) + 1, side**3)),
     )
 
 

@@ -124,7 +124,7 @@ class Potential(Protocol):
         """Energies and forces (and stresses) of all structures, in their order.
 
         The structures share forward passes as far as the potential's capacity allows; the
-        result of one does not depend on the others.
+        result of one does not depend on the others, but for rounding.
 
         Raises
         ------

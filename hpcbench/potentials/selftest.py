@@ -8,7 +8,7 @@ import numpy as np
 from ase import Atoms
 from ase.build import bulk
 
-from hpcbench.errors import EvaluationError, PotentialError
+from hpcbench.errors import EvaluationError, PotentialError, TooLargeError
 from hpcbench.potentials.protocol import Potential
 
 # eV/A. Wrong batching shows as 0.1 and more; these bounds stay above rounding, which for an
@@ -29,7 +29,7 @@ def self_test(potential: Potential) -> float:
     name = potential.info.name
     try:
         return _self_test(potential)
-    except EvaluationError as error:
+    except (EvaluationError, TooLargeError) as error:
         raise PotentialError(f"{name} does not compute any more: {error}") from error
 
 
