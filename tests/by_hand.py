@@ -40,6 +40,14 @@ def relax(atoms: Atoms, calculator: object, fmax: float, steps: int) -> tuple[At
     return atoms, optimiser.nsteps
 
 
+def supercells(phonon: Phonopy) -> list[Atoms]:
+    """Displaced supercells, in the order of phonopy's displacements."""
+    return [
+        Atoms(numbers=c.numbers, cell=c.cell, scaled_positions=c.scaled_positions, pbc=True)
+        for c in phonon.supercells_with_displacements
+    ]
+
+
 def phonons(atoms: Atoms, calculator: object, supercell: tuple[int, int, int]) -> Phonopy:
     phonon = Phonopy(
         PhonopyAtoms(numbers=atoms.numbers, cell=atoms.cell[:], positions=atoms.positions),
@@ -48,10 +56,7 @@ def phonons(atoms: Atoms, calculator: object, supercell: tuple[int, int, int]) -
     )
     phonon.generate_displacements(distance=0.01, is_diagonal=False)
     forces = []
-    for cell in phonon.supercells_with_displacements:
-        displaced = Atoms(
-            numbers=cell.numbers, cell=cell.cell, scaled_positions=cell.scaled_positions, pbc=True
-        )
+    for displaced in supercells(phonon):
         displaced.calc = calculator
         f = displaced.get_forces().astype(float)
         forces.append(f - f.mean(axis=0))

@@ -26,7 +26,10 @@ def reference_data() -> Path:
     beside = Path(__file__).parents[2] / "shared" / "data"
     folder = Path(os.environ.get("HPCBENCH_REFERENCE_DATA", beside))
     if not folder.is_dir():
-        pytest.skip(f"no reference data at {folder}")
+        pytest.skip(
+            f"no reference data at {folder}: other people's, not part of the repository; set "
+            f"HPCBENCH_REFERENCE_DATA"
+        )
     return folder
 
 

@@ -93,7 +93,7 @@ class TestTheLineThatRuns:
     def test_survivors_live(self, environment: dict[str, str]) -> None:
         MPI = pytest.importorskip("mpi4py.MPI")  # noqa: N806 -- its own name
         if not MPI.Get_library_version().startswith("MPICH"):
-            pytest.skip("not MPICH")
+            pytest.skip("the flag is MPICH's own; this environment has another MPI")
         assert "-disable-auto-cleanup" in dry(environment, "-n", "2", "run", "x.cif")
 
     def test_one_rank_per_gpu(self, environment: dict[str, str]) -> None:

@@ -20,7 +20,7 @@ from hpcbench.phonons.calculate import PhononResult, PhononSettings, analyse, pr
 from hpcbench.phonons.force_constants import fit_force_constants, subtract_drift
 from hpcbench.phonons.spectrum import seekpath_band_path
 from hpcbench.phonons.stability import CRITERIA, Spectrum, is_stable, verdicts
-from hpcbench.phonons.supercells import displaced_structures, full_matrix
+from hpcbench.phonons.supercells import full_matrix
 from hpcbench.potentials.ase_calculator import CalculatorPotential, PotentialCalculator
 from hpcbench.potentials.protocol import Potential, PotentialInfo
 
@@ -38,7 +38,7 @@ def compute(
 ) -> PhononResult:
     chosen = chosen or settings()
     phonon = prepare(atoms, full_matrix(supercell), chosen)
-    forces = np.array([e.forces for e in potential.evaluate(displaced_structures(phonon))])
+    forces = np.array([e.forces for e in potential.evaluate(by_hand.supercells(phonon))])
     return analyse(phonon, forces, chosen)
 
 

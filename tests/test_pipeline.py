@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import by_hand
 import numpy as np
 import psutil
 import pytest
@@ -56,7 +57,7 @@ from hpcbench.farm.tasks import analyse_forces, displace_supercell
 from hpcbench.farm.world import SingleProcess
 from hpcbench.phonons.calculate import PhononSettings, analyse, prepare
 from hpcbench.phonons.packing import ForcePool
-from hpcbench.phonons.supercells import displaced_copies, displaced_structures
+from hpcbench.phonons.supercells import displaced_copies
 from hpcbench.potentials.ase_calculator import CalculatorPotential
 from hpcbench.potentials.copies import DisplacedCopies
 from hpcbench.potentials.one_by_one import OneByOne
@@ -230,7 +231,7 @@ def test_atoms_without_neighbours_cost_something() -> None:
 def test_copies_are_the_displaced_supercells_of_phonopy() -> None:
     phonon = prepare(bulk("Si", cubic=True), 2 * np.eye(3, dtype=int), PHONONS)
     copies = displaced_copies(phonon)
-    for number, atoms in enumerate(displaced_structures(phonon)):
+    for number, atoms in enumerate(by_hand.supercells(phonon)):
         positions = copies.positions.copy()
         positions[copies.atoms[number]] += copies.displacements[number]
         np.testing.assert_allclose(positions, atoms.positions, atol=1e-12)

@@ -67,16 +67,8 @@ def displace(
     return phonon
 
 
-def displaced_structures(phonon: Phonopy) -> list[Atoms]:
-    """The displaced supercells as ASE ``Atoms``, in the order of phonopy's displacements."""
-    return [
-        Atoms(numbers=cell.numbers, cell=cell.cell, positions=cell.positions, pbc=True)
-        for cell in phonon.supercells_with_displacements or []
-    ]
-
-
 def displaced_copies(phonon: Phonopy) -> DisplacedCopies:
-    """The same as copies of one supercell, each with one atom displaced."""
+    """The displaced supercells, in the order of phonopy's displacements."""
     supercell = phonon.supercell
     displaced = (phonon.dataset or {})["first_atoms"]
     return DisplacedCopies(

@@ -7,7 +7,6 @@ architecture that is not known there, goes through MatterSim's layers (``layered
 from __future__ import annotations
 
 import contextlib
-import os
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +39,13 @@ from hpcbench.potentials.memory import (
     usable_memory,
 )
 from hpcbench.potentials.neighbours import edge_vectors, neighbour_list
+from hpcbench.potentials.passes import (
+    Graph,
+    during_passes,
+    forces_from,
+    ranges_of_passes,
+    stresses_from,
+)
 from hpcbench.potentials.protocol import BatchEvaluation, Evaluation, PotentialInfo, PreparedCopies
 from hpcbench.potentials.structures import DisplacedCopies, Structures
 from hpcbench.potentials.weights import sha256_of
@@ -50,43 +56,26 @@ if TYPE_CHECKING:
 REARRANGED, LAYERED = "re-arranged", "MatterSim's layers"
 """The values of ``info.forward_pass``."""
 
-# Memory of MatterSim's own layers, as multiples of what the re-arranged pass takes of an edge
-# (benchmarks/memory.py).
-LAYERED_EDGE_COST = 2.4
-LAYERED_TRIPLET_COST = 0.08
-# Triplets by edge where they have not been counted: dense crystals have 25, open ones 5.
-TYPICAL_TRIPLETS = 20.0
-
-
-@dataclass(frozen=True, eq=False)
-class _Graph:
-    """What goes through the model in one pass.
-
-    Attributes
-    ----------
-    numbers : Tensor, shape (natoms,)
-        Atomic numbers.
-    edges : Tensor, shape (2, nedges)
-        Centre and neighbour, sorted by centre.
-    vectors : Tensor, shape (nedges, 3), float64
-        From centre to neighbour in A.
-    """
-
-    numbers: torch.Tensor
-    edges: torch.Tensor
-    vectors: torch.Tensor
+# Memory that MatterSim's own layers take of an edge, in multiples of what the re-arranged pass
+# takes: 2.4 for the edge, and 0.08 for each of its triplets (benchmarks/memory.py), of which dense
+# crystals have 25 and open ones 5.
+COST_OF_A_LAYERED_EDGE = 2.4 + 20 * 0.08
 
 
 @dataclass(frozen=True, eq=False)
 class _Edges:
-    """The edges of a batch.
+    """The edges of some structures of a batch.
 
     Attributes
     ----------
+    batch : Structures
+        The whole batch.
+    first : int
+        Where the structures begin in it.
     part : Structures
-        The batch.
+        The structures.
     edges, vectors : Tensor
-        As in ``_Graph``.
+        As in ``Graph``.
     first_edge : ndarray, shape (nstructures + 1,)
         Where the edges of each structure begin, and their number at the end.
     costs : ndarray, shape (nstructures,)
@@ -95,6 +84,8 @@ class _Edges:
         As in ``NeighbourList``.
     """
 
+    batch: Structures
+    first: int
     part: Structures
     edges: torch.Tensor
     vectors: torch.Tensor
@@ -152,9 +143,11 @@ class MatterSim:
                 raise UnknownArchitectureError(f"unknown weights: {', '.join(unexpected)}")
             self._model = RearrangedM3GNet(arguments, model.state_dict(), self.device, precision)
             forward_pass = REARRANGED
+            self._cost_of_an_edge = 1.0
         except UnknownArchitectureError:
             self._model = LayeredM3GNet(model, precision)
             forward_pass = LAYERED
+            self._cost_of_an_edge = COST_OF_A_LAYERED_EDGE
         weights = sha256_of(path)
         self.info = PotentialInfo(
             name=name,
@@ -214,7 +207,7 @@ class MatterSim:
             torch.full_like(batch.cells, torch.nan) if stress else None,
             {},
         )
-        with _during_passes(self.device):
+        with during_passes(self.device):
             self._fill(result, batch, 0, len(batch))
         return result
 
@@ -223,13 +216,13 @@ class MatterSim:
         if volume <= 0.0:
             return 0.0
         edges = natoms * 4 / 3 * np.pi * self._model.cutoff**3 * natoms / volume
-        return float(edges * self._cost_of_edges(1, TYPICAL_TRIPLETS))
+        return float(edges * self._cost_of_an_edge)
 
     def prepare(self, copies: DisplacedCopies) -> PreparedCopies:
         """See the protocol."""
-        with _during_passes(self.device), self._memory_errors():
+        with during_passes(self.device), self._memory_errors():
             shared = share_list(copies, self._model.cutoff, self.device)
-        cost = round(self._cost_of_edges(shared.cost, TYPICAL_TRIPLETS))
+        cost = round(shared.cost * self._cost_of_an_edge)
         return PreparedCopies(copies, cost, shared)
 
     def forces(self, parts: Sequence[tuple[PreparedCopies, int, int]]) -> list[NDArray[np.float64]]:
@@ -246,7 +239,7 @@ class MatterSim:
             self._require_size(prepared.copies.natoms, prepared.cost)
         ncopies = sum(end - first for _, first, end in parts)
         cost = sum((end - first) * prepared.cost for prepared, first, end in parts)
-        with _during_passes(self.device), self._memory_errors(cost if ncopies > 1 else None):
+        with during_passes(self.device), self._memory_errors(cost if ncopies > 1 else None):
             forces = self._forces_pass(parts)
         sizes = [(end - first, prepared.copies.natoms) for prepared, first, end in parts]
         ends = np.cumsum([count * natoms for count, natoms in sizes])
@@ -261,21 +254,21 @@ class MatterSim:
             [(prepared.shared, prepared.copies, first, end) for prepared, first, end in parts],
             self._model.cutoff,
         )
-        graph = _Graph(displaced.numbers, displaced.edges, displaced.vectors)
+        graph = Graph(displaced.numbers, displaced.edges, displaced.vectors)
         _, gradient = self._model(graph.numbers, graph.edges, graph.vectors)
-        return _forces(graph, gradient).cpu().numpy()
+        return forces_from(graph, gradient).cpu().numpy()
 
     def _fill(self, result: BatchEvaluation, batch: Structures, first: int, end: int) -> None:
         """Evaluate structures ``first`` up to ``end``, in as many passes as need be."""
         problem: HpcbenchError
         try:
             with self._memory_errors():
-                edges = self._edges(batch.part(first, end))
+                edges = self._edges(batch, first, end)
         except (OutOfMemoryError, EvaluationError) as error:
             problem = error
         else:
-            for a, b in _passes(edges.costs, self.capacity):
-                self._fill_pass(result, batch, edges, first, (a, b))
+            for a, b in ranges_of_passes(edges.costs, self.capacity):
+                self._fill_pass(result, edges, a, b)
             for index in np.flatnonzero(~edges.counted):
                 self._set_aside(
                     result,
@@ -293,26 +286,19 @@ class MatterSim:
         self._fill(result, batch, first, middle)
         self._fill(result, batch, middle, end)
 
-    def _edges(self, part: Structures) -> _Edges:
+    def _edges(self, batch: Structures, first: int, end: int) -> _Edges:
+        part = batch.part(first, end)
         neighbours = neighbour_list(part, self._model.cutoff)
         vectors = edge_vectors(part, neighbours)
         bounds = torch.tensor(part.first_atom, device=self.device)
         # Edges are sorted by centre: those of a structure are a run. One transfer for the batch.
         first_edge = torch.searchsorted(neighbours.edges[0].contiguous(), bounds).cpu().numpy()
-        costs = np.diff(first_edge) * self._cost_of_edges(1, TYPICAL_TRIPLETS)
+        costs = np.diff(first_edge) * self._cost_of_an_edge
         counted = neighbours.counted.cpu().numpy()
-        return _Edges(part, neighbours.edges, vectors, first_edge, costs, counted)
+        return _Edges(batch, first, part, neighbours.edges, vectors, first_edge, costs, counted)
 
-    def _fill_pass(
-        self,
-        result: BatchEvaluation,
-        batch: Structures,
-        edges: _Edges,
-        first: int,
-        structures: tuple[int, int],
-    ) -> None:
-        """Evaluate some structures in one pass, or in smaller ones where that fails."""
-        a, b = structures
+    def _fill_pass(self, result: BatchEvaluation, edges: _Edges, a: int, b: int) -> None:
+        """Evaluate structures ``a`` up to ``b`` in one pass, or in smaller ones if that fails."""
         problem: HpcbenchError
         try:
             if b - a == 1:
@@ -320,38 +306,31 @@ class MatterSim:
                 self._require_size(natoms, int(edges.costs[a]))
             together = float(edges.costs[a:b].sum()) if b - a > 1 else None
             with self._memory_errors(together):
-                self._evaluate_pass(result, batch, edges, first, structures)
+                self._evaluate_pass(result, edges, a, b)
             return
         except (OutOfMemoryError, EvaluationError, UnsuitableError) as error:
             problem = error
         if b - a == 1:
-            self._set_aside(result, batch, first + a, problem)
+            self._set_aside(result, edges.batch, edges.first + a, problem)
             return
         middle = (a + b) // 2
-        self._fill_pass(result, batch, edges, first, (a, middle))
-        self._fill_pass(result, batch, edges, first, (middle, b))
+        self._fill_pass(result, edges, a, middle)
+        self._fill_pass(result, edges, middle, b)
 
-    def _evaluate_pass(
-        self,
-        result: BatchEvaluation,
-        batch: Structures,
-        edges: _Edges,
-        first: int,
-        structures: tuple[int, int],
-    ) -> None:
-        a, b = structures
+    def _evaluate_pass(self, result: BatchEvaluation, edges: _Edges, a: int, b: int) -> None:
         part = edges.part.part(a, b)
         rows = slice(edges.first_edge[a], edges.first_edge[b])
-        graph = _Graph(
+        graph = Graph(
             part.numbers, edges.edges[:, rows] - edges.part.first_atom[a], edges.vectors[rows]
         )
         energies, gradient = self._model(graph.numbers, graph.edges, graph.vectors)
         totals = torch.zeros(len(part), dtype=torch.float64, device=self.device)
-        a, b = first + a, first + b
-        result.energies[a:b] = totals.index_add_(0, part.structure_of_atom, energies)
-        result.forces[batch.first_atom[a] : batch.first_atom[b]] = _forces(graph, gradient)
+        first, end = edges.first + a, edges.first + b
+        atoms = slice(edges.batch.first_atom[first], edges.batch.first_atom[end])
+        result.energies[first:end] = totals.index_add_(0, part.structure_of_atom, energies)
+        result.forces[atoms] = forces_from(graph, gradient)
         if result.stresses is not None:
-            result.stresses[a:b] = _stresses(part, graph, gradient)
+            result.stresses[first:end] = stresses_from(part, graph, gradient)
 
     def _set_aside(
         self, result: BatchEvaluation, batch: Structures, index: int, problem: HpcbenchError
@@ -396,75 +375,17 @@ class MatterSim:
                 f"({self._largest}); raise --max-edges if memory allows",
             )
 
-    def _cost_of_edges(self, edges: int, triplets_per_edge: float) -> float:
-        if self.info.forward_pass == REARRANGED:
-            return edges
-        return edges * (LAYERED_EDGE_COST + LAYERED_TRIPLET_COST * triplets_per_edge)
-
     def _probe(self, largest: float) -> Any:
-        with _during_passes(self.device):
+        with during_passes(self.device):
             return probe(self._probe_pass, self.device, largest)
 
     def _probe_pass(self, cost: int) -> int:
         """A pass of about this cost; returns what it cost."""
-        edges = round(cost / self._cost_of_edges(1, TYPICAL_TRIPLETS))
+        edges = round(cost / self._cost_of_an_edge)
         batch = made_up_crystals(edges, self.device)
         neighbours = neighbour_list(batch, self._model.cutoff)
         self._model(batch.numbers, neighbours.edges, edge_vectors(batch, neighbours))
-        return round(self._cost_of_edges(neighbours.nedges, TYPICAL_TRIPLETS))
-
-
-def _forces(graph: _Graph, gradient: torch.Tensor) -> torch.Tensor:
-    """Forces on atoms (natoms, 3) from the energy's gradient with respect to edge vectors."""
-    forces = torch.zeros(len(graph.numbers), 3, dtype=torch.float64, device=gradient.device)
-    forces.index_add_(0, graph.edges[0], gradient)
-    return forces.index_add_(0, graph.edges[1], gradient, alpha=-1)
-
-
-def _stresses(batch: Structures, graph: _Graph, gradient: torch.Tensor) -> torch.Tensor:
-    """Cauchy stresses (nstructures, 3, 3): a strain maps each edge vector r to r (1 + strain)."""
-    products = graph.vectors[:, :, None] * gradient[:, None, :]
-    virials = torch.zeros_like(batch.cells)
-    structure = batch.structure_of_atom.index_select(0, graph.edges[0])
-    virials.index_add_(0, structure, products)
-    volumes = torch.linalg.det(batch.cells).abs()[:, None, None]
-    return (virials + virials.transpose(1, 2)) / (2 * volumes)
-
-
-def _passes(costs: NDArray[np.float64], capacity: int) -> Iterator[tuple[int, int]]:
-    """Ranges of neighbouring structures that share a pass; one above the capacity is alone."""
-    first, load = 0, 0.0
-    for index, cost in enumerate(costs):
-        if index > first and load + cost > capacity:
-            yield first, index
-            first, load = index, 0.0
-        load += cost
-    yield first, len(costs)
-
-
-@contextlib.contextmanager
-def _during_passes(device: torch.device) -> Iterator[None]:
-    """Full precision of products, whatever the program around has set; on a CPU, one thread.
-
-    TF32 or bfloat16 would change forces by a thousandth. Threads gain nothing on graphs of this
-    size, and beside other work they make a pass several times slower; a number that the user
-    chose is kept.
-    """
-    precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
-    if precision != "highest":
-        torch.set_float32_matmul_precision("highest")
-    one_thread = device.type == "cpu" and threads > 1 and "OMP_NUM_THREADS" not in os.environ
-    if one_thread:
-        torch.set_num_threads(1)
-    try:
-        # A program's own autocast or inference mode would change or break the arithmetic.
-        with torch.inference_mode(False), torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        if one_thread:
-            torch.set_num_threads(threads)
-        if precision != "highest":
-            torch.set_float32_matmul_precision(precision)
+        return round(neighbours.nedges * self._cost_of_an_edge)
 
 
 def _bytes_per_edge(arguments: Mapping[str, Any], dtype: torch.dtype) -> float:

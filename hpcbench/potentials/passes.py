@@ -1,0 +1,86 @@
+"""What goes through a model in one forward pass, and what is made of its gradient."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hpcbench.potentials.structures import Structures
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """What goes through the model in one pass.
+
+    Attributes
+    ----------
+    numbers : Tensor, shape (natoms,)
+        Atomic numbers.
+    edges : Tensor, shape (2, nedges)
+        Centre and neighbour, sorted by centre.
+    vectors : Tensor, shape (nedges, 3), float64
+        From centre to neighbour in A.
+    """
+
+    numbers: torch.Tensor
+    edges: torch.Tensor
+    vectors: torch.Tensor
+
+
+def forces_from(graph: Graph, gradient: torch.Tensor) -> torch.Tensor:
+    """Forces on atoms (natoms, 3) from the energy's gradient with respect to edge vectors."""
+    forces = torch.zeros(len(graph.numbers), 3, dtype=torch.float64, device=gradient.device)
+    forces.index_add_(0, graph.edges[0], gradient)
+    return forces.index_add_(0, graph.edges[1], gradient, alpha=-1)
+
+
+def stresses_from(batch: Structures, graph: Graph, gradient: torch.Tensor) -> torch.Tensor:
+    """Cauchy stresses (nstructures, 3, 3): a strain maps each edge vector r to r (1 + strain)."""
+    products = graph.vectors[:, :, None] * gradient[:, None, :]
+    virials = torch.zeros_like(batch.cells)
+    structure = batch.structure_of_atom.index_select(0, graph.edges[0])
+    virials.index_add_(0, structure, products)
+    volumes = torch.linalg.det(batch.cells).abs()[:, None, None]
+    return (virials + virials.transpose(1, 2)) / (2 * volumes)
+
+
+def ranges_of_passes(costs: NDArray[np.float64], capacity: int) -> Iterator[tuple[int, int]]:
+    """Ranges of neighbouring structures that share a pass; one above the capacity is alone."""
+    first, load = 0, 0.0
+    for index, cost in enumerate(costs):
+        if index > first and load + cost > capacity:
+            yield first, index
+            first, load = index, 0.0
+        load += cost
+    yield first, len(costs)
+
+
+@contextlib.contextmanager
+def during_passes(device: torch.device) -> Iterator[None]:
+    """Full precision of products, whatever the program around has set; on a CPU, one thread.
+
+    TF32 or bfloat16 would change forces by a thousandth. Threads gain nothing on graphs of this
+    size, and beside other work they make a pass several times slower; a number that the user
+    chose is kept.
+    """
+    precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
+    if precision != "highest":
+        torch.set_float32_matmul_precision("highest")
+    one_thread = device.type == "cpu" and threads > 1 and "OMP_NUM_THREADS" not in os.environ
+    if one_thread:
+        torch.set_num_threads(1)
+    try:
+        # A program's own autocast or inference mode would change or break the arithmetic.
+        with torch.inference_mode(False), torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        if one_thread:
+            torch.set_num_threads(threads)
+        if precision != "highest":
+            torch.set_float32_matmul_precision(precision)
