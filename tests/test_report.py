@@ -16,16 +16,8 @@ import hpcbench
 from hpcbench.errors import StoreError, UsageError
 from hpcbench.phonons.stability import CRITERIA
 from hpcbench.report import html
-from hpcbench.report.figures import (
-    MOST_BYTES,
-    bands_svg,
-    histogram_svg,
-    path_points,
-    plain,
-    point_label,
-    save_bands,
-    share_svg,
-)
+from hpcbench.report.bands import path_points, point_label, save_bands
+from hpcbench.report.drawings import MOST_BYTES, bands_svg, histogram_svg, plain, share_svg
 from hpcbench.report.html import write_report
 from hpcbench.store.reader import Bands, Store
 

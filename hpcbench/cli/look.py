@@ -109,7 +109,7 @@ def show_command(options: argparse.Namespace) -> int:
     if row["status"] != DONE:
         return 1
     if options.png:
-        from hpcbench.report.figures import save_bands
+        from hpcbench.report.bands import save_bands
 
         print(save_bands(store.bands(key), Path(options.png), title=row["name"]))
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,11 +12,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from hpcbench.phonons.stability import CRITERIA, Criterion
-from hpcbench.report.figures import bands_svg, histogram_svg, number, plain, replace_file, share_svg
+from hpcbench.report.bands import replace_file
+from hpcbench.report.drawings import bands_svg, histogram_svg, number, share_svg
+from hpcbench.report.wording import (
+    DASH,
+    formula_html,
+    group_html,
+    looks_at,
+    percent,
+    sentence,
+    settings_rows,
+    text_of,
+    texts_of,
+    wilson_interval,
+)
 from hpcbench.store.schema import DONE, FAILED, PLACES, UNREADABLE
 from hpcbench.store.tables import TableReader
 
@@ -29,34 +41,7 @@ if TYPE_CHECKING:
 # A page that a browser opens at once: about 5 MB of rows and 2 MB of drawings.
 MOST_ROWS = 5000
 MOST_BANDS = 200
-DASH = "–"
 STAND_IN = "mattersim-demo"
-PLACE_NAMES = {
-    "path": "band path",
-    "commensurate": "q commensurate with the supercell",
-    "mesh": "q mesh",
-}
-# Settings in the order of a run: title, unit. Others follow as they are.
-SETTINGS = {
-    "protocol": ("protocol", ""),
-    "criterion": ("criterion of the verdict", ""),
-    "model": ("potential", ""),
-    "weights_sha256": ("weights, SHA-256", ""),
-    "dtype": ("precision", ""),
-    "relax": ("relaxation", ""),
-    "fmax": ("largest force accepted", "eV/Å"),
-    "max_steps": ("steps, at most", "a round"),
-    "symmetry_tolerance": ("symmetry found at", "Å"),
-    "supercell": ("supercell", ""),
-    "displacement": ("displacement", "Å"),
-    "symprec": ("phonopy's symprec", "Å"),
-    "band_points": ("q on the longest path segment", ""),
-    "mesh": ("q mesh", ""),
-    "cutoff_frequency": ("thermal cut-off", "THz"),
-    "temperatures": ("temperatures", "K"),
-    "min_distance": ("atoms apart at least", "Å"),
-    "hash": ("hash of these settings", ""),
-}
 
 
 @dataclass(frozen=True)
@@ -161,7 +146,7 @@ def _content(store: Store) -> dict[str, Any]:
     table, settings = store.table, store.settings
     done = table[table["status"] == DONE]
     counts = {status: int((table["status"] == status).sum()) for status in (FAILED, UNREADABLE)}
-    verdicts = _texts(done, "verdict")
+    verdicts = texts_of(done, "verdict")
     stable = sum(verdict == "stable" for verdict in verdicts)
     unstable = sum(verdict == "unstable" for verdict in verdicts)
     records = _records(table, MOST_ROWS)
@@ -182,15 +167,15 @@ def _content(store: Store) -> dict[str, Any]:
         "stable": stable,
         "unstable": unstable,
         "undetermined": len(done) - stable - unstable,
-        "share": _share(stable, len(done)),
-        "interval": _interval(stable, len(done)),
+        "share": percent(stable, len(done)),
+        "interval": wilson_interval(stable, len(done)),
         "failed": counts[FAILED],
         "unreadable": counts[UNREADABLE],
         "unfinished": len(store.unfinished_ids()),
         "criterion": settings.get("criterion", ""),
-        "criterion_sentence": _sentence(str(settings.get("criterion", ""))),
+        "criterion_sentence": sentence(str(settings.get("criterion", ""))),
         "stand_in": settings.get("model") == STAND_IN,
-        "settings": _settings(settings),
+        "settings": settings_rows(settings),
         "versions": _versions(table),
         "figures": _figures(done, str(settings.get("criterion", ""))),
         "criteria": [_criterion_row(c, done, counts[FAILED]) for c in CRITERIA],
@@ -211,103 +196,16 @@ def _records(table: pandas.DataFrame, number: int) -> list[dict[str, Any]]:
     ]
 
 
-# Texts -----------------------------------------------------------------------------------------
-
-
-def _text(value: Any) -> str:
-    """A cell of a text column; rows that have none may hold NaN."""
-    return value if isinstance(value, str) else ""
-
-
-def _texts(table: pandas.DataFrame, column: str) -> list[str]:
-    return [_text(value) for value in table[column]] if column in table else []
-
-
-def _formula(formula: str) -> Markup:
-    """``Al2N2`` with subscripts."""
-    parts = re.split(r"(\d+)", formula)
-    return Markup("").join(
-        Markup("<sub>{}</sub>").format(part) if part.isdigit() else escape(part) for part in parts
-    )
-
-
-def _symbol(symbol: str) -> Markup:
-    """``P6_3mc`` with subscripts."""
-    parts = re.split(r"_(\d)", symbol)
-    return Markup("").join(
-        Markup("<sub>{}</sub>").format(part) if i % 2 else escape(part)
-        for i, part in enumerate(parts)
-    )
-
-
-def _group(record: Mapping[str, Any]) -> Markup:
-    """The space group, before and after the relaxation if they differ."""
-    groups = []
-    for suffix in ("_before", ""):
-        symbol = _text(record.get(f"spacegroup{suffix}"))
-        group_number = record.get(f"spacegroup_number{suffix}", 0)
-        if symbol and group_number == group_number:
-            # No line break between the symbol and its number.
-            groups.append(Markup("{}\u00a0({:.0f})").format(_symbol(symbol), group_number))
-    if not groups:
-        return Markup(DASH)
-    return groups[0] if len(set(groups)) == 1 else Markup(" → ").join(groups)
-
-
-def _sentence(name: str) -> str:
-    """What has to be true for a crystal to be stable by a criterion."""
-    found = next((c for c in CRITERIA if c.name == name), None)
-    if found is None:
-        return ""
-    where, threshold = PLACE_NAMES[found.place], f"{plain(found.threshold)}\u00a0THz"
-    if not found.gamma_apart:
-        return f"lowest frequency on the {where} ≥ {threshold}"
-    if found.gamma_threshold is None:
-        return (
-            f"lowest frequency on the {where}, the three lowest modes at Γ left out, ≥ {threshold}"
-        )
-    gamma = f"{number(found.gamma_threshold, 3)}\u00a0THz"
-    return f"three lowest modes at Γ ≥ {gamma}, all others at {where} ≥ {threshold}"
-
-
-def _looks_at(criterion: Criterion) -> str:
-    """Where a criterion looks, and what it does with the acoustic modes at Gamma."""
-    where = PLACE_NAMES[criterion.place]
-    if not criterion.gamma_apart:
-        return where
-    if criterion.gamma_threshold is None:
-        return f"{where}; the three lowest modes at Γ left out"
-    gamma = f"{number(criterion.gamma_threshold, 3)}\u00a0THz"
-    return f"{where}; the three lowest modes at Γ against {gamma}"
-
-
-def _share(count: int, of: int) -> str:
-    return f"{100 * count / of:.1f} %" if of else DASH
-
-
-def _interval(count: int, of: int) -> str:
-    """Wilson's 95 % interval of a share: right for few crystals and for shares near 0 and 1."""
-    if not of:
-        return DASH
-    z, share = 1.96, count / of
-    middle = (share + z * z / (2 * of)) / (1 + z * z / of)
-    half = z / (1 + z * z / of) * math.sqrt(share * (1 - share) / of + (z / (2 * of)) ** 2)
-    return f"{100 * max(middle - half, 0.0):.1f}–{100 * min(middle + half, 1.0):.1f} %"
-
-
-# Parts of the page -----------------------------------------------------------------------------
-
-
 def _criterion_row(criterion: Criterion, done: pandas.DataFrame, failed: int) -> CriterionRow:
-    verdicts = _texts(done, criterion.column)
+    verdicts = texts_of(done, criterion.column)
     stable = sum(verdict == "stable" for verdict in verdicts)
     return CriterionRow(
         criterion,
-        _looks_at(criterion),
+        looks_at(criterion),
         str(stable) if verdicts else DASH,
-        _share(stable, len(verdicts)),
-        _interval(stable, len(verdicts)),
-        _share(stable, len(verdicts) + failed) if verdicts else DASH,
+        percent(stable, len(verdicts)),
+        wilson_interval(stable, len(verdicts)),
+        percent(stable, len(verdicts) + failed) if verdicts else DASH,
     )
 
 
@@ -316,7 +214,7 @@ def _failures(table: pandas.DataFrame) -> list[Failure]:
     without = table[table["status"] != DONE]
     examples: dict[tuple[str, str], tuple[str, str]] = {}
     counts: dict[tuple[str, str], int] = {}
-    columns = (_texts(without, name) for name in ("status", "name", "reason"))
+    columns = (texts_of(without, name) for name in ("status", "name", "reason"))
     for status, name, reason in zip(*columns, strict=True):
         kind, _, message = reason.partition(":")
         key = status, kind.strip() or "unknown"
@@ -368,15 +266,15 @@ def _crystal_row(
     lowest_q: Mapping[str, Mapping[str, NDArray[np.float64]]],
     drawn: bool,
 ) -> CrystalRow:
-    key, status = str(record["id"]), _text(record["status"])
+    key, status = str(record["id"]), text_of(record["status"])
     is_done = status == DONE
-    verdict = _text(record.get("verdict")) if is_done else status
-    formula, name, reason = (_text(record.get(k)) for k in ("formula", "name", "reason"))
-    group = _group(record)
+    verdict = text_of(record.get("verdict")) if is_done else status
+    formula, name, reason = (text_of(record.get(k)) for k in ("formula", "name", "reason"))
+    group = group_html(record)
     return CrystalRow(
         anchor=f"c-{key}" if drawn else "",
         name=name,
-        formula=_formula(formula) or Markup(DASH),
+        formula=formula_html(formula) or Markup(DASH),
         group=group,
         natoms=_whole(record.get("natoms")) if formula else Cell(),
         steps=_whole(record.get("relaxation_steps")) if is_done else Cell(),
@@ -390,13 +288,13 @@ def _crystal_row(
         reason=reason,
         # The space group also as it is typed, without subscripts.
         search=" ".join(
-            [name, formula, _text(record.get("spacegroup")), group.striptags(), reason]
+            [name, formula, text_of(record.get("spacegroup")), group.striptags(), reason]
         ).lower(),
     )
 
 
 def _drawing(store: Store, key: str, record: Mapping[str, Any], row: CrystalRow) -> Drawing:
-    others = [c.name for c in CRITERIA if _text(record.get(c.column)) not in ("", row.verdict)]
+    others = [c.name for c in CRITERIA if text_of(record.get(c.column)) not in ("", row.verdict)]
     other = "unstable" if row.verdict == "stable" else "stable"
     otherwise = f"{other} by {', '.join(others)}" if others else ""
     # The drawing escapes its own texts.
@@ -414,7 +312,7 @@ def _figures(done: pandas.DataFrame, criterion: str) -> list[Markup]:
         place: finite[f"min_frequency_{place}"].to_numpy(dtype=float)
         for place in ("path", "commensurate")
     }
-    stable = np.array([verdict == "stable" for verdict in _texts(finite, "verdict")])
+    stable = np.array([verdict == "stable" for verdict in texts_of(finite, "verdict")])
     on_path = [c for c in CRITERIA if c.place == "path"]
     return [
         Markup(share_svg(lowest, on_path, criterion)),
@@ -428,26 +326,6 @@ def _finished(table: pandas.DataFrame) -> tuple[datetime, datetime] | None:
         return None
     first, last = (datetime.fromtimestamp(float(t), UTC) for t in (times.min(), times.max()))
     return first, last
-
-
-def _settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Settings as (title, value with its unit)."""
-    known = [key for key in SETTINGS if key in settings]
-    unknown = sorted(set(settings) - set(SETTINGS))
-    rows = []
-    for key in (*known, *unknown):
-        title, unit = SETTINGS.get(key, (key.replace("_", " "), ""))
-        rows.append((title, f"{_setting(key, settings[key])} {unit}".strip()))
-    return rows
-
-
-def _setting(key: str, value: Any) -> str:
-    if key == "weights_sha256":
-        return str(value)[:12] or DASH
-    if isinstance(value, list):
-        between = " × " if key == "mesh" or (key == "supercell" and len(value) == 3) else ", "
-        return between.join(_setting("", x) for x in value)
-    return plain(value) if isinstance(value, float) else str(value)
 
 
 def _versions(table: pandas.DataFrame) -> list[tuple[str, str]]:

@@ -1,0 +1,148 @@
+"""Values of the store as people read them: formulas, space groups, criteria, shares, settings."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup, escape
+
+from hpcbench.phonons.stability import CRITERIA, Criterion
+from hpcbench.report.drawings import number, plain
+
+if TYPE_CHECKING:
+    import pandas
+
+DASH = "–"
+PLACE_NAMES = {
+    "path": "band path",
+    "commensurate": "q commensurate with the supercell",
+    "mesh": "q mesh",
+}
+# Settings in the order of a run: title, unit. Others follow as they are.
+SETTINGS = {
+    "protocol": ("protocol", ""),
+    "criterion": ("criterion of the verdict", ""),
+    "model": ("potential", ""),
+    "weights_sha256": ("weights, SHA-256", ""),
+    "dtype": ("precision", ""),
+    "relax": ("relaxation", ""),
+    "pressure": ("external pressure", "GPa"),
+    "fmax": ("largest force accepted", "eV/Å"),
+    "max_steps": ("steps, at most", "a round"),
+    "symmetry_tolerance": ("symmetry found at", "Å"),
+    "supercell": ("supercell", ""),
+    "displacement": ("displacement", "Å"),
+    "symprec": ("phonopy's symprec", "Å"),
+    "band_points": ("q on the longest path segment", ""),
+    "mesh": ("q mesh", ""),
+    "cutoff_frequency": ("thermal cut-off", "THz"),
+    "temperatures": ("temperatures", "K"),
+    "min_distance": ("atoms apart at least", "Å"),
+    "hash": ("hash of these settings", ""),
+}
+
+
+def text_of(value: Any) -> str:
+    """A cell of a text column; rows that have none may hold NaN."""
+    return value if isinstance(value, str) else ""
+
+
+def texts_of(table: pandas.DataFrame, column: str) -> list[str]:
+    """A text column; empty if the table does not have it."""
+    return [text_of(value) for value in table[column]] if column in table else []
+
+
+def formula_html(formula: str) -> Markup:
+    """``Al2N2`` with subscripts."""
+    parts = re.split(r"(\d+)", formula)
+    return Markup("").join(
+        Markup("<sub>{}</sub>").format(part) if part.isdigit() else escape(part) for part in parts
+    )
+
+
+def symbol_html(symbol: str) -> Markup:
+    """``P6_3mc`` with subscripts."""
+    parts = re.split(r"_(\d)", symbol)
+    return Markup("").join(
+        Markup("<sub>{}</sub>").format(part) if i % 2 else escape(part)
+        for i, part in enumerate(parts)
+    )
+
+
+def group_html(record: Mapping[str, Any]) -> Markup:
+    """The space group, before and after the relaxation if they differ."""
+    groups = []
+    for suffix in ("_before", ""):
+        symbol = text_of(record.get(f"spacegroup{suffix}"))
+        group_number = record.get(f"spacegroup_number{suffix}", 0)
+        if symbol and group_number == group_number:
+            # No line break between the symbol and its number.
+            groups.append(Markup("{}\u00a0({:.0f})").format(symbol_html(symbol), group_number))
+    if not groups:
+        return Markup(DASH)
+    return groups[0] if len(set(groups)) == 1 else Markup(" → ").join(groups)
+
+
+def sentence(name: str) -> str:
+    """What has to be true for a crystal to be stable by a criterion."""
+    found = next((c for c in CRITERIA if c.name == name), None)
+    if found is None:
+        return ""
+    where, threshold = PLACE_NAMES[found.place], f"{plain(found.threshold)}\u00a0THz"
+    if not found.gamma_apart:
+        return f"lowest frequency on the {where} ≥ {threshold}"
+    if found.gamma_threshold is None:
+        return (
+            f"lowest frequency on the {where}, the three lowest modes at Γ left out, ≥ {threshold}"
+        )
+    gamma = f"{number(found.gamma_threshold, 3)}\u00a0THz"
+    return f"three lowest modes at Γ ≥ {gamma}, all others at {where} ≥ {threshold}"
+
+
+def looks_at(criterion: Criterion) -> str:
+    """Where a criterion looks, and what it does with the acoustic modes at Gamma."""
+    where = PLACE_NAMES[criterion.place]
+    if not criterion.gamma_apart:
+        return where
+    if criterion.gamma_threshold is None:
+        return f"{where}; the three lowest modes at Γ left out"
+    gamma = f"{number(criterion.gamma_threshold, 3)}\u00a0THz"
+    return f"{where}; the three lowest modes at Γ against {gamma}"
+
+
+def percent(count: int, of: int) -> str:
+    """A share, or a dash where there is nothing to share."""
+    return f"{100 * count / of:.1f} %" if of else DASH
+
+
+def wilson_interval(count: int, of: int) -> str:
+    """Wilson's 95 % interval of a share: right for few crystals and for shares near 0 and 1."""
+    if not of:
+        return DASH
+    z, share = 1.96, count / of
+    middle = (share + z * z / (2 * of)) / (1 + z * z / of)
+    half = z / (1 + z * z / of) * math.sqrt(share * (1 - share) / of + (z / (2 * of)) ** 2)
+    return f"{100 * max(middle - half, 0.0):.1f}–{100 * min(middle + half, 1.0):.1f} %"
+
+
+def settings_rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Settings as (title, value with its unit)."""
+    known = [key for key in SETTINGS if key in settings]
+    unknown = sorted(set(settings) - set(SETTINGS))
+    rows = []
+    for key in (*known, *unknown):
+        title, unit = SETTINGS.get(key, (key.replace("_", " "), ""))
+        rows.append((title, f"{_setting(key, settings[key])} {unit}".strip()))
+    return rows
+
+
+def _setting(key: str, value: Any) -> str:
+    if key == "weights_sha256":
+        return str(value)[:12] or DASH
+    if isinstance(value, list):
+        between = " × " if key == "mesh" or (key == "supercell" and len(value) == 3) else ", "
+        return between.join(_setting("", x) for x in value)
+    return plain(value) if isinstance(value, float) else str(value)
