@@ -69,8 +69,8 @@ def run(
         If the potential or the device cannot be had.
     """
     from hpcbench.farm.launch import launch
-    from hpcbench.farm.stopping import Stop
     from hpcbench.farm.world import SingleProcess
+    from hpcbench.rank.stopping import Stop
     from hpcbench.store.reader import Store
 
     if hasattr(crystals, "get_positions"):

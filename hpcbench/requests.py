@@ -2,7 +2,7 @@
 
 The way of one crystal is written as a generator: it yields a request and is sent the answer, or
 is thrown the error, when it is there. So the way of a crystal reads from top to bottom, while
-whoever drives many of them (``farm/pipeline.py``, or a plain loop in a test) decides what runs
+whoever drives many of them (``rank/pipeline.py``, or a plain loop in a test) decides what runs
 where and what shares a forward pass.
 """
 

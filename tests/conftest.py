@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # Before numpy and torch are imported: threads make small work slower.
-from hpcbench.farm.devices import cap_threads
+from hpcbench.threads import cap_threads
 
 cap_threads()
 

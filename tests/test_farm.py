@@ -28,13 +28,13 @@ from hpcbench.errors import (
     StoreMismatchError,
     TooLargeError,
 )
+from hpcbench.events import EventLog, ProgressReader, duration, read_events
 from hpcbench.farm import devices
 from hpcbench.farm.attendance import Attendance
 from hpcbench.farm.devices import choose_device
-from hpcbench.farm.events import EventLog, ProgressReader, duration, read_events
 from hpcbench.farm.leases import Leases
-from hpcbench.farm.plan import Block, make_blocks, predict_cost
 from hpcbench.farm.world import SingleProcess, find_launcher, join_world
+from hpcbench.planning.blocks import Block, make_blocks, predict_cost
 from hpcbench.potentials.one_by_one import OneByOne
 
 EMT = "ase.calculators.emt:EMT"

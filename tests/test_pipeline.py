@@ -37,31 +37,31 @@ from hpcbench.errors import (
     StoreError,
     UnsuitableError,
 )
-from hpcbench.farm import journey as journeys
-from hpcbench.farm.account import Account, read_stages
-from hpcbench.farm.beside import BlockRead, ListEnded, Reader, Writer, WritingFailed
-from hpcbench.farm.events import EventLog
+from hpcbench.events import EventLog
+from hpcbench.farm.devices import own_cores
 from hpcbench.farm.launch import launch
-from hpcbench.farm.pipeline import Pipeline
-from hpcbench.farm.plan import MOST_UNDER_WAY, most_under_way
-from hpcbench.farm.processes import (
+from hpcbench.farm.world import SingleProcess
+from hpcbench.phonons.calculate import PhononSettings, analyse, prepare
+from hpcbench.phonons.packing import ForcePool
+from hpcbench.phonons.supercells import displaced_copies
+from hpcbench.planning.blocks import MOST_UNDER_WAY, most_under_way
+from hpcbench.potentials.ase_calculator import CalculatorPotential
+from hpcbench.potentials.copies import DisplacedCopies
+from hpcbench.potentials.one_by_one import OneByOne
+from hpcbench.potentials.protocol import PotentialInfo, PreparedCopies
+from hpcbench.rank import journey as journeys
+from hpcbench.rank.account import Account, read_stages
+from hpcbench.rank.beside import BlockRead, ListEnded, Reader, Writer, WritingFailed
+from hpcbench.rank.pipeline import Pipeline
+from hpcbench.rank.processes import (
     Inline,
     Processes,
     Task,
     TaskEnded,
     number_of_processes,
-    own_cores,
 )
-from hpcbench.farm.stopping import Stop, StoppablePotential, StopRequested
-from hpcbench.farm.tasks import analyse_forces, displace_supercell
-from hpcbench.farm.world import SingleProcess
-from hpcbench.phonons.calculate import PhononSettings, analyse, prepare
-from hpcbench.phonons.packing import ForcePool
-from hpcbench.phonons.supercells import displaced_copies
-from hpcbench.potentials.ase_calculator import CalculatorPotential
-from hpcbench.potentials.copies import DisplacedCopies
-from hpcbench.potentials.one_by_one import OneByOne
-from hpcbench.potentials.protocol import PotentialInfo, PreparedCopies
+from hpcbench.rank.stopping import Stop, StoppablePotential, StopRequested
+from hpcbench.rank.tasks import analyse_forces, displace_supercell
 from hpcbench.relaxation import start as relaxation_start
 from hpcbench.requests import ForcesOn, OnCpu
 from hpcbench.store.run_folder import RunFolder
@@ -341,7 +341,7 @@ def test_errors_and_warnings_come_back_with_their_tasks(crew: Processes) -> None
 def test_workers_that_cannot_start_are_said_so(
     crew: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hpcbench.farm import processes
+    from hpcbench.rank import processes
 
     monkeypatch.setattr(processes, "_begin", os._exit)
     with pytest.raises(SetupError, match=r"die as soon as they are started .* --workers 0"):

@@ -131,7 +131,7 @@ def test_dft_force_sets_give_phonopys_frequencies(name: str, reference_data: Pat
 
 
 def test_generated_lists_are_examined_without_an_accident(reference_data: Path) -> None:
-    from hpcbench.farm.plan import predict_cost
+    from hpcbench.planning.blocks import predict_cost
     from hpcbench.sources import examine, find_files, merge, read_file
 
     files = find_files([reference_data / "generated" / "mix-1000.extxyz"])

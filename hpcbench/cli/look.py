@@ -57,7 +57,7 @@ def status_command(options: argparse.Namespace) -> int:
 
 
 def _print_status(path: str) -> None:
-    from hpcbench.farm.events import ProgressReader
+    from hpcbench.events import ProgressReader
     from hpcbench.store.reader import Store
 
     store = Store(path)
@@ -77,7 +77,7 @@ def _print_status(path: str) -> None:
 
 
 def _watch(path: str) -> None:
-    from hpcbench.farm.events import ProgressReader
+    from hpcbench.events import ProgressReader
     from hpcbench.report.progress import watch_bar
     from hpcbench.store.run_folder import RunFolder
 

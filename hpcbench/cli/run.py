@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from hpcbench.config import DEFAULT_FILE, RunConfig, load_config, settings
 from hpcbench.errors import DeviceError, HpcbenchError, UsageError
-from hpcbench.farm.devices import cap_threads
-from hpcbench.farm.stopping import Stop
 from hpcbench.farm.world import World, join_world
+from hpcbench.rank.stopping import Stop
+from hpcbench.threads import cap_threads
 
 if TYPE_CHECKING:
-    from hpcbench.farm.launch import Plan
+    from hpcbench.planning.listing import Plan
 
 LOG_INTERVAL = 30.0
 SOME_FAILED = 1
@@ -113,7 +113,7 @@ def _tell(problem: Exception, world: World) -> int:
 
 
 def _show_results(config: RunConfig) -> None:
-    from hpcbench.farm.account import read_stages
+    from hpcbench.rank.account import read_stages
     from hpcbench.report.terminal import print_results
     from hpcbench.store.reader import Store
 
@@ -170,7 +170,7 @@ def _progress(
 
 
 def _log_lines(out: str, ended: threading.Event) -> None:
-    from hpcbench.farm.events import ProgressReader
+    from hpcbench.events import ProgressReader
     from hpcbench.store.run_folder import RunFolder
 
     reader = ProgressReader(RunFolder(out).events)

@@ -73,20 +73,10 @@ def _local_device(wanted: str, local_rank: int) -> tuple[str, str]:
     return f"cuda:{index}", str(torch.cuda.get_device_properties(index).uuid)
 
 
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "RAYON_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-)
-
-
-def cap_threads() -> None:
-    """One thread for BLAS, OpenMP and Rayon in this process, unless the user said otherwise.
-
-    To be called before numpy and torch are imported. Several processes of one thread each do
-    best on CPUs, and threads beside other work make a rank several times slower.
-    """
-    for variable in THREAD_VARIABLES:
-        os.environ.setdefault(variable, "1")
+def own_cores(world: World) -> float:
+    """Cores of this host that are this rank's; one that ranks share counts in parts. Collective."""
+    host, mine = socket.gethostname(), frozenset(os.sched_getaffinity(0))
+    everyone = world.share((host, mine))
+    return sum(
+        1 / sum(where == host and core in cores for where, cores in everyone) for core in mine
+    )

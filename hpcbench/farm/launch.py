@@ -6,69 +6,38 @@ import contextlib
 import os
 import queue
 import socket
-import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hpcbench.config import RunConfig, settings_hash
 from hpcbench.crystal import Crystal
 from hpcbench.errors import (
-    CrystalError,
     HpcbenchError,
     SetupError,
-    SourceError,
     StoreError,
-    UnsuitableError,
 )
+from hpcbench.events import EventLog
 from hpcbench.farm.attendance import Attendance
-from hpcbench.farm.beside import Inbox
-from hpcbench.farm.devices import choose_device
-from hpcbench.farm.events import EventLog
+from hpcbench.farm.devices import choose_device, own_cores
 from hpcbench.farm.leases import Leases
-from hpcbench.farm.plan import Block, make_blocks, most_under_way, predict_cost
-from hpcbench.farm.processes import make_crew, number_of_processes, own_cores
-from hpcbench.farm.rows import crystal_of, listed_crystal, listed_unreadable, schema_of
-from hpcbench.farm.stopping import Stop
-from hpcbench.farm.worker import Worker
 from hpcbench.farm.world import World
-from hpcbench.phonons.supercells import full_matrix
+from hpcbench.planning.blocks import Block, most_under_way
+from hpcbench.planning.listing import Plan, Record, read_share, write_list
 from hpcbench.potentials.protocol import Potential
 from hpcbench.potentials.registry import check_name, load_potential, weights_sha256
-from hpcbench.sources import Unreadable, examine, find_files, merge, read_file
+from hpcbench.rank.beside import Inbox
+from hpcbench.rank.processes import make_crew, number_of_processes
+from hpcbench.rank.rows import crystal_of, schema_of
+from hpcbench.rank.stopping import Stop
+from hpcbench.rank.worker import Worker
+from hpcbench.sources import find_files
 from hpcbench.store.consolidate import consolidate
-from hpcbench.store.reader import Store
 from hpcbench.store.run_folder import RunFolder
 from hpcbench.store.schema import CRYSTALS
-from hpcbench.store.tables import TableReader, TableWriter
-
-Record = Crystal | Unreadable
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a launch will do; the same on every rank.
-
-    Attributes
-    ----------
-    launch : str
-        Name of the launch; later ones sort after earlier ones.
-    total : int
-        Crystals in the list, those that cannot be computed included.
-    before : int
-        Crystals that need no more work.
-    blocks : list of Block
-        The work, in the order in which it is to be taken.
-    """
-
-    launch: str
-    total: int
-    before: int
-    blocks: list[Block]
+from hpcbench.store.tables import TableReader
 
 
 @dataclass(frozen=True)
@@ -184,31 +153,15 @@ def _plan(
     """Read, examine, write the list, and plan. The crystals stay on the disk, not in memory."""
     files = _together(world, lambda: find_files(config.sources) if records is None else [])
     deciding = _together(world, lambda: _open_folder(config, folder, potential))
-    numbered: Iterable[tuple[int, Record]]
-    if records is None:
-        # Every rank reads a share, large and small files dealt out like cards.
-        numbered = (
-            (number, record)
-            for number in range(world.rank, len(files), world.size)
-            for record in read_file(files[number], with_supercell=config.supercell == "source")
-        )
-    else:
-        numbered = enumerate(records)
-    entries: list[_Listed] | SetupError
-    try:
-        entries = [_listed(number, record, config) for number, record in numbered]
-    except Exception as error:  # whatever it is, the other ranks are waiting
-        traceback.print_exc()
-        entries = SetupError(f"rank {world.rank}: {type(error).__name__}: {error}")
-    gathered = world.gather(entries)
+    gathered = world.gather(read_share(config, files, records, world.rank, world.size))
 
-    def write_list() -> Plan:
-        plan = _write_list(config, folder, deciding, gathered, world.size)
+    def write() -> Plan:
+        plan = write_list(config, folder, deciding, gathered, world.size)
         # Before the other ranks hear of it: they want to hold the folder as well.
         folder.share()
         return plan
 
-    return _together(world, write_list), deciding
+    return _together(world, write), deciding
 
 
 def _enter(world: World, folder: RunFolder, plan: Plan) -> Attendance:
@@ -336,76 +289,6 @@ def _open_folder(
     folder.lock()
     folder.agree(deciding)
     return deciding
-
-
-@dataclass(frozen=True)
-class _Listed:
-    """A record, its place in the sources, its cost, and why it is set aside, if it is."""
-
-    number: int
-    record: Record
-    cost: float = 0.0
-    problem: CrystalError | None = None
-
-
-def _listed(number: int, record: Record, config: RunConfig) -> _Listed:
-    if isinstance(record, Unreadable):
-        return _Listed(number, record)
-    try:
-        examine(record, min_distance=config.min_distance)
-    except UnsuitableError as error:
-        return _Listed(number, record, problem=error)
-    except Exception as error:  # one strange crystal must not end the run
-        problem = CrystalError("error", f"{type(error).__name__}: {error}")
-        return _Listed(number, record, problem=problem)
-    if isinstance(config.supercell, str):
-        asked = record.supercell_matrix
-        matrix = np.eye(3) if asked is None else asked.astype(float)
-    else:
-        matrix = full_matrix(config.supercell).astype(float)
-    supercell_atoms = record.natoms * abs(round(float(np.linalg.det(matrix))))
-    cost = predict_cost(record, supercell_atoms, config.symmetry_tolerance)
-    return _Listed(number, record, cost)
-
-
-def _write_list(
-    config: RunConfig,
-    folder: RunFolder,
-    deciding: Mapping[str, Any],
-    gathered: Sequence[Sequence[_Listed] | SetupError],
-    ranks: int,
-) -> Plan:
-    parts = []
-    for part in gathered:
-        if isinstance(part, SetupError):
-            raise part
-        parts.append(part)
-    # In the order of the sources, whatever number of ranks has read them.
-    entries = sorted((e for part in parts for e in part), key=lambda entry: entry.number)
-    facts = {entry.record.id: (entry.cost, entry.problem) for entry in entries}
-    crystals, unreadable = merge(entry.record for entry in entries)
-    if not crystals:
-        reasons = "\n".join(f"  {entry.origin}: {entry.reason}" for entry in unreadable[:10])
-        raise SourceError(
-            f"no readable crystal in {' '.join(config.sources) or 'what was given'}"
-            + (f":\n{reasons}" if reasons else "")
-        )
-    with TableWriter(folder.crystals, CRYSTALS, deciding) as writer:
-        writer.append(listed_crystal(c, *facts[c.id]) for c in crystals)
-        writer.append(listed_unreadable(entry) for entry in unreadable)
-    finished = set(Store(folder.store).finished_ids())
-    pending = [
-        row
-        for row, crystal in enumerate(crystals)
-        if facts[crystal.id][1] is None and crystal.id not in finished
-    ]
-    total = len(crystals) + len(unreadable)
-    name = f"{time.time_ns():020d}"
-    folder.launch_folder(name)
-    folder.forget_other_launches(name)
-    costs = [facts[crystals[row].id][0] for row in pending]
-    blocks = make_blocks(pending, costs, ranks, config.block)
-    return Plan(name, total, total - len(pending), blocks)
 
 
 def _load(config: RunConfig, device: str, ranks_on_host: int) -> Potential:

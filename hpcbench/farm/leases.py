@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hpcbench.farm.attendance import create
-from hpcbench.farm.plan import Block
+from hpcbench.planning.blocks import Block
 
 
 class Leases:

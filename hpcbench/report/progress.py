@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from hpcbench.store.schema import DONE
 
 if TYPE_CHECKING:
-    from hpcbench.farm.events import Progress as Counts
+    from hpcbench.events import Progress as Counts
 
 
 def _bar() -> Progress:

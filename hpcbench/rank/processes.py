@@ -22,11 +22,10 @@ from loky.backend import resource_tracker
 from loky.process_executor import ProcessPoolExecutor
 
 from hpcbench.errors import CrystalError, SetupError
-from hpcbench.farm.beside import Inbox
-from hpcbench.farm.devices import THREAD_VARIABLES
-from hpcbench.farm.tasks import TaskReport, run_task, unexpected
-from hpcbench.farm.world import World
+from hpcbench.rank.beside import Inbox
+from hpcbench.rank.tasks import TaskReport, run_task, unexpected
 from hpcbench.requests import OnCpu
+from hpcbench.threads import THREAD_VARIABLES
 
 MOST_FOR_A_GPU, MOST_FOR_A_CPU = 8, 2
 # A process takes half a second and more to start: not for fewer crystals than this.
@@ -274,7 +273,7 @@ def number_of_processes(wanted: int | str, device: str, cores: float, crystals: 
     device : str
         The potential's; it decides how much there is to do beside it.
     cores : float
-        Cores that this rank may use, see :func:`own_cores`.
+        Cores that this rank may use, see :func:`hpcbench.farm.devices.own_cores`.
     crystals : float
         About as many crystals will be this rank's.
     """
@@ -283,15 +282,6 @@ def number_of_processes(wanted: int | str, device: str, cores: float, crystals: 
     most = MOST_FOR_A_CPU if device == "cpu" else MOST_FOR_A_GPU
     worth_it = math.floor(crystals / CRYSTALS_A_PROCESS)
     return max(0, min(math.floor(cores) - 1, most, worth_it))
-
-
-def own_cores(world: World) -> float:
-    """Cores of this host that are this rank's; one that ranks share counts in parts. Collective."""
-    host, mine = socket.gethostname(), frozenset(os.sched_getaffinity(0))
-    everyone = world.share((host, mine))
-    return sum(
-        1 / sum(where == host and core in cores for where, cores in everyone) for core in mine
-    )
 
 
 def _failed(error: Any) -> TaskReport:

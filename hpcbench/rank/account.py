@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpcbench.farm.events import duration, read_events
+from hpcbench.events import duration, read_events
 
 EVENT = "stages"
 """The event that holds a rank's account."""

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from hpcbench.config import RunConfig
 from hpcbench.crystal import Crystal
 from hpcbench.errors import UnsuitableError
-from hpcbench.farm.rows import done_row, provenance_of
-from hpcbench.farm.tasks import Displaced, analyse_forces, displace_supercell
 from hpcbench.phonons.calculate import PhononSettings
 from hpcbench.phonons.supercells import full_matrix
 from hpcbench.potentials.protocol import PotentialInfo
+from hpcbench.rank.rows import done_row, provenance_of
+from hpcbench.rank.tasks import Displaced, analyse_forces, displace_supercell
 from hpcbench.relaxation.relax import relaxation_requests
 from hpcbench.requests import ForcesOn, OnCpu, Request
 

@@ -19,16 +19,16 @@ from hpcbench.errors import (
     StoreError,
     TooLargeError,
 )
-from hpcbench.farm.account import EVENT, FORCES, PREPARING, RELAXATION, Account
-from hpcbench.farm.beside import Inbox, Reader, Row, Writer
-from hpcbench.farm.events import EventLog
-from hpcbench.farm.journey import Route
-from hpcbench.farm.pipeline import Pipeline, Traveller
-from hpcbench.farm.processes import Crew
-from hpcbench.farm.rows import failed_row, schema_of
-from hpcbench.farm.stopping import Stop, StoppablePotential, StopRequested
+from hpcbench.events import EventLog
 from hpcbench.potentials.protocol import Potential
 from hpcbench.potentials.selftest import self_test
+from hpcbench.rank.account import EVENT, FORCES, PREPARING, RELAXATION, Account
+from hpcbench.rank.beside import Inbox, Reader, Row, Writer
+from hpcbench.rank.journey import Route
+from hpcbench.rank.pipeline import Pipeline, Traveller
+from hpcbench.rank.processes import Crew
+from hpcbench.rank.rows import failed_row, schema_of
+from hpcbench.rank.stopping import Stop, StoppablePotential, StopRequested
 from hpcbench.store.run_folder import RunFolder
 
 

@@ -21,14 +21,14 @@ import numpy as np
 
 from hpcbench.crystal import Crystal
 from hpcbench.errors import EvaluationError, HpcbenchError, PotentialError
-from hpcbench.farm.account import FORCES, PREPARING, RELAXATION, WAITING, Account
-from hpcbench.farm.beside import BlockRead, Inbox, ListEnded, Reader, WritingFailed
-from hpcbench.farm.journey import ANALYSIS
-from hpcbench.farm.processes import Crew, Task, TaskEnded
-from hpcbench.farm.stopping import Stop
-from hpcbench.farm.tasks import messages_of, unexpected
 from hpcbench.phonons.packing import ForcePool
 from hpcbench.potentials.protocol import Potential
+from hpcbench.rank.account import FORCES, PREPARING, RELAXATION, WAITING, Account
+from hpcbench.rank.beside import BlockRead, Inbox, ListEnded, Reader, WritingFailed
+from hpcbench.rank.journey import ANALYSIS
+from hpcbench.rank.processes import Crew, Task, TaskEnded
+from hpcbench.rank.stopping import Stop
+from hpcbench.rank.tasks import messages_of, unexpected
 from hpcbench.relaxation.in_flight import InFlight
 from hpcbench.relaxation.start import Start
 from hpcbench.requests import ForcesOn, Minimise, OnCpu, Request

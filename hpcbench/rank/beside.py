@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpcbench.crystal import Crystal
-from hpcbench.farm.account import READING, WRITING, Account
+from hpcbench.rank.account import READING, WRITING, Account
 
 Row = Mapping[str, Any]
 Inbox = queue.SimpleQueue[Any]
