@@ -16,8 +16,7 @@ from hpcbench.errors import CrystalError, SetupError, SourceError, UnsuitableErr
 from hpcbench.phonons.supercells import full_matrix
 from hpcbench.planning.blocks import Block, make_blocks, predict_cost
 from hpcbench.rank.rows import listed_crystal, listed_unreadable
-from hpcbench.sources import Unreadable, examine, merge, read_file
-from hpcbench.sources.discovery import SourceFile
+from hpcbench.sources import SourceFile, Unreadable, examine, merge, read_file
 from hpcbench.store.reader import Store
 from hpcbench.store.run_folder import RunFolder
 from hpcbench.store.schema import CRYSTALS
