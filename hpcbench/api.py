@@ -92,7 +92,14 @@ def run(
             environment={},
             where="hpcbench.run",
         )
-        outcome = launch(config, SingleProcess(), stop=Stop(), records=records, potential=potential)
+        outcome = launch(
+            config,
+            SingleProcess(),
+            stop=Stop(),
+            records=records,
+            potential=potential,
+            environment={},
+        )
         if outcome.problem is not None:
             raise outcome.problem
         store = Store(path)

@@ -234,6 +234,29 @@ class RunConfig:
     share_gpu: bool = _setting(
         False, kind.switch, "where it is computed", "allow several ranks on one GPU"
     )
+    time_limit: float | None = _setting(
+        None,
+        kind.time_limit,
+        "where it is computed",
+        "time for the run, as sbatch takes it: minutes, H:MM:SS or D-HH:MM:SS; no crystal is "
+        "begun that cannot be finished in it (default: the end of the Slurm job)",
+        metavar="TIME",
+    )
+    lease_minutes: float = _setting(
+        10.0,
+        kind.positive,
+        "where it is computed",
+        "a rank takes no more crystals than for so many minutes: what its death may cost",
+        metavar="MIN",
+    )
+    silence: float = _setting(
+        120.0,
+        kind.positive,
+        "where it is computed",
+        "seconds without a sign of life after which a rank counts as dead (on its own host that "
+        "is known at once)",
+        metavar="S",
+    )
     block: int = _setting(
         0,
         kind.count,

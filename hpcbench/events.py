@@ -23,10 +23,10 @@ class EventLog:
     written (a full disk) is let go.
     """
 
-    def __init__(self, folder: Path, rank: int, launch: str) -> None:
+    def __init__(self, folder: Path, rank: int, launch: str, suffix: str = "") -> None:
         self._file: int | None = None
         with contextlib.suppress(OSError):
-            path = folder / f"rank-{rank:05d}.jsonl"
+            path = folder / f"rank-{rank:05d}{suffix}.jsonl"
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._common = {"rank": rank, "launch": launch}
 

@@ -60,6 +60,26 @@ def not_negative(value: Any) -> float:
     return result
 
 
+def time_limit(value: Any) -> float:
+    """Seconds from a time as sbatch takes it: minutes, M:SS, H:MM:SS, D-H, D-HH:MM, D-HH:MM:SS."""
+    days, _, rest = str(value).strip().rpartition("-")
+    parts = rest.split(":")
+    expected = ValueError("a time such as 90 (minutes), 1:30:00 or 1-12:00:00")
+    if not all(part.isdigit() for part in (days or "0", *parts)) or len(parts) > 3:
+        raise expected
+    numbers = [int(part) for part in parts]
+    if days:
+        hours, minutes, seconds = [*numbers, 0, 0][:3]
+    elif len(numbers) == 3:
+        hours, minutes, seconds = numbers
+    else:
+        hours, (minutes, seconds) = 0, [*numbers, 0][:2]
+    total = ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+    if total == 0:
+        raise expected
+    return float(total)
+
+
 def count(value: Any) -> int:
     """A whole number that is not negative."""
     if (result := not_negative(value)) != int(result):

@@ -6,11 +6,9 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -30,11 +28,9 @@ from hpcbench.errors import (
 )
 from hpcbench.events import EventLog, ProgressReader, duration, read_events
 from hpcbench.farm import devices
-from hpcbench.farm.attendance import Attendance
 from hpcbench.farm.devices import choose_device
-from hpcbench.farm.leases import Leases
 from hpcbench.farm.world import SingleProcess, find_launcher, join_world
-from hpcbench.planning.blocks import Block, make_blocks, predict_cost
+from hpcbench.planning.blocks import make_blocks, predict_cost
 from hpcbench.potentials.one_by_one import OneByOne
 
 EMT = "ase.calculators.emt:EMT"
@@ -76,55 +72,6 @@ def test_cost_follows_symmetry_and_size() -> None:
     costs = [predict_cost(c, 8 * c.natoms, 0.01) for c in (diamond, conventional, rattled)]
     assert costs[0] < costs[1]
     assert 5 * costs[1] < costs[2]
-
-
-def test_a_block_is_leased_once_however_many_ask(tmp_path: Path) -> None:
-    blocks = [Block((number,)) for number in range(200)]
-
-    with ThreadPoolExecutor(8) as pool:
-        taken = list(pool.map(lambda rank: list(Leases(tmp_path, rank).take(blocks)), range(8)))
-    assert sorted(block.rows for part in taken for block in part) == [b.rows for b in blocks]
-
-
-def test_ranks_leave_together_and_one_has_the_last_word(tmp_path: Path) -> None:
-    left: list[int] = []
-
-    def work(rank: int) -> bool:
-        attendance = Attendance(tmp_path, rank, 4)
-        attendance.enter()
-        time.sleep(0.3 * rank)
-        last = attendance.end()
-        if last:
-            assert left == []
-            attendance.close()
-        left.append(rank)
-        return last
-
-    with ThreadPoolExecutor(4) as pool:
-        assert sum(pool.map(work, range(4))) == 1
-    assert Attendance(tmp_path, 0, 4).complete()
-
-
-def test_nobody_waits_for_the_dead(tmp_path: Path) -> None:
-    attendance = Attendance(tmp_path, 0, 3, silence=1.0)
-    attendance.enter()
-    # Entered on another host, and then never again; rank 2 never even entered.
-    Attendance(tmp_path, 1, 3)._file(1).write_text("elsewhere 1\n")
-    start = time.monotonic()
-    assert attendance.end()
-    assert 0.9 < time.monotonic() - start < 5
-    assert not attendance.complete()
-
-
-def test_a_dead_process_of_this_host_is_known_at_once(tmp_path: Path) -> None:
-    attendance = Attendance(tmp_path, 0, 2)
-    attendance.enter()
-    with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
-        process.wait()
-    Attendance(tmp_path, 1, 2)._file(1).write_text(f"{socket.gethostname()} {process.pid}\n")
-    start = time.monotonic()
-    assert attendance.end()
-    assert time.monotonic() - start < 5
 
 
 def test_launchers_are_known_by_their_variables() -> None:

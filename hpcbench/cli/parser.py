@@ -93,6 +93,14 @@ def _add_run(commands: Any) -> None:
     groups["input and output"].add_argument(
         "--config", metavar="FILE", help="settings in a TOML file"
     )
+    groups["where it is computed"].add_argument(
+        "--retry-failed",
+        nargs="?",
+        const="",
+        metavar="REASON",
+        help="compute crystals again that failed; only those whose reason (see hpcbench status) "
+        "begins with REASON, if it is given",
+    )
     groups["input and output"].add_argument(
         "--where", action="store_true", help="only check the settings and print the store's path"
     )

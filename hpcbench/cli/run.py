@@ -19,7 +19,7 @@ from hpcbench.rank.stopping import Stop
 from hpcbench.threads import cap_threads
 
 if TYPE_CHECKING:
-    from hpcbench.planning.listing import Plan
+    from hpcbench.farm.plan import Plan
 
 LOG_INTERVAL = 30.0
 SOME_FAILED = 1
@@ -38,9 +38,9 @@ def run_command(options: argparse.Namespace) -> int:
     config = _config(options)
     world = join_world()
     if world.size == 1:
-        return _run(config, world, stop)[0]
+        return _run(config, world, stop, options.retry_failed)[0]
     try:
-        code, everyone_is_there = _run(config, world, stop)
+        code, everyone_is_there = _run(config, world, stop, options.retry_failed)
     except HpcbenchError as error:
         # Before the work began an error is every rank's: one says it.
         if world.rank == 0:
@@ -74,7 +74,7 @@ def _config(options: argparse.Namespace) -> RunConfig:
     return config
 
 
-def _run(config: RunConfig, world: World, stop: Stop) -> tuple[int, bool]:
+def _run(config: RunConfig, world: World, stop: Stop, retry: str | None) -> tuple[int, bool]:
     """The exit code, and whether no rank died."""
     from hpcbench.farm.launch import launch
 
@@ -83,7 +83,13 @@ def _run(config: RunConfig, world: World, stop: Stop) -> tuple[int, bool]:
     on_end = _show_results if world.size > 1 else lambda config: None
     with _progress(config, world) as (on_plan, on_result):
         outcome = launch(
-            config, world, stop=stop, on_plan=on_plan, on_result=on_result, on_end=on_end
+            config,
+            world,
+            stop=stop,
+            retry=retry,
+            on_plan=on_plan,
+            on_result=on_result,
+            on_end=on_end,
         )
     if outcome.problem is not None:
         return _tell(outcome.problem, world), outcome.nobody_died

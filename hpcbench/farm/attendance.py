@@ -1,4 +1,4 @@
-"""Which ranks of a launch are at work, have ended, or have died. Told by files, not by MPI.
+"""Which ranks of a launch work, wait, have given up, or have died. Told by files, not by MPI.
 
 A rank has a file that it touches every few seconds; one that has not been touched for a while
 is that of a dead rank. Ranks leave together: MPICH's mpiexec kills the others when one process
@@ -7,16 +7,22 @@ exits before them, and MPI_Finalize never returns once one has died.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-HEARTBEAT = 10.0
 # Shared file systems show a new time stamp up to a minute late.
 SILENCE_OF_THE_DEAD = 120.0
+HEARTBEAT = 10.0
+# After so many seconds the thread notices that the rank has left.
+LONGEST_WAIT = 1.0
 POLL = 0.2
+# So many ranks that wait ask the file system as often as one does in POLL seconds.
+RANKS_A_POLL = 20
 
 
 class Attendance:
@@ -30,7 +36,7 @@ class Attendance:
         This rank, and the number of ranks.
     silence : float
         Seconds without a heartbeat after which a rank on another host counts as dead; on this
-        host its process is looked for.
+        host its process is looked for as well.
     """
 
     def __init__(
@@ -43,40 +49,69 @@ class Attendance:
         self._rank = rank
         self._size = size
         self._silence = silence
+        self.poll = POLL * max(1.0, size / RANKS_A_POLL)
+        """Seconds to wait before looking again."""
         # By rank: its last time stamp, and when this process first saw it (own clock).
         self._seen: dict[int, tuple[float, float]] = {}
         self._leaving = threading.Event()
+        self.was_late = False
+        """Whether the others had gone when this rank came to its end."""
 
-    def enter(self) -> None:
-        """Say that this rank is at work, from now on every few seconds."""
+    def enter(self, wait: Callable[[float], object] | None = None) -> None:
+        """Say that this rank is at work, from now on every few seconds.
+
+        Parameters
+        ----------
+        wait : callable, optional
+            Waits for so many seconds, or less; called again and again in a thread of its own.
+        """
         self._file(self._rank).write_text(f"{socket.gethostname()} {os.getpid()}\n")
-        threading.Thread(target=self._beat, daemon=True).start()
+        threading.Thread(target=self._beat, args=(wait or self._leaving.wait,), daemon=True).start()
 
-    def _beat(self) -> None:
-        while not self._leaving.wait(HEARTBEAT):
-            try:
-                os.utime(self._file(self._rank))
-            except OSError:
-                continue
+    def _beat(self, wait: Callable[[float], object]) -> None:
+        interval = min(HEARTBEAT, self._silence / 6)
+        due = time.monotonic() + interval
+        while not self._leaving.is_set():
+            wait(min(LONGEST_WAIT, interval))
+            if time.monotonic() >= due:
+                with contextlib.suppress(OSError):
+                    os.utime(self._file(self._rank))
+                due = time.monotonic() + interval
+
+    def rest(self) -> None:
+        """Say that this rank has nothing to do."""
+        create(self._ended / f"rank-{self._rank:05d}")
+
+    def resume(self) -> None:
+        """Say that it has found something again; to be said before it takes it."""
+        (self._ended / f"rank-{self._rank:05d}").unlink(missing_ok=True)
+
+    def give_up(self) -> None:
+        """Say that this rank will do no more, whatever it holds."""
+        create(self._ended / f"gave-up-{self._rank:05d}")
 
     def end(self) -> bool:
-        """Say that this rank has no more work, and wait until no rank has.
+        """Wait until no rank works, and until one of them has had the last word.
 
-        Returns true on one rank, which has the last word in the launch and then calls
-        :meth:`close`; the others wait for that.
+        Returns true on the rank that has it, which then calls :meth:`close`. If it dies before
+        that, another one gets it.
         """
-        create(self._ended / f"rank-{self._rank:05d}")
         while self.working():
-            time.sleep(POLL)
-        try:
-            # A link is whole from the start, also on a full disk.
-            (self._ended / "last").symlink_to(f"rank-{self._rank:05d}")
-        except FileExistsError:
-            pass
-        else:
-            return True
-        while not (self._ended / "closed").exists() and not self._is_silent(self._last()):
-            time.sleep(POLL)
+            time.sleep(self.poll)
+        self.was_late = self.is_closed()
+        holder = 0
+        while not self.is_closed():
+            try:
+                # A link is whole from the start, also on a full disk.
+                (self._ended / f"last.{holder}").symlink_to(str(self._rank))
+            except FileExistsError:
+                last = int(os.readlink(self._ended / f"last.{holder}"))
+                if self._is_silent(last):
+                    holder += 1
+                else:
+                    time.sleep(self.poll)
+            else:
+                return True
         self._leaving.set()
         return False
 
@@ -85,21 +120,36 @@ class Attendance:
         create(self._ended / "closed")
         self._leaving.set()
 
+    def is_closed(self) -> bool:
+        """Whether the last word has been said."""
+        return (self._ended / "closed").exists()
+
     def working(self) -> list[int]:
-        """Ranks that have neither ended nor died."""
-        ended = {path.name for path in self._ended.iterdir()}
+        """Ranks that neither wait nor have died."""
+        ended = self._names()
         return [
             rank
             for rank in range(self._size)
             if f"rank-{rank:05d}" not in ended and not self._is_silent(rank)
         ]
 
+    def lost(self) -> list[int]:
+        """Ranks that will do no more: they have died, or given up."""
+        ended = self._names()
+        return [
+            rank
+            for rank in range(self._size)
+            if f"gave-up-{rank:05d}" in ended
+            or (f"rank-{rank:05d}" not in ended and self._is_silent(rank))
+        ]
+
     def complete(self) -> bool:
         """Whether all ranks came to their end."""
-        return all((self._ended / f"rank-{rank:05d}").exists() for rank in range(self._size))
+        names = self._names()
+        return all(f"rank-{rank:05d}" in names for rank in range(self._size))
 
-    def _last(self) -> int:
-        return int((self._ended / "last").readlink().name.removeprefix("rank-"))
+    def _names(self) -> set[str]:
+        return {entry.name for entry in os.scandir(self._ended)}
 
     def _is_gone(self, rank: int) -> bool:
         """Whether the process of a rank on this host does not exist any more."""
@@ -115,6 +165,8 @@ class Attendance:
         return False
 
     def _is_silent(self, rank: int) -> bool:
+        if rank == self._rank:
+            return False
         if self._is_gone(rank):
             return True
         # Time stamps are compared with themselves only: clocks differ, and jump.

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
 
 from hpcbench.errors import DeviceError
 from hpcbench.farm.world import World
+
+RankDevice = tuple[int, str, str, str, str]
+"""Rank, host, device, the GPU's identity (empty for a CPU), and what is wrong."""
 
 
 def choose_device(wanted: str, world: World, *, share_gpu: bool) -> str:
@@ -19,9 +23,18 @@ def choose_device(wanted: str, world: World, *, share_gpu: bool) -> str:
     Raises
     ------
     DeviceError
-        If the device does not exist, or two ranks would share a GPU without ``share_gpu``; on
-        every rank, so that all end.
+        If the device does not exist, two ranks would share a GPU without ``share_gpu``, or
+        ``auto`` finds a GPU for some ranks only; on every rank, so that all end.
     """
+    mine, everyone = gather_devices(wanted, world)
+    problem = examine_devices(wanted, everyone, share_gpu=share_gpu)
+    if problem:
+        raise DeviceError(problem)
+    return mine
+
+
+def gather_devices(wanted: str, world: World) -> tuple[str, list[RankDevice]]:
+    """The device of this rank, and what all ranks have. Collective; raises nothing."""
     problem, device, identity = "", "cpu", ""
     try:
         device, identity = _local_device(wanted, world.local_rank)
@@ -29,25 +42,40 @@ def choose_device(wanted: str, world: World, *, share_gpu: bool) -> str:
         problem = str(error)
     except Exception as error:  # a broken torch or driver: the others wait for this rank's word
         problem = f"{type(error).__name__}: {error}"
-    host = socket.gethostname()
-    everyone = world.share((world.rank, host, device, identity, problem))
-    for rank, where, _, _, text in everyone:
-        if text:
-            raise DeviceError(f"rank {rank} on {where}: {text}")
-    shared: dict[tuple[str, str], list[int]] = {}
-    for rank, where, _, gpu, _ in everyone:
-        if gpu:
-            shared.setdefault((where, gpu), []).append(rank)
-    crowded = any(len(ranks) > 1 for ranks in shared.values())
-    if crowded and not share_gpu:
-        lines = [f"  {where} {gpu}: ranks {ranks}" for (where, gpu), ranks in shared.items()]
-        raise DeviceError(
-            "several ranks would compute on one GPU:\n"
-            + "\n".join(lines)
-            + "\nstart one rank per GPU (srun --ntasks-per-node and --gpus-per-node alike), or "
-            "say --share-gpu"
+    return device, world.share((world.rank, socket.gethostname(), device, identity, problem))
+
+
+def examine_devices(wanted: str, everyone: Sequence[RankDevice], *, share_gpu: bool) -> str:
+    """What is wrong with the devices of all ranks together, and what to do; else nothing."""
+    for rank, host, _, _, problem in everyone:
+        if problem:
+            return f"rank {rank} on {host}: {problem}"
+    bare = sorted({host for _, host, _, gpu, _ in everyone if not gpu})
+    if wanted == "auto" and bare and any(gpu for _, _, _, gpu, _ in everyone):
+        # A rank that is a hundred times slower than the others has a reason that its user
+        # should know: a broken driver, or a node without GPUs in the job.
+        return (
+            f"some ranks see a GPU and some do not:\n{_map(everyone)}\nleave out nodes without a "
+            f"working GPU (srun --exclude={','.join(bare)}), give every task one (srun "
+            f"--gpus-per-task=1), or say --device cpu"
         )
-    return device
+    users: dict[tuple[str, str], int] = {}
+    for _, host, _, gpu, _ in everyone:
+        if gpu:
+            users[host, gpu] = users.get((host, gpu), 0) + 1
+    if max(users.values(), default=1) > 1 and not share_gpu:
+        return (
+            f"several ranks would compute on one GPU:\n{_map(everyone)}\nstart one rank per GPU "
+            f"(srun --ntasks-per-node and --gpus-per-node alike), or say --share-gpu"
+        )
+    return ""
+
+
+def _map(everyone: Sequence[RankDevice]) -> str:
+    ranks: dict[tuple[str, str], list[int]] = {}
+    for rank, host, device, gpu, _ in everyone:
+        ranks.setdefault((host, gpu or device), []).append(rank)
+    return "\n".join(f"  {host} {device}: ranks {who}" for (host, device), who in ranks.items())
 
 
 def _local_device(wanted: str, local_rank: int) -> tuple[str, str]:

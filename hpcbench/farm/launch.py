@@ -7,37 +7,36 @@ import os
 import queue
 import socket
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hpcbench.config import RunConfig, settings_hash
-from hpcbench.crystal import Crystal
-from hpcbench.errors import (
-    HpcbenchError,
-    SetupError,
-    StoreError,
-)
+from hpcbench.errors import HpcbenchError, PotentialError, SetupError, StoreError
 from hpcbench.events import EventLog
 from hpcbench.farm.attendance import Attendance
+from hpcbench.farm.deadline import seconds_for_work
 from hpcbench.farm.devices import choose_device, own_cores
-from hpcbench.farm.leases import Leases
+from hpcbench.farm.holdings import Holdings
+from hpcbench.farm.journal import Journal, journal_path
+from hpcbench.farm.plan import Plan, make_plan
+from hpcbench.farm.share import Share, load_crystals, load_for
+from hpcbench.farm.understudy import Order, Understudy
 from hpcbench.farm.world import World
-from hpcbench.planning.blocks import Block, most_under_way
-from hpcbench.planning.listing import Plan, Record, read_share, write_list
+from hpcbench.planning.blocks import most_under_way
+from hpcbench.planning.listing import Record, read_share
 from hpcbench.potentials.protocol import Potential
-from hpcbench.potentials.registry import check_name, load_potential, weights_sha256
+from hpcbench.potentials.registry import check_name, weights_sha256
 from hpcbench.rank.beside import Inbox
 from hpcbench.rank.processes import make_crew, number_of_processes
-from hpcbench.rank.rows import crystal_of, schema_of
+from hpcbench.rank.rows import schema_of
 from hpcbench.rank.stopping import Stop
 from hpcbench.rank.worker import Worker
 from hpcbench.sources import find_files
 from hpcbench.store.consolidate import consolidate
+from hpcbench.store.reader import Store
 from hpcbench.store.run_folder import RunFolder
-from hpcbench.store.schema import CRYSTALS
-from hpcbench.store.tables import TableReader
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,8 @@ def launch(
     stop: Stop,
     records: Iterable[Record] | None = None,
     potential: Potential | None = None,
+    retry: str | None = None,
+    environment: Mapping[str, str] | None = None,
     on_plan: Callable[[Plan], None] = lambda plan: None,
     on_result: Callable[[Mapping[str, Any]], None] = lambda row: None,
     on_end: Callable[[RunConfig], None] = lambda config: None,
@@ -79,6 +80,10 @@ def launch(
         Crystals to take instead of reading ``config.sources``; on rank 0.
     potential : Potential, optional
         A loaded potential to use instead of loading ``config.model``.
+    retry : str, optional
+        Compute those again that failed for a reason which begins like this.
+    environment : mapping, optional
+        Tells of the job that this runs in; ``os.environ`` by default.
     on_plan, on_result, on_end : callable, optional
         Told the plan, each result of this rank, and, on the rank that has the last word, that
         the store is consolidated.
@@ -91,53 +96,93 @@ def launch(
     """
     folder = RunFolder(config.out)
     try:
-        return _launch(config, world, folder, stop, records, potential, on_plan, on_result, on_end)
+        plan, deciding = _plan(config, world, folder, records, potential, retry)
+        attendance, journal = _enter(config, world, folder, plan, stop)
+        seconds = _together(
+            world, lambda: seconds_for_work(config.time_limit, stop.age, environment)
+        )
+        if seconds is not None:
+            stop.limit(seconds)
+        on_plan(plan)
+        call = _Call(
+            config,
+            world,
+            folder,
+            deciding,
+            plan,
+            attendance,
+            journal,
+            stop,
+            potential,
+            on_result,
+            on_end,
+        )
+        return _work_to_the_end(call)
     finally:
         folder.unlock()
 
 
-def _launch(
-    config: RunConfig,
-    world: World,
-    folder: RunFolder,
-    stop: Stop,
-    records: Iterable[Record] | None,
-    potential: Potential | None,
-    on_plan: Callable[[Plan], None],
-    on_result: Callable[[Mapping[str, Any]], None],
-    on_end: Callable[[RunConfig], None],
-) -> Outcome:
-    plan, deciding = _plan(config, world, folder, records, potential)
-    attendance = _enter(world, folder, plan)
-    on_plan(plan)
-    log = EventLog(folder.events, world.rank, plan.launch)
+@dataclass(frozen=True)
+class _Call:
+    """What a launch is about, as of this rank."""
+
+    config: RunConfig
+    world: World
+    folder: RunFolder
+    deciding: Mapping[str, Any]
+    plan: Plan
+    attendance: Attendance
+    journal: Journal
+    stop: Stop
+    potential: Potential | None
+    on_result: Callable[[Mapping[str, Any]], None]
+    on_end: Callable[[RunConfig], None]
+
+
+def _work_to_the_end(call: _Call) -> Outcome:
+    attendance, folder, rank = call.attendance, call.folder, call.world.rank
+    log = EventLog(folder.events, rank, call.plan.launch)
     log.write(
         "start",
-        ranks=world.size,
+        ranks=call.world.size,
         host=socket.gethostname(),
         pid=os.getpid(),
-        total=plan.total,
-        before=plan.before,
+        total=call.plan.total,
+        before=call.plan.before,
     )
-    complete, problem = False, None
+    left_undone, problem = False, None
     try:
-        complete = _work(config, world, folder, deciding, plan, stop, potential, log, on_result)
+        left_undone = _work(call, log)
     except Exception as error:
         log.write("error", traceback=traceback.format_exc())
         problem = error
     finally:
         # After an error as well: ranks leave together, and what they did is consolidated.
+        if not isinstance(problem, PotentialError):
+            # A potential that breaks may have been broken by a crystal: those are suspects.
+            call.journal.stop()
+        if problem is not None or left_undone or call.stop.requested:
+            attendance.give_up()
+        attendance.rest()
         last = attendance.end()
         try:
             # A start that failed leaves no store behind.
             if last and (problem is None or folder.segment_paths()):
-                consolidate(folder, schema_of(deciding), deciding)
-                on_end(config)
+                consolidate(folder, schema_of(call.deciding), call.deciding)
+                call.on_end(call.config)
         except Exception as error:
             problem = problem or error
         finally:
             if last:
                 attendance.close()
+        if not last and attendance.was_late:
+            # The others took this rank for dead, and have left: what it has is no use to them.
+            folder.unlock()
+            consolidate_if_idle(folder.store)
+        complete = not call.stop.requested
+        if left_undone and complete:
+            # Other ranks may have done it.
+            complete = not Store(folder.store).unfinished_ids()
         log.write("end", complete=complete)
         log.close()
     return Outcome(complete, last, attendance.complete(), problem)
@@ -149,83 +194,111 @@ def _plan(
     folder: RunFolder,
     records: Iterable[Record] | None,
     potential: Potential | None,
+    retry: str | None,
 ) -> tuple[Plan, dict[str, Any]]:
     """Read, examine, write the list, and plan. The crystals stay on the disk, not in memory."""
     files = _together(world, lambda: find_files(config.sources) if records is None else [])
     deciding = _together(world, lambda: _open_folder(config, folder, potential))
     gathered = world.gather(read_share(config, files, records, world.rank, world.size))
 
-    def write() -> Plan:
-        plan = write_list(config, folder, deciding, gathered, world.size)
+    def plan() -> Plan:
+        plan = make_plan(config, folder, deciding, gathered, world.size, retry)
         # Before the other ranks hear of it: they want to hold the folder as well.
         folder.share()
         return plan
 
-    return _together(world, write), deciding
+    return _together(world, plan), deciding
 
 
-def _enter(world: World, folder: RunFolder, plan: Plan) -> Attendance:
+def _enter(
+    config: RunConfig, world: World, folder: RunFolder, plan: Plan, stop: Stop
+) -> tuple[Attendance, Journal]:
     """Hold the folder and say that this rank is at work; all ranks, or none."""
     problem = ""
     try:
         folder.share()
-        attendance = Attendance(folder.launch_folder(plan.launch), world.rank, world.size)
-        attendance.enter()
+        launch = folder.launch_folder(plan.launch)
+        journal = Journal(journal_path(launch, f"rank-{world.rank:05d}"))
+        attendance = Attendance(launch, world.rank, world.size, config.silence)
+
+        def wait(seconds: float) -> None:
+            # At once, not when the forward pass ends: the kill may come before that.
+            if stop.wait(seconds):
+                journal.stop()
+
+        attendance.enter(wait)
     except (OSError, StoreError) as error:
         problem = f"rank {world.rank} on {socket.gethostname()}: {error}"
     problems = [text for text in world.share(problem) if text]
     if problems:
         raise StoreError("\n".join(problems))
-    return attendance
+    return attendance, journal
 
 
-def _work(
-    config: RunConfig,
-    world: World,
-    folder: RunFolder,
-    deciding: Mapping[str, Any],
-    plan: Plan,
-    stop: Stop,
-    potential: Potential | None,
-    log: EventLog,
-    on_result: Callable[[Mapping[str, Any]], None],
-) -> bool:
-    """Take blocks as long as there are any; false if asked to stop before."""
+def _work(call: _Call, log: EventLog) -> bool:
+    """Do this rank's share of the work; whether something was left undone."""
+    config, world, plan, folder = call.config, call.world, call.plan, call.folder
     if not plan.blocks:
-        return True
+        return False
     cores = own_cores(world)
+    potential = call.potential
     device = (
         choose_device(config.device, world, share_gpu=config.share_gpu)
         if potential is None
         else potential.info.device
     )
-    pending = sum(len(block.rows) for block in plan.blocks)
-    processes = number_of_processes(config.workers, device, cores, pending / world.size)
+    processes = number_of_processes(config.workers, device, cores, plan.pending / world.size)
     inbox: Inbox = queue.SimpleQueue()
-    # First the processes, so that they start while the potential is loaded.
-    with contextlib.closing(make_crew(processes, inbox)) as crew:
+    holdings = Holdings(call.journal)
+
+    def on_result(row: Mapping[str, Any]) -> None:
+        holdings.finish(row["id"])
+        call.on_result(row)
+
+    with contextlib.ExitStack() as cleaning:
+        # First the processes, so that they start while the potential is loaded.
+        crew = cleaning.enter_context(contextlib.closing(make_crew(processes, inbox)))
+        load = cleaning.enter_context(load_crystals(folder))
+        understudy = None
         if potential is None:
-            potential = _load(config, device, world.local_size)
+            potential = load_for(config, device, world.local_size)
+            order = Order(
+                config, call.deciding, plan.launch, world.rank, os.getpid(), device,
+                world.local_size, processes,
+            )  # fmt: skip
+            understudy = cleaning.enter_context(contextlib.closing(Understudy(order, call.stop)))
         log.write("ready", device=device, workers=processes)
         worker = Worker(
             config,
             potential,
             folder,
-            deciding,
+            call.deciding,
             world.rank,
             log,
-            stop,
+            call.stop,
             crew,
             inbox,
-            most_under_way(pending, world.size),
+            most_under_way(plan.pending, world.size),
             on_result,
+            holdings.commit,
         )
-        leases = Leases(folder.launch_folder(plan.launch), world.rank)
-        with _crystals(folder) as load:
-            finished = worker.work(
-                load(block) for block in _until_stopped(leases.take(plan.blocks), stop)
-            )
-    return finished and not stop.requested
+        share = Share(
+            config,
+            folder,
+            plan,
+            world.rank,
+            world.size,
+            call.stop,
+            call.attendance,
+            call.journal,
+            log,
+            worker,
+            holdings,
+            understudy,
+            load,
+        )
+        share.work()
+    return share.left_undone
 
 
 def consolidate_if_idle(store: str | os.PathLike[str]) -> None:
@@ -289,34 +362,3 @@ def _open_folder(
     folder.lock()
     folder.agree(deciding)
     return deciding
-
-
-def _load(config: RunConfig, device: str, ranks_on_host: int) -> Potential:
-    potential = load_potential(
-        config.model,
-        dtype=config.dtype,
-        device=device,
-        max_edges=config.max_edges,
-        ranks_on_host=ranks_on_host,
-    )
-    from hpcbench.potentials.selftest import self_test
-
-    self_test(potential)
-    return potential
-
-
-def _until_stopped(blocks: Iterator[Block], stop: Stop) -> Iterator[Block]:
-    # Asked before the next lease is taken, so that no lease is taken in vain.
-    while not stop.requested and (block := next(blocks, None)) is not None:
-        yield block
-
-
-@contextlib.contextmanager
-def _crystals(folder: RunFolder) -> Iterator[Callable[[Block], list[Crystal]]]:
-    """Gives the crystals of a block; the list itself stays on the disk."""
-    with TableReader(folder.crystals) as reader:
-
-        def load(block: Block) -> list[Crystal]:
-            return [crystal_of(row) for row in reader.rows(block.rows, CRYSTALS)]
-
-        yield load

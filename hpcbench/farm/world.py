@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -76,8 +77,9 @@ class MPIWorld:
             from mpi4py import MPI
         except (ImportError, RuntimeError) as error:
             raise SetupError(
-                f"started by an MPI launcher, but mpi4py cannot be loaded ({error}): "
-                f"./launch.sh setup mpi, on a cluster with the site's MPI loaded"
+                f"started by an MPI launcher, but on {socket.gethostname()} mpi4py cannot be "
+                f"loaded ({error}): load the site's MPI (module load ...) in the job as well; if "
+                f"it was never installed, `./launch.sh setup mpi` with that MPI loaded"
             ) from error
         self._comm = MPI.COMM_WORLD
         self.rank = int(self._comm.rank)
@@ -116,27 +118,62 @@ class Launcher:
     size: int
 
 
+# Variables with the number of processes and with the rank. From the innermost launcher outwards:
+# under Slurm, mpirun, mpiexec and Flux start helpers by srun, whose variables are inherited and
+# count the helpers. Cray's PALS and Intel's mpiexec set PMI's.
+_LAUNCHERS = (
+    ("mpirun", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+    ("mpiexec", "PMI_SIZE", "PMI_RANK"),
+    ("flux run", "FLUX_JOB_SIZE", "FLUX_TASK_RANK"),
+    ("srun", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
+)
+# What else tells a rank, where MPI was started by PMIx or PALS alone.
+_RANKS = ("PMIX_RANK", "PALS_RANKID")
+# Flux and srun set PMI's variables too; these only mpiexec (MPICH, Intel) and PALS.
+_MPIEXEC_SIGNS = ("MPI_LOCALNRANKS", "PALS_RANKID")
+
+
 def find_launcher(environment: Mapping[str, str] | None = None) -> Launcher | None:
     """The MPI launcher that started this process, or ``None`` for a plain one."""
     variables = os.environ if environment is None else environment
-    for name, key in (
-        ("srun", "SLURM_STEP_NUM_TASKS"),
-        ("mpiexec", "PMI_SIZE"),
-        ("mpirun", "OMPI_COMM_WORLD_SIZE"),
-    ):
-        value = variables.get(key, "")
-        if value.isdigit() and int(value) > 1:
-            return Launcher(name, int(value))
-    return None
+    found = [
+        Launcher(name, int(variables[size]))
+        for name, size, _ in _LAUNCHERS
+        if variables.get(size, "").isdigit() and int(variables[size]) > 1
+    ]
+    if not found:
+        return None
+    first = found[0]
+    if first.name == "mpiexec" and not any(sign in variables for sign in _MPIEXEC_SIGNS):
+        # Whoever started as many processes has set PMI's variables.
+        first = next((other for other in found[1:] if other.size == first.size), first)
+    return first
 
 
 def rank_by_launcher(environment: Mapping[str, str] | None = None) -> int:
     """The rank that the launcher gave this process; 0 for a plain one. Needs no MPI."""
     variables = os.environ if environment is None else environment
-    for key in ("SLURM_PROCID", "PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK"):
+    # A Slurm rank comes last, for it may be that of mpiexec's helper.
+    *inner, slurm = (rank for _, _, rank in _LAUNCHERS)
+    for key in (*inner, *_RANKS, slurm):
         if variables.get(key, "").isdigit():
             return int(variables[key])
     return 0
+
+
+def lonely(environment: Mapping[str, str] | None = None) -> str:
+    """What to tell a user whose Slurm job has several tasks, but one process; else nothing.
+
+    It is no error: there may be a reason, and the results are right.
+    """
+    variables = os.environ if environment is None else environment
+    tasks = variables.get("SLURM_NTASKS", "")
+    if not tasks.isdigit() or int(tasks) < 2 or variables.get("SLURM_STEP_NUM_TASKS"):
+        return ""
+    return (
+        f"this Slurm job has {tasks} tasks, but one process was started: to use them all, "
+        f"`srun python -m hpcbench ...`"
+    )
 
 
 def join_world(environment: Mapping[str, str] | None = None) -> World:
@@ -154,16 +191,36 @@ def join_world(environment: Mapping[str, str] | None = None) -> World:
     if launcher is None:
         return SingleProcess()
     world = MPIWorld()
-    if world.size != launcher.size:
-        fix = (
-            "tell srun which interface the MPI of mpi4py speaks: srun --mpi=pmi2 (MPICH) or "
-            "srun --mpi=pmix (Open MPI); `srun --mpi=list` shows what this cluster has"
-            if launcher.name == "srun"
-            else "use the mpiexec of the MPI that mpi4py was built with: "
-            "`python -m hpcbench doctor` names it"
-        )
+    # More than the launcher tells of have found each other, as in a heterogeneous Slurm step.
+    if world.size < launcher.size:
         raise LaunchError(
             f"{launcher.name} started {launcher.size} processes, but MPI sees a world of "
-            f"{world.size}: {fix}"
+            f"{world.size}: {_remedy(launcher, mpi_library())}"
         )
     return world
+
+
+def mpi_library() -> str:
+    """Name and version of the MPI that mpi4py uses. Loads it."""
+    from mpi4py import MPI
+
+    words = MPI.Get_library_version().splitlines()[0].strip("\0").split(",")[0]
+    return " ".join(words.replace("Version:", "").split())
+
+
+def _remedy(launcher: Launcher, library: str) -> str:
+    """What to type where the launcher and mpi4py's MPI do not understand each other."""
+    open_mpi = library.startswith("Open MPI")
+    if launcher.name == "srun":
+        first, second = ("pmix", "pmi2") if open_mpi else ("pmi2", "pmix")
+        return (
+            f"tell srun which interface the MPI of mpi4py ({library}) speaks: try srun "
+            f"--mpi={first}, else --mpi={second}; `srun --mpi=list` shows what this cluster has"
+        )
+    if launcher.name == "flux run":
+        kind = "pmix (of the flux-pmix plugin)" if open_mpi else "simple"
+        return f"tell Flux which interface the MPI of mpi4py ({library}) speaks: -o pmi={kind}"
+    return (
+        f"use the {launcher.name} of the MPI that mpi4py was built with ({library}); "
+        f"`python -m hpcbench doctor` tries the one that it finds"
+    )

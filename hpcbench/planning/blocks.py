@@ -20,9 +20,21 @@ MOST_UNDER_WAY = 1024
 
 @dataclass(frozen=True)
 class Block:
-    """Crystals that one rank takes together: rows of the list of crystals."""
+    """Crystals that one rank takes together.
+
+    Attributes
+    ----------
+    rows : tuple of int
+        In the list of crystals.
+    seconds : float
+        Predicted for one rank.
+    suspect : bool
+        They have been with a process when it died, and are computed by an understudy.
+    """
 
     rows: tuple[int, ...]
+    seconds: float = 0.0
+    suspect: bool = False
 
 
 def most_under_way(crystals: int, ranks: int) -> int:

@@ -2,49 +2,26 @@
 
 from __future__ import annotations
 
-import time
+import dataclasses
+import json
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hpcbench.config import RunConfig
-from hpcbench.crystal import Crystal
+from hpcbench.crystal import Crystal, Origin
 from hpcbench.errors import CrystalError, SetupError, SourceError, UnsuitableError
 from hpcbench.phonons.supercells import full_matrix
-from hpcbench.planning.blocks import Block, make_blocks, predict_cost
-from hpcbench.rank.rows import listed_crystal, listed_unreadable
+from hpcbench.planning.blocks import predict_cost
 from hpcbench.sources import SourceFile, Unreadable, examine, merge, read_file
-from hpcbench.store.reader import Store
-from hpcbench.store.run_folder import RunFolder
-from hpcbench.store.schema import CRYSTALS
+from hpcbench.store.schema import CRYSTALS, FAILED, UNREADABLE
 from hpcbench.store.tables import TableWriter
 
 Record = Crystal | Unreadable
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a launch will do; the same on every rank.
-
-    Attributes
-    ----------
-    launch : str
-        Name of the launch; later ones sort after earlier ones.
-    total : int
-        Crystals in the list, those that cannot be computed included.
-    before : int
-        Crystals that need no more work.
-    blocks : list of Block
-        The work, in the order in which it is to be taken.
-    """
-
-    launch: str
-    total: int
-    before: int
-    blocks: list[Block]
 
 
 @dataclass(frozen=True)
@@ -106,14 +83,10 @@ def listed(number: int, record: Record, config: RunConfig) -> Listed:
     return Listed(number, record, cost)
 
 
-def write_list(
-    config: RunConfig,
-    folder: RunFolder,
-    deciding: Mapping[str, Any],
-    gathered: Sequence[Sequence[Listed] | SetupError],
-    ranks: int,
-) -> Plan:
-    """Write the list of crystals from what the ranks have read, and plan.
+def together(
+    config: RunConfig, gathered: Sequence[Sequence[Listed] | SetupError]
+) -> tuple[list[Listed], list[Unreadable]]:
+    """What all ranks have read, in the order of the sources; the same crystal only once.
 
     Raises
     ------
@@ -122,14 +95,14 @@ def write_list(
     SourceError
         If there is no readable crystal.
     """
-    parts = []
+    entries: list[Listed] = []
     for part in gathered:
         if isinstance(part, SetupError):
             raise part
-        parts.append(part)
-    # In the order of the sources, whatever number of ranks has read them.
-    entries = sorted((e for part in parts for e in part), key=lambda entry: entry.number)
-    facts = {entry.record.id: (entry.cost, entry.problem) for entry in entries}
+        entries += part
+    # Whatever number of ranks has read them.
+    entries.sort(key=lambda entry: entry.number)
+    facts = {entry.record.id: entry for entry in entries}
     crystals, unreadable = merge(entry.record for entry in entries)
     if not crystals:
         reasons = "\n".join(f"  {entry.origin}: {entry.reason}" for entry in unreadable[:10])
@@ -137,19 +110,72 @@ def write_list(
             f"no readable crystal in {' '.join(config.sources) or 'what was given'}"
             + (f":\n{reasons}" if reasons else "")
         )
-    with TableWriter(folder.crystals, CRYSTALS, deciding) as writer:
-        writer.append(listed_crystal(c, *facts[c.id]) for c in crystals)
-        writer.append(listed_unreadable(entry) for entry in unreadable)
-    finished = set(Store(folder.store).finished_ids())
-    pending = [
-        row
-        for row, crystal in enumerate(crystals)
-        if facts[crystal.id][1] is None and crystal.id not in finished
-    ]
-    total = len(crystals) + len(unreadable)
-    name = f"{time.time_ns():020d}"
-    folder.launch_folder(name)
-    folder.forget_other_launches(name)
-    costs = [facts[crystals[row].id][0] for row in pending]
-    blocks = make_blocks(pending, costs, ranks, config.block)
-    return Plan(name, total, total - len(pending), blocks)
+    return [dataclasses.replace(facts[c.id], record=c) for c in crystals], unreadable
+
+
+def write_list(
+    path: Path,
+    deciding: Mapping[str, Any],
+    crystals: Iterable[Listed],
+    unreadable: Iterable[Unreadable],
+) -> None:
+    """Write the list of crystals of a run."""
+    with TableWriter(path, CRYSTALS, deciding) as writer:
+        writer.append(_row(entry) for entry in crystals)
+        writer.append(_row_of_unreadable(entry) for entry in unreadable)
+
+
+def _row(entry: Listed) -> dict[str, Any]:
+    crystal, problem = entry.record, entry.problem
+    assert isinstance(crystal, Crystal), "the others have rows of their own"
+    matrix = crystal.supercell_matrix
+    return {
+        **identity(crystal),
+        "status": FAILED if problem else "",
+        "reason": problem.reason if problem else "",
+        "has_supercell": matrix is not None,
+        "supercell_matrix": np.zeros((3, 3)) if matrix is None else matrix,
+        "cost": entry.cost,
+    }
+
+
+def _row_of_unreadable(entry: Unreadable) -> dict[str, Any]:
+    """The row of an entry that could not be read."""
+    return {
+        "id": entry.id,
+        "name": entry.name,
+        "origins": _origins((entry.origin,)),
+        "status": UNREADABLE,
+        "reason": entry.reason,
+    }
+
+
+def crystal_of(row: Mapping[str, Any]) -> Crystal:
+    """The crystal of a row of the list."""
+    return Crystal(
+        row["id"],
+        row["name"],
+        tuple(Origin(*origin) for origin in json.loads(row["origins"])),
+        row["cell"],
+        row["positions"],
+        row["numbers"],
+        row["supercell_matrix"] if row["has_supercell"] else None,
+    )
+
+
+def identity(crystal: Crystal) -> dict[str, Any]:
+    """The columns of a row, of the list or of results, that say which crystal it is."""
+    return {
+        "id": crystal.id,
+        "name": crystal.name,
+        "origins": _origins(crystal.origins),
+        "formula": crystal.formula,
+        "natoms": crystal.natoms,
+        "cell": crystal.cell,
+        "numbers": crystal.numbers,
+        "positions": crystal.positions,
+    }
+
+
+def _origins(origins: tuple[Origin, ...]) -> str:
+    return json.dumps([[o.file, o.index, o.generator] for o in origins])

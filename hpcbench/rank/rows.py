@@ -10,14 +10,12 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from hpcbench.crystal import Crystal, Origin
+from hpcbench.crystal import Crystal
 from hpcbench.errors import CrystalError
 from hpcbench.phonons.stability import CRITERIA
+from hpcbench.planning.listing import identity
 from hpcbench.potentials.protocol import PotentialInfo
-from hpcbench.sources import Unreadable
-from hpcbench.store.schema import DONE, FAILED, UNREADABLE, result_schema
+from hpcbench.store.schema import DONE, FAILED, result_schema
 from hpcbench.store.tables import Schema
 
 if TYPE_CHECKING:
@@ -29,47 +27,10 @@ def schema_of(deciding: Mapping[str, Any]) -> Schema:
     return result_schema(len(deciding["temperatures"]), tuple(c.column for c in CRITERIA))
 
 
-def listed_crystal(crystal: Crystal, cost: float, problem: CrystalError | None) -> dict[str, Any]:
-    """A crystal's row in the list; ``problem`` is why it is set aside, if it is."""
-    matrix = crystal.supercell_matrix
-    return {
-        **_identity(crystal),
-        "status": FAILED if problem else "",
-        "reason": problem.reason if problem else "",
-        "has_supercell": matrix is not None,
-        "supercell_matrix": np.zeros((3, 3)) if matrix is None else matrix,
-        "cost": cost,
-    }
-
-
-def listed_unreadable(entry: Unreadable) -> dict[str, Any]:
-    """The row of an entry that could not be read."""
-    return {
-        "id": entry.id,
-        "name": entry.name,
-        "origins": _origins((entry.origin,)),
-        "status": UNREADABLE,
-        "reason": entry.reason,
-    }
-
-
-def crystal_of(row: Mapping[str, Any]) -> Crystal:
-    """The crystal of a row of the list."""
-    return Crystal(
-        row["id"],
-        row["name"],
-        tuple(Origin(*origin) for origin in json.loads(row["origins"])),
-        row["cell"],
-        row["positions"],
-        row["numbers"],
-        row["supercell_matrix"] if row["has_supercell"] else None,
-    )
-
-
 def failed_row(crystal: Crystal, error: CrystalError, rank: int, provenance: str) -> dict[str, Any]:
     """The result of a crystal that could not be computed."""
     return {
-        **_identity(crystal),
+        **identity(crystal),
         **_place(rank, provenance),
         "status": FAILED,
         "reason": error.reason,
@@ -85,7 +46,7 @@ def done_row(
 ) -> dict[str, Any]:
     """The result of a crystal; ``columns`` are those that its phonons give."""
     return {
-        **_identity(crystal),
+        **identity(crystal),
         **_place(rank, provenance),
         "status": DONE,
         "reason": "",
@@ -126,23 +87,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return ""
-
-
-def _identity(crystal: Crystal) -> dict[str, Any]:
-    return {
-        "id": crystal.id,
-        "name": crystal.name,
-        "origins": _origins(crystal.origins),
-        "formula": crystal.formula,
-        "natoms": crystal.natoms,
-        "cell": crystal.cell,
-        "numbers": crystal.numbers,
-        "positions": crystal.positions,
-    }
-
-
-def _origins(origins: tuple[Origin, ...]) -> str:
-    return json.dumps([[o.file, o.index, o.generator] for o in origins])
 
 
 def _place(rank: int, provenance: str) -> dict[str, Any]:

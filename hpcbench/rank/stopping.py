@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import os
+import select
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -27,20 +31,42 @@ if TYPE_CHECKING:
     from hpcbench.potentials.structures import Structures
 
 
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+"""Signals that ask a run to stop."""
+POLL = 0.2
+
+
 class StopRequested(BaseException):
     """Raised between two force calls when the run was asked to stop."""
 
 
 class Stop:
-    """Whether the run was asked to stop, and by which signal."""
+    """Whether the run was asked to stop, by a signal or because its time is over."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._started = time.monotonic()
+        self._end = math.inf
+        self._bell: int | None = None
+
+    @property
+    def age(self) -> float:
+        """Seconds since this was made, as the first thing of a process."""
+        return time.monotonic() - self._started
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the run must stop; infinite where there is no limit."""
+        return self._end - time.monotonic()
 
     @property
     def requested(self) -> bool:
-        """True once a signal has come."""
-        return self.signal is not None
+        """True once a signal has come, or the time is over."""
+        return self.signal is not None or self.seconds_left <= 0.0
+
+    def limit(self, seconds: float) -> None:
+        """Stop after so many seconds from now."""
+        self._end = time.monotonic() + seconds
 
     def install(self) -> None:
         """Let SIGINT, SIGTERM and SIGUSR2 ask the run to stop; a second SIGINT ends it at once.
@@ -48,9 +74,30 @@ class Stop:
         SIGUSR1 is ignored: MPICH's mpiexec sends it to the survivors when a rank dies. To be
         called before heavy imports, which a signal must not kill either.
         """
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        for number in ASKING:
             signal.signal(number, self._handle)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        # Python's handlers wait for the end of a forward pass; this byte does not.
+        self._bell, ringer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(ringer, warn_on_full_buffer=False)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait, at most until a signal asks the run to stop; whether it was asked.
+
+        For a thread of its own: true as soon as the signal is there, even where the main thread
+        has not noticed it yet.
+        """
+        if self._bell is None:
+            time.sleep(seconds)
+        elif select.select([self._bell], [], [], seconds)[0]:
+            return any(number in ASKING for number in os.read(self._bell, 64)) or self.requested
+        return self.requested
+
+    def pause(self, seconds: float) -> None:
+        """Sleep, but not much longer than until the run is asked to stop."""
+        end = time.monotonic() + seconds
+        while not self.requested and (left := end - time.monotonic()) > 0.0:
+            time.sleep(min(left, POLL))
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.signal == signal.SIGINT and number == signal.SIGINT:

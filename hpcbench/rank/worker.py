@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from hpcbench.rank.beside import Inbox, Reader, Row, Writer
 from hpcbench.rank.journey import Route
 from hpcbench.rank.pipeline import Pipeline, Traveller
 from hpcbench.rank.processes import Crew
-from hpcbench.rank.rows import failed_row, schema_of
+from hpcbench.rank.rows import failed_row, provenance_of, schema_of
 from hpcbench.rank.stopping import Stop, StoppablePotential, StopRequested
 from hpcbench.store.run_folder import RunFolder
 
@@ -60,6 +61,8 @@ class Worker:
         Most crystals under way at once.
     on_result : callable
         Told each row.
+    on_commit : callable
+        Told the ids of rows that are on the disk; from another thread.
     """
 
     config: RunConfig
@@ -73,12 +76,22 @@ class Worker:
     inbox: Inbox
     most_under_way: int
     on_result: Callable[[Mapping[str, Any]], None] = lambda row: None
+    on_commit: Callable[[list[str]], None] = lambda ids: None
 
-    def work(self, blocks: Iterable[Iterable[Crystal]]) -> bool:
+    def work(
+        self, blocks: Iterable[Iterable[Crystal]], ending: threading.Event | None = None
+    ) -> bool:
         """Compute blocks of crystals and commit the results.
 
         Returns false if the run was asked to stop before the blocks ended. What was finished
         by then is committed, whatever it is that ends the work.
+
+        Parameters
+        ----------
+        blocks : iterable
+            Run through by a thread of its own.
+        ending : Event, optional
+            Set when no more blocks are wanted: ``blocks`` must then end soon.
 
         Raises
         ------
@@ -89,13 +102,15 @@ class Worker:
         """
         account = Account()
         finished = False
-        with contextlib.ExitStack() as ending:
-            ending.callback(lambda: self.log.write(EVENT, **account.event()))
+        with contextlib.ExitStack() as cleaning:
+            cleaning.callback(lambda: self.log.write(EVENT, **account.event()))
             interval = self.config.commit_interval
             writer = Writer(self._commit, interval, self.inbox, account)
-            ending.callback(writer.close)
+            cleaning.callback(writer.close)
             reader = Reader(self._said_well(blocks), self.inbox, account)
-            ending.callback(reader.close)
+            cleaning.callback(reader.close)
+            if ending is not None:
+                cleaning.callback(ending.set)
             potential = StoppablePotential(self.potential, self.stop)
             route = Route.of(self.config, potential.info, self.rank)
 
@@ -207,3 +222,25 @@ class Worker:
     def _commit(self, rows: Sequence[Row]) -> None:
         path = self.folder.commit(rows, schema_of(self.deciding), self.deciding, self.rank)
         self.log.write("commit", rows=len(rows), segment=path.name)
+        self.on_commit([row["id"] for row in rows])
+
+    def fail(self, crystal: Crystal, error: CrystalError) -> None:
+        """Commit the failure of a crystal that has not been computed here.
+
+        Raises
+        ------
+        StoreError
+            If it cannot be written.
+        """
+        row = failed_row(crystal, error, self.rank, provenance_of(self.potential.info))
+        self._commit([row])
+        self.log.write(
+            "crystal",
+            id=crystal.id,
+            name=crystal.name,
+            status=row["status"],
+            verdict="",
+            reason=row["reason"],
+            seconds=0.0,
+        )
+        self.on_result(row)

@@ -32,17 +32,18 @@ def consolidate(folder: RunFolder, schema: Schema, settings: Mapping[str, Any]) 
     if not segments and _is_up_to_date(folder, listed):
         return len(listed)
     seen: set[str] = set()
+    voided = folder.voided()
     # The old store first: it holds what was committed first.
     sources = [path for path in (folder.store, *segments) if path.exists()]
 
     def rows() -> Iterator[Row]:
         for path in sources:
             with TableReader(path) as reader:
-                keys = list(zip(reader.column("id"), reader.column("status"), strict=True))
+                statuses = reader.column("status")
                 new = []
-                for index, (key, status) in enumerate(keys):
+                for index, key in reader.keys(voided):
                     # What could not be read is as the list has it now: a file may be mended.
-                    if key not in seen and status != UNREADABLE:
+                    if key not in seen and statuses[index] != UNREADABLE:
                         seen.add(key)
                         new.append(index)
                 for row in reader.rows(new, schema):

@@ -72,10 +72,11 @@ class Store:
         self._where: dict[str, tuple[Path, int]] = {}
         self._inodes: dict[Path, int] = {}
         self._table: pandas.DataFrame | None = None
+        voided = self.folder.voided()
         for part in self._parts:
             with TableReader(part) as reader:
                 self._inodes[part] = part.stat().st_ino
-                for index, key in enumerate(reader.column("id")):
+                for index, key in reader.keys(voided):
                     self._where.setdefault(key, (part, index))
 
     def refresh(self) -> None:
@@ -141,7 +142,7 @@ class Store:
             keep = [
                 index
                 for index, key in enumerate(columns["id"])
-                if self._where[key] == (part, index)
+                if self._where.get(key) == (part, index)
             ]
             scalars = {name: values for name, values in columns.items() if values.ndim == 1}
             frames.append(pandas.DataFrame(scalars).iloc[keep])

@@ -5,25 +5,27 @@
     settings.json             what decides the results, and its hash
     crystals.h5               the list of crystals, with the unreadable ones
     segments/segment-*.h5     results of blocks that are not in the store yet
-    launches/<launch>/        leases of blocks, heartbeats and ends of ranks, of one launch
+    launches/<launch>/        leases, journals, heartbeats and ends of ranks, of one launch
+    retry.json                failures that are to be tried again, and count no more
+    attempts.json             what earlier launches tell of crystals that end their process
     events/rank-00000.jsonl   what each rank did, a line an event
     lock                      held while a run is under way
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import itertools
 import json
 import os
-import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hpcbench.errors import StoreError, StoreMismatchError
-from hpcbench.store.tables import Row, Schema, TableWriter
+from hpcbench.store.tables import Row, Schema, TableReader, TableWriter
 
 # Seconds after which what another launch left behind is certainly nobody's.
 LEFT_BEHIND = 600.0
@@ -39,8 +41,11 @@ class RunFolder:
         self.events = self.path / "events"
         self.launches = self.path / "launches"
         self.crystals = self.path / "crystals.h5"
+        self.attempts = self.path / "attempts.json"
+        self._retry = self.path / "retry.json"
         self._settings = self.path / "settings.json"
         self._lock: int | None = None
+        self._locks_work = True
         self._written = itertools.count()
 
     def create(self) -> None:
@@ -98,7 +103,7 @@ class RunFolder:
         except OSError:
             # A file system without locks: nobody keeps two launches apart then. They compute
             # some crystals twice, and the first result of each stays.
-            pass
+            self._locks_work = False
 
     def unlock(self) -> None:
         """Let the folder go."""
@@ -117,9 +122,7 @@ class RunFolder:
         if self._settings.exists() and (self.store.exists() or self.segment_paths()):
             refuse_difference(self.settings(), deciding, self.store)
             return
-        temporary = self._settings.with_suffix(f".{os.getpid()}.part")
-        temporary.write_text(json.dumps(dict(deciding), indent=1, sort_keys=True) + "\n")
-        os.replace(temporary, self._settings)
+        replace_text(self._settings, json.dumps(dict(deciding), indent=1, sort_keys=True) + "\n")
 
     def settings(self) -> dict[str, Any]:
         """What decides the results of this store.
@@ -135,6 +138,27 @@ class RunFolder:
             raise StoreError(f"{self.store}: no run of this name") from None
         except (OSError, ValueError) as error:
             raise StoreError(f"{self._settings}: cannot be read: {error}") from error
+        return values
+
+    def void(self, failures: Mapping[str, float]) -> None:
+        """Let failures count no more: by the id of the crystal, when it failed (Unix time)."""
+        values = json.dumps({**self.voided(), **failures}, sort_keys=True)
+        replace_text(self._retry, values + "\n")
+
+    def voided(self) -> dict[str, float]:
+        """Failures that count no more; a later result of the crystal does.
+
+        Raises
+        ------
+        StoreError
+            If the file that says so cannot be read.
+        """
+        try:
+            values: dict[str, float] = json.loads(self._retry.read_text())
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{self._retry}: cannot be read: {error}") from error
         return values
 
     def segment_paths(self) -> list[Path]:
@@ -170,17 +194,42 @@ class RunFolder:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def forget_other_launches(self, launch: str) -> None:
-        """Remove what earlier launches left behind; their leases mean nothing any more."""
-        # Not what is recent: without locks, its owner may be alive.
+    def past_launches(self) -> list[Path]:
+        """Folders of launches that are over, oldest first. To be asked while holding the lock."""
+        return [path for path in sorted(self.launches.iterdir()) if self._is_over(path)]
+
+    def _is_over(self, launch: Path) -> bool:
+        # Without locks, the owner of what is recent may be alive.
+        beats = [path.stat().st_mtime for path in (launch, *launch.glob("alive/*"))]
+        return self._locks_work or max(beats) < time.time() - LEFT_BEHIND
+
+    def remove_torn_files(self) -> None:
+        """Remove temporary files that processes left which were killed while they wrote."""
         old = time.time() - LEFT_BEHIND
-        for folder in self.launches.iterdir():
-            beats = [path.stat().st_mtime for path in (folder, *folder.glob("alive/*"))]
-            if folder.name != launch and max(beats) < old:
-                shutil.rmtree(folder, ignore_errors=True)
         for part in (*self.segments.glob(".*.part"), *self.path.glob(".*.part")):
-            if part.stat().st_mtime < old:
-                part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                if part.stat().st_mtime < old:
+                    part.unlink()
+
+    def committed_ids(self, ranks: Iterable[int]) -> set[str]:
+        """Ids of the crystals that ranks have committed and nobody has consolidated."""
+        endings = tuple(f"-{rank:05d}" for rank in ranks)
+        ids: set[str] = set()
+        for path in self.segment_paths():
+            if path.stem.rpartition("-")[0].endswith(endings):
+                with contextlib.suppress(StoreError), TableReader(path) as reader:
+                    ids |= set(reader.column("id"))
+        return ids
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a small file that readers see whole, in its old or its new form."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with temporary.open("w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
 
 
 def refuse_difference(there: Mapping[str, Any], given: Mapping[str, Any], store: Path) -> None:

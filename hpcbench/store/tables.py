@@ -304,6 +304,21 @@ class TableReader:
         values: dict[str, Any] = json.loads(self._file["settings"][()].decode())
         return values
 
+    def keys(self, voided: Mapping[str, float]) -> Iterator[tuple[int, str]]:
+        """Places and ids of the rows; without failures that count no more.
+
+        Parameters
+        ----------
+        voided : mapping
+            By id, when the crystal failed.
+        """
+        ids = self.column("id")
+        finished = self.column("finished") if voided else np.zeros(len(ids))
+        for index, key in enumerate(ids):
+            # Not a number: set aside before anything was computed.
+            if key not in voided or str(voided[key]) != str(float(finished[index])):
+                yield index, key
+
     def column(self, name: str) -> NDArray[Any]:
         """A whole column, shape (N, ...); texts as ``str`` objects."""
         dataset = self._file[f"columns/{name}"]

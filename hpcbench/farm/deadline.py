@@ -1,0 +1,67 @@
+"""How much time a run has."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Mapping
+from datetime import datetime
+
+# Seconds before the end in which no work is begun or gone on with: for the analyses that are
+# left, the last commit and the store.
+RESERVE = 120.0
+# ... but not more than this share of a short job.
+LARGEST_SHARE = 0.1
+SQUEUE_PATIENCE = 20.0
+
+
+def seconds_for_work(
+    time_limit: float | None, spent: float, environment: Mapping[str, str] | None = None
+) -> float | None:
+    """Seconds from now on in which crystals may be computed; ``None`` where there is no limit.
+
+    The user's limit or the end of the Slurm job, whichever is nearer, less a reserve.
+
+    Parameters
+    ----------
+    time_limit : float or None
+        ``--time-limit`` in seconds, from the start of this process.
+    spent : float
+        Seconds since then.
+    """
+    ends = [] if time_limit is None else [time_limit - spent]
+    job = slurm_seconds_left(os.environ if environment is None else environment)
+    if job is not None:
+        ends.append(job)
+    if not ends:
+        return None
+    left = min(ends)
+    return left - min(RESERVE, LARGEST_SHARE * (left + spent))
+
+
+def slurm_seconds_left(environment: Mapping[str, str]) -> float | None:
+    """Seconds to the end of the Slurm job; ``None`` outside of one, or where it has no end.
+
+    Slurm tells the end in ``SLURM_JOB_END_TIME``, but not in all versions (22.05 does not):
+    then squeue is asked. To be called by one rank: squeue is a burden to the controller.
+    """
+    end = environment.get("SLURM_JOB_END_TIME", "")
+    if end.isdigit():
+        return int(end) - time.time()
+    job = environment.get("SLURM_JOB_ID", "")
+    if not job:
+        return None
+    try:
+        answer = subprocess.run(
+            ["squeue", "--noheader", "--jobs", job, "--format", "%e"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=SQUEUE_PATIENCE,
+        )
+        # One line for each task of a job array; local time, as is the clock here.
+        return datetime.fromisoformat(answer.stdout.split()[0]).timestamp() - time.time()
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        # No squeue here, a busy controller, or a job without an end (N/A, NONE).
+        return None

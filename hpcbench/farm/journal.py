@@ -1,0 +1,130 @@
+"""What a process of a launch takes and begins, written down before the work starts.
+
+One file for each process, with lines::
+
+    take 17 0                   block 17 is about to be leased, as its holder number 0
+    begin 1f3a... 9c0d...       work on these crystals begins
+    alone 1f3a...               ... on this one, with nothing beside it
+    done 17                     all results of block 17 are committed
+    died 1f3a...                this crystal has ended the understudy that computed it alone
+    stop                        the process was asked to stop: its death would mean nothing
+    end                         it has ended as it should
+
+After a death the file tells the other ranks what is left to do, and which crystals may be to
+blame. It survives whatever kills the process; on a machine that goes down the last lines may be
+lost, and then no crystal is suspected because of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+class Journal:
+    """Writes the journal of this process.
+
+    Raises
+    ------
+    OSError
+        From ``__init__``, :meth:`take` and :meth:`begin`, if it cannot be written: work that is
+        not written down must not start.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._stopped = False
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+    def take(self, block: int, holder: int) -> None:
+        """A block is about to be leased."""
+        self._write("take", str(block), str(holder))
+
+    def begin(self, ids: Sequence[str], *, alone: bool = False) -> None:
+        """Work on crystals begins; ``alone`` where one is computed with nothing beside it."""
+        self._write("alone" if alone else "begin", *ids)
+
+    def done(self, blocks: Iterable[int]) -> None:
+        """All results of these blocks are committed."""
+        with contextlib.suppress(OSError):
+            self._write("done", *map(str, blocks))
+
+    def died(self, crystal: str) -> None:
+        """A crystal has ended the understudy that computed it alone."""
+        self._write("died", crystal)
+
+    def stop(self) -> None:
+        """The process was asked to stop; said once."""
+        if not self._stopped:
+            self._stopped = True
+            with contextlib.suppress(OSError):
+                self._write("stop")
+
+    def end(self) -> None:
+        """The process ends as it should."""
+        with contextlib.suppress(OSError):
+            self._write("end")
+            os.close(self._file)
+
+    def _write(self, *words: str) -> None:
+        line = (" ".join(words) + "\n").encode()
+        if os.write(self._file, line) != len(line):
+            raise OSError(f"{self.path}: no room for a line")
+
+
+@dataclass
+class Told:
+    """What a journal tells.
+
+    Attributes
+    ----------
+    taken : list of (int, int)
+        Blocks, and the number of the holder; the lease itself may have failed.
+    begun : dict
+        Ids of the crystals on which work began, in order; the value is true where alone.
+    done : set of int
+        Blocks that are committed.
+    died : list of str
+        Crystals that have ended an understudy, once for each time.
+    in_order : bool
+        The process ended as it should, or was asked to stop.
+    """
+
+    taken: list[tuple[int, int]] = field(default_factory=list)
+    begun: dict[str, bool] = field(default_factory=dict)
+    done: set[int] = field(default_factory=set)
+    died: list[str] = field(default_factory=list)
+    in_order: bool = False
+
+
+def read_journal(path: Path) -> Told:
+    """Read a journal; a line torn by a death is passed over, and so is what is not understood."""
+    told = Told()
+    try:
+        text = path.read_bytes().decode(errors="replace")
+    except FileNotFoundError:
+        return told
+    for line in text.split("\n")[:-1]:
+        match line.split(" "):
+            case ["take", block, holder] if block.isdigit() and holder.isdigit():
+                told.taken.append((int(block), int(holder)))
+            case ["begin" | "alone" as word, *ids]:
+                for key in ids:
+                    told.begun.pop(key, None)
+                    told.begun[key] = word == "alone"
+            case ["done", *blocks]:
+                told.done |= {int(block) for block in blocks if block.isdigit()}
+            case ["died", key]:
+                told.died.append(key)
+            case ["stop"] | ["end"]:
+                told.in_order = True
+    return told
+
+
+def journal_path(launch: Path, process: str) -> Path:
+    """The journal of a process of a launch: ``rank-00003``, or that rank's understudy."""
+    return launch / "journal" / process

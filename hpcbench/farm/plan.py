@@ -1,0 +1,114 @@
+"""What a launch will do."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hpcbench.config import RunConfig
+from hpcbench.errors import SetupError
+from hpcbench.farm.suspicion import MOST_DEATHS, Suspicions, fold_launches, groups, set_aside
+from hpcbench.planning.blocks import Block, make_blocks
+from hpcbench.planning.listing import Listed, together, write_list
+from hpcbench.store.reader import Store
+from hpcbench.store.run_folder import RunFolder
+from hpcbench.store.schema import FAILED
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a launch will do; the same on every rank.
+
+    Attributes
+    ----------
+    launch : str
+        Name of the launch; later ones sort after earlier ones.
+    total : int
+        Crystals in the list, those that cannot be computed included.
+    before : int
+        Crystals that need no more work.
+    pending : int
+        Crystals to be computed.
+    blocks : list of Block
+        The work, in the order in which it is to be taken; suspects last.
+    suspicions : dict
+        What is held against the suspects, by id.
+    """
+
+    launch: str
+    total: int
+    before: int
+    pending: int
+    blocks: list[Block]
+    suspicions: Suspicions
+
+
+def make_plan(
+    config: RunConfig,
+    folder: RunFolder,
+    deciding: Mapping[str, Any],
+    gathered: Sequence[Sequence[Listed] | SetupError],
+    ranks: int,
+    retry: str | None,
+) -> Plan:
+    """Write the list of crystals from what the ranks have read, and plan.
+
+    To be called by one rank that holds the folder alone.
+
+    Parameters
+    ----------
+    retry : str or None
+        Compute those again that failed for a reason which begins like this.
+
+    Raises
+    ------
+    SetupError
+        That one of the ranks had while reading.
+    SourceError
+        If there is no readable crystal.
+    """
+    crystals, unreadable = together(config, gathered)
+    forgiven = set() if retry is None else _try_again(folder, retry)
+    finished = set(Store(folder.store).finished_ids())
+    suspicions = fold_launches(folder.past_launches(), folder.attempts, finished, forgiven)
+    for place, entry in enumerate(crystals):
+        suspicion = suspicions.get(entry.record.id)
+        if suspicion is not None and suspicion.deaths >= MOST_DEATHS and entry.problem is None:
+            crystals[place] = dataclasses.replace(entry, problem=set_aside(suspicion.deaths))
+    write_list(folder.crystals, deciding, crystals, unreadable)
+    pending = {
+        entry.record.id: row
+        for row, entry in enumerate(crystals)
+        if entry.problem is None and entry.record.id not in finished
+    }
+    suspicions = {key: suspicions[key] for key in pending if key in suspicions}
+    clean = [row for key, row in pending.items() if key not in suspicions]
+    costs = [entry.cost for entry in crystals]
+    blocks = make_blocks(clean, [costs[row] for row in clean], ranks, config.block)
+    for group in groups(suspicions):
+        rows = tuple(pending[key] for key in group)
+        blocks.append(Block(rows, sum(costs[row] for row in rows), suspect=True))
+    name = _name(folder)
+    folder.launch_folder(name)
+    folder.remove_torn_files()
+    total = len(crystals) + len(unreadable)
+    return Plan(name, total, total - len(pending), len(pending), blocks, suspicions)
+
+
+def _name(folder: RunFolder) -> str:
+    """A launch's name: later ones sort after earlier ones, also where the clock was set back."""
+    earlier = [int(path.name) for path in folder.launches.iterdir() if path.name.isdigit()]
+    return f"{max(time.time_ns(), *(number + 1 for number in (*earlier, 0))):020d}"
+
+
+def _try_again(folder: RunFolder, reason: str) -> set[str]:
+    """Let failures count no more whose reason begins like this; the ids of their crystals."""
+    if not folder.store.exists() and not folder.segment_paths():
+        return set()
+    table = Store(folder.store).table
+    failed = table[(table["status"] == FAILED) & table["reason"].str.startswith(reason)]
+    folder.void(dict(zip(failed["id"], failed["finished"].astype(float), strict=True)))
+    return set(failed["id"])

@@ -1,0 +1,318 @@
+"""A rank's share of the work of a launch: what it leases, inherits, and has an understudy do."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from hpcbench.config import RunConfig
+from hpcbench.crystal import Crystal
+from hpcbench.errors import StoreError
+from hpcbench.events import EventLog
+from hpcbench.farm.attendance import Attendance
+from hpcbench.farm.holdings import Holdings
+from hpcbench.farm.journal import Journal, journal_path, read_journal
+from hpcbench.farm.leases import Lease, Leases
+from hpcbench.farm.plan import Plan
+from hpcbench.farm.suspicion import (
+    MOST_DEATHS,
+    Suspicion,
+    Suspicions,
+    groups,
+    joined,
+    set_aside,
+    suspects_of_rank,
+)
+from hpcbench.farm.understudy import Fate, Understudy
+from hpcbench.planning.blocks import Block
+from hpcbench.planning.listing import crystal_of
+from hpcbench.potentials.protocol import Potential
+from hpcbench.potentials.registry import load_potential
+from hpcbench.rank.stopping import Stop
+from hpcbench.rank.worker import Worker
+from hpcbench.store.run_folder import RunFolder
+from hpcbench.store.schema import CRYSTALS
+from hpcbench.store.tables import TableReader
+
+POLL = 0.2
+
+Load = Callable[[Sequence[int]], list[tuple[Crystal, float]]]
+"""Gives crystals by their rows in the list, each with its predicted seconds."""
+
+
+@dataclass
+class Share:
+    """The work of this rank in a launch.
+
+    Attributes
+    ----------
+    config : RunConfig
+        Resolved settings.
+    folder : RunFolder
+        Where everything lies.
+    plan : Plan
+        The launch's.
+    rank, size : int
+        This rank, and the number of ranks.
+    stop : Stop
+        Whether the run was asked to stop.
+    attendance : Attendance
+        Of the ranks.
+    journal : Journal
+        This rank's.
+    log : EventLog
+        This rank's.
+    worker : Worker
+        Computes crystals; told to tell ``holdings``.
+    holdings : Holdings
+        What this rank has leased.
+    understudy : Understudy or None
+        Computes suspects; the rank itself does where there is none.
+    load : callable
+        Reads crystals of the list.
+    left_undone : bool
+        There was something that this rank could not do, or not in the time that is left.
+    """
+
+    config: RunConfig
+    folder: RunFolder
+    plan: Plan
+    rank: int
+    size: int
+    stop: Stop
+    attendance: Attendance
+    journal: Journal
+    log: EventLog
+    worker: Worker
+    holdings: Holdings
+    understudy: Understudy | None
+    load: Load
+    # Suspects that this rank holds, and their rows of the list.
+    _suspects: Suspicions = field(default_factory=dict, init=False)
+    _rows: dict[str, int] = field(default_factory=dict, init=False)
+    # Blocks of others that this rank has tried to take over.
+    _tried: set[tuple[int, int]] = field(default_factory=set, init=False)
+    left_undone: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        launch = self.folder.launch_folder(self.plan.launch)
+        self._launch = launch
+        self._leases = Leases(launch, self.rank, self.size, self.plan.blocks, self.journal)
+
+    def work(self) -> bool:
+        """Compute until there is nothing left that this rank could do.
+
+        Returns false if it was asked to stop before. Whether time did not suffice for some
+        blocks is in ``left_undone``.
+
+        Raises
+        ------
+        StoreError
+            If results cannot be written, or the list cannot be read.
+        PotentialError
+            If the potential does not compute any more.
+        """
+        lease = None
+        while not self.stop.requested:
+            ending = threading.Event()
+            if not self.worker.work(self._crystals(ending, lease), ending):
+                break
+            if not self._compute_suspects():
+                break
+            self.attendance.rest()
+            lease = self._wait_for_estate()
+            if lease is None:
+                break
+        return not self.stop.requested
+
+    def _crystals(self, ending: threading.Event, lease: Lease | None) -> Iterator[list[Crystal]]:
+        """Crystals of blocks, as long as there are any for this rank; for a thread."""
+        if lease is not None:
+            yield self._open(lease)
+        while not (ending.is_set() or self.stop.requested):
+            # Half of what may be held is for the block that comes on top.
+            if self.holdings.seconds_left() > self.config.lease_minutes * 60 / 2:
+                time.sleep(POLL)
+                continue
+            lease = self._leases.take(self._fits) or self._inherit()
+            if lease is None:
+                return
+            yield self._open(lease)
+
+    def _fits(self, block: Block) -> bool:
+        fits = self.holdings.seconds_left(block.seconds) <= self.stop.seconds_left
+        self.left_undone |= not fits
+        return fits
+
+    def _inherit(self) -> Lease | None:
+        """Take over a block of a rank that has died or given up; ``None`` if there is none."""
+        for rank in self.attendance.lost():
+            if rank == self.rank:
+                continue
+            told = read_journal(journal_path(self._launch, f"rank-{rank:05d}"))
+            for number, holder in self._leases.held_by(rank, told):
+                if (number, holder) in self._tried or not self._fits(self.plan.blocks[number]):
+                    continue
+                self._tried.add((number, holder))
+                # Before it is taken: those who wait must not leave meanwhile.
+                self.attendance.resume()
+                if lease := self._leases.take_over(number, holder):
+                    return lease
+        return None
+
+    def _wait_for_estate(self) -> Lease | None:
+        """Wait until no rank works any more, or one leaves a block behind."""
+        while not self.stop.requested:
+            if lease := self._inherit():
+                return lease
+            self.attendance.rest()
+            if not self.attendance.working():
+                return None
+            self.stop.pause(self.attendance.poll)
+        return None
+
+    def _open(self, lease: Lease) -> list[Crystal]:
+        """The crystals of a block that are to be computed now."""
+        rows = lease.block.rows
+        listed = self.load(rows)
+        crystals = {crystal.id: crystal for crystal, _ in listed}
+        self._rows |= dict(zip(crystals, rows, strict=True))
+        suspects: Suspicions = {}
+        finished: set[str] = set()
+        if lease.block.suspect:
+            suspects = {key: self.plan.suspicions[key] for key in crystals}
+        if lease.holder:
+            holders = self._leases.holders(lease)
+            committed = self.folder.committed_ids(holders)
+            finished = committed & crystals.keys()
+            before = (suspects_of_rank(self._launch, rank, committed) for rank in holders)
+            suspects = joined([suspects, *before])
+        for key in finished:
+            del crystals[key]
+        suspects = {key: suspicion for key, suspicion in suspects.items() if key in crystals}
+        self._suspects = joined([self._suspects, suspects])
+        seconds = {crystal.id: cost for crystal, cost in listed if crystal.id in crystals}
+        self.holdings.add(lease.number, seconds)
+        self.log.write(
+            "lease",
+            block=lease.number,
+            crystals=len(crystals),
+            seconds=round(sum(seconds.values()), 3),
+            suspects=len(suspects),
+            holder=lease.holder,
+        )
+        clean = [crystal for key, crystal in crystals.items() if key not in suspects]
+        if clean:
+            self.journal.begin([crystal.id for crystal in clean])
+        return clean
+
+    def _compute_suspects(self) -> bool:
+        """Compute all suspects there are; false if asked to stop, or if nobody can."""
+        while not self.stop.requested:
+            if not self._suspects:
+                lease = self._leases.take(self._fits, suspect=True)
+                if lease is None:
+                    break
+                self._open(lease)
+                continue
+            group = groups(self._suspects)[0]
+            if not self._compute_group(group):
+                self.left_undone = True
+                return False
+        if self.understudy is not None:
+            self.understudy.close()
+        return not self.stop.requested
+
+    def _compute_group(self, group: list[str]) -> bool:
+        """Have a group of suspects computed; false if that is not possible."""
+        rows = [self._rows[key] for key in group]
+        if self.understudy is None:
+            # A potential that was handed in: no other process has it.
+            self.journal.begin(group, alone=len(group) == 1)
+            crystals = [crystal for crystal, _ in self.load(rows)]
+            for key in group:
+                del self._suspects[key]
+            return self.worker.work([crystals])
+        fate = self.understudy.compute(rows)
+        if fate is Fate.DONE:
+            left = []
+        else:
+            committed = self.folder.committed_ids([self.rank])
+            left = [key for key in group if key not in committed]
+        for key in group:
+            if key not in left:
+                del self._suspects[key]
+                self.holdings.finish(key)
+        self.holdings.commit(key for key in group if key not in left)
+        if fate is Fate.DIED:
+            self._note_death(left)
+        elif fate is Fate.UNABLE:
+            print(
+                f"hpcbench: rank {self.rank}: the process that computes crystals which were with "
+                f"a rank when it died cannot work ({self.understudy.how}): {len(left)} are left",
+                file=sys.stderr,
+                flush=True,
+            )
+        return fate in (Fate.DONE, Fate.DIED)
+
+    def _note_death(self, left: list[str]) -> None:
+        """The understudy died of these; what is left of the group goes on in smaller company."""
+        assert self.understudy is not None, "it has died"
+        self.log.write("death", ids=left, how=self.understudy.how)
+        for key in left:
+            was = self._suspects[key]
+            alone = len(left) == 1
+            if alone:
+                self.journal.died(key)
+            self._suspects[key] = was.and_also(Suspicion(len(left), int(alone)))
+            if self._suspects[key].deaths >= MOST_DEATHS:
+                deaths = self._suspects.pop(key).deaths
+                ((crystal, _),) = self.load([self._rows[key]])
+                self.worker.fail(crystal, set_aside(deaths, self.understudy.how))
+                self.holdings.finish(key)
+
+
+@contextlib.contextmanager
+def load_crystals(folder: RunFolder) -> Iterator[Load]:
+    """Gives crystals of the list, which itself stays on the disk.
+
+    Raises
+    ------
+    StoreError
+        If the list cannot be read.
+    """
+    try:
+        reader = TableReader(folder.crystals)
+    except OSError as error:
+        raise StoreError(f"{folder.crystals}: {error}") from error
+    with reader:
+
+        def load(rows: Sequence[int]) -> list[tuple[Crystal, float]]:
+            return [(crystal_of(row), row["cost"]) for row in reader.rows(rows, CRYSTALS)]
+
+        yield load
+
+
+def load_for(config: RunConfig, device: str, ranks_on_host: int) -> Potential:
+    """The potential of a run, after its self-test.
+
+    Raises
+    ------
+    PotentialError
+        If it cannot be had.
+    """
+    potential = load_potential(
+        config.model,
+        dtype=config.dtype,
+        device=device,
+        max_edges=config.max_edges,
+        ranks_on_host=ranks_on_host,
+    )
+    from hpcbench.potentials.selftest import self_test
+
+    self_test(potential)
+    return potential

@@ -1,0 +1,185 @@
+"""Crystals that may have ended a process: who they are, and what becomes of them.
+
+What a process had begun and not committed when it died is suspect. Suspects are computed by an
+understudy, in ever smaller company; one that ends it alone several times is set aside.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpcbench.errors import CrystalError
+from hpcbench.farm.journal import Told, journal_path, read_journal
+from hpcbench.store.run_folder import replace_text
+
+# Deaths alone after which a crystal is set aside.
+MOST_DEATHS = 3
+# Suspects are computed in a company that is smaller than the one which died by this factor:
+# alone at once where that had no more crystals than this.
+FEWER = 16
+SET_ASIDE = "kills its process"
+"""The kind of failure of a crystal that was set aside."""
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """What is held against a crystal.
+
+    Attributes
+    ----------
+    company : int
+        The smallest number of crystals, itself included, among which it was when its process
+        died.
+    deaths : int
+        How many times it ended a process that computed nothing else.
+    """
+
+    company: int
+    deaths: int = 0
+
+    @property
+    def largest_company(self) -> int:
+        """In so large a company it is computed next."""
+        return max(1, self.company // FEWER)
+
+    def and_also(self, other: Suspicion) -> Suspicion:
+        """With what else is held against it."""
+        return Suspicion(min(self.company, other.company), self.deaths + other.deaths)
+
+
+Suspicions = dict[str, Suspicion]
+"""By the id of the crystal."""
+
+
+def set_aside(deaths: int, how: str = "") -> CrystalError:
+    """The failure of a crystal that has ended its process too often."""
+    return CrystalError(
+        SET_ASIDE,
+        f"computed alone, it ended its process {deaths} times{f' ({how})' if how else ''}; "
+        f"--retry-failed tries again",
+    )
+
+
+def groups(suspicions: Mapping[str, Suspicion]) -> list[list[str]]:
+    """Suspects in groups that may be computed together, the largest groups first."""
+    result: list[list[str]] = []
+    for key in sorted(suspicions, key=lambda key: (-suspicions[key].company, key)):
+        if result and len(result[-1]) < suspicions[key].largest_company:
+            result[-1].append(key)
+        else:
+            result.append([key])
+    return result
+
+
+def suspects_of(told: Told, finished: Container[str]) -> Suspicions:
+    """Whom the journal of a dead process makes suspect."""
+    result: Suspicions = {}
+    if not told.in_order:
+        begun = [key for key in told.begun if key not in finished]
+        # Only the last one can have been alone when the process died.
+        alone = bool(begun) and told.begun[begun[-1]] and begun[-1] == list(told.begun)[-1]
+        if alone:
+            result[begun[-1]] = Suspicion(1, 1)
+        else:
+            result = {key: Suspicion(len(begun)) for key in begun}
+    return result
+
+
+def deaths_of(told: Told, finished: Container[str]) -> Suspicions:
+    """Whom a rank has seen ending its understudy."""
+    died = [key for key in told.died if key not in finished]
+    return {key: Suspicion(1, died.count(key)) for key in died}
+
+
+def suspects_of_rank(launch: Path, rank: int, finished: Container[str]) -> Suspicions:
+    """Whom a rank that died in this launch makes suspect, its understudies included."""
+    name = f"rank-{rank:05d}"
+    told = read_journal(journal_path(launch, name))
+    parts = [suspects_of(told, finished), deaths_of(told, finished)]
+    for path in launch.glob(f"journal/{name}.understudy-*"):
+        parts.append(_of_understudy(read_journal(path), finished))
+    return joined(parts)
+
+
+def joined(parts: Iterable[Mapping[str, Suspicion]]) -> Suspicions:
+    """All that is held against each crystal."""
+    result: Suspicions = {}
+    for part in parts:
+        for key, suspicion in part.items():
+            there = result.get(key)
+            result[key] = suspicion if there is None else there.and_also(suspicion)
+    return result
+
+
+def fold_launches(
+    launches: Iterable[Path], file: Path, finished: Container[str], forgiven: Container[str] = ()
+) -> Suspicions:
+    """Bring the journals of launches that are over into one file, and remove their folders.
+
+    Parameters
+    ----------
+    launches : iterable of Path
+        Their folders.
+    file : Path
+        What earlier launches have told; replaced.
+    finished : container of str
+        Ids of crystals that have a result: nothing is held against them any more.
+    forgiven : container of str
+        Ids of crystals that get another chance.
+
+    Returns
+    -------
+    dict
+        What is held against whom.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written; the folders are then still there.
+    """
+    kept = _read(file)
+    known = set(kept["launches"])
+    launches = list(launches)
+    parts = [{key: Suspicion(*values) for key, values in kept["suspicions"].items()}]
+    for launch in launches:
+        if launch.name in known:
+            continue
+        for path in sorted(launch.glob("journal/*")):
+            told = read_journal(path)
+            parts.append(deaths_of(told, finished))
+            is_rank = ".understudy-" not in path.name
+            parts.append((suspects_of if is_rank else _of_understudy)(told, finished))
+    suspicions = joined(parts)
+    for key in list(suspicions):
+        if key in finished:
+            del suspicions[key]
+        elif key in forgiven:
+            suspicions[key] = Suspicion(1)
+    values = {key: [s.company, s.deaths] for key, s in sorted(suspicions.items())}
+    if launches or values != kept["suspicions"]:
+        # First the names of the launches, then their folders: after a kill in between, nothing
+        # is counted twice.
+        names = [launch.name for launch in launches]
+        replace_text(file, json.dumps({"launches": names, "suspicions": values}) + "\n")
+        for launch in launches:
+            shutil.rmtree(launch, ignore_errors=True)
+    return suspicions
+
+
+def _of_understudy(told: Told, finished: Container[str]) -> Suspicions:
+    """An understudy's death alone counts only where its rank has seen it: both may be killed."""
+    return {key: Suspicion(s.company) for key, s in suspects_of(told, finished).items()}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = json.loads(file.read_text())
+        return {"launches": values["launches"], "suspicions": values["suspicions"]}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        # Torn by a machine that went down: suspects are found again the hard way.
+        return {"launches": [], "suspicions": {}}

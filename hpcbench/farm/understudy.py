@@ -1,0 +1,232 @@
+"""A process that computes suspects in place of its rank: if it dies, only it does.
+
+The rank's side is :class:`Understudy`; the other side is this module run as a program. The rank
+sends groups of rows of the list of crystals, one after the other; the understudy commits the
+results of a group as segments of its rank and says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import pickle
+import queue
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hpcbench.config import RunConfig
+from hpcbench.errors import PotentialError
+from hpcbench.farm.journal import Journal, journal_path
+from hpcbench.rank.stopping import Stop
+
+POLL = 0.2
+# Exit code of an understudy that ended by an error that is no crystal's.
+UNABLE = 99
+BEGUN, DONE = b"begun\n", b"done\n"
+# Of MPI and its launchers: the understudy is no rank.
+LAUNCHER_VARIABLES = ("PMI", "PMIX", "OMPI_", "SLURM_STEP_NUM_TASKS", "HYDI_", "MPI_", "PALS_")
+
+
+class Fate(enum.Enum):
+    """What became of a group: computed, given up for a stop, or the understudy died of it.
+
+    ``UNABLE`` is one that could not begin, or ended by an error of its own: no crystal is to
+    blame.
+    """
+
+    DONE = enum.auto()
+    STOPPED = enum.auto()
+    DIED = enum.auto()
+    UNABLE = enum.auto()
+
+
+@dataclass(frozen=True)
+class Order:
+    """What an understudy is told at its start.
+
+    Attributes
+    ----------
+    config : RunConfig
+        Resolved settings.
+    deciding : mapping
+        The deciding settings, written into each segment.
+    launch : str
+        Name of the launch.
+    rank : int
+        In whose place it works.
+    rank_process : int
+        That rank's process: when it is gone, the understudy ends.
+    device : str
+        Where it computes.
+    ranks_on_host : int
+        Processes that share the machine's memory.
+    workers : int
+        Processes beside the potential.
+    """
+
+    config: RunConfig
+    deciding: Mapping[str, Any]
+    launch: str
+    rank: int
+    rank_process: int
+    device: str
+    ranks_on_host: int
+    workers: int
+
+
+class Understudy:
+    """The understudy of this rank; its process starts with the first group, and after a death."""
+
+    def __init__(self, order: Order, stop: Stop) -> None:
+        self._order = order
+        self._stop = stop
+        self._process: subprocess.Popen[bytes] | None = None
+        self.how = ""
+        """How the last one ended, in words."""
+
+    def compute(self, rows: Sequence[int]) -> Fate:
+        """Let it compute rows of the list of crystals, together."""
+        for _ in range(2):
+            process = self._process or self._start()
+            try:
+                assert process.stdin is not None, "it was started with one"
+                pickle.dump(list(rows), process.stdin)
+                process.stdin.flush()
+            except BrokenPipeError:
+                # It has died while it had nothing to do.
+                self.close()
+                continue
+            return self._await(process)
+        return Fate.UNABLE
+
+    def close(self) -> None:
+        """Let it end."""
+        if self._process is not None:
+            with contextlib.suppress(OSError):
+                assert self._process.stdin is not None, "it was started with one"
+                self._process.stdin.close()
+            self._process.wait()
+            assert self._process.stdout is not None, "it was started with one"
+            self._process.stdout.close()
+            self._process = None
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        environment = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(LAUNCHER_VARIABLES)
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "hpcbench.farm.understudy"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+        )
+        assert self._process.stdin is not None, "it was started with one"
+        with contextlib.suppress(BrokenPipeError):
+            pickle.dump(self._order, self._process.stdin)
+            self._process.stdin.flush()
+        return self._process
+
+    def _await(self, process: subprocess.Popen[bytes]) -> Fate:
+        assert process.stdout is not None, "it was started with one"
+        asked = begun = False
+        while True:
+            if not select.select([process.stdout], [], [], POLL)[0]:
+                if self._stop.requested and not asked:
+                    # It may have had the signal as well: twice does no harm.
+                    asked = True
+                    process.send_signal(signal.SIGUSR2)
+                continue
+            answer = os.read(process.stdout.fileno(), 64)
+            begun |= BEGUN in answer
+            if DONE in answer:
+                return Fate.DONE
+            if not answer:
+                break
+        self.close()
+        code = process.returncode
+        self.how = f"exit code {code}" if code >= 0 else signal.strsignal(-code) or f"{-code}"
+        if self._stop.requested:
+            return Fate.STOPPED
+        return Fate.DIED if begun and code != UNABLE else Fate.UNABLE
+
+
+def main() -> None:
+    """Of the understudy's process."""
+    stop = Stop()
+    stop.install()
+    # What libraries print must not be taken for an answer.
+    answers = os.dup(1)
+    os.dup2(2, 1)
+    order: Order = pickle.load(sys.stdin.buffer)
+
+    from hpcbench.events import EventLog
+    from hpcbench.farm.share import load_crystals, load_for
+    from hpcbench.planning.blocks import MOST_UNDER_WAY
+    from hpcbench.rank.processes import make_crew
+    from hpcbench.rank.worker import Worker
+    from hpcbench.store.run_folder import RunFolder
+
+    folder = RunFolder(order.config.out)
+    name = f"rank-{order.rank:05d}.understudy-{socket.gethostname()}-{os.getpid()}"
+    journal = Journal(journal_path(folder.launch_folder(order.launch), name))
+    threading.Thread(target=_watch, args=(order.rank_process, journal, stop), daemon=True).start()
+    log = EventLog(folder.events, order.rank, order.launch, "-understudy")
+    inbox: Any = queue.SimpleQueue()
+    with contextlib.closing(make_crew(order.workers, inbox)) as crew, load_crystals(folder) as load:
+        potential = load_for(order.config, order.device, order.ranks_on_host)
+        worker = Worker(
+            order.config,
+            potential,
+            folder,
+            order.deciding,
+            order.rank,
+            log,
+            stop,
+            crew,
+            inbox,
+            MOST_UNDER_WAY,
+        )
+        while not stop.requested:
+            try:
+                rows = pickle.load(sys.stdin.buffer)
+            except EOFError:
+                break
+            crystals = [crystal for crystal, _ in load(rows)]
+            ids = [crystal.id for crystal in crystals]
+            journal.begin(ids, alone=len(ids) == 1)
+            os.write(answers, BEGUN)
+            if worker.work([crystals]):
+                os.write(answers, DONE)
+    journal.end()
+
+
+def _watch(rank: int, journal: Journal, stop: Stop) -> None:
+    """Note at once that the process was asked to stop; end it when its rank is gone."""
+    while os.getppid() == rank:
+        if stop.wait(POLL):
+            journal.stop()
+    journal.stop()
+    os._exit(UNABLE)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except PotentialError:
+        # It breaks on what it was given, or, before that, cannot be had.
+        traceback.print_exc()
+        sys.exit(PotentialError.exit_code)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(UNABLE)

@@ -1,0 +1,298 @@
+"""Leases, journals, attendance, suspicions: what ranks tell each other by files."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from hpcbench.farm.attendance import Attendance
+from hpcbench.farm.holdings import Holdings
+from hpcbench.farm.journal import Journal, journal_path, read_journal
+from hpcbench.farm.leases import Lease, Leases
+from hpcbench.farm.suspicion import (
+    FEWER,
+    MOST_DEATHS,
+    Suspicion,
+    fold_launches,
+    groups,
+    suspects_of_rank,
+)
+from hpcbench.planning.blocks import Block
+
+
+def anything(block: Block) -> bool:
+    return True
+
+
+def leases(folder: Path, rank: int, size: int, blocks: list[Block]) -> tuple[Leases, Journal]:
+    journal = Journal(journal_path(folder, f"rank-{rank:05d}"))
+    return Leases(folder, rank, size, blocks, journal), journal
+
+
+def taken(mine: Leases, fits: Callable[[Block], bool] = anything) -> list[Lease]:
+    return list(iter(lambda: mine.take(fits), None))
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_a_block_is_leased_once_however_many_ask(tmp_path: Path, size: int) -> None:
+    blocks = [Block((number,)) for number in range(200)]
+    ranks = [leases(tmp_path, rank, size, blocks)[0] for rank in range(size)]
+    with ThreadPoolExecutor(size) as pool:
+        parts = list(pool.map(taken, ranks))
+    numbers = [lease.number for part in parts for lease in part]
+    assert sorted(numbers) == list(range(200))
+    assert {lease.block.rows for part in parts for lease in part} == {b.rows for b in blocks}
+
+
+def test_most_leases_succeed_at_the_first_try_and_without_listing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = [Block((number,)) for number in range(64)]
+    ranks = [leases(tmp_path, rank, 8, blocks)[0] for rank in range(8)]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", lambda path: pytest.fail("listed a folder"))
+        for turn in range(8):
+            for rank, mine in enumerate(ranks):
+                lease = mine.take(anything)
+                # Longest first, dealt out like cards.
+                assert lease is not None and lease.number == 8 * turn + rank
+    assert [mine.take(anything) for mine in ranks] == [None] * 8
+
+
+def test_who_has_finished_takes_what_others_have_left_and_the_largest_first(
+    tmp_path: Path,
+) -> None:
+    blocks = [Block((number,), seconds=100.0 - number) for number in range(40)]
+    quick, _ = leases(tmp_path, 0, 2, blocks)
+    slow, _ = leases(tmp_path, 1, 2, blocks)
+    slow.take(anything)
+    order = [lease.number for lease in taken(quick)]
+    assert order[:20] == list(range(0, 40, 2))
+    assert sorted(order[20:]) == list(range(3, 40, 2))
+    assert max(order[20:23]) < 20  # among the first that are left, not at the end
+    assert slow.take(anything) is None
+
+
+def test_only_what_fits_is_taken_and_suspects_only_when_asked_for(tmp_path: Path) -> None:
+    blocks = [Block((0,), 50.0), Block((1,), 5.0), Block((2,), 1.0, suspect=True)]
+    mine, _ = leases(tmp_path, 0, 1, blocks)
+    assert [lease.number for lease in taken(mine, lambda block: block.seconds < 10)] == [1]
+    assert [lease.number for lease in taken(mine)] == [0]
+    lease = mine.take(anything, suspect=True)
+    assert lease is not None and lease.number == 2
+
+
+def test_blocks_of_the_dead_get_one_next_holder(tmp_path: Path) -> None:
+    blocks = [Block((number,)) for number in range(6)]
+    dead, journal = leases(tmp_path, 0, 3, blocks)
+    for _ in range(2):
+        dead.take(anything)
+    journal.done([0])
+    # It died between the line in its journal and the lease.
+    journal.take(5, 0)
+    told = read_journal(journal.path)
+    heirs = [leases(tmp_path, rank, 3, blocks)[0] for rank in (1, 2)]
+    assert list(heirs[0].held_by(0, told)) == [(3, 1)]
+    got = [heir.take_over(3, 1) for heir in heirs]
+    assert got[0] == Lease(3, blocks[3], 1)
+    assert got[1] is None
+    assert heirs[0].holders(got[0]) == [0]
+    # The heir dies as well.
+    told = read_journal(journal_path(tmp_path, "rank-00001"))
+    assert list(heirs[1].held_by(1, told)) == [(3, 2)]
+    lease = heirs[1].take_over(3, 2)
+    assert lease is not None and heirs[1].holders(lease) == [0, 1]
+
+
+def test_a_journal_is_read_up_to_a_torn_line(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    journal.take(3, 0)
+    journal.begin(["a", "b", "c"])
+    journal.begin(["d"], alone=True)
+    journal.died("d")
+    journal.done([3])
+    with journal.path.open("a") as stream:
+        stream.write("begin e f")
+    told = read_journal(journal.path)
+    assert told.taken == [(3, 0)]
+    assert told.begun == {"a": False, "b": False, "c": False, "d": True}
+    assert (told.done, told.died, told.in_order) == ({3}, ["d"], False)
+    assert read_journal(tmp_path / "none").begun == {}
+
+
+@pytest.mark.parametrize("last", ["stop", "end"])
+def test_who_was_asked_to_stop_makes_no_suspects(tmp_path: Path, last: str) -> None:
+    journal = Journal(journal_path(tmp_path, "rank-00000"))
+    journal.begin(["a", "b", "c"])
+    assert suspects_of_rank(tmp_path, 0, {"b"}) == {"a": Suspicion(2), "c": Suspicion(2)}
+    getattr(journal, last)()
+    assert suspects_of_rank(tmp_path, 0, {"b"}) == {}
+
+
+def test_suspects_are_grouped_by_the_company_in_which_a_process_died() -> None:
+    large = {f"l{number:02d}": Suspicion(20 * FEWER) for number in range(50)}
+    small = {f"s{number}": Suspicion(FEWER) for number in range(3)}
+    lengths = [len(group) for group in groups(large | small)]
+    assert sum(lengths) == 53
+    assert lengths[:2] == [20, 20]
+    for group in groups(large | small):
+        assert len(group) == 1 or not any(key in small for key in group[1:])
+    assert all(len(group) == 1 for group in groups(small))
+
+
+def launch_folder(tmp_path: Path, name: str) -> Path:
+    folder = tmp_path / "launches" / name
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_deaths_are_counted_over_launches_and_forgiven(tmp_path: Path) -> None:
+    file = tmp_path / "attempts.json"
+    first = launch_folder(tmp_path, "1")
+    Journal(journal_path(first, "rank-00000")).begin(["a", "b", "c"])
+    assert fold_launches([first], file, {"b"}) == {"a": Suspicion(2), "c": Suspicion(2)}
+    assert not first.exists()
+    for number in range(1, MOST_DEATHS + 1):
+        launch = launch_folder(tmp_path, f"2{number}")
+        rank = Journal(journal_path(launch, "rank-00000"))
+        Journal(journal_path(launch, "rank-00000.understudy-host-1")).begin(["a"], alone=True)
+        rank.died("a")
+        rank.end()
+        told = fold_launches([launch], file, {"b", "c"})
+        assert told == {"a": Suspicion(1, number)}
+    # Nobody has seen how this understudy ended: it may have been killed with its rank.
+    launch = launch_folder(tmp_path, "3")
+    Journal(journal_path(launch, "rank-00000.understudy-host-1")).begin(["a"], alone=True)
+    assert fold_launches([launch], file, {"b", "c"}) == {"a": Suspicion(1, MOST_DEATHS)}
+    assert fold_launches([], file, {"b", "c"}, forgiven={"a"}) == {"a": Suspicion(1, 0)}
+    assert fold_launches([], file, {"a", "b", "c"}) == {}
+
+
+def test_a_launch_is_not_counted_twice_after_a_kill_in_between(tmp_path: Path) -> None:
+    file = tmp_path / "attempts.json"
+    launch = launch_folder(tmp_path, "1")
+    Journal(journal_path(launch, "rank-00000")).died("a")
+    text = [path.read_bytes() for path in (launch / "journal").iterdir()]
+    assert fold_launches([launch], file, ())["a"].deaths == 1
+    # Killed before the folder was removed.
+    folder = launch_folder(tmp_path, "1") / "journal"
+    folder.mkdir()
+    (folder / "rank-00000").write_bytes(text[0])
+    assert fold_launches([folder.parent], file, ())["a"].deaths == 1
+    assert not folder.exists()
+
+
+def test_holdings_learn_the_pace_and_say_when_a_block_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    journal = Journal(tmp_path / "journal")
+    holdings = Holdings(journal)
+    holdings.add(7, dict.fromkeys("abcd", 10.0))
+    assert holdings.seconds_left() == 40.0
+    # Three times as slow as predicted.
+    clock[0] += 60.0
+    holdings.finish("a")
+    holdings.finish("b")
+    assert holdings.seconds_left() == pytest.approx(20.0 * 60 / 30)
+    clock[0] += 60.0
+    holdings.finish("c")
+    holdings.finish("d")
+    assert holdings.seconds_left(10.0) == pytest.approx(30.0)
+    # Without work there is no pace.
+    clock[0] += 1000.0
+    holdings.add(8, {"e": 10.0})
+    assert holdings.seconds_left() == pytest.approx(10.0 * 120 / 45)
+    holdings.commit(["a", "b", "c"])
+    assert read_journal(journal.path).done == set()
+    holdings.commit(["d", "e"])
+    assert read_journal(journal.path).done == {7, 8}
+    # Another rank had finished all of it.
+    holdings.add(9, {})
+    assert read_journal(journal.path).done == {7, 8, 9}
+
+
+def test_ranks_leave_together_and_one_has_the_last_word(tmp_path: Path) -> None:
+    left: list[int] = []
+
+    def work(rank: int) -> bool:
+        attendance = Attendance(tmp_path, rank, 4)
+        attendance.enter()
+        time.sleep(0.3 * rank)
+        attendance.rest()
+        last = attendance.end()
+        if last:
+            assert left == []
+            attendance.close()
+        left.append(rank)
+        return last
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(work, range(4))) == 1
+    assert Attendance(tmp_path, 0, 4).complete()
+
+
+def test_nobody_waits_for_the_dead(tmp_path: Path) -> None:
+    attendance = Attendance(tmp_path, 0, 3, silence=1.0)
+    attendance.enter()
+    # Entered on another host, and then never again; rank 2 never even entered.
+    Attendance(tmp_path, 1, 3)._file(1).write_text("elsewhere 1\n")
+    start = time.monotonic()
+    attendance.rest()
+    assert attendance.end()
+    assert 0.9 < time.monotonic() - start < 5
+    assert not attendance.complete()
+
+
+def test_a_dead_process_of_this_host_is_known_at_once(tmp_path: Path) -> None:
+    attendance = Attendance(tmp_path, 0, 2)
+    attendance.enter()
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
+        process.wait()
+    Attendance(tmp_path, 1, 2)._file(1).write_text(f"{socket.gethostname()} {process.pid}\n")
+    start = time.monotonic()
+    attendance.rest()
+    assert attendance.end()
+    assert time.monotonic() - start < 5
+
+
+def test_who_has_the_last_word_and_dies_is_replaced(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
+        process.wait()
+    dead, alive = Attendance(tmp_path, 0, 2), Attendance(tmp_path, 1, 2)
+    dead.enter()
+    dead._file(0).write_text(f"{socket.gethostname()} {process.pid}\n")
+    dead.rest()
+    (tmp_path / "ended" / "last.0").symlink_to("0")
+    alive.enter()
+    alive.rest()
+    assert alive.end()
+    assert not alive.was_late
+    alive.close()
+    # It was only stopped, and comes back.
+    assert not dead.end()
+    assert dead.was_late
+
+
+def test_who_gives_up_leaves_his_blocks_to_others(tmp_path: Path) -> None:
+    ranks = [Attendance(tmp_path, rank, 2) for rank in range(2)]
+    for rank in ranks:
+        rank.enter()
+    assert ranks[1].lost() == []
+    ranks[0].give_up()
+    assert ranks[1].lost() == [0]
+    ranks[0].rest()
+    assert ranks[1].working() == [1]
+    ranks[1].rest()
+    assert ranks[1].working() == []
+    ranks[1].resume()
+    assert ranks[0].working() == [1]
