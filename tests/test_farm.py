@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.io import write
+from farm import EMT, QUICK, mpiexec, run
 
 import hpcbench
 from hpcbench.crystal import Crystal, content_id
@@ -32,10 +32,6 @@ from hpcbench.farm.devices import choose_device
 from hpcbench.farm.world import SingleProcess, find_launcher, join_world
 from hpcbench.planning.blocks import make_blocks, predict_cost
 from hpcbench.potentials.one_by_one import OneByOne
-
-EMT = "ase.calculators.emt:EMT"
-QUICK = ["--model", EMT, "--dtype", "float64", "--mesh", "4", "4", "4", "--device", "cpu"]
-QUICK += ["--commit-interval", "0.3"]
 
 
 def test_every_row_is_in_one_block_most_expensive_first() -> None:
@@ -172,25 +168,6 @@ def crystals(tmp_path: Path, metals: list[Atoms]) -> Path:
     write(folder / "silicon.cif", bulk("Si"))
     (folder / "broken.cif").write_text("data_\n_cell_length_a nonsense\n")
     return folder
-
-
-def mpiexec(ranks: int) -> list[str]:
-    """The environment's own launcher, else the machine's."""
-    beside = os.path.dirname(sys.executable)
-    launcher = shutil.which("mpiexec", path=beside) or shutil.which("mpiexec")
-    if launcher is None:
-        pytest.skip("needs mpiexec, which comes with ./launch.sh setup or with the site's MPI")
-    return [launcher, "-n", str(ranks)]
-
-
-def run(arguments: list[str], ranks: int = 1, **options) -> subprocess.CompletedProcess[str]:  # type: ignore[no-untyped-def]
-    # Later words win: a test may ask for another potential.
-    command = [sys.executable, "-m", "hpcbench", "run", *QUICK, "--no-report", *arguments]
-    if ranks > 1:
-        command = [*mpiexec(ranks), *command]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=300, **options
-    )
 
 
 @pytest.mark.mpi

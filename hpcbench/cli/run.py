@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from hpcbench.config import DEFAULT_FILE, RunConfig, load_config, settings
 from hpcbench.errors import DeviceError, HpcbenchError, UsageError
+from hpcbench.farm.guard import stand_between
 from hpcbench.farm.world import World, join_world
 from hpcbench.rank.stopping import Stop
 from hpcbench.threads import cap_threads
@@ -31,6 +32,7 @@ def run_command(options: argparse.Namespace) -> int:
     if options.where:
         print(_config(options).out)
         return 0
+    stand_between()
     # First of all: a signal during the imports below must not kill the rank.
     stop = Stop()
     stop.install()

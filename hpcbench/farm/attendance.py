@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 # Shared file systems show a new time stamp up to a minute late.
 SILENCE_OF_THE_DEAD = 120.0
 HEARTBEAT = 10.0
@@ -156,9 +158,12 @@ class Attendance:
         try:
             host, _, pid = self._file(rank).read_text().partition(" ")
             if host == socket.gethostname() and pid.strip():
-                os.kill(int(pid), 0)
-        except ProcessLookupError:
+                # A zombie is dead: who has started it may not look for a long time.
+                return psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
             return True
+        except psutil.Error:
+            return False
         except OSError:
             # Not entered yet, or the process is another user's.
             return False

@@ -1,0 +1,179 @@
+"""Ranks that die, and crystals that kill them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ase.build import bulk
+from ase.io import write
+from farm import QUICK, mpiexec, run
+
+import hpcbench
+from hpcbench.events import read_events
+from hpcbench.store.schema import DONE, FAILED
+
+POISON = """
+import os, signal, sys
+from ase.calculators.emt import EMT
+class Poisoned(EMT):
+    def calculate(self, atoms=None, properties=["energy"], system_changes=["positions"]):
+        if "Au" in atoms.symbols:
+            {harm}
+        super().calculate(atoms, properties, system_changes)
+def make():
+    return Poisoned()
+"""
+HARMS = {
+    "segfault": "os.kill(os.getpid(), signal.SIGSEGV)",
+    "out-of-memory killer": "os.kill(os.getpid(), signal.SIGKILL)",
+    "exit": "os._exit(1)",
+}
+
+
+def poisoned(folder: Path, harm: str) -> dict[str, str]:
+    """An environment with a potential that does harm to its process on gold."""
+    (folder / "poison.py").write_text(POISON.format(harm=harm))
+    return os.environ | {"PYTHONPATH": str(folder)}
+
+
+def crystals(folder: Path, gold: int = 1, others: int = 8) -> Path:
+    frames = [bulk("Cu", "fcc", a=3.5 + 0.02 * number) for number in range(others)]
+    # Large, so that it comes first, with others under way beside it.
+    frames += [bulk("Au", "fcc", a=4.0 + 0.02 * number, cubic=True) for number in range(gold)]
+    write(folder / "list.extxyz", frames)
+    return folder / "list.extxyz"
+
+
+def events(out: Path, name: str) -> list[dict]:
+    paths = (out.with_name(out.name + ".run") / "events").glob("rank-*.jsonl")
+    return [e for path in paths for e in read_events(path)[0] if e["event"] == name]
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_crystal_that_kills_its_process_is_set_aside(tmp_path: Path, harm: str) -> None:
+    out = tmp_path / "s.h5"
+    arguments = [str(crystals(tmp_path)), "--out", str(out), "--model", "poison:make"]
+    environment = poisoned(tmp_path, HARMS[harm])
+    result = run(arguments, ranks=2, env=environment)
+    table = hpcbench.open(out).table
+    assert list(table["status"]).count(DONE) == 8, result.stderr
+    (gold,) = table.index[table["status"] == FAILED]
+    reason = table.loc[gold, "reason"]
+    assert reason.startswith("kills its process: computed alone, it ended its process 3 times")
+    # One rank died; from then on only understudies did, with nothing beside the crystal.
+    deaths = events(out, "death")
+    assert [death["ids"] for death in deaths] == [[gold]] * 3
+    assert len(events(out, "end")) == 1
+    # Nothing is left to do, and it stays set aside.
+    again = run(arguments, env=environment)
+    assert "0 to compute" in again.stdout
+    # Mended.
+    (tmp_path / "poison.py").write_text("from ase.calculators.emt import EMT as make\n")
+    other = run([*arguments, "--retry-failed", "too large"], env=environment)
+    assert "0 to compute" in other.stdout
+    retried = run([*arguments, "--retry-failed", "kills its process"], env=environment)
+    assert "1 to compute" in retried.stdout
+    assert retried.returncode == 0
+    assert list(hpcbench.open(out).table["status"]) == [DONE] * 9
+
+
+def test_one_process_gets_over_it_with_the_next_command(tmp_path: Path) -> None:
+    out = tmp_path / "s.h5"
+    arguments = [str(crystals(tmp_path, gold=2)), "--out", str(out), "--model", "poison:make"]
+    environment = poisoned(tmp_path, HARMS["segfault"])
+    codes = []
+    while len(codes) < 4 and 1 not in codes:
+        codes.append(run(arguments, env=environment).returncode)
+    # Each of the two ends the program once, or one time ends both.
+    assert codes in ([-signal.SIGSEGV, 1], [-signal.SIGSEGV] * 2 + [1])
+    table = hpcbench.open(out).table
+    assert sorted(table["status"]) == [DONE] * 8 + [FAILED] * 2
+    assert table["reason"].str.startswith("kills its process").sum() == 2
+
+
+def test_a_potential_that_was_handed_in_kills_the_program_three_times(tmp_path: Path) -> None:
+    """No understudy can have it: attempts are counted over restarts."""
+    script = tmp_path / "program.py"
+    script.write_text(
+        "import sys\n"
+        f"sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import hpcbench, poison\n"
+        "from ase.io import read\n"
+        "result = hpcbench.run(read(sys.argv[1], ':'), model=poison.make(), out=sys.argv[2],\n"
+        "                      mesh=(4, 4, 4), workers=0)\n"
+        "print(sorted(result.table['status']), *result.table['reason'])\n"
+    )
+    poisoned(tmp_path, HARMS["segfault"])
+    command = [sys.executable, str(script), str(crystals(tmp_path)), str(tmp_path / "s.h5")]
+    codes = []
+    for _ in range(6):
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        codes.append(result.returncode)
+        if result.returncode == 0:
+            break
+    # In company, then alone three times; then it is set aside.
+    assert codes == [-signal.SIGSEGV] * 4 + [0], result.stderr
+    assert "'failed'" in result.stdout and "kills its process" in result.stdout
+    assert result.stdout.count("'done'") == 8
+
+
+@pytest.mark.mpi
+def test_what_was_under_way_with_a_killed_rank_is_computed_by_the_others(tmp_path: Path) -> None:
+    frames = [
+        bulk(("Cu", "Al", "Ni", "Ag")[number % 4], "fcc", a=3.7 + 0.01 * number)
+        for number in range(32)
+    ]
+    write(tmp_path / "many.extxyz", frames)
+    out = tmp_path / "s.h5"
+    command = [*mpiexec(3), sys.executable, "-m", "hpcbench", "run", str(tmp_path / "many.extxyz")]
+    with subprocess.Popen(
+        [*command, "--out", str(out), *QUICK, "--no-report"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + 60
+        while not events(out, "crystal") and time.monotonic() < deadline:
+            time.sleep(0.02)
+        victim = next(e for e in events(out, "start") if e["rank"] == 1)
+        os.kill(victim["pid"], signal.SIGKILL)
+        text = process.communicate(timeout=200)[0]
+    store = hpcbench.open(out)
+    assert store.unfinished_ids() == [], text
+    assert list(store.table["status"]) == [DONE] * 32
+    assert len(set(store.ids)) == 32
+    # It held something when it died, and others have taken that over.
+    assert any(lease["holder"] > 0 for lease in events(out, "lease"))
+    assert events(out, "death") == []
+    assert {e["rank"] for e in events(out, "end")} == {0, 2}
+
+
+@pytest.mark.mpi
+def test_a_rank_that_is_asked_to_stop_gives_its_crystals_back(tmp_path: Path) -> None:
+    frames = [
+        bulk(("Cu", "Al", "Ni", "Ag")[number % 4], "fcc", a=3.7 + 0.01 * number)
+        for number in range(32)
+    ]
+    write(tmp_path / "many.extxyz", frames)
+    out = tmp_path / "s.h5"
+    command = [*mpiexec(2), sys.executable, "-m", "hpcbench", "run", str(tmp_path / "many.extxyz")]
+    with subprocess.Popen(
+        [*command, "--out", str(out), *QUICK, "--no-report"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + 60
+        while not events(out, "crystal") and time.monotonic() < deadline:
+            time.sleep(0.02)
+        victim = next(e for e in events(out, "start") if e["rank"] == 0)
+        os.kill(victim["pid"], signal.SIGTERM)
+        text = process.communicate(timeout=200)[0]
+    store = hpcbench.open(out)
+    assert store.unfinished_ids() == [], text
+    assert list(store.table["status"]) == [DONE] * 32
+    # Nobody is suspected because of it.
+    assert all(lease["suspects"] == 0 for lease in events(out, "lease"))
