@@ -27,7 +27,8 @@ class RunResult:
     Attributes
     ----------
     table : pandas.DataFrame
-        A row for each different crystal, in the order given; see ``Store.table``.
+        A row for each different crystal, in the order given; see ``Store.table``. Those for
+        which a time limit did not suffice are not in it.
     store : Store or None
         The store, if ``out`` was given.
     """
@@ -104,7 +105,9 @@ def run(
             raise outcome.problem
         store = Store(path)
         order = list(dict.fromkeys(record.id for record in records))
-        table = store.table.loc[order]
+        table = store.table
+        # With a time limit there may be some that have not been computed.
+        table = table.loc[[key for key in order if key in table.index]]
     return RunResult(table, None if out is None else store)
 
 

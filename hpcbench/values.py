@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -62,21 +63,18 @@ def not_negative(value: Any) -> float:
 
 def time_limit(value: Any) -> float:
     """Seconds from a time as sbatch takes it: minutes, M:SS, H:MM:SS, D-H, D-HH:MM, D-HH:MM:SS."""
-    days, _, rest = str(value).strip().rpartition("-")
-    parts = rest.split(":")
-    expected = ValueError("a time such as 90 (minutes), 1:30:00 or 1-12:00:00")
-    if not all(part.isdigit() for part in (days or "0", *parts)) or len(parts) > 3:
-        raise expected
-    numbers = [int(part) for part in parts]
-    if days:
-        hours, minutes, seconds = [*numbers, 0, 0][:3]
-    elif len(numbers) == 3:
-        hours, minutes, seconds = numbers
-    else:
-        hours, (minutes, seconds) = 0, [*numbers, 0][:2]
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(value).strip())
+    if found is None:
+        raise ValueError("a time such as 90 (minutes), 1:30:00 or 1-12:00:00")
+    days, *parts = found.groups()
+    numbers = [int(part) for part in parts if part is not None]
+    # Without days the first number stands for hours only where two more follow.
+    if days is None and len(numbers) < 3:
+        numbers.insert(0, 0)
+    hours, minutes, seconds = [*numbers, 0, 0][:3]
     total = ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
     if total == 0:
-        raise expected
+        raise ValueError("a time above 0")
     return float(total)
 
 

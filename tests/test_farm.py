@@ -30,7 +30,7 @@ from hpcbench.events import EventLog, ProgressReader, duration, read_events
 from hpcbench.farm import devices
 from hpcbench.farm.devices import choose_device
 from hpcbench.farm.world import SingleProcess, find_launcher, join_world
-from hpcbench.planning.blocks import make_blocks, predict_cost
+from hpcbench.planning.blocks import make_blocks
 from hpcbench.potentials.one_by_one import OneByOne
 
 
@@ -57,17 +57,6 @@ def test_longest_first_keeps_ranks_busy_on_a_skewed_list() -> None:
     for block in blocks:
         ranks[ranks.argmin()] += sum(costs[row] for row in block.rows)
     assert ranks.mean() / ranks.max() > 0.97
-
-
-def test_cost_follows_symmetry_and_size() -> None:
-    diamond = Crystal.from_ase(bulk("Si"))
-    atoms = bulk("Si", cubic=True)
-    conventional = Crystal.from_ase(atoms)
-    atoms.rattle(0.2, seed=1)
-    rattled = Crystal.from_ase(atoms)
-    costs = [predict_cost(c, 8 * c.natoms, 0.01) for c in (diamond, conventional, rattled)]
-    assert costs[0] < costs[1]
-    assert 5 * costs[1] < costs[2]
 
 
 def test_launchers_are_known_by_their_variables() -> None:

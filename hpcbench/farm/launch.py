@@ -25,6 +25,7 @@ from hpcbench.farm.share import Share, load_crystals, load_for
 from hpcbench.farm.understudy import Order, Understudy
 from hpcbench.farm.world import World
 from hpcbench.planning.blocks import most_under_way
+from hpcbench.planning.costs import load_cost_model
 from hpcbench.planning.listing import Record, read_share
 from hpcbench.potentials.protocol import Potential
 from hpcbench.potentials.registry import check_name, weights_sha256
@@ -202,7 +203,10 @@ def _plan(
     gathered = world.gather(read_share(config, files, records, world.rank, world.size))
 
     def plan() -> Plan:
-        plan = make_plan(config, folder, deciding, gathered, world.size, retry)
+        rates = load_cost_model(
+            config.model, deciding["weights_sha256"], config.dtype, config.device
+        )
+        plan = make_plan(config, folder, deciding, gathered, world.size, rates, retry)
         # Before the other ranks hear of it: they want to hold the folder as well.
         folder.share()
         return plan

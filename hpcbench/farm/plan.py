@@ -12,6 +12,7 @@ from hpcbench.config import RunConfig
 from hpcbench.errors import SetupError
 from hpcbench.farm.suspicion import MOST_DEATHS, Suspicions, fold_launches, groups, set_aside
 from hpcbench.planning.blocks import Block, make_blocks
+from hpcbench.planning.costs import CostModel
 from hpcbench.planning.listing import Listed, together, write_list
 from hpcbench.store.reader import Store
 from hpcbench.store.run_folder import RunFolder
@@ -52,6 +53,7 @@ def make_plan(
     deciding: Mapping[str, Any],
     gathered: Sequence[Sequence[Listed] | SetupError],
     ranks: int,
+    rates: CostModel,
     retry: str | None,
 ) -> Plan:
     """Write the list of crystals from what the ranks have read, and plan.
@@ -60,6 +62,8 @@ def make_plan(
 
     Parameters
     ----------
+    rates : CostModel
+        How long work takes.
     retry : str or None
         Compute those again that failed for a reason which begins like this.
 
@@ -75,6 +79,8 @@ def make_plan(
     finished = set(Store(folder.store).finished_ids())
     suspicions = fold_launches(folder.past_launches(), folder.attempts, finished, forgiven)
     for place, entry in enumerate(crystals):
+        if entry.work is not None:
+            crystals[place] = entry = dataclasses.replace(entry, seconds=rates.seconds(entry.work))
         suspicion = suspicions.get(entry.record.id)
         if suspicion is not None and suspicion.deaths >= MOST_DEATHS and entry.problem is None:
             crystals[place] = dataclasses.replace(entry, problem=set_aside(suspicion.deaths))
@@ -86,11 +92,13 @@ def make_plan(
     }
     suspicions = {key: suspicions[key] for key in pending if key in suspicions}
     clean = [row for key, row in pending.items() if key not in suspicions]
-    costs = [entry.cost for entry in crystals]
-    blocks = make_blocks(clean, [costs[row] for row in clean], ranks, config.block)
+    seconds = [entry.seconds for entry in crystals]
+    # A rank holds a block while it computes another one.
+    longest = config.lease_minutes * 60 / 2
+    blocks = make_blocks(clean, [seconds[row] for row in clean], ranks, config.block, longest)
     for group in groups(suspicions):
         rows = tuple(pending[key] for key in group)
-        blocks.append(Block(rows, sum(costs[row] for row in rows), suspect=True))
+        blocks.append(Block(rows, sum(seconds[row] for row in rows), suspect=True))
     name = _name(folder)
     folder.launch_folder(name)
     folder.remove_torn_files()

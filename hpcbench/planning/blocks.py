@@ -6,14 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from hpcbench.crystal import Crystal
-from hpcbench.symmetry import symmetry_dataset
-
-# Of a typical potential; the cost needs to be right only in proportion.
-CUTOFF = 5.0
-RELAXATION_STEPS = 80
 # What limits a rank's memory where crystals are tiny.
 MOST_UNDER_WAY = 1024
 
@@ -48,29 +40,12 @@ def most_under_way(crystals: int, ranks: int) -> int:
     return min(MOST_UNDER_WAY, max(2, math.ceil(crystals / (4 * ranks))))
 
 
-def predict_cost(crystal: Crystal, supercell_atoms: int, symmetry_tolerance: float) -> float:
-    """Edges that the potential will have to evaluate for a crystal.
-
-    The relaxation takes some steps on the cell; the phonons take about six displacements an
-    atom, divided by the order of the point group, on the supercell.
-    """
-    volume = abs(float(np.linalg.det(crystal.cell)))
-    if volume == 0.0:
-        return 0.0
-    density = crystal.natoms / volume
-    edges_per_atom = 4 / 3 * math.pi * CUTOFF**3 * density
-    displacements = math.ceil(6 * crystal.natoms / _point_group_order(crystal, symmetry_tolerance))
-    atoms = RELAXATION_STEPS * crystal.natoms + displacements * supercell_atoms
-    return edges_per_atom * atoms
-
-
-def _point_group_order(crystal: Crystal, tolerance: float) -> int:
-    dataset = symmetry_dataset(crystal.cell, crystal.positions, crystal.numbers, tolerance)
-    return 1 if dataset is None else len(np.unique(dataset.rotations, axis=0))
-
-
 def make_blocks(
-    rows: Sequence[int], costs: Sequence[float], ranks: int, largest: int = 0
+    rows: Sequence[int],
+    seconds: Sequence[float],
+    ranks: int,
+    largest: int = 0,
+    longest: float = math.inf,
 ) -> list[Block]:
     """Share rows out in blocks, most expensive first.
 
@@ -81,25 +56,27 @@ def make_blocks(
     ----------
     rows : sequence of int
         Rows of the list of crystals that want computing.
-    costs : sequence of float
-        Their predicted costs.
+    seconds : sequence of float
+        Predicted for each of them.
     ranks : int
         Number of ranks that will share the work.
     largest : int
         Most crystals in a block; 0 to decide by the length of the list.
+    longest : float
+        Most seconds of a block of several crystals.
     """
-    order = sorted(range(len(rows)), key=lambda i: (-costs[i], rows[i]))
+    order = sorted(range(len(rows)), key=lambda i: (-seconds[i], rows[i]))
     most = largest or min(64, max(1, math.ceil(len(rows) / (16 * ranks))))
-    share = sum(costs) / (8 * ranks)
+    share = min(sum(seconds) / (8 * ranks), longest)
     blocks: list[Block] = []
     block: list[int] = []
     cost = 0.0
     for i in order:
-        if block and (len(block) >= most or cost + costs[i] > share):
-            blocks.append(Block(tuple(block)))
+        if block and (len(block) >= most or cost + seconds[i] > share):
+            blocks.append(Block(tuple(block), cost))
             block, cost = [], 0.0
         block.append(rows[i])
-        cost += costs[i]
+        cost += seconds[i]
     if block:
-        blocks.append(Block(tuple(block)))
+        blocks.append(Block(tuple(block), cost))
     return blocks

@@ -115,7 +115,7 @@ class CostModel:
 
     def seconds(self, work: Work) -> float:
         """Seconds that a rank takes for a crystal's work."""
-        return float(_terms([work])[0] @ self._rates)
+        return float(_terms([work])[0] @ self.rates)
 
     @property
     def factor(self) -> float:
@@ -123,7 +123,8 @@ class CostModel:
         return FACTOR_OF_MEASURED if self.measured else FACTOR_OF_GUESS
 
     @property
-    def _rates(self) -> NDArray[np.float64]:
+    def rates(self) -> NDArray[np.float64]:
+        """Its four rates, in the order of the fields."""
         return np.array([self.relaxation, self.forces, self.crystal, self.analysis])
 
 
@@ -174,12 +175,13 @@ def supercell_of(crystal: Crystal, supercell: str | Sequence[int]) -> NDArray[np
     return np.eye(3, dtype=np.int64) if asked is None else np.asarray(asked, dtype=np.int64)
 
 
-def fit(works: Sequence[Work], seconds: NDArray[np.float64], before: CostModel) -> CostModel:
+def fit(works: Sequence[Work], seconds: NDArray[np.float64]) -> CostModel:
     """Fit rates to what crystals took.
 
     Factors between predicted and actual are made small, not differences: a second matters as
     much for a small crystal as an hour for a large one, and crystals that took strangely long
-    count less. Then all rates are scaled so that the sum of the seconds is right.
+    count less. Then all rates are scaled so that the sum of the seconds is right. What the
+    crystals cannot tell, since all are alike, keeps the proportions of the guess.
 
     Parameters
     ----------
@@ -187,13 +189,10 @@ def fit(works: Sequence[Work], seconds: NDArray[np.float64], before: CostModel) 
         Of the crystals, as predicted; at least one.
     seconds : ndarray, shape (len(works),)
         That a rank took for each; all positive.
-    before : CostModel
-        Where to begin. What the crystals cannot tell, since all are alike, stays in its
-        proportions.
     """
     terms = _terms(works)
-    start = np.log(before._rates)
-    start += np.median(np.log(seconds) - np.log(terms @ before._rates))
+    start = np.log(guess("", "cpu").rates)
+    start += np.median(np.log(seconds) - np.log(terms @ np.exp(start)))
 
     def deviations(logarithms: NDArray[np.float64]) -> NDArray[np.float64]:
         factors = np.log(terms @ np.exp(logarithms)) - np.log(seconds)
@@ -203,7 +202,8 @@ def fit(works: Sequence[Work], seconds: NDArray[np.float64], before: CostModel) 
     predicted = terms @ rates
     spread = math.exp(float(np.std(np.log(seconds / predicted))))
     rates *= seconds.sum() / predicted.sum()
-    return CostModel(*map(float, rates), spread=spread, crystals=len(works))
+    relaxation, forces, crystal, analysis = (float(rate) for rate in rates)
+    return CostModel(relaxation, forces, crystal, analysis, spread, len(works))
 
 
 def guess(model: str, kind: str) -> CostModel:
@@ -284,7 +284,7 @@ def device_name(kind: str) -> str:
 
 def _read(entry: dict[str, Any]) -> CostModel:
     rates = CostModel(**entry)
-    if not all(math.isfinite(value) and value >= 0.0 for value in rates._rates):
+    if not all(math.isfinite(value) and value >= 0.0 for value in rates.rates):
         raise ValueError("no rates")
     return rates
 
@@ -298,7 +298,9 @@ def _known() -> dict[str, Any]:
 
 
 def _key(model: str, weights_sha256: str, dtype: str) -> str:
-    return f"{model} | {weights_sha256} | {dtype}"
+    # Weights are known by their content: the same file may lie in another folder.
+    name = Path(model).name if weights_sha256 else model
+    return f"{name} | {weights_sha256} | {dtype}"
 
 
 def _cache_file() -> Path:

@@ -15,8 +15,7 @@ import numpy as np
 from hpcbench.config import RunConfig
 from hpcbench.crystal import Crystal, Origin
 from hpcbench.errors import CrystalError, SetupError, SourceError, UnsuitableError
-from hpcbench.phonons.supercells import full_matrix
-from hpcbench.planning.blocks import predict_cost
+from hpcbench.planning.costs import Work, predict_work, supercell_of
 from hpcbench.sources import SourceFile, Unreadable, examine, merge, read_file
 from hpcbench.store.schema import CRYSTALS, FAILED, UNREADABLE
 from hpcbench.store.tables import TableWriter
@@ -26,11 +25,26 @@ Record = Crystal | Unreadable
 
 @dataclass(frozen=True)
 class Listed:
-    """A record, its place in the sources, its cost, and why it is set aside, if it is."""
+    """A record of the sources.
+
+    Attributes
+    ----------
+    number : int
+        Of the file that it comes from.
+    record : Crystal or Unreadable
+        Itself.
+    work : Work or None
+        The work in it, if it can be computed.
+    seconds : float
+        Predicted for a rank.
+    problem : CrystalError or None
+        Why it is set aside, if it is.
+    """
 
     number: int
     record: Record
-    cost: float = 0.0
+    work: Work | None = None
+    seconds: float = 0.0
     problem: CrystalError | None = None
 
 
@@ -63,7 +77,7 @@ def read_share(
 
 
 def listed(number: int, record: Record, config: RunConfig) -> Listed:
-    """Examine a record, and predict its cost."""
+    """Examine a record, and predict the work in it."""
     if isinstance(record, Unreadable):
         return Listed(number, record)
     try:
@@ -73,14 +87,9 @@ def listed(number: int, record: Record, config: RunConfig) -> Listed:
     except Exception as error:  # one strange crystal must not end the run
         problem = CrystalError("error", f"{type(error).__name__}: {error}")
         return Listed(number, record, problem=problem)
-    if isinstance(config.supercell, str):
-        asked = record.supercell_matrix
-        matrix = np.eye(3) if asked is None else asked.astype(float)
-    else:
-        matrix = full_matrix(config.supercell).astype(float)
-    supercell_atoms = record.natoms * abs(round(float(np.linalg.det(matrix))))
-    cost = predict_cost(record, supercell_atoms, config.symmetry_tolerance)
-    return Listed(number, record, cost)
+    matrix = supercell_of(record, config.supercell)
+    work = predict_work(record, matrix, config.symmetry_tolerance, config.relax)
+    return Listed(number, record, work)
 
 
 def together(
@@ -135,7 +144,7 @@ def _row(entry: Listed) -> dict[str, Any]:
         "reason": problem.reason if problem else "",
         "has_supercell": matrix is not None,
         "supercell_matrix": np.zeros((3, 3)) if matrix is None else matrix,
-        "cost": entry.cost,
+        "cost": entry.seconds,
     }
 
 

@@ -22,7 +22,7 @@ CRYSTALS = Schema(
         Field("cell", "f8", (3, 3), "angstrom", "lattice vectors as rows, as given"),
         Field("has_supercell", "bool", meaning="whether the source asks for a supercell"),
         Field("supercell_matrix", "i4", (3, 3), meaning="the supercell that the source asks for"),
-        Field("cost", "f8", meaning="predicted cost, in edges evaluated"),
+        Field("cost", "f8", (), "s", "predicted seconds of a rank; 0 where set aside"),
     ),
     ragged=(
         Field("numbers", "i4", meaning="atomic numbers"),

@@ -1,0 +1,166 @@
+"""Runs whose time is limited."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.io import write
+from farm import EMT, run
+
+import hpcbench
+from hpcbench.config import load_config
+from hpcbench.errors import ConfigError
+from hpcbench.events import read_events
+from hpcbench.farm import launch as launching
+from hpcbench.farm.deadline import LARGEST_SHARE, RESERVE, seconds_for_work, slurm_seconds_left
+from hpcbench.farm.journal import read_journal
+from hpcbench.planning.costs import CostModel
+from hpcbench.potentials.one_by_one import OneByOne
+from hpcbench.store.schema import DONE
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90", 5400),
+        ("1:30", 90),
+        ("2:00:00", 7200),
+        ("1-0", 86400),
+        ("1-12:30", 131400),
+        ("2-00:00:01", 172801),
+        (5, 300),
+    ],
+)
+def test_times_are_as_sbatch_takes_them(text: object, seconds: float) -> None:
+    assert load_config({"time_limit": text}, environment={}).time_limit == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "1:2:3:4", "-5", "0", "1.5", "1-", "1:-2"])
+def test_other_times_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="time_limit expects a time"):
+        load_config({"time_limit": text}, environment={})
+
+
+def test_the_nearer_end_counts_less_a_reserve() -> None:
+    assert seconds_for_work(None, 10.0, {}) is None
+    assert seconds_for_work(100_000.0, 10.0, {}) == pytest.approx(100_000 - 10 - RESERVE)
+    assert seconds_for_work(600.0, 10.0, {}) == pytest.approx(590 - LARGEST_SHARE * 600)
+    job = {"SLURM_JOB_END_TIME": str(int(time.time()) + 50_000)}
+    assert seconds_for_work(None, 10.0, job) == pytest.approx(50_000 - RESERVE, abs=3)
+    assert seconds_for_work(100_000.0, 10.0, job) == pytest.approx(50_000 - RESERVE, abs=3)
+    assert seconds_for_work(30_000.0, 10.0, job) == pytest.approx(29_990 - RESERVE, abs=3)
+
+
+@pytest.fixture
+def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    """Stands for Slurm's: prints a text, writes down what it was asked."""
+
+    def make(text: str, code: int = 0) -> Path:
+        script = tmp_path / "squeue"
+        script.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/asked\necho "{text}"\nexit {code}\n')
+        script.chmod(script.stat().st_mode | stat.S_IEXEC)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        return tmp_path / "asked"
+
+    return make
+
+
+def test_squeue_is_asked_where_slurm_does_not_tell_the_end(squeue) -> None:  # type: ignore[no-untyped-def]
+    end = datetime.fromtimestamp(time.time() + 7200).isoformat(timespec="seconds")
+    asked = squeue(end)
+    left = slurm_seconds_left({"SLURM_JOB_ID": "17"})
+    assert left == pytest.approx(7200, abs=5)
+    assert asked.read_text() == "--noheader --jobs 17 --format %e\n"
+    # Nobody is asked outside of a job, or where the end is known.
+    assert slurm_seconds_left({}) is None
+    assert slurm_seconds_left({"SLURM_JOB_ID": "17", "SLURM_JOB_END_TIME": "1"}) is not None
+    assert asked.read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize(("text", "code"), [("N/A", 0), ("", 0), ("Unable to contact", 1)])
+def test_a_job_without_an_end_has_no_limit(squeue, text: str, code: int) -> None:  # type: ignore[no-untyped-def]
+    squeue(text, code)
+    assert slurm_seconds_left({"SLURM_JOB_ID": "17"}) is None
+
+
+class Slow(OneByOne):
+    """EMT that takes a minute of a made-up clock for each forward pass."""
+
+    def __init__(self, clock: list[float]) -> None:
+        self._sound = hpcbench.load_potential(EMT, dtype="float64")
+        self.info = self._sound.info
+        self._clock = clock
+
+    def evaluate(self, structures, *, stress=False):  # type: ignore[no-untyped-def]
+        self._clock[0] += 60.0 * len(structures)
+        return self._sound.evaluate(structures, stress=stress)
+
+
+def test_no_block_is_begun_that_cannot_be_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a made-up clock: 12 crystals of about 6 minutes, and two hours less the reserve."""
+    clock, real = [0.0], time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: real() + clock[0])
+    rates = CostModel(0.0, 0.0, 360.0, 0.0, 1.0)
+    monkeypatch.setattr(launching, "load_cost_model", lambda *_: rates)
+    crystals = [bulk("Cu", "fcc", a=3.55 + 0.01 * number) for number in range(40)]
+    out = tmp_path / "s.h5"
+    settings = {"mesh": (4, 4, 4), "workers": 0, "block": 1, "commit_interval": 0}
+    result = hpcbench.run(crystals, model=Slow(clock), out=out, time_limit="2:00:00", **settings)
+    done = set(result.table.index[result.table["status"] == DONE])
+    assert 5 <= len(done) < 30
+    assert clock[0] < 7200 - RESERVE
+    # Less than a crystal's time is left, or not much more: it used what it had.
+    assert clock[0] > 7200 - RESERVE - 3 * 360
+    (journal,) = (tmp_path / "s.h5.run").glob("launches/*/journal/rank-00000")
+    assert set(read_journal(journal).begun) == done
+    again = hpcbench.run(crystals, model=Slow(clock), out=out, **settings)
+    assert list(again.table["status"]) == [DONE] * 40
+
+
+def test_a_crystal_that_takes_longer_than_the_limit_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metals: list[Atoms]
+) -> None:
+    monkeypatch.setattr(launching, "load_cost_model", lambda *_: CostModel(0.0, 0.0, 1e6, 0.0, 1.0))
+    result = hpcbench.run(metals[:1], model=EMT, out=tmp_path / "s.h5", time_limit="60")
+    assert len(result.table) == 0
+
+
+def test_a_run_ends_in_its_time_and_goes_on(tmp_path: Path) -> None:
+    """With the real clock, from the command line."""
+    (tmp_path / "slow.py").write_text(
+        "import os, time\n"
+        "from ase.calculators.emt import EMT\n"
+        "class Slow(EMT):\n"
+        "    def calculate(self, *arguments, **keywords):\n"
+        "        time.sleep(float(os.environ['PAUSE']))\n"
+        "        super().calculate(*arguments, **keywords)\n"
+    )
+    write(tmp_path / "list.extxyz", [bulk("Cu", a=3.5 + 0.01 * n) for n in range(60)])
+    out = tmp_path / "s.h5"
+    arguments = [str(tmp_path / "list.extxyz"), "--out", str(out), "--model", "slow:Slow"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "PAUSE": "0.2"}
+    start = time.monotonic()
+    first = run([*arguments, "--time-limit", "0:40"], env=environment)
+    # The last of the table and of Python's end is on top of the run's time.
+    assert time.monotonic() - start < 50
+    assert first.returncode == 75, first.stderr
+    assert "the same command goes on from here" in first.stderr
+    done = len(hpcbench.open(out))
+    assert 0 < done < 60
+    (events,) = (tmp_path / "s.h5.run" / "events").glob("rank-*.jsonl")
+    assert [e["complete"] for e in read_events(events)[0] if e["event"] == "end"] == [False]
+    second = run(arguments, env=environment | {"PAUSE": "0"})
+    assert second.returncode == 0, second.stderr
+    assert f"{60 - done} to compute" in second.stdout
+    # Being stopped by the clock is no reason for suspicion.
+    leases = [e for e in read_events(events)[0] if e["event"] == "lease"]
+    assert all(lease["suspects"] == 0 for lease in leases)
