@@ -265,7 +265,7 @@ class RunConfig:
         metavar="N",
     )
     commit_interval: float = _setting(
-        10.0,
+        30.0,
         kind.not_negative,
         "where it is computed",
         "seconds after which results are committed to the disk: what a kill may cost",

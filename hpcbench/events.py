@@ -1,8 +1,8 @@
 """The event log of each rank, and the progress of a run that is read from it.
 
 A line of ``events/rank-00000.jsonl`` is one JSON object with ``time`` (Unix time), ``rank``,
-``launch`` and ``event``: ``start``, ``ready``, ``crystal``, ``warning``, ``error``, ``commit``,
-``stages`` (see ``account``) or ``end``.
+``launch`` and ``event``: ``start``, ``ready``, ``lease``, ``crystal``, ``warning``, ``error``,
+``death`` (of an understudy), ``commit``, ``stages`` (see ``account``) or ``end``.
 """
 
 from __future__ import annotations
@@ -10,38 +10,67 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 
+# Seconds for which results of crystals are kept before they are written.
+LONGEST_KEPT = 1.0
+
+
 class EventLog:
-    """Appends events of one rank to its file, each at once.
+    """Appends events of one rank to its file; used by several threads.
 
     The log tells people what happens; no result depends on it. So an event that cannot be
-    written (a full disk) is let go.
+    written (a full disk) is let go, and results of crystals are kept for a second, so that many
+    quick ones are written at once.
     """
 
     def __init__(self, folder: Path, rank: int, launch: str, suffix: str = "") -> None:
         self._file: int | None = None
         with contextlib.suppress(OSError):
             path = folder / f"rank-{rank:05d}{suffix}.jsonl"
-            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         self._common = {"rank": rank, "launch": launch}
+        self._lock = threading.Lock()
+        self._lines: list[str] = []
+        if self._file is not None and _is_torn(self._file):
+            self._lines.append("\n")
+        self._flushed = time.monotonic()
 
     def write(self, event: str, **values: Any) -> None:
         """Write one event."""
         line = {"time": round(time.time(), 3), **self._common, "event": event, **values}
-        if self._file is None:
-            return
-        with contextlib.suppress(OSError):
-            os.write(self._file, (json.dumps(line) + "\n").encode())
+        with self._lock:
+            self._lines.append(json.dumps(line) + "\n")
+        if event != "crystal" or time.monotonic() - self._flushed > LONGEST_KEPT:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was kept."""
+        with self._lock:
+            lines, self._lines = self._lines, []
+            self._flushed = time.monotonic()
+            if self._file is not None and lines:
+                with contextlib.suppress(OSError):
+                    os.write(self._file, "".join(lines).encode())
 
     def close(self) -> None:
         """Close the file."""
+        self.flush()
         if self._file is not None:
             os.close(self._file)
+            self._file = None
+
+
+def _is_torn(file: int) -> bool:
+    """Whether the last line has no end."""
+    size = os.fstat(file).st_size
+    return size > 0 and os.pread(file, 1, size - 1) != b"\n"
 
 
 def read_events(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
@@ -64,6 +93,73 @@ def read_events(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]
 
 
 @dataclass
+class RankProgress:
+    """How far one rank of a launch has come.
+
+    Attributes
+    ----------
+    rank : int
+        Its number.
+    host, pid : str, int
+        Where its process runs.
+    device : str
+        Where its potential computes; empty until that is ready.
+    started, latest : float
+        Unix times, by its own clock, of its start and of its latest event.
+    done, failed : int
+        Crystals that it has finished.
+    leased : int
+        Crystals that it has taken, those of dead ranks included.
+    wall : float
+        Seconds from the moment its potential was ready to the end of its work; 0 before that.
+    ended : bool
+        Whether it came to its end.
+    """
+
+    rank: int
+    host: str = ""
+    pid: int = 0
+    device: str = ""
+    started: float = 0.0
+    latest: float = 0.0
+    done: int = 0
+    failed: int = 0
+    leased: int = 0
+    wall: float = 0.0
+    ended: bool = False
+
+    @property
+    def under_way(self) -> int:
+        """Crystals that it has taken and not finished."""
+        return max(0, self.leased - self.done - self.failed)
+
+    @property
+    def rate(self) -> float:
+        """Crystals a second since its start; 0 where it cannot be said yet."""
+        elapsed = self.latest - self.started
+        return (self.done + self.failed) / elapsed if elapsed > 0 else 0.0
+
+    def add(self, event: Mapping[str, Any]) -> None:
+        """Count one event of this rank in."""
+        self.latest = max(self.latest, event["time"])
+        match event["event"]:
+            case "start":
+                self.host, self.pid = event.get("host", ""), event.get("pid", 0)
+                self.started = event["time"]
+            case "ready":
+                self.device = event["device"]
+            case "lease":
+                self.leased += event["crystals"]
+            case "crystal":
+                self.done += event["status"] == "done"
+                self.failed += event["status"] != "done"
+            case "stages":
+                self.wall += event["wall"]
+            case "end":
+                self.ended = True
+
+
+@dataclass
 class Progress:
     """How far a launch has come.
 
@@ -77,10 +173,14 @@ class Progress:
         Crystals that were finished before the launch.
     done, failed, stable : int
         Crystals finished in the launch, by outcome; a stable one is also done.
-    ranks, ended : int
-        Ranks that started, and ranks that ended.
     started, latest : float
         Unix times of the start and of the latest event.
+    by_rank : dict
+        How far each rank has come, by its number.
+    costs : mapping
+        Predicted seconds by id, of all crystals that want computing; what is left is estimated
+        from them, if there are any. Expensive crystals come first: their number alone says
+        little.
     """
 
     launch: str = ""
@@ -89,16 +189,32 @@ class Progress:
     done: int = 0
     failed: int = 0
     stable: int = 0
-    ranks: int = 0
-    ended: int = 0
     started: float = 0.0
     latest: float = 0.0
+    by_rank: dict[int, RankProgress] = field(default_factory=dict)
+    costs: Mapping[str, float] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
+    _cost: float = 0.0
+
+    @property
+    def ranks(self) -> int:
+        """Ranks that started."""
+        return len(self.by_rank)
+
+    @property
+    def ended(self) -> int:
+        """Ranks that came to their end."""
+        return sum(rank.ended for rank in self.by_rank.values())
 
     @property
     def finished(self) -> int:
         """Crystals that need no more work."""
         return self.before + self.done + self.failed
+
+    @property
+    def under_way(self) -> int:
+        """Crystals that ranks which have not ended have taken and not finished."""
+        return sum(rank.under_way for rank in self.by_rank.values() if not rank.ended)
 
     @property
     def rate(self) -> float:
@@ -108,16 +224,24 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """At the present rate; ``None`` where there is none yet."""
+        """At the present pace; ``None`` where there is none yet."""
+        elapsed = self.latest - self.started
         left = self.total - self.finished
-        return left / self.rate if self.rate > 0 else None
+        if elapsed <= 0 or not self.seen:
+            return None
+        if self._cost > 0:
+            cost_left = sum(cost for key, cost in self.costs.items() if key not in self.seen)
+            return elapsed * cost_left / self._cost
+        return left / self.rate
 
-    def add(self, event: dict[str, Any]) -> None:
+    def add(self, event: Mapping[str, Any]) -> None:
         """Count one event of this launch in."""
         self.latest = max(self.latest, event["time"])
+        number = event.get("rank", 0)
+        rank = self.by_rank.setdefault(number, RankProgress(number))
+        rank.add(event)
         match event["event"]:
             case "start":
-                self.ranks += 1
                 self.total = event["total"]
                 self.before = event["before"]
                 self.started = min(self.started or event["time"], event["time"])
@@ -126,14 +250,15 @@ class Progress:
                 self.done += event["status"] == "done"
                 self.failed += event["status"] != "done"
                 self.stable += event.get("verdict") == "stable"
-            case "end":
-                self.ended += 1
+                self._cost += self.costs.get(event["id"], 0.0)
 
     def line(self) -> str:
         """One line for people."""
         text = f"{self.finished}/{self.total} crystals, {self.stable} stable"
         if self.failed:
             text += f", {self.failed} failed"
+        if self.under_way:
+            text += f", {self.under_way} under way"
         if self.rate > 0:
             text += f", {self.rate * 3600:.0f} an hour"
         left = self.seconds_left
@@ -143,12 +268,21 @@ class Progress:
 
 
 class ProgressReader:
-    """Follows the event logs of a run."""
+    """Follows the event logs of a run.
 
-    def __init__(self, folder: Path) -> None:
+    Parameters
+    ----------
+    folder : Path
+        Where the logs are.
+    costs : mapping, optional
+        As in :class:`Progress`.
+    """
+
+    def __init__(self, folder: Path, costs: Mapping[str, float] | None = None) -> None:
         self._folder = folder
         self._offsets: dict[Path, int] = {}
-        self._progress = Progress()
+        self._costs = costs or {}
+        self._progress = Progress(costs=self._costs)
 
     def read(self) -> Progress:
         """The progress as the logs have it now."""
@@ -157,7 +291,7 @@ class ProgressReader:
             for event in events:
                 launch = event.get("launch", "")
                 if launch > self._progress.launch:
-                    self._progress = Progress(launch=launch)
+                    self._progress = Progress(launch=launch, costs=self._costs)
                 if launch == self._progress.launch:
                     self._progress.add(event)
         return self._progress

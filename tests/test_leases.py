@@ -265,6 +265,19 @@ def test_a_dead_process_of_this_host_is_known_at_once(tmp_path: Path) -> None:
     assert time.monotonic() - start < 5
 
 
+def test_who_dies_while_it_waits_is_not_waited_for_in_leaving(tmp_path: Path) -> None:
+    """MPI_Finalize would never return."""
+    ranks = [Attendance(tmp_path, rank, 2) for rank in range(2)]
+    for rank in ranks:
+        rank.enter()
+        rank.rest()
+    assert ranks[0].complete()
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
+        process.wait()
+    ranks[1]._file(1).write_text(f"{socket.gethostname()} {process.pid}\n")
+    assert not ranks[0].complete()
+
+
 def test_who_has_the_last_word_and_dies_is_replaced(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
         process.wait()

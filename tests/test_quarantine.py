@@ -177,3 +177,30 @@ def test_a_rank_that_is_asked_to_stop_gives_its_crystals_back(tmp_path: Path) ->
     assert list(store.table["status"]) == [DONE] * 32
     # Nobody is suspected because of it.
     assert all(lease["suspects"] == 0 for lease in events(out, "lease"))
+
+
+def test_where_no_understudy_can_work_the_rank_takes_the_risk(tmp_path: Path) -> None:
+    """As on a GPU that allows one process only."""
+    (tmp_path / "single.py").write_text(
+        "import os, signal\n"
+        "from ase.calculators.emt import EMT\n"
+        "def make():\n"
+        "    if os.environ.get('UNDERSTUDY'): raise RuntimeError('all GPUs are busy')\n"
+        "    os.environ['UNDERSTUDY'] = '1'\n"
+        "    return Once()\n"
+        "class Once(EMT):\n"
+        "    def calculate(self, atoms=None, *arguments, **keywords):\n"
+        "        if 'Au' in atoms.symbols and not os.path.exists('killed'):\n"
+        "            open('killed', 'w').close()\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        super().calculate(atoms, *arguments, **keywords)\n"
+    )
+    out = tmp_path / "s.h5"
+    arguments = [str(crystals(tmp_path)), "--out", str(out), "--model", "single:make"]
+    options = {"env": os.environ | {"PYTHONPATH": str(tmp_path)}, "cwd": tmp_path}
+    assert run(arguments, **options).returncode == -signal.SIGKILL
+    second = run(arguments, **options)
+    assert second.returncode == 0, second.stderr
+    assert list(hpcbench.open(out).table["status"]) == [DONE] * 9
+    messages = [event["message"] for event in events(out, "warning")]
+    assert any("no understudy" in message for message in messages)

@@ -146,9 +146,11 @@ class Attendance:
         ]
 
     def complete(self) -> bool:
-        """Whether all ranks came to their end."""
+        """Whether all ranks came to their end, and live to leave together."""
         names = self._names()
-        return all(f"rank-{rank:05d}" in names for rank in range(self._size))
+        return all(f"rank-{rank:05d}" in names for rank in range(self._size)) and not any(
+            self._is_gone(rank) for rank in range(self._size)
+        )
 
     def _names(self) -> set[str]:
         return {entry.name for entry in os.scandir(self._ended)}

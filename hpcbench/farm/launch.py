@@ -98,7 +98,7 @@ def launch(
     folder = RunFolder(config.out)
     try:
         plan, deciding = _plan(config, world, folder, records, potential, retry)
-        attendance, journal = _enter(config, world, folder, plan, stop)
+        attendance, journal, log = _enter(config, world, folder, plan, stop)
         seconds = _together(
             world, lambda: seconds_for_work(config.time_limit, stop.age, environment)
         )
@@ -113,6 +113,7 @@ def launch(
             plan,
             attendance,
             journal,
+            log,
             stop,
             potential,
             on_result,
@@ -134,6 +135,7 @@ class _Call:
     plan: Plan
     attendance: Attendance
     journal: Journal
+    log: EventLog
     stop: Stop
     potential: Potential | None
     on_result: Callable[[Mapping[str, Any]], None]
@@ -141,8 +143,7 @@ class _Call:
 
 
 def _work_to_the_end(call: _Call) -> Outcome:
-    attendance, folder, rank = call.attendance, call.folder, call.world.rank
-    log = EventLog(folder.events, rank, call.plan.launch)
+    attendance, folder, log = call.attendance, call.folder, call.log
     log.write(
         "start",
         ranks=call.world.size,
@@ -153,7 +154,7 @@ def _work_to_the_end(call: _Call) -> Outcome:
     )
     left_undone, problem = False, None
     try:
-        left_undone = _work(call, log)
+        left_undone = _work(call)
     except Exception as error:
         log.write("error", traceback=traceback.format_exc())
         problem = error
@@ -216,7 +217,7 @@ def _plan(
 
 def _enter(
     config: RunConfig, world: World, folder: RunFolder, plan: Plan, stop: Stop
-) -> tuple[Attendance, Journal]:
+) -> tuple[Attendance, Journal, EventLog]:
     """Hold the folder and say that this rank is at work; all ranks, or none."""
     problem = ""
     try:
@@ -224,11 +225,13 @@ def _enter(
         launch = folder.launch_folder(plan.launch)
         journal = Journal(journal_path(launch, f"rank-{world.rank:05d}"))
         attendance = Attendance(launch, world.rank, world.size, config.silence)
+        log = EventLog(folder.events, world.rank, plan.launch)
 
         def wait(seconds: float) -> None:
             # At once, not when the forward pass ends: the kill may come before that.
             if stop.wait(seconds):
                 journal.stop()
+            log.flush()
 
         attendance.enter(wait)
     except (OSError, StoreError) as error:
@@ -236,12 +239,12 @@ def _enter(
     problems = [text for text in world.share(problem) if text]
     if problems:
         raise StoreError("\n".join(problems))
-    return attendance, journal
+    return attendance, journal, log
 
 
-def _work(call: _Call, log: EventLog) -> bool:
+def _work(call: _Call) -> bool:
     """Do this rank's share of the work; whether something was left undone."""
-    config, world, plan, folder = call.config, call.world, call.plan, call.folder
+    config, world, plan, folder, log = call.config, call.world, call.plan, call.folder, call.log
     if not plan.blocks:
         return False
     cores = own_cores(world)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -211,7 +210,7 @@ class Share:
         return clean
 
     def _compute_suspects(self) -> bool:
-        """Compute all suspects there are; false if asked to stop, or if nobody can."""
+        """Compute all suspects there are; false if asked to stop before."""
         while not self.stop.requested:
             if not self._suspects:
                 lease = self._leases.take(self._fits, suspect=True)
@@ -221,17 +220,16 @@ class Share:
                 continue
             group = groups(self._suspects)[0]
             if not self._compute_group(group):
-                self.left_undone = True
                 return False
         if self.understudy is not None:
             self.understudy.close()
         return not self.stop.requested
 
     def _compute_group(self, group: list[str]) -> bool:
-        """Have a group of suspects computed; false if that is not possible."""
+        """Have a group of suspects computed; false if asked to stop before."""
         rows = [self._rows[key] for key in group]
         if self.understudy is None:
-            # A potential that was handed in: no other process has it.
+            # No other process can have the potential, or the device.
             self.journal.begin(group, alone=len(group) == 1)
             crystals = [crystal for crystal, _ in self.load(rows)]
             for key in group:
@@ -251,13 +249,10 @@ class Share:
         if fate is Fate.DIED:
             self._note_death(left)
         elif fate is Fate.UNABLE:
-            print(
-                f"hpcbench: rank {self.rank}: the process that computes crystals which were with "
-                f"a rank when it died cannot work ({self.understudy.how}): {len(left)} are left",
-                file=sys.stderr,
-                flush=True,
-            )
-        return fate in (Fate.DONE, Fate.DIED)
+            # A GPU may allow one process only. Then this rank takes the risk.
+            self.log.write("warning", id="", message=f"no understudy: {self.understudy.how}")
+            self.understudy = None
+        return fate is not Fate.STOPPED
 
     def _note_death(self, left: list[str]) -> None:
         """The understudy died of these; what is left of the group goes on in smaller company."""

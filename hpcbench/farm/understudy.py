@@ -25,6 +25,7 @@ from typing import Any
 
 from hpcbench.config import RunConfig
 from hpcbench.errors import PotentialError
+from hpcbench.events import EventLog
 from hpcbench.farm.journal import Journal, journal_path
 from hpcbench.rank.stopping import Stop
 
@@ -120,6 +121,11 @@ class Understudy:
             self._process = None
 
     def _start(self) -> subprocess.Popen[bytes]:
+        if self._order.device.startswith("cuda"):
+            import torch
+
+            # What this rank has had for its passes.
+            torch.cuda.empty_cache()
         environment = {
             key: value
             for key, value in os.environ.items()
@@ -170,7 +176,6 @@ def main() -> None:
     os.dup2(2, 1)
     order: Order = pickle.load(sys.stdin.buffer)
 
-    from hpcbench.events import EventLog
     from hpcbench.farm.share import load_crystals, load_for
     from hpcbench.planning.blocks import MOST_UNDER_WAY
     from hpcbench.rank.processes import make_crew
@@ -180,8 +185,10 @@ def main() -> None:
     folder = RunFolder(order.config.out)
     name = f"rank-{order.rank:05d}.understudy-{socket.gethostname()}-{os.getpid()}"
     journal = Journal(journal_path(folder.launch_folder(order.launch), name))
-    threading.Thread(target=_watch, args=(order.rank_process, journal, stop), daemon=True).start()
     log = EventLog(folder.events, order.rank, order.launch, "-understudy")
+    threading.Thread(
+        target=_watch, args=(order.rank_process, journal, log, stop), daemon=True
+    ).start()
     inbox: Any = queue.SimpleQueue()
     with contextlib.closing(make_crew(order.workers, inbox)) as crew, load_crystals(folder) as load:
         potential = load_for(order.config, order.device, order.ranks_on_host)
@@ -208,14 +215,16 @@ def main() -> None:
             os.write(answers, BEGUN)
             if worker.work([crystals]):
                 os.write(answers, DONE)
+    log.close()
     journal.end()
 
 
-def _watch(rank: int, journal: Journal, stop: Stop) -> None:
+def _watch(rank: int, journal: Journal, log: EventLog, stop: Stop) -> None:
     """Note at once that the process was asked to stop; end it when its rank is gone."""
     while os.getppid() == rank:
         if stop.wait(POLL):
             journal.stop()
+        log.flush()
     journal.stop()
     os._exit(UNABLE)
 

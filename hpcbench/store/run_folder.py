@@ -178,7 +178,7 @@ class RunFolder:
         name = f"segment-{time.time_ns():020d}-{rank:05d}-{next(self._written):06d}.h5"
         path = self.segments / name
         try:
-            with TableWriter(path, schema, settings) as writer:
+            with TableWriter(path, schema, settings, small=True) as writer:
                 writer.append(rows)
         except (OSError, RuntimeError) as error:
             # h5py raises RuntimeError where closing a file fails.

@@ -35,6 +35,8 @@ FORMAT_VERSION = 1
 CHUNK_ROWS = 1024
 # Rows copied or appended at a time: bounds the memory of consolidation.
 BLOCK_ROWS = 256
+# Bytes of a file that is read as a whole.
+SMALL = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -129,8 +131,22 @@ class TableWriter:
 
     Use as a context manager: leaving it normally closes the file, flushes it to the disk and
     renames it; leaving it by an exception removes it. Nobody ever sees a half-written table.
-    The temporary file is in ``workplace`` (on the same file system), or beside the final one.
-    ``check`` looks at it before it is renamed, and may raise.
+
+    Parameters
+    ----------
+    path : Path
+        Its final name.
+    schema : Schema
+        Of the rows.
+    settings : mapping
+        What decided the results.
+    workplace : Path, optional
+        Folder of the temporary file, on the same file system; else beside the final one.
+    check : callable, optional
+        Looks at the temporary file before it is renamed, and may raise.
+    small : bool
+        Put the file together in memory and write it at once: HDF5 makes some hundred small
+        writes of each.
     """
 
     def __init__(
@@ -140,12 +156,15 @@ class TableWriter:
         settings: Mapping[str, Any],
         workplace: Path | None = None,
         check: Callable[[Path], None] | None = None,
+        *,
+        small: bool = False,
     ) -> None:
         self._check = check
         self._path = path
         self._temporary = (workplace or path.parent) / f".{path.name}.{os.getpid()}.part"
         self._schema = schema
-        self._stream = _PatientFile(self._temporary)
+        self._stream: io.BytesIO | _PatientFile
+        self._stream = io.BytesIO() if small else _PatientFile(self._temporary)
         self._file = h5py.File(self._stream, "w")
         self._rows = 0
         self._file.attrs["format"] = FORMAT
@@ -215,7 +234,7 @@ class TableWriter:
         self._rows += len(rows)
 
     def _raise_write_error(self) -> None:
-        if self._stream.error is not None:
+        if isinstance(self._stream, _PatientFile) and self._stream.error is not None:
             raise self._stream.error
 
     def __enter__(self) -> TableWriter:
@@ -229,16 +248,30 @@ class TableWriter:
     ) -> None:
         try:
             self._file.close()
-            self._stream.close()
             if kind is None:
-                self._raise_write_error()
-                _flush(self._temporary)
-                if self._check is not None:
-                    self._check(self._temporary)
-                os.replace(self._temporary, self._path)
-                _flush(self._path.parent)
-        finally:
+                self._commit()
+        except BaseException:
             self._temporary.unlink(missing_ok=True)
+            raise
+        else:
+            if kind is not None:
+                self._temporary.unlink(missing_ok=True)
+        finally:
+            self._stream.close()
+
+    def _commit(self) -> None:
+        self._raise_write_error()
+        if isinstance(self._stream, io.BytesIO):
+            with self._temporary.open("wb") as stream:
+                stream.write(self._stream.getbuffer())
+                stream.flush()
+                os.fsync(stream.fileno())
+        else:
+            _flush(self._temporary)
+        if self._check is not None:
+            self._check(self._temporary)
+        os.replace(self._temporary, self._path)
+        _flush(self._path.parent)
 
 
 def _extend(dataset: h5py.Dataset, data: Any, length: int) -> None:
@@ -277,7 +310,11 @@ class TableReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = h5py.File(path, "r", locking=False)
+            if path.stat().st_size <= SMALL:
+                # HDF5 reads it in hundreds of pieces.
+                self._file = h5py.File(io.BytesIO(path.read_bytes()), "r")
+            else:
+                self._file = h5py.File(path, "r", locking=False)
         except FileNotFoundError as error:
             raise StoreError(f"{path}: no such file") from error
         except OSError as error:
