@@ -272,6 +272,44 @@ def test_of_two_results_the_first_committed_stays(tmp_path: Path) -> None:
     assert list(Store(folder.store).table["energy"]) == [1.0, 4.0]
 
 
+def test_who_was_stopped_while_consolidating_overwrites_nothing_newer(tmp_path: Path) -> None:
+    folder, schema = run_folder(tmp_path)
+    folder.commit([{"id": "early", "status": "done"}], schema, {}, 0)
+    # It stops when its new file is whole, and has not taken the store's name yet.
+    script = (
+        "import os, signal, sys\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from pathlib import Path\n"
+        "from test_store import consolidate, run_folder\n"
+        "from hpcbench.store import tables\n"
+        "flush = tables._flush\n"
+        "def stop(path):\n"
+        "    tables._flush = flush\n"
+        "    os.kill(os.getpid(), signal.SIGSTOP)\n"
+        "tables._flush = stop\n"
+        f"consolidate(*run_folder(Path({str(tmp_path)!r})), {{}})\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE) as process:
+        os.waitpid(process.pid, os.WUNTRACED)
+        # Others take it for dead, and somebody comes with one result more.
+        folder.commit([{"id": "late", "status": "done"}], schema, {}, 1)
+        assert consolidate(folder, schema, {}) == 2
+        process.send_signal(signal.SIGCONT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert b"StoreError" in errors
+    assert Store(folder.store).ids == ["early", "late"]
+
+
+def test_torn_files_go_with_the_next_start(tmp_path: Path) -> None:
+    folder, _ = run_folder(tmp_path)
+    for place in (folder.path, folder.segments):
+        (place / ".x.h5.1.part").write_bytes(b"torn")
+    folder.lock()
+    folder.remove_torn_files()
+    assert folder.torn_files() == []
+
+
 def test_an_open_store_outlives_its_segments(tmp_path: Path) -> None:
     folder, schema = run_folder(tmp_path)
     folder.commit([{"id": "a", "status": "done", "energy": 1.0}], schema, {}, 0)

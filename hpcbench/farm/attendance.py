@@ -56,8 +56,6 @@ class Attendance:
         # By rank: its last time stamp, and when this process first saw it (own clock).
         self._seen: dict[int, tuple[float, float]] = {}
         self._leaving = threading.Event()
-        self.was_late = False
-        """Whether the others had gone when this rank came to its end."""
 
     def enter(self, wait: Callable[[float], object] | None = None) -> None:
         """Say that this rank is at work, from now on every few seconds.
@@ -100,7 +98,6 @@ class Attendance:
         """
         while self.working():
             time.sleep(self.poll)
-        self.was_late = self.is_closed()
         holder = 0
         while not self.is_closed():
             try:
@@ -135,15 +132,20 @@ class Attendance:
             if f"rank-{rank:05d}" not in ended and not self._is_silent(rank)
         ]
 
-    def lost(self) -> list[int]:
-        """Ranks that will do no more: they have died, or given up."""
+    def dead(self) -> list[int]:
+        """Ranks that have died."""
         ended = self._names()
         return [
             rank
             for rank in range(self._size)
-            if f"gave-up-{rank:05d}" in ended
-            or (f"rank-{rank:05d}" not in ended and self._is_silent(rank))
+            if f"rank-{rank:05d}" not in ended and self._is_silent(rank)
         ]
+
+    def lost(self) -> list[int]:
+        """Ranks that will do no more: they have died, or given up."""
+        ended = self._names()
+        gave_up = [rank for rank in range(self._size) if f"gave-up-{rank:05d}" in ended]
+        return sorted({*gave_up, *self.dead()})
 
     def complete(self) -> bool:
         """Whether all ranks came to their end, and live to leave together."""
@@ -160,14 +162,9 @@ class Attendance:
         try:
             host, _, pid = self._file(rank).read_text().partition(" ")
             if host == socket.gethostname() and pid.strip():
-                # A zombie is dead: who has started it may not look for a long time.
-                return psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return True
-        except psutil.Error:
-            return False
+                return is_gone(int(pid))
         except OSError:
-            # Not entered yet, or the process is another user's.
+            # Not entered yet.
             return False
         return False
 
@@ -188,6 +185,18 @@ class Attendance:
 
     def _file(self, rank: int) -> Path:
         return self._alive / f"rank-{rank:05d}"
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process of this host does not exist any more."""
+    try:
+        # A zombie is dead: who has started it may not look for a long time.
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:
+        # Another user's.
+        return False
 
 
 def create(path: Path, text: str = "") -> bool:

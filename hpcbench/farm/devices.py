@@ -50,14 +50,19 @@ def examine_devices(wanted: str, everyone: Sequence[RankDevice], *, share_gpu: b
     for rank, host, _, _, problem in everyone:
         if problem:
             return f"rank {rank} on {host}: {problem}"
+    seeing = {host for _, host, _, gpu, _ in everyone if gpu}
     bare = sorted({host for _, host, _, gpu, _ in everyone if not gpu})
-    if wanted == "auto" and bare and any(gpu for _, _, _, gpu, _ in everyone):
+    if wanted == "auto" and bare and seeing:
         # A rank that is a hundred times slower than the others has a reason that its user
-        # should know: a broken driver, or a node without GPUs in the job.
+        # should know: a broken driver, a node without GPUs, more ranks than GPUs given out.
+        remedy = (
+            "give every rank one (srun --gpus-per-task=1)"
+            if seeing.intersection(bare)
+            else f"leave out the nodes without a working GPU (srun --exclude={','.join(bare)})"
+        )
         return (
-            f"some ranks see a GPU and some do not:\n{_map(everyone)}\nleave out nodes without a "
-            f"working GPU (srun --exclude={','.join(bare)}), give every task one (srun "
-            f"--gpus-per-task=1), or say --device cpu"
+            f"some ranks see a GPU and some do not:\n{_map(everyone)}\n{remedy}, or say "
+            f"--device cpu"
         )
     users: dict[tuple[str, str], int] = {}
     for _, host, _, gpu, _ in everyone:

@@ -7,7 +7,7 @@ import os
 import queue
 import socket
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,18 @@ from hpcbench.config import RunConfig, settings_hash
 from hpcbench.errors import HpcbenchError, PotentialError, SetupError, StoreError
 from hpcbench.events import EventLog
 from hpcbench.farm.attendance import Attendance
+from hpcbench.farm.beginning import Beginning
 from hpcbench.farm.deadline import seconds_for_work
 from hpcbench.farm.devices import choose_device, own_cores
 from hpcbench.farm.holdings import Holdings
 from hpcbench.farm.journal import Journal, journal_path
-from hpcbench.farm.plan import Plan, make_plan
+from hpcbench.farm.plan import Plan, make_plan, name_launch
 from hpcbench.farm.share import Share, load_crystals, load_for
 from hpcbench.farm.understudy import Order, Understudy
 from hpcbench.farm.world import World
 from hpcbench.planning.blocks import most_under_way
 from hpcbench.planning.costs import load_cost_model
-from hpcbench.planning.listing import Record, read_share
+from hpcbench.planning.listing import Listed, Record, read_share
 from hpcbench.potentials.protocol import Potential
 from hpcbench.potentials.registry import check_name, weights_sha256
 from hpcbench.rank.beside import Inbox
@@ -96,9 +97,14 @@ def launch(
         every rank, before any work is done.
     """
     folder = RunFolder(config.out)
+    beginning = Beginning(world)
     try:
-        plan, deciding = _plan(config, world, folder, records, potential, retry)
-        attendance, journal, log = _enter(config, world, folder, plan, stop)
+        files = _together(world, lambda: find_files(config.sources) if records is None else [])
+        deciding, name = _together(world, lambda: _open_folder(config, folder, potential))
+        attendance, journal, log = _enter(config, world, folder, name, stop)
+        beginning.attendance = attendance
+        gathered = world.gather(read_share(config, files, records, world.rank, world.size))
+        plan = _plan(config, world, folder, deciding, gathered, name, retry)
         seconds = _together(
             world, lambda: seconds_for_work(config.time_limit, stop.age, environment)
         )
@@ -114,6 +120,7 @@ def launch(
             attendance,
             journal,
             log,
+            beginning,
             stop,
             potential,
             on_result,
@@ -121,6 +128,7 @@ def launch(
         )
         return _work_to_the_end(call)
     finally:
+        beginning.end()
         folder.unlock()
 
 
@@ -136,6 +144,7 @@ class _Call:
     attendance: Attendance
     journal: Journal
     log: EventLog
+    beginning: Beginning
     stop: Stop
     potential: Potential | None
     on_result: Callable[[Mapping[str, Any]], None]
@@ -173,14 +182,19 @@ def _work_to_the_end(call: _Call) -> Outcome:
                 consolidate(folder, schema_of(call.deciding), call.deciding)
                 call.on_end(call.config)
         except Exception as error:
-            problem = problem or error
+            # A rank that was stopped may have been replaced meanwhile.
+            if not attendance.is_closed():
+                problem = problem or error
         finally:
             if last:
                 attendance.close()
-        if not last and attendance.was_late:
-            # The others took this rank for dead, and have left: what it has is no use to them.
-            folder.unlock()
+        # Each rank, for whoever comes last: one that was stopped and taken for dead may have
+        # committed something after the others had consolidated.
+        folder.unlock()
+        try:
             consolidate_if_idle(folder.store)
+        except (OSError, StoreError) as error:
+            problem = problem or error
         complete = not call.stop.requested
         if left_undone and complete:
             # Other ranks may have done it.
@@ -194,38 +208,37 @@ def _plan(
     config: RunConfig,
     world: World,
     folder: RunFolder,
-    records: Iterable[Record] | None,
-    potential: Potential | None,
+    deciding: Mapping[str, Any],
+    gathered: Sequence[Sequence[Listed] | SetupError],
+    name: str,
     retry: str | None,
-) -> tuple[Plan, dict[str, Any]]:
-    """Read, examine, write the list, and plan. The crystals stay on the disk, not in memory."""
-    files = _together(world, lambda: find_files(config.sources) if records is None else [])
-    deciding = _together(world, lambda: _open_folder(config, folder, potential))
-    gathered = world.gather(read_share(config, files, records, world.rank, world.size))
+) -> Plan:
+    """Write the list, and plan; then all ranks hold the folder, or none."""
 
     def plan() -> Plan:
         rates = load_cost_model(
             config.model, deciding["weights_sha256"], config.dtype, config.device
         )
-        plan = make_plan(config, folder, deciding, gathered, world.size, rates, retry)
+        plan = make_plan(config, folder, deciding, gathered, name, world.size, rates, retry)
         # Before the other ranks hear of it: they want to hold the folder as well.
         folder.share()
         return plan
 
-    return _together(world, plan), deciding
+    plan_of_all: Plan = _together(world, plan)
+    _all_or_none(world, folder.share)
+    return plan_of_all
 
 
 def _enter(
-    config: RunConfig, world: World, folder: RunFolder, plan: Plan, stop: Stop
+    config: RunConfig, world: World, folder: RunFolder, name: str, stop: Stop
 ) -> tuple[Attendance, Journal, EventLog]:
-    """Hold the folder and say that this rank is at work; all ranks, or none."""
-    problem = ""
-    try:
-        folder.share()
-        launch = folder.launch_folder(plan.launch)
+    """Say that this rank is there; all ranks, or none."""
+
+    def enter() -> tuple[Attendance, Journal, EventLog]:
+        launch = folder.launch_folder(name)
         journal = Journal(journal_path(launch, f"rank-{world.rank:05d}"))
         attendance = Attendance(launch, world.rank, world.size, config.silence)
-        log = EventLog(folder.events, world.rank, plan.launch)
+        log = EventLog(folder.events, world.rank, name)
 
         def wait(seconds: float) -> None:
             # At once, not when the forward pass ends: the kill may come before that.
@@ -234,18 +247,36 @@ def _enter(
             log.flush()
 
         attendance.enter(wait)
+        return attendance, journal, log
+
+    entered: tuple[Attendance, Journal, EventLog] = _all_or_none(world, enter)
+    return entered
+
+
+def _all_or_none(world: World, action: Callable[[], Any]) -> Any:
+    """Do something on each rank; if one cannot, all end.
+
+    Raises
+    ------
+    StoreError
+        With what all ranks have to complain of.
+    """
+    problem, value = "", None
+    try:
+        value = action()
     except (OSError, StoreError) as error:
         problem = f"rank {world.rank} on {socket.gethostname()}: {error}"
     problems = [text for text in world.share(problem) if text]
     if problems:
         raise StoreError("\n".join(problems))
-    return attendance, journal, log
+    return value
 
 
 def _work(call: _Call) -> bool:
     """Do this rank's share of the work; whether something was left undone."""
     config, world, plan, folder, log = call.config, call.world, call.plan, call.folder, call.log
     if not plan.blocks:
+        call.beginning.end()
         return False
     cores = own_cores(world)
     potential = call.potential
@@ -254,6 +285,7 @@ def _work(call: _Call) -> bool:
         if potential is None
         else potential.info.device
     )
+    call.beginning.end()
     processes = number_of_processes(config.workers, device, cores, plan.pending / world.size)
     inbox: Inbox = queue.SimpleQueue()
     holdings = Holdings(call.journal)
@@ -309,20 +341,22 @@ def _work(call: _Call) -> bool:
 
 
 def consolidate_if_idle(store: str | os.PathLike[str]) -> None:
-    """Consolidate what a launch left in segments, unless one is under way.
+    """Consolidate what a launch left in segments, and remove torn files, unless one is under way.
 
     For a launch whose ranks did not all come to their end.
     """
     folder = RunFolder(store)
-    if not folder.segment_paths():
+    if not (folder.segment_paths() or folder.torn_files()):
         return
     try:
         folder.lock()
     except StoreError:
         return
     try:
-        deciding = folder.settings()
-        consolidate(folder, schema_of(deciding), deciding)
+        folder.remove_torn_files()
+        if folder.segment_paths():
+            deciding = folder.settings()
+            consolidate(folder, schema_of(deciding), deciding)
     finally:
         folder.unlock()
 
@@ -358,7 +392,8 @@ def _together(world: World, action: Callable[[], Any]) -> Any:
 
 def _open_folder(
     config: RunConfig, folder: RunFolder, potential: Potential | None
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], str]:
+    """Take the folder; gives the deciding settings and the launch's name."""
     if potential is None:
         check_name(config.model)
         weights = weights_sha256(config.model)
@@ -368,4 +403,4 @@ def _open_folder(
     folder.create()
     folder.lock()
     folder.agree(deciding)
-    return deciding
+    return deciding, name_launch(folder)

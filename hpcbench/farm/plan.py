@@ -52,6 +52,7 @@ def make_plan(
     folder: RunFolder,
     deciding: Mapping[str, Any],
     gathered: Sequence[Sequence[Listed] | SetupError],
+    launch: str,
     ranks: int,
     rates: CostModel,
     retry: str | None,
@@ -62,6 +63,8 @@ def make_plan(
 
     Parameters
     ----------
+    launch : str
+        Name of the launch.
     rates : CostModel
         How long work takes.
     retry : str or None
@@ -77,7 +80,8 @@ def make_plan(
     crystals, unreadable = together(config, gathered)
     forgiven = set() if retry is None else _try_again(folder, retry)
     finished = set(Store(folder.store).finished_ids())
-    suspicions = fold_launches(folder.past_launches(), folder.attempts, finished, forgiven)
+    past = [path for path in folder.past_launches() if path.name != launch]
+    suspicions = fold_launches(past, folder.attempts, finished, forgiven)
     for place, entry in enumerate(crystals):
         if entry.work is not None:
             crystals[place] = entry = dataclasses.replace(entry, seconds=rates.seconds(entry.work))
@@ -99,14 +103,12 @@ def make_plan(
     for group in groups(suspicions):
         rows = tuple(pending[key] for key in group)
         blocks.append(Block(rows, sum(seconds[row] for row in rows), suspect=True))
-    name = _name(folder)
-    folder.launch_folder(name)
     folder.remove_torn_files()
     total = len(crystals) + len(unreadable)
-    return Plan(name, total, total - len(pending), len(pending), blocks, suspicions)
+    return Plan(launch, total, total - len(pending), len(pending), blocks, suspicions)
 
 
-def _name(folder: RunFolder) -> str:
+def name_launch(folder: RunFolder) -> str:
     """A launch's name: later ones sort after earlier ones, also where the clock was set back."""
     earlier = [int(path.name) for path in folder.launches.iterdir() if path.name.isdigit()]
     return f"{max(time.time_ns(), *(number + 1 for number in (*earlier, 0))):020d}"

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from hpcbench.errors import LaunchError, SetupError
+
+# Seconds for all ranks to come to MPI_Init: they may load their Python from a slow file system.
+LONGEST_START = 900.0
+# Seconds for the ranks to say goodbye to each other; by then all files are closed.
+LONGEST_FAREWELL = 120.0
+# A message names no more hosts than these.
+MOST_HOSTS = 8
 
 
 class World(Protocol):
@@ -74,7 +82,11 @@ class MPIWorld:
 
             # Not by itself at exit: after a rank's death it would never return.
             mpi4py.rc.finalize = False
+            # A rank that dies before it is there never comes, and no thread runs meanwhile.
+            faulthandler.dump_traceback_later(LONGEST_START, exit=True)
             from mpi4py import MPI
+
+            faulthandler.cancel_dump_traceback_later()
         except (ImportError, RuntimeError) as error:
             raise SetupError(
                 f"started by an MPI launcher, but on {socket.gethostname()} mpi4py cannot be "
@@ -104,7 +116,11 @@ class MPIWorld:
         """Finalise MPI."""
         from mpi4py import MPI
 
-        MPI.Finalize()
+        # A rank that dies meanwhile never comes, and no thread of Python's runs until it does.
+        with open(os.devnull, "w") as nowhere:
+            faulthandler.dump_traceback_later(LONGEST_FAREWELL, exit=True, file=nowhere)
+            MPI.Finalize()
+            faulthandler.cancel_dump_traceback_later()
 
 
 @dataclass(frozen=True)
@@ -224,3 +240,26 @@ def _remedy(launcher: Launcher, library: str) -> str:
         f"use the {launcher.name} of the MPI that mpi4py was built with ({library}); "
         f"`python -m hpcbench doctor` tries the one that it finds"
     )
+
+
+def places(ranks: Iterable[tuple[int, str]]) -> str:
+    """Ranks with their hosts, for people: ``node1 (ranks 0-3), node2 (rank 4)``."""
+    hosts: dict[str, list[int]] = {}
+    for rank, host in ranks:
+        hosts.setdefault(host, []).append(rank)
+    shown = [
+        f"{host} (rank{'s' if len(there) > 1 else ''} {_ranges(there)})"
+        for host, there in list(hosts.items())[:MOST_HOSTS]
+    ]
+    more = len(hosts) - len(shown)
+    return ", ".join(shown) + (f" and {more} more hosts" if more else "")
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(f"{p[0]}-{p[-1]}" if len(p) > 1 else f"{p[0]}" for p in parts)

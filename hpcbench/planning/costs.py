@@ -29,7 +29,7 @@ from hpcbench.planning.displacements import count
 CUTOFF = 5.0
 # Evaluations in the relaxation of a crystal with one free parameter, and the power of their
 # number with which they grow: medians of generated crystals (benchmarks/results/scaling.json).
-STEPS, GROWTH = 32.0, 0.55
+STEPS, GROWTH = 28.0, 0.52
 # How much a fit trusts the guess's proportions of the rates: as much as one crystal in ten
 # that is off by a factor of e.
 TRUST_IN_GUESS = 0.3
@@ -231,9 +231,9 @@ def load_cost_model(model: str, weights_sha256: str, dtype: str, device: str) ->
     entries = _known().get(_key(model, weights_sha256, dtype), {})
     here = device_name(kind)
     found: list[tuple[bool, str, CostModel]] = []
-    # A file of another version, or spoilt by hand, must not keep a run from starting.
-    with contextlib.suppress(TypeError, KeyError, ValueError, AttributeError):
-        for name, entry in entries.items():
+    for name, entry in entries.items() if isinstance(entries, dict) else ():
+        # An entry of another version, or spoilt by hand, must not keep a run from starting.
+        with contextlib.suppress(TypeError, KeyError, ValueError):
             if entry["kind"] == kind:
                 found.append((name == here, entry["date"], _read(entry["rates"])))
     return max(found, key=lambda item: item[:2])[2] if found else guess(model, kind)

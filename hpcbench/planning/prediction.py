@@ -15,7 +15,7 @@ from hpcbench.config import RunConfig
 from hpcbench.crystal import Crystal
 from hpcbench.errors import SetupError
 from hpcbench.planning.blocks import make_blocks
-from hpcbench.planning.costs import CostModel, Work, predict_work, supercell_of
+from hpcbench.planning.costs import CostModel, Work
 from hpcbench.planning.listing import read_share, together
 from hpcbench.sources import find_files
 
@@ -141,30 +141,20 @@ def predict(
     if unreadable:
         aside["unreadable"] = len(unreadable)
     pending = [
-        entry.record
+        (entry.record, entry.work)
         for entry in entries
-        if isinstance(entry.record, Crystal)
-        and entry.problem is None
-        and entry.record.id not in finished
+        if isinstance(entry.record, Crystal) and entry.work and entry.record.id not in finished
     ]
-    works = [
-        predict_work(
-            crystal,
-            supercell_of(crystal, config.supercell),
-            config.symmetry_tolerance,
-            config.relax,
-        )
-        for crystal in pending
-    ]
+    works = [work for _, work in pending]
     seconds = np.array([rates.seconds(work) for work in works])
-    natoms = np.array([crystal.natoms for crystal in pending], dtype=np.int64)
+    natoms = np.array([crystal.natoms for crystal, _ in pending], dtype=np.int64)
     supercells = np.array([work.supercell_atoms for work in works], dtype=np.float64)
     per_edge = BYTES_PER_EDGE.get(config.model)
     return Prediction(
         len(entries) + len(unreadable),
         sum(entry.record.id in finished for entry in entries),
         dict(aside.most_common()),
-        [crystal.name for crystal in pending],
+        [crystal.name for crystal, _ in pending],
         natoms,
         works,
         seconds,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +59,13 @@ def consolidate(folder: RunFolder, schema: Schema, settings: Mapping[str, Any]) 
             schema,
             settings,
             workplace=folder.path,
-            check=lambda path: _read_back(path, len(seen)),
+            check=lambda path: _require(path, len(seen), segments),
         ) as writer:
             writer.append(rows())
     except (OSError, RuntimeError) as error:
         raise StoreError(f"cannot write {folder.store}: {error}; the segments are safe") from error
     for path in segments:
-        path.unlink()
+        path.unlink(missing_ok=True)
     return len(seen)
 
 
@@ -103,8 +103,12 @@ def _identity(listed: Mapping[str, Any] | None) -> dict[str, Any]:
     return {} if listed is None else {k: listed[k] for k in ("name", "origins")}
 
 
-def _read_back(path: Path, expected: int) -> None:
+def _require(path: Path, rows: int, segments: Iterable[Path]) -> None:
+    """Refuse a new store that does not read back, or that is not the newest."""
     with TableReader(path) as reader:
         reader.read_everything()
-        if len(reader) != expected:
-            raise StoreError(f"{path}: {len(reader)} rows of {expected}; the segments are kept")
+        if len(reader) != rows:
+            raise StoreError(f"{path}: {len(reader)} rows of {rows}; the segments are kept")
+    if not all(segment.exists() for segment in segments):
+        # This process was stopped meanwhile, and its store may lack what came later.
+        raise StoreError("another process has consolidated the segments")

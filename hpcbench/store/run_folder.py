@@ -18,6 +18,7 @@ import contextlib
 import fcntl
 import itertools
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -203,10 +204,15 @@ class RunFolder:
         beats = [path.stat().st_mtime for path in (launch, *launch.glob("alive/*"))]
         return self._locks_work or max(beats) < time.time() - LEFT_BEHIND
 
+    def torn_files(self) -> list[Path]:
+        """Temporary files: of processes that write, or were killed while they wrote."""
+        return [*self.segments.glob(".*.part"), *self.path.glob(".*.part")]
+
     def remove_torn_files(self) -> None:
-        """Remove temporary files that processes left which were killed while they wrote."""
-        old = time.time() - LEFT_BEHIND
-        for part in (*self.segments.glob(".*.part"), *self.path.glob(".*.part")):
+        """Remove temporary files of processes that were killed; to be called with the lock."""
+        # Without locks, the owner of what is recent may be alive.
+        old = math.inf if self._locks_work else time.time() - LEFT_BEHIND
+        for part in self.torn_files():
             with contextlib.suppress(OSError):
                 if part.stat().st_mtime < old:
                     part.unlink()
