@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-
 # Seconds for which results of crystals are kept before they are written.
 LONGEST_KEPT = 1.0
 

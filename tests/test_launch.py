@@ -195,9 +195,12 @@ def test_active_environment_is_respected(environment: dict[str, str], tmp_path: 
     assert answer.stderr.split()[1] == str(home / "bin" / "python")
 
 
-@pytest.mark.parametrize("script", ["launch.sh", ".ci/run", "jobs/slurm.sh"])
-def test_shell_syntax(script: str) -> None:
-    subprocess.run(["bash", "-n", ROOT / script], check=True)
+SCRIPTS = [LAUNCH, ROOT / ".ci" / "run", *sorted((ROOT / "jobs").rglob("*.sh"))]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_shell_syntax(script: Path) -> None:
+    subprocess.run(["bash", "-n", script], check=True)
 
 
 def test_example_run_file(monkeypatch: pytest.MonkeyPatch) -> None:

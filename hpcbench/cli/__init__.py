@@ -44,6 +44,8 @@ def _dispatch(options: argparse.Namespace) -> int:
     command = options.command
     if command == "run":
         from hpcbench.cli.run import run_command as handler
+    elif command == "plan":
+        from hpcbench.cli.plan import plan_command as handler
     elif command in ("status", "show"):
         from hpcbench.cli import look
 
@@ -52,8 +54,8 @@ def _dispatch(options: argparse.Namespace) -> int:
         from hpcbench.cli import output
 
         handler = getattr(output, f"{command}_command")
+    elif command == "models":
+        from hpcbench.cli.setup import models_command as handler
     else:
-        from hpcbench.cli import setup
-
-        handler = getattr(setup, f"{command}_command")
+        from hpcbench.cli.doctor import doctor_command as handler
     return int(handler(options))

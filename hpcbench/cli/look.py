@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING
 from hpcbench.config import DEFAULT_FILE, load_config
 
 if TYPE_CHECKING:
+    from hpcbench.events import Progress, ProgressReader
     from hpcbench.store.reader import Store
 
 WATCH_INTERVAL = 0.5
@@ -52,36 +55,75 @@ def status_command(options: argparse.Namespace) -> int:
     if options.watch:
         _watch(path)
     elif not options.quiet:
-        _print_status(path)
+        _print_status(path, ranks=options.ranks)
     return exit_code(path) if options.exit_code else 0
 
 
-def _print_status(path: str) -> None:
-    from hpcbench.events import ProgressReader
+def _print_status(path: str, *, ranks: bool) -> None:
+    from hpcbench.planning.hindsight import accuracy, listed_costs, taken
+    from hpcbench.report.status import print_launch, print_ranks
     from hpcbench.store.reader import Store
 
     store = Store(path)
     unfinished, failed, stable = counts(path)
     done = len(store.table) - failed
     print(f"{path}: {done} done, {stable} stable, {failed} failed, {unfinished} to compute")
-    progress = ProgressReader(store.folder.events).read()
-    if progress.ended < progress.ranks:
-        age = time.time() - progress.latest
-        print(
-            f"under way on {progress.ranks - progress.ended} ranks (or killed): "
-            f"{progress.line()}; latest event {age:.0f} s ago"
-        )
     reasons = store.table.loc[store.table["reason"] != "", "reason"].astype(str)
     for kind, number in reasons.str.split(":").str[0].value_counts().items():
         print(f"  {number:6d}  {kind}")
+    progress = _reader(path).read()
+    if not progress.ranks:
+        return
+    signs = signs_of_life(progress, store.folder.launches / progress.launch / "alive")
+    what = taken(store, progress)
+    costs = listed_costs(store.folder)
+    print_launch(progress, signs, None if what is None else accuracy(what, costs))
+    if ranks:
+        print_ranks(progress, signs)
+
+
+def _reader(path: str) -> ProgressReader:
+    """Follows a run, and knows what the crystals that its latest launch found were to cost."""
+    from hpcbench.events import ProgressReader
+    from hpcbench.planning.hindsight import listed_costs
+    from hpcbench.store.reader import Store
+    from hpcbench.store.run_folder import RunFolder
+
+    folder = RunFolder(path)
+    if not folder.path.exists():
+        # It may begin yet.
+        return ProgressReader(folder.events)
+    store = Store(path)
+    seen = ProgressReader(store.folder.events).read().seen
+    before = set(store.finished_ids()) - seen
+    costs = listed_costs(store.folder)
+    return ProgressReader(
+        store.folder.events, {key: cost for key, cost in costs.items() if key not in before}
+    )
+
+
+def signs_of_life(progress: Progress, folder: Path) -> dict[int, float]:
+    """Seconds since each rank showed itself, by an event or its heartbeat in ``folder``.
+
+    Infinite where its process ran on this machine and is gone.
+    """
+    import psutil
+
+    ages = {}
+    for number, rank in progress.by_rank.items():
+        latest = rank.latest
+        with contextlib.suppress(OSError):
+            latest = max(latest, (folder / f"rank-{number:05d}").stat().st_mtime)
+        here = rank.host == socket.gethostname()
+        gone = here and not rank.ended and not psutil.pid_exists(rank.pid)
+        ages[number] = float("inf") if gone else time.time() - latest
+    return ages
 
 
 def _watch(path: str) -> None:
-    from hpcbench.events import ProgressReader
     from hpcbench.report.progress import watch_bar
-    from hpcbench.store.run_folder import RunFolder
 
-    reader = ProgressReader(RunFolder(path).events)
+    reader = _reader(path)
     first = reader.read()
     # A launch that ended, or was killed, is yesterday's: wait for the one that begins.
     over = first.ended == first.ranks or time.time() - first.latest > SILENCE
@@ -90,7 +132,11 @@ def _watch(path: str) -> None:
         while True:
             progress = reader.read()
             over = over and progress.latest == last_seen
-            if progress.launch != old or not over:
+            if progress.launch != old:
+                # It has a list of its own.
+                old, reader = progress.launch, _reader(path)
+                over = False
+            elif not over:
                 update(progress)
                 if progress.ranks and progress.ended >= progress.ranks:
                     return

@@ -14,6 +14,7 @@ Phonons and stability verdicts of very many crystals.
 
   hpcbench run crystals/ --out store.h5          compute; the same again goes on
   srun -n 32 python -m hpcbench run ...          one MPI rank per GPU
+  hpcbench plan crystals/                        how long that will take
   hpcbench status                                how far it has come
   hpcbench show NAME                             one crystal, its bands drawn
   hpcbench report                                tables and figures as one HTML file
@@ -49,6 +50,15 @@ examples:
 """
 
 
+PLAN_DESCRIPTION = """\
+Predict rank-hours, wall time, memory and the size of the store, before anything runs. Takes
+SOURCE and settings as `hpcbench run` does; reads the crystals, loads no potential.
+
+How fast a potential is on a device is learnt from runs (in ~/.cache/hpcbench/rates.json) and
+guessed before the first one. What the store has already is left out.
+"""
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
     parser = argparse.ArgumentParser(
@@ -60,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"hpcbench {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     _add_run(commands)
+    _add_plan(commands)
     _add_status(commands)
     _add_show(commands)
     _add_export(commands)
@@ -82,17 +93,7 @@ def _add_run(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("sources", nargs="*", metavar="SOURCE", help="where the crystals are")
-    groups: dict[str, Any] = {}
-    for setting in settings():
-        if setting.name == "sources":
-            continue
-        name = setting.metadata["group"]
-        if name not in groups:
-            groups[name] = parser.add_argument_group(name)
-        _add_setting(groups[name], setting)
-    groups["input and output"].add_argument(
-        "--config", metavar="FILE", help="settings in a TOML file"
-    )
+    groups = _add_settings(parser)
     groups["where it is computed"].add_argument(
         "--retry-failed",
         nargs="?",
@@ -104,6 +105,22 @@ def _add_run(commands: Any) -> None:
     groups["input and output"].add_argument(
         "--where", action="store_true", help="only check the settings and print the store's path"
     )
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """An option for each setting; returns the groups by name."""
+    groups: dict[str, Any] = {}
+    for setting in settings():
+        if setting.name == "sources":
+            continue
+        name = setting.metadata["group"]
+        if name not in groups:
+            groups[name] = parser.add_argument_group(name)
+        _add_setting(groups[name], setting)
+    groups["input and output"].add_argument(
+        "--config", metavar="FILE", help="settings in a TOML file"
+    )
+    return groups
 
 
 def _add_setting(group: Any, setting: dataclasses.Field[Any]) -> None:
@@ -139,15 +156,43 @@ def _add_store(parser: argparse.ArgumentParser, *, positional: bool = True) -> N
         parser.add_argument("--store", metavar="STORE", help=text)
 
 
+def _add_plan(commands: Any) -> None:
+    parser = commands.add_parser(
+        "plan",
+        help="how long a run will take, and what it needs",
+        description=PLAN_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("sources", nargs="*", metavar="SOURCE", help="where the crystals are")
+    parser.add_argument(
+        "--ranks",
+        nargs="+",
+        type=_positive,
+        metavar="N",
+        help="numbers of ranks to say the wall time for (default: some from 1 to 1024)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON: seconds and bytes")
+    _add_settings(parser)
+
+
+def _positive(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of ranks, not {text!r}")
+    return number
+
+
 def _add_status(commands: Any) -> None:
     parser = commands.add_parser(
         "status",
         help="how far a run has come",
-        description="Say how many crystals are done, failed and stable, the rate, and what is "
-        "left. Reads the event logs: works while a run is under way, and from another machine.",
+        description="Say how many crystals are done, failed (by reason), under way and left, the "
+        "rate, and when it will end; after the run, what was predicted and what it took. Reads "
+        "the event logs: works while a run is under way, and from another machine.",
     )
     _add_store(parser)
     parser.add_argument("--watch", action="store_true", help="draw a bar until the run has ended")
+    parser.add_argument("--ranks", action="store_true", help="a line for each rank as well")
     parser.add_argument(
         "--exit-code",
         action="store_true",

@@ -89,6 +89,7 @@ def _run(config: RunConfig, world: World, stop: Stop, retry: str | None) -> tupl
             world,
             stop=stop,
             retry=retry,
+            on_note=lambda note: _tell_note(note, world),
             on_plan=on_plan,
             on_result=on_result,
             on_end=on_end,
@@ -118,6 +119,11 @@ def _tell(problem: Exception, world: World) -> int:
         return problem.exit_code
     traceback.print_exception(problem)
     return HpcbenchError.exit_code
+
+
+def _tell_note(note: str, world: World) -> None:
+    if world.rank == 0:
+        print(f"hpcbench: {note}", file=sys.stderr, flush=True)
 
 
 def _show_results(config: RunConfig) -> None:

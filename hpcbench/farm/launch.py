@@ -14,9 +14,10 @@ from typing import Any
 
 from hpcbench.config import RunConfig, settings_hash
 from hpcbench.errors import HpcbenchError, PotentialError, SetupError, StoreError
-from hpcbench.events import EventLog
+from hpcbench.events import EventLog, ProgressReader
 from hpcbench.farm.attendance import Attendance
 from hpcbench.farm.beginning import Beginning
+from hpcbench.farm.checks import check_world
 from hpcbench.farm.deadline import seconds_for_work
 from hpcbench.farm.devices import choose_device, own_cores
 from hpcbench.farm.holdings import Holdings
@@ -27,6 +28,7 @@ from hpcbench.farm.understudy import Order, Understudy
 from hpcbench.farm.world import World
 from hpcbench.planning.blocks import most_under_way
 from hpcbench.planning.costs import load_cost_model
+from hpcbench.planning.hindsight import learn
 from hpcbench.planning.listing import Listed, Record, read_share
 from hpcbench.potentials.protocol import Potential
 from hpcbench.potentials.registry import check_name, weights_sha256
@@ -65,6 +67,7 @@ def launch(
     potential: Potential | None = None,
     retry: str | None = None,
     environment: Mapping[str, str] | None = None,
+    on_note: Callable[[str], None] = lambda note: None,
     on_plan: Callable[[Plan], None] = lambda plan: None,
     on_result: Callable[[Mapping[str, Any]], None] = lambda row: None,
     on_end: Callable[[RunConfig], None] = lambda config: None,
@@ -86,9 +89,9 @@ def launch(
         Compute those again that failed for a reason which begins like this.
     environment : mapping, optional
         Tells of the job that this runs in; ``os.environ`` by default.
-    on_plan, on_result, on_end : callable, optional
-        Told the plan, each result of this rank, and, on the rank that has the last word, that
-        the store is consolidated.
+    on_note, on_plan, on_result, on_end : callable, optional
+        Told what is not as it should be but does no harm, the plan, each result of this rank,
+        and, on the rank that has the last word, that the store is consolidated.
 
     Raises
     ------
@@ -101,6 +104,8 @@ def launch(
     try:
         files = _together(world, lambda: find_files(config.sources) if records is None else [])
         deciding, name = _together(world, lambda: _open_folder(config, folder, potential))
+        for note in check_world(world, folder.path, config.model if potential is None else ""):
+            on_note(note)
         attendance, journal, log = _enter(config, world, folder, name, stop)
         beginning.attendance = attendance
         gathered = world.gather(read_share(config, files, records, world.rank, world.size))
@@ -180,6 +185,8 @@ def _work_to_the_end(call: _Call) -> Outcome:
             # A start that failed leaves no store behind.
             if last and (problem is None or folder.segment_paths()):
                 consolidate(folder, schema_of(call.deciding), call.deciding)
+                # How fast it was, for the next plan.
+                learn(Store(folder.store), ProgressReader(folder.events).read())
                 call.on_end(call.config)
         except Exception as error:
             # A rank that was stopped may have been replaced meanwhile.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import platform
 from pathlib import Path
 
 from hpcbench.errors import PotentialError
@@ -22,8 +24,66 @@ DEMO_ELEMENTS = frozenset({3, 6, 7, 8, 9, 11, 12, 13, 14, 16, 17, 22, 29, 30, 31
 
 
 def mattersim_folder() -> Path:
-    """The folder in which MatterSim keeps its weights, the same as the package's own."""
-    return Path.home() / ".local" / "mattersim" / "pretrained_models"
+    """The folder in which MatterSim keeps its weights, the same as the package's own.
+
+    Raises
+    ------
+    PotentialError
+        If there is no home folder.
+    """
+    try:
+        home = Path.home()
+    except RuntimeError:
+        raise PotentialError(
+            "weights are kept in the home folder, and this user has none: set HOME, or give "
+            "--model FILE.pth"
+        ) from None
+    return home / ".local" / "mattersim" / "pretrained_models"
+
+
+def keep(path: Path, content: bytes) -> None:
+    """Write weights to their place; nobody ever sees half of them.
+
+    Raises
+    ------
+    PotentialError
+        If they cannot be written.
+    """
+    # Many hosts may do this at once: the last one wins, with the same content.
+    part = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.part")
+    make_folder(path.parent)
+    try:
+        try:
+            with part.open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise _unkept(path.parent, error) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of weights.
+
+    Raises
+    ------
+    PotentialError
+        If it is not there and cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unkept(folder, error) from error
+
+
+def _unkept(folder: Path, error: OSError) -> PotentialError:
+    return PotentialError(
+        f"weights cannot be kept in {folder}: {error.strerror or error}. Make that possible, or "
+        f"give --model FILE.pth on a file system that can be read everywhere"
+    )
 
 
 def sha256_of(path: Path) -> str:

@@ -7,21 +7,29 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
+from hpcbench.events import duration
 from hpcbench.store.schema import DONE
 
 if TYPE_CHECKING:
     from hpcbench.events import Progress as Counts
 
 
-def _bar() -> Progress:
+def _bar(*more: ProgressColumn) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[counts]}"),
-        TimeRemainingColumn(),
+        *more,
         console=Console(stderr=True),
         # Crystals take seconds to minutes: the rate needs a long memory.
         speed_estimate_period=600,
@@ -33,7 +41,7 @@ def progress_bar() -> Iterator[
     tuple[Callable[[int, int], None], Callable[[Mapping[str, Any]], None]]
 ]:
     """A bar for this process: ``start(total, finished)``, then ``advance(row)`` by result."""
-    with _bar() as bar:
+    with _bar(TimeRemainingColumn()) as bar:
         task = bar.add_task("crystals", total=None, counts="reading")
         stable = failed = 0
 
@@ -61,7 +69,7 @@ def watch_bar() -> Iterator[Callable[[Counts], None]]:
                     task,
                     total=counts.total,
                     completed=counts.finished,
-                    counts=_counts(counts.stable, counts.failed),
+                    counts=_counts(counts.stable, counts.failed) + _left(counts),
                 )
 
         yield update
@@ -69,3 +77,10 @@ def watch_bar() -> Iterator[Callable[[Counts], None]]:
 
 def _counts(stable: int, failed: int) -> str:
     return f"{stable} stable" + (f", {failed} failed" if failed else "")
+
+
+def _left(counts: Counts) -> str:
+    """What else a run of several ranks has to say."""
+    text = f", {counts.under_way} under way" if counts.under_way else ""
+    left = counts.seconds_left
+    return text + (f", {duration(left)} left" if left is not None else "")

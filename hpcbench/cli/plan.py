@@ -1,0 +1,86 @@
+"""``hpcbench plan``: what a run will take."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpcbench.config import RunConfig
+
+if TYPE_CHECKING:
+    from hpcbench.planning.prediction import Prediction
+
+RANKS = (1, 4, 32, 256, 1024)
+
+
+def plan_command(options: argparse.Namespace) -> int:
+    """Predict, and print a table or JSON."""
+    from hpcbench.cli.run import _config
+    from hpcbench.planning.costs import load_cost_model
+    from hpcbench.planning.prediction import predict
+    from hpcbench.report.prediction import print_prediction
+
+    config = _config(options)
+    rates = load_cost_model(config.model, _weights(config), config.dtype, config.device)
+    prediction = predict(config, rates, _finished(config), options.ranks or RANKS)
+    if options.json:
+        print(json.dumps(as_json(prediction), indent=1))
+    else:
+        print_prediction(prediction, config)
+    return 0
+
+
+def as_json(prediction: Prediction) -> dict[str, Any]:
+    """The prediction as JSON types; times in seconds, memory in bytes."""
+    total, least, most = prediction.rank_seconds
+    rates = prediction.rates
+    return {
+        "listed": prediction.listed,
+        "finished": prediction.finished,
+        "set_aside": prediction.aside,
+        "to_compute": len(prediction.names),
+        "rank_seconds": {"predicted": total, "at_least": least, "at_most": most},
+        "rates": {"measured": rates.measured, "crystals": rates.crystals, "where": rates.where},
+        "spread": rates.spread,
+        "largest_supercell": {
+            "atoms": max((work.supercell_atoms for work in prediction.works), default=0),
+            "edges": max((work.largest for work in prediction.works), default=0.0),
+            "pass_bytes": prediction.pass_bytes,
+        },
+        "displaced_supercells": sum(work.copies for work in prediction.works),
+        "store_bytes": float(prediction.store_bytes.sum()),
+        "ranks": [
+            {
+                "ranks": span.ranks,
+                "seconds": span.seconds,
+                "busy": span.busy,
+                "walltime": span.walltime,
+            }
+            for span in prediction.spans
+        ],
+    }
+
+
+def _weights(config: RunConfig) -> str:
+    """The weights' SHA-256: empty where they are not on this machine, and need not be."""
+    from hpcbench.errors import PotentialError
+    from hpcbench.potentials.registry import check_name, weights_sha256
+    from hpcbench.potentials.weights import MATTERSIM_FILES
+
+    if config.model not in MATTERSIM_FILES:
+        check_name(config.model)
+    try:
+        return weights_sha256(config.model)
+    except PotentialError:
+        return ""
+
+
+def _finished(config: RunConfig) -> set[str]:
+    from hpcbench.store.reader import Store
+    from hpcbench.store.run_folder import RunFolder
+
+    folder = RunFolder(config.out)
+    there = Path(folder.store).exists() or folder.path.exists()
+    return set(Store(config.out).finished_ids()) if there else set()

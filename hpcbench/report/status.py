@@ -1,0 +1,108 @@
+"""How far a launch has come, in the terminal: all of it, and rank by rank."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from hpcbench.events import duration
+from hpcbench.report.terminal import console
+
+if TYPE_CHECKING:
+    from hpcbench.events import Progress, RankProgress
+    from hpcbench.planning.hindsight import Accuracy
+
+# Seconds without any sign of life, heartbeats included, after which a rank is said to be silent:
+# some times the heartbeat's interval, and as late as shared file systems show it.
+SILENCE = 90.0
+STATES = ("starting", "working", "waiting", "ended", "silent", "dead")
+STYLES = {"silent": "yellow", "dead": "red"}
+
+
+def state(rank: RankProgress, age: float) -> str:
+    """One of ``STATES``; ``age`` is how many seconds ago it showed itself."""
+    if rank.ended:
+        return "ended"
+    if age == math.inf:
+        return "dead"
+    if age > SILENCE:
+        return "silent"
+    if not rank.device:
+        return "starting"
+    return "working" if rank.under_way else "waiting"
+
+
+def print_launch(progress: Progress, ages: Mapping[int, float], accuracy: Accuracy | None) -> None:
+    """Print how far the latest launch has come, or what it took.
+
+    Parameters
+    ----------
+    progress : Progress
+        From the event logs.
+    ages : mapping
+        Seconds since each rank showed itself.
+    accuracy : Accuracy or None
+        The prediction against what came, of ranks that have done their work.
+    """
+    out = console()
+    states = Counter(state(rank, ages[number]) for number, rank in progress.by_rank.items())
+    ranks = ", ".join(f"{states[name]} {name}" for name in STATES if states[name])
+    number = f"{progress.ranks} rank{'s' if progress.ranks > 1 else ''}"
+    if progress.ended < progress.ranks:
+        out.print(Text(f"under way on {number} ({ranks}): {progress.line()}"))
+        if states["silent"] or states["dead"]:
+            out.print(
+                Text(
+                    "what a dead rank had begun is taken over by the others; if none is left, "
+                    "the same command goes on"
+                )
+            )
+    else:
+        finished = progress.done + progress.failed
+        out.print(
+            Text(
+                f"latest launch: {finished} crystals in "
+                f"{duration(progress.latest - progress.started)} on {number}"
+            )
+        )
+    if accuracy is not None:
+        out.print(
+            Text(
+                f"predicted {_ranks_time(accuracy.predicted)}, took {_ranks_time(accuracy.actual)} "
+                f"for {accuracy.crystals} crystals; single ones within a factor of "
+                f"{accuracy.spread:.1f}, typically"
+            )
+        )
+
+
+def print_ranks(progress: Progress, ages: Mapping[int, float]) -> None:
+    """Print a line for each rank; parameters are those of :func:`print_launch`."""
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for title in ("rank", "host", "device", "state", "done", "failed", "under way", "an hour"):
+        justify = "left" if title in ("host", "device", "state") else "right"
+        table.add_column(title, justify=justify)  # type: ignore[arg-type]
+    table.add_column("last seen", justify="right")
+    for number, rank in sorted(progress.by_rank.items()):
+        age = ages[number]
+        how = state(rank, age)
+        table.add_row(
+            str(number),
+            Text(rank.host),
+            Text(rank.device),
+            Text(how, STYLES.get(how, "")),
+            str(rank.done),
+            str(rank.failed),
+            "" if rank.ended else str(rank.under_way),
+            f"{3600 * rank.rate:.0f}",
+            "" if rank.ended or age == math.inf else f"{duration(max(0.0, age))} ago",
+        )
+    console().print(table)
+
+
+def _ranks_time(seconds: float) -> str:
+    return f"{duration(seconds)} of a rank"
