@@ -50,7 +50,7 @@ def doctor_command(options: argparse.Namespace) -> int:
     store, model = Path("store.h5"), ""
     if world.rank == 0:
         try:
-            store, model = Path(store_path(getattr(options, "store", None))), _model()
+            store, model = Path(store_path(options.store)), _model()
         except UsageError as error:
             findings.append(Finding(BAD, "settings", str(error)))
         for name, check in (

@@ -76,11 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_export(commands)
     _add_report(commands)
     _add_models(commands)
-    commands.add_parser(
-        "doctor",
-        help="check this machine and this installation",
-        description="Check Python, packages, GPUs, MPI, potentials and write access.",
-    )
+    _add_doctor(commands)
     return parser
 
 
@@ -259,3 +255,14 @@ def _add_models(commands: Any) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
     fetch = actions.add_parser("fetch", help="download the weights of a MatterSim potential")
     fetch.add_argument("name", metavar="NAME", help="e.g. mattersim-v1.0.0-5M")
+
+
+def _add_doctor(commands: Any) -> None:
+    parser = commands.add_parser(
+        "doctor",
+        help="check this machine and this installation",
+        description="Check Python, packages, MPI, potentials, GPUs, and the folder of a store. "
+        "Under srun or mpiexec all ranks are checked together: do they find each other, have a "
+        "GPU each, run the same software, see the same folder?",
+    )
+    _add_store(parser)

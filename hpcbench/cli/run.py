@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from hpcbench.config import DEFAULT_FILE, RunConfig, load_config, settings
 from hpcbench.errors import DeviceError, HpcbenchError, UsageError
 from hpcbench.farm.guard import stand_between
-from hpcbench.farm.world import World, join_world
+from hpcbench.farm.world import World, join_world, lonely
 from hpcbench.rank.stopping import Stop
 from hpcbench.threads import cap_threads
 
@@ -83,6 +83,8 @@ def _run(config: RunConfig, world: World, stop: Stop, retry: str | None) -> tupl
     # Of several ranks one shows the results while the others still wait for it; a single
     # process takes its bar away first.
     on_end = _show_results if world.size > 1 else lambda config: None
+    if world.size == 1 and (note := lonely()):
+        _tell_note(note, world)
     with _progress(config, world) as (on_plan, on_result):
         outcome = launch(
             config,

@@ -20,11 +20,13 @@ from hpcbench.farm.beginning import Beginning
 from hpcbench.farm.checks import check_world
 from hpcbench.farm.deadline import seconds_for_work
 from hpcbench.farm.devices import choose_device, own_cores
+from hpcbench.farm.disk import compare_room
 from hpcbench.farm.holdings import Holdings
 from hpcbench.farm.journal import Journal, journal_path
 from hpcbench.farm.plan import Plan, make_plan, name_launch
 from hpcbench.farm.share import Share, load_crystals, load_for
 from hpcbench.farm.understudy import Order, Understudy
+from hpcbench.farm.weights import provide_weights
 from hpcbench.farm.world import World
 from hpcbench.planning.blocks import most_under_way
 from hpcbench.planning.costs import load_cost_model
@@ -103,6 +105,8 @@ def launch(
     beginning = Beginning(world)
     try:
         files = _together(world, lambda: find_files(config.sources) if records is None else [])
+        if potential is None:
+            provide_weights(config.model, world, on_note)
         deciding, name = _together(world, lambda: _open_folder(config, folder, potential))
         for note in check_world(world, folder.path, config.model if potential is None else ""):
             on_note(note)
@@ -115,6 +119,9 @@ def launch(
         )
         if seconds is not None:
             stop.limit(seconds)
+        # Segments, and the new store beside them.
+        if note := compare_room(folder.path, 2 * plan.results_bytes):
+            on_note(note)
         on_plan(plan)
         call = _Call(
             config,

@@ -8,12 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from hpcbench.config import RunConfig
+from hpcbench.crystal import Crystal
 from hpcbench.errors import SetupError
 from hpcbench.farm.suspicion import MOST_DEATHS, Suspicions, fold_launches, groups, set_aside
 from hpcbench.planning.blocks import Block, make_blocks
 from hpcbench.planning.costs import CostModel
 from hpcbench.planning.listing import Listed, together, write_list
+from hpcbench.planning.prediction import row_bytes
 from hpcbench.store.reader import Store
 from hpcbench.store.run_folder import RunFolder
 from hpcbench.store.schema import FAILED
@@ -37,6 +41,8 @@ class Plan:
         The work, in the order in which it is to be taken; suspects last.
     suspicions : dict
         What is held against the suspects, by id.
+    results_bytes : float
+        What the results will take on the disk, about.
     """
 
     launch: str
@@ -45,6 +51,7 @@ class Plan:
     pending: int
     blocks: list[Block]
     suspicions: Suspicions
+    results_bytes: float
 
 
 def make_plan(
@@ -105,7 +112,22 @@ def make_plan(
         blocks.append(Block(rows, sum(seconds[row] for row in rows), suspect=True))
     folder.remove_torn_files()
     total = len(crystals) + len(unreadable)
-    return Plan(launch, total, total - len(pending), len(pending), blocks, suspicions)
+    sizes = [
+        (entry.record.natoms, entry.work.supercell_atoms)
+        for entry in (crystals[row] for row in pending.values())
+        if isinstance(entry.record, Crystal) and entry.work is not None
+    ]
+    natoms, supercell_atoms = np.array(sizes, dtype=np.int64).reshape(-1, 2).T
+    results_bytes = float(row_bytes(natoms, supercell_atoms.astype(float)).sum())
+    return Plan(
+        launch,
+        total,
+        total - len(pending),
+        len(pending),
+        blocks,
+        suspicions,
+        results_bytes,
+    )
 
 
 def name_launch(folder: RunFolder) -> str:

@@ -160,9 +160,16 @@ def predict(
         seconds,
         rates,
         None if per_edge is None else per_edge * max((w.largest for w in works), default=0.0),
-        ROW_BYTES + CONSTANT_BYTES * natoms * supercells + BRANCH_BYTES * 3 * natoms,
+        row_bytes(natoms, supercells),
         [span(seconds, number, config.block, rates.factor) for number in ranks],
     )
+
+
+def row_bytes(
+    natoms: NDArray[np.int64], supercell_atoms: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Bytes of rows of the store, about, by the atoms of cells and supercells."""
+    return ROW_BYTES + CONSTANT_BYTES * natoms * supercell_atoms + BRANCH_BYTES * 3 * natoms
 
 
 def span(seconds: NDArray[np.float64], ranks: int, largest: int, factor: float) -> Span:

@@ -7,7 +7,6 @@ import platform
 import socket
 import time
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from hpcbench.crystal import Crystal
@@ -17,6 +16,7 @@ from hpcbench.planning.listing import identity
 from hpcbench.potentials.protocol import PotentialInfo
 from hpcbench.store.schema import DONE, FAILED, result_schema
 from hpcbench.store.tables import Schema
+from hpcbench.versions import deciding_versions
 
 if TYPE_CHECKING:
     from hpcbench.relaxation.relax import Relaxation
@@ -68,9 +68,7 @@ def done_row(
 
 def provenance_of(info: PotentialInfo) -> str:
     """Versions, device and weights behind a result, as JSON."""
-    packages = ("hpcbench", "phonopy", "ase", "spglib", "seekpath", "numpy", "torch")
-    values = {package: _version(package) for package in packages}
-    values |= {
+    values = deciding_versions() | {
         "python": platform.python_version(),
         "potential": info.name,
         info.package: info.version,
@@ -80,13 +78,6 @@ def provenance_of(info: PotentialInfo) -> str:
         "forward_pass": info.forward_pass,
     }
     return json.dumps(values, sort_keys=True)
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
 
 
 def _place(rank: int, provenance: str) -> dict[str, Any]:

@@ -65,8 +65,8 @@ class RunFolder:
             probe.unlink()
         except OSError as error:
             raise StoreError(
-                f"cannot write beside {self.store}: {error.strerror}; "
-                f"give --out a path in a folder that exists and can be written"
+                f"cannot write beside {self.store}: {error.strerror}; make room there (`df -h`, "
+                f"`quota -s`), or give --out a path in a folder that can be written"
             ) from error
 
     def lock(self) -> None:
