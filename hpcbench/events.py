@@ -17,16 +17,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# Seconds for which results of crystals are kept before they are written.
-LONGEST_KEPT = 1.0
+# Results of crystals are kept for some seconds before they are written: this share of the time
+# since the start, but not longer than that many. So a short run shows each one at once, and a
+# long one of many ranks does not wear the file system out.
+SHARE_KEPT, LONGEST_KEPT = 0.02, 5.0
 
 
 class EventLog:
     """Appends events of one rank to its file; used by several threads.
 
     The log tells people what happens; no result depends on it. So an event that cannot be
-    written (a full disk) is let go, and results of crystals are kept for a second, so that many
-    quick ones are written at once.
+    written (a full disk) is let go, and results of crystals are kept for some seconds, so that
+    many quick ones are written at once.
     """
 
     def __init__(self, folder: Path, rank: int, launch: str, suffix: str = "") -> None:
@@ -39,14 +41,22 @@ class EventLog:
         self._lines: list[str] = []
         if self._file is not None and _is_torn(self._file):
             self._lines.append("\n")
-        self._flushed = time.monotonic()
+        self._started = self._flushed = time.monotonic()
 
     def write(self, event: str, **values: Any) -> None:
         """Write one event."""
         line = {"time": round(time.time(), 3), **self._common, "event": event, **values}
         with self._lock:
             self._lines.append(json.dumps(line) + "\n")
-        if event != "crystal" or time.monotonic() - self._flushed > LONGEST_KEPT:
+        if event == "crystal":
+            self.flush_old()
+        else:
+            self.flush()
+
+    def flush_old(self) -> None:
+        """Write what was kept, if that was long enough."""
+        now = time.monotonic()
+        if now - self._flushed >= min(LONGEST_KEPT, SHARE_KEPT * (now - self._started)):
             self.flush()
 
     def flush(self) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hpcbench.farm.plan import Plan
 
 LOG_INTERVAL = 30.0
+RANKS_A_SECOND = 8
 SOME_FAILED = 1
 STOPPED = 75
 
@@ -166,7 +167,11 @@ def _progress(
             yield lambda plan: start(plan.total, plan.before), advance
     else:
         ended = threading.Event()
-        thread = threading.Thread(target=_log_lines, args=(config.out, ended), daemon=True)
+        # Each line costs a look at the log of every rank.
+        interval = max(LOG_INTERVAL, world.size / RANKS_A_SECOND)
+        thread = threading.Thread(
+            target=_log_lines, args=(config.out, interval, ended), daemon=True
+        )
 
         def on_plan(plan: Plan) -> None:
             pending = plan.total - plan.before
@@ -185,12 +190,12 @@ def _progress(
             ended.set()
 
 
-def _log_lines(out: str, ended: threading.Event) -> None:
+def _log_lines(out: str, interval: float, ended: threading.Event) -> None:
     from hpcbench.events import ProgressReader
     from hpcbench.store.run_folder import RunFolder
 
     reader = ProgressReader(RunFolder(out).events)
-    while not ended.wait(LOG_INTERVAL):
+    while not ended.wait(interval):
         print(reader.read().line(), flush=True)
 
 

@@ -258,7 +258,7 @@ def _enter(
             # At once, not when the forward pass ends: the kill may come before that.
             if stop.wait(seconds):
                 journal.stop()
-            log.flush()
+            log.flush_old()
 
         attendance.enter(wait)
         return attendance, journal, log

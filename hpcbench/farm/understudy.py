@@ -224,7 +224,7 @@ def _watch(rank: int, journal: Journal, log: EventLog, stop: Stop) -> None:
     while os.getppid() == rank:
         if stop.wait(POLL):
             journal.stop()
-        log.flush()
+        log.flush_old()
     journal.stop()
     os._exit(UNABLE)
 
