@@ -761,7 +761,8 @@ def test_a_stop_in_the_middle_keeps_what_is_finished(
     def after_forces(call: int, atoms: Atoms) -> None:
         nonlocal forces
         forces += len(atoms) >= 8
-        if forces == 2:
+        # AuCu comes first, and has two displaced supercells.
+        if forces == 4:
             stop.signal = signal.SIGTERM
 
     potential.before = after_forces

@@ -25,9 +25,9 @@ BYTES_PER_EDGE = {
     "mattersim-v1.0.0-1M": 23e3,
     "mattersim-demo": 8e3,
 }
-# Of a store's row: what does not grow with the crystal; of the force constants, as compressed;
-# and of all frequencies, for each branch. Measured with stores of generated crystals.
-ROW_BYTES, CONSTANT_BYTES, BRANCH_BYTES = 6e3, 50.0, 3.5e3
+# In the store, compressed, by two stores of 30 generated crystals each: a row with its band path;
+# a pair of an atom of the cell and one of the supercell; the frequencies of a branch.
+ROW_BYTES, PAIR_BYTES, BRANCH_BYTES = 15e3, 51.0, 4e3
 # Until all ranks compute: Python, reading the list, loading and testing the potential; and what
 # is left undone in the end, in s.
 START_AND_END = 300.0
@@ -169,7 +169,7 @@ def row_bytes(
     natoms: NDArray[np.int64], supercell_atoms: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Bytes of rows of the store, about, by the atoms of cells and supercells."""
-    return ROW_BYTES + CONSTANT_BYTES * natoms * supercell_atoms + BRANCH_BYTES * 3 * natoms
+    return ROW_BYTES + PAIR_BYTES * natoms * supercell_atoms + BRANCH_BYTES * 3 * natoms
 
 
 def span(seconds: NDArray[np.float64], ranks: int, largest: int, factor: float) -> Span:
