@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from hpcbench.config import DEFAULT_FILE, RunConfig, load_config, settings
 from hpcbench.errors import DeviceError, HpcbenchError, UsageError
+from hpcbench.farm.beginning import Beginning
 from hpcbench.farm.guard import stand_between
 from hpcbench.farm.world import World, join_world, lonely
 from hpcbench.rank.stopping import Stop
@@ -40,10 +41,12 @@ def run_command(options: argparse.Namespace) -> int:
     cap_threads()
     config = _config(options)
     world = join_world()
+    # Before the heavy imports: they take longest of all that comes before the work.
+    beginning = Beginning(world)
     if world.size == 1:
-        return _run(config, world, stop, options.retry_failed)[0]
+        return _run(config, world, beginning, stop, options.retry_failed)[0]
     try:
-        code, everyone_is_there = _run(config, world, stop, options.retry_failed)
+        code, everyone_is_there = _run(config, world, beginning, stop, options.retry_failed)
     except HpcbenchError as error:
         # Before the work began an error is every rank's: one says it.
         if world.rank == 0:
@@ -77,7 +80,9 @@ def _config(options: argparse.Namespace) -> RunConfig:
     return config
 
 
-def _run(config: RunConfig, world: World, stop: Stop, retry: str | None) -> tuple[int, bool]:
+def _run(
+    config: RunConfig, world: World, beginning: Beginning, stop: Stop, retry: str | None
+) -> tuple[int, bool]:
     """The exit code, and whether no rank died."""
     from hpcbench.farm.launch import launch
 
@@ -90,6 +95,7 @@ def _run(config: RunConfig, world: World, stop: Stop, retry: str | None) -> tupl
         outcome = launch(
             config,
             world,
+            beginning=beginning,
             stop=stop,
             retry=retry,
             on_note=lambda note: _tell_note(note, world),

@@ -116,8 +116,8 @@ class Attendance:
 
     def close(self) -> None:
         """Let the other ranks go."""
-        create(self._ended / "closed")
         self._leaving.set()
+        create(self._ended / "closed")
 
     def is_closed(self) -> bool:
         """Whether the last word has been said."""

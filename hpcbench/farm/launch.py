@@ -6,6 +6,7 @@ import contextlib
 import os
 import queue
 import socket
+import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ from hpcbench.rank.stopping import Stop
 from hpcbench.rank.worker import Worker
 from hpcbench.sources import find_files
 from hpcbench.store.consolidate import consolidate
+from hpcbench.store.damage import find_damage, set_aside
 from hpcbench.store.reader import Store
 from hpcbench.store.run_folder import RunFolder
 
@@ -64,6 +66,7 @@ def launch(
     config: RunConfig,
     world: World,
     *,
+    beginning: Beginning | None = None,
     stop: Stop,
     records: Iterable[Record] | None = None,
     potential: Potential | None = None,
@@ -83,6 +86,8 @@ def launch(
     ----------
     config : RunConfig
         Resolved settings.
+    beginning : Beginning, optional
+        Watches over the ranks since they have found each other.
     records : iterable, optional
         Crystals to take instead of reading ``config.sources``; on rank 0.
     potential : Potential, optional
@@ -102,7 +107,7 @@ def launch(
         every rank, before any work is done.
     """
     folder = RunFolder(config.out)
-    beginning = Beginning(world)
+    beginning = beginning or Beginning(world)
     try:
         files = _together(world, lambda: find_files(config.sources) if records is None else [])
         if potential is None:
@@ -112,6 +117,8 @@ def launch(
             on_note(note)
         attendance, journal, log = _enter(config, world, folder, name, stop)
         beginning.attendance = attendance
+        damaged = world.gather(find_damage(folder.segment_paths()[world.rank :: world.size]))
+        _together(world, lambda: _set_aside(damaged))
         gathered = world.gather(read_share(config, files, records, world.rank, world.size))
         plan = _plan(config, world, folder, deciding, gathered, name, retry)
         seconds = _together(
@@ -178,16 +185,21 @@ def _work_to_the_end(call: _Call) -> Outcome:
         left_undone = _work(call)
     except Exception as error:
         log.write("error", traceback=traceback.format_exc())
-        problem = error
+        problem = _of_the_disk(error, folder)
     finally:
         # After an error as well: ranks leave together, and what they did is consolidated.
         if not isinstance(problem, PotentialError):
             # A potential that breaks may have been broken by a crystal: those are suspects.
             call.journal.stop()
-        if problem is not None or left_undone or call.stop.requested:
-            attendance.give_up()
-        attendance.rest()
-        last = attendance.end()
+        last = False
+        try:
+            if problem is not None or left_undone or call.stop.requested:
+                attendance.give_up()
+            attendance.rest()
+            last = attendance.end()
+        except OSError as error:
+            # The others see this rank leave.
+            problem = problem or _of_the_disk(error, folder)
         try:
             # A start that failed leaves no store behind.
             if last and (problem is None or folder.segment_paths()):
@@ -201,7 +213,8 @@ def _work_to_the_end(call: _Call) -> Outcome:
                 problem = problem or error
         finally:
             if last:
-                attendance.close()
+                with contextlib.suppress(OSError):
+                    attendance.close()
         # Each rank, for whoever comes last: one that was stopped and taken for dead may have
         # committed something after the others had consolidated.
         folder.unlock()
@@ -216,6 +229,22 @@ def _work_to_the_end(call: _Call) -> Outcome:
         log.write("end", complete=complete)
         log.close()
     return Outcome(complete, last, attendance.complete(), problem)
+
+
+def _of_the_disk(error: Exception, folder: RunFolder) -> Exception:
+    """An error of the file system below the run folder, in words."""
+    if not isinstance(error, OSError) or str(folder.path) not in str(error.filename):
+        return error
+    return StoreError(
+        f"{error.filename}: {error.strerror}; what was computed is safe: mend this and give the "
+        f"same command again"
+    )
+
+
+def _set_aside(damaged: Iterable[Mapping[Path, str]]) -> None:
+    for part in damaged:
+        for sentence in set_aside(part):
+            print(f"hpcbench: {sentence}", file=sys.stderr, flush=True)
 
 
 def _plan(

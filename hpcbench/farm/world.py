@@ -85,8 +85,6 @@ class MPIWorld:
             # A rank that dies before it is there never comes, and no thread runs meanwhile.
             faulthandler.dump_traceback_later(LONGEST_START, exit=True)
             from mpi4py import MPI
-
-            faulthandler.cancel_dump_traceback_later()
         except (ImportError, RuntimeError) as error:
             raise SetupError(
                 f"started by an MPI launcher, but on {socket.gethostname()} mpi4py cannot be "
@@ -97,6 +95,7 @@ class MPIWorld:
         self.rank = int(self._comm.rank)
         self.size = int(self._comm.size)
         neighbours = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
+        faulthandler.cancel_dump_traceback_later()
         self.local_rank, self.local_size = int(neighbours.rank), int(neighbours.size)
 
     def broadcast(self, value: Any) -> Any:

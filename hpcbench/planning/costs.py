@@ -28,7 +28,8 @@ from hpcbench.planning.displacements import count
 # Of a typical potential, in A; the number of edges needs to be right only in proportion.
 CUTOFF = 5.0
 # Evaluations in the relaxation of a crystal with one free parameter, and the power of their
-# number with which they grow: medians of generated crystals (benchmarks/results/scaling.json).
+# number with which they grow: medians of generated crystals (results/scaling-works.json of the
+# benchmarks).
 STEPS, GROWTH = 28.0, 0.52
 # How much a fit trusts the guess's proportions of the rates: as much as one crystal in ten
 # that is off by a factor of e.

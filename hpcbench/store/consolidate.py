@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcbench.errors import StoreError
+from hpcbench.store.damage import find_damage, set_aside
 from hpcbench.store.run_folder import RunFolder
 from hpcbench.store.schema import CRYSTALS, UNREADABLE
 from hpcbench.store.tables import Row, Schema, TableReader, TableWriter
@@ -15,17 +16,33 @@ from hpcbench.store.tables import Row, Schema, TableReader, TableWriter
 def consolidate(folder: RunFolder, schema: Schema, settings: Mapping[str, Any]) -> int:
     """Bring the store and all committed segments together in a new store.
 
-    Of two results for one crystal the first committed stays; crystals that could not be read
-    or were set aside get their row from the list of crystals, and names and origins are as the
-    list has them now. The new file takes the store's name when it is whole, and segments are
-    removed only after it has been read back. Memory is bounded by a block of rows.
+    Damaged segments are set aside, and the others consolidated.
 
     Returns the number of rows.
 
     Raises
     ------
     StoreError
-        If the new file cannot be written, or does not read back.
+        If the new file cannot be written, or does not read back; and in the end if a segment
+        was damaged, for its crystals must be computed again.
+    """
+    try:
+        return _consolidate(folder, schema, settings)
+    except Exception:  # broken files raise what they like
+        sentences = set_aside(find_damage(folder.segment_paths()))
+        if not sentences:
+            raise
+    _consolidate(folder, schema, settings)
+    raise StoreError("\n".join([*sentences, "give the same command again"]))
+
+
+def _consolidate(folder: RunFolder, schema: Schema, settings: Mapping[str, Any]) -> int:
+    """The same without damaged segments.
+
+    Of two results for one crystal the first committed stays; crystals that could not be read
+    or were set aside get their row from the list of crystals, and names and origins are as the
+    list has them now. The new file takes the store's name when it is whole, and segments are
+    removed only after it has been read back. Memory is bounded by a block of rows.
     """
     segments = folder.segment_paths()
     listed = {row["id"]: row for row in _listed(folder)}

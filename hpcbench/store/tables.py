@@ -100,22 +100,41 @@ class _PatientFile(io.FileIO):
     """A file that remembers its first error instead of raising it.
 
     HDF5 does not survive a write that fails: on a full disk it ends the process with a
-    segmentation fault when it closes the file. So it is told that all went well, and the
-    writer looks at ``error``.
+    segmentation fault when it closes the file. Nor does it survive to read something else than
+    it has written. So it is told that all went well, what could not be written is kept until the
+    file is closed, and the writer looks at ``error`` after each block of rows.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "w+")
         self.error: OSError | None = None
+        self._unwritten: list[tuple[int, bytes]] = []
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
-        done = 0
+        place, done = self.tell(), 0
         while done < len(view) and self.error is None:
             try:
                 done += super().write(view[done:]) or 0
             except OSError as error:
                 self.error = error
+        if done < len(view):
+            self._unwritten.append((place, bytes(view)))
+            self.seek(place + len(view))
+        return len(view)
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        place = self.tell()
+        there = super().readinto(view) or 0
+        if self.error is None:
+            return there
+        view[there:] = bytes(len(view) - there)
+        for first, data in self._unwritten:
+            start, end = max(first, place), min(first + len(data), place + len(view))
+            if start < end:
+                view[start - place : end - place] = data[start - first : end - first]
+        self.seek(place + len(view))
         return len(view)
 
     def truncate(self, size: int | None = None) -> int:
@@ -413,6 +432,23 @@ class TableReader:
                     dataset[start : start + 64 * CHUNK_ROWS]
         except (OSError, RuntimeError) as error:
             raise StoreError(f"{self.path}: does not read back: {error}") from error
+
+    def check_lengths(self) -> None:
+        """Compare the lengths of all columns and arrays.
+
+        Raises
+        ------
+        StoreError
+            If they do not go together.
+        """
+        lengths = {name: len(self._file[f"columns/{name}"]) for name in self.column_names()}
+        for name, group in self._file["ragged"].items():
+            indptr = group["indptr"][:]
+            if (np.diff(indptr) < 0).any() or indptr[0] != 0 or indptr[-1] != len(group["values"]):
+                raise StoreError(f"{self.path}: the index of {name} is wrong")
+            lengths[name] = len(indptr) - 1
+        if len(set(lengths.values())) > 1:
+            raise StoreError(f"{self.path}: columns have different lengths")
 
     def row(self, index: int) -> dict[str, Any]:
         """One row with all fields of the file, ragged ones included."""
