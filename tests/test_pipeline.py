@@ -44,7 +44,6 @@ from hpcbench.farm.world import SingleProcess
 from hpcbench.phonons.calculate import PhononSettings, analyse, prepare
 from hpcbench.phonons.packing import ForcePool
 from hpcbench.phonons.supercells import displaced_copies
-from hpcbench.planning.blocks import MOST_UNDER_WAY, most_under_way
 from hpcbench.potentials.ase_calculator import CalculatorPotential
 from hpcbench.potentials.copies import DisplacedCopies
 from hpcbench.potentials.one_by_one import OneByOne
@@ -418,12 +417,6 @@ def test_cores_are_shared_out_among_the_ranks_that_may_use_them(
     assert own_cores(Four([everything, everything, everything])) == 4
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
     assert own_cores(Four([{4, 5, 6, 7}, {8, 9, 10, 11}])) == 4
-
-
-def test_a_rank_among_others_takes_a_quarter_of_its_share_at_a_time() -> None:
-    assert most_under_way(10**6, 1) == MOST_UNDER_WAY
-    assert most_under_way(10_000, 32) == 79
-    assert most_under_way(3, 32) == 2
 
 
 # ---------------------------------------------------------------- threads beside

@@ -29,7 +29,7 @@ from hpcbench.farm.share import Share, load_crystals, load_for
 from hpcbench.farm.understudy import Order, Understudy
 from hpcbench.farm.weights import provide_weights
 from hpcbench.farm.world import World
-from hpcbench.planning.blocks import most_under_way
+from hpcbench.planning.blocks import MOST_UNDER_WAY
 from hpcbench.planning.costs import load_cost_model
 from hpcbench.planning.hindsight import learn
 from hpcbench.planning.listing import Listed, Record, read_share
@@ -360,7 +360,7 @@ def _work(call: _Call) -> bool:
             call.stop,
             crew,
             inbox,
-            most_under_way(plan.pending, world.size),
+            MOST_UNDER_WAY,
             on_result,
             holdings.commit,
         )

@@ -7,8 +7,10 @@ becomes its next holder, and only one can.
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,8 @@ from hpcbench.planning.blocks import Block
 CHOICE = 8
 # Failures in a row after which a thief looks again what there is.
 PATIENCE = 3
+# Seconds after which a rank looks again how much is left for all.
+LOOK = 300.0
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,10 @@ class Leases:
         # Dealt out like cards: most leases are then free at the first try.
         self._own = dict.fromkeys(range(rank, len(blocks), size))
         self._left: list[int] | None = None
+        # Predicted for each block and all after it; what was left at the last look, and when.
+        seconds = [*(block.seconds for block in blocks), 0.0]
+        self._from_here = list(itertools.accumulate(reversed(seconds)))[::-1]
+        self._seen, self._looked = self._from_here[0], time.monotonic()
 
     def take(self, fits: Callable[[Block], bool], *, suspect: bool = False) -> Lease | None:
         """Lease a block that nobody has had; ``None`` if none is left that fits.
@@ -108,6 +116,20 @@ class Leases:
             if failures % PATIENCE == 0:
                 self._left = None
         return None
+
+    def seconds_left(self) -> float:
+        """Predicted seconds of what nobody has had: too many rather than too few.
+
+        Raises
+        ------
+        OSError
+            If the folder of leases cannot be listed.
+        """
+        if time.monotonic() - self._looked > LOOK:
+            self._looked, self._left = time.monotonic(), None
+            self._seen = sum(self._blocks[number].seconds for number in self._free())
+        first = next(iter(self._own or self._left or ()), None)
+        return self._seen if first is None else min(self._seen, self._from_here[first])
 
     def take_over(self, number: int, holder: int) -> Lease | None:
         """Become the next holder of a block; ``None`` if another rank was first."""

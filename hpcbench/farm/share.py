@@ -28,6 +28,7 @@ from hpcbench.farm.suspicion import (
 )
 from hpcbench.farm.understudy import Fate, Understudy
 from hpcbench.planning.blocks import Block
+from hpcbench.planning.holding import most_seconds_held
 from hpcbench.planning.listing import crystal_of
 from hpcbench.potentials.protocol import Potential
 from hpcbench.potentials.registry import load_potential
@@ -133,8 +134,9 @@ class Share:
         if lease is not None:
             yield self._open(lease)
         while not (ending.is_set() or self.stop.requested):
-            # Half of what may be held is for the block that comes on top.
-            if self.holdings.seconds_left() > self.config.lease_minutes * 60 / 2:
+            held = self.holdings.seconds_left()
+            left = self.holdings.seconds_left(self._leases.seconds_left()) - held
+            if held > most_seconds_held(left, self.size, self.config.lease_minutes * 60):
                 time.sleep(POLL)
                 continue
             lease = self._leases.take(self._fits) or self._inherit()

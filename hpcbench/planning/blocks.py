@@ -29,17 +29,6 @@ class Block:
     suspect: bool = False
 
 
-def most_under_way(crystals: int, ranks: int) -> int:
-    """How many crystals a rank may have under way at once.
-
-    What one rank has leased no other can compute: with several ranks, none takes more than a
-    quarter of its share at a time, so that all of them come to their end together.
-    """
-    if ranks == 1:
-        return MOST_UNDER_WAY
-    return min(MOST_UNDER_WAY, max(2, math.ceil(crystals / (4 * ranks))))
-
-
 def make_blocks(
     rows: Sequence[int],
     seconds: Sequence[float],
