@@ -11,7 +11,7 @@ import itertools
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,11 +135,18 @@ class Leases:
         """Become the next holder of a block; ``None`` if another rank was first."""
         return self._try(number, holder)
 
-    def held_by(self, rank: int, told: Told) -> Iterable[tuple[int, int]]:
-        """Blocks that a rank left behind: number, and the number of the next holder."""
+    def held_by(
+        self, rank: int, told: Told, tried: Container[tuple[int, int]] = ()
+    ) -> Iterable[tuple[int, int]]:
+        """Blocks that a rank left behind: number, and the number of the next holder.
+
+        Without those that are in ``tried``: who waits asks again and again.
+        """
         for number, holder in told.taken:
             left = number < len(self._blocks) and number not in told.done
-            if left and self._holder(number, holder) == rank:
+            if not left or (number, holder + 1) in tried:
+                continue
+            if self._holder(number, holder) == rank:
                 yield number, holder + 1
 
     def holders(self, lease: Lease) -> list[int]:

@@ -155,8 +155,8 @@ class Share:
             if rank == self.rank:
                 continue
             told = read_journal(journal_path(self._launch, f"rank-{rank:05d}"))
-            for number, holder in self._leases.held_by(rank, told):
-                if (number, holder) in self._tried or not self._fits(self.plan.blocks[number]):
+            for number, holder in self._leases.held_by(rank, told, self._tried):
+                if not self._fits(self.plan.blocks[number]):
                     continue
                 self._tried.add((number, holder))
                 # Before it is taken: those who wait must not leave meanwhile.
