@@ -265,10 +265,20 @@ def the_launcher(launch: Launch, rng: random.Random, span: Span) -> list[int]:
 
 
 def starting_rank(launch: Launch, rng: random.Random, span: Span) -> list[int]:
-    """Before there is a plan."""
-    pause(launch, rng.uniform(0.0, span.start))
-    ranks = until(launch, launch.ranks)
-    return [] if launch.events("start") else [rng.choice(sorted(ranks.values()))]
+    """After the ranks have found each other, and before there is a plan.
+
+    One that dies before is missed by the others inside of MPI_Init.
+    """
+    until(launch, lambda: any(_has_loaded(pid, "numpy") for pid in launch.ranks().values()))
+    pause(launch, rng.uniform(0.0, 0.7 * span.start))
+    ranks = sorted(launch.ranks().values())
+    return [] if launch.events("start") or not ranks else [rng.choice(ranks)]
+
+
+def _has_loaded(pid: int, library: str) -> bool:
+    with contextlib.suppress(OSError):
+        return library in Path(f"/proc/{pid}/maps").read_text()
+    return False
 
 
 def writer_of_segment(launch: Launch, rng: random.Random, span: Span) -> list[int]:
