@@ -42,7 +42,7 @@ fi
 # source ~/envs/hpcbench/bin/activate
 
 cd "$SLURM_SUBMIT_DIR"
-source jobs/progress.sh
+source jobs/lib/progress.sh
 store=$(./launch.sh run --where "$@")
 now=$(finished)
 if [ "$now" -le "$CHAIN_FINISHED" ]; then

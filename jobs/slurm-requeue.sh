@@ -23,7 +23,7 @@ set -eu
 # source ~/envs/hpcbench/bin/activate
 
 cd "$SLURM_SUBMIT_DIR"
-source jobs/progress.sh
+source jobs/lib/progress.sh
 store=$(./launch.sh run --where "$@")
 before=$(finished)
 echo "start $((${SLURM_RESTART_COUNT:-0} + 1)): $before crystals finished"

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
-CLIENTS = ("srun", "sbatch", "scancel", "scontrol", "squeue", "sinfo", "setpriv")
-PATIENCE = 30.0
+CLIENTS = ("srun", "sbatch", "salloc", "scancel", "scontrol", "squeue", "sinfo", "setpriv")
+PATIENCE = 60.0
 
 # More cores than the machine has, and GPUs that do not exist: the scripts in jobs/ ask for nodes
 # like these. cred_expire is how long a job that was put back into the queue waits at least.

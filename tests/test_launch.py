@@ -29,7 +29,7 @@ ASKED_TO_STOP = 75
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     """No Slurm, no GPU, no settings; the Python that runs the tests."""
-    foreign = ("SLURM_", "SRUN_", "PMI_", "OMPI_", "HPCBENCH_")
+    foreign = ("SLURM_", "SRUN_", "PMI_", "OMPI_", "FLUX_", "PBS_", "HIP_", "ROCR_", "HPCBENCH_")
     values = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
     values |= {"HPCBENCH_PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}
     return values
@@ -38,16 +38,37 @@ def environment(tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def slurm(tmp_path: Path, environment: dict[str, str]) -> dict[str, str]:
     """An environment as in an allocation of two nodes, with a srun that only answers."""
+    plugins = "echo 'MPI plugin types are...'\necho none pmi2 pmix cray_shasta"
+    environment = with_tool(tmp_path, environment, "srun", plugins)
+    return environment | {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "8"}
+
+
+@pytest.fixture
+def pbs(tmp_path: Path, environment: dict[str, str]) -> dict[str, str]:
+    """An environment as in a PBS job with two chunks on one machine and one on another."""
+    nodes = tmp_path / "nodes"
+    nodes.write_text("node1\nnode1\nnode2\n")
+    return environment | {"PBS_JOBID": "1.server", "PBS_NODEFILE": str(nodes)}
+
+
+@pytest.fixture
+def flux(tmp_path: Path, environment: dict[str, str]) -> dict[str, str]:
+    """An environment as in a Flux instance of two nodes with 8 cores and 4 GPUs each."""
+    answers = 'case "$*" in *ngpus*) printf "4\\n4\\n" ;; *ncores*) printf "8\\n8\\n" ;; esac'
+    return with_tool(tmp_path, environment, "flux", answers) | {"FLUX_URI": "local:///x"}
+
+
+def with_tool(
+    tmp_path: Path, environment: dict[str, str], name: str, script: str
+) -> dict[str, str]:
+    """The environment with a command that only answers."""
     folder = tmp_path / "bin"
-    folder.mkdir()
-    srun = folder / "srun"
-    srun.write_text("#!/bin/sh\necho 'MPI plugin types are...'\necho none pmi2 pmix cray_shasta\n")
-    srun.chmod(0o755)
-    return environment | {
-        "PATH": f"{folder}{os.pathsep}{environment['PATH']}",
-        "SLURM_JOB_ID": "1",
-        "SLURM_NTASKS": "8",
-    }
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+    if environment["PATH"].startswith(str(folder)):
+        return environment
+    return environment | {"PATH": f"{folder}{os.pathsep}{environment['PATH']}"}
 
 
 @pytest.fixture
@@ -145,6 +166,43 @@ class TestTheLineThatRuns:
         assert "--ntasks-per-node=4" in launcher
         assert "--cpus-per-task=8" in launcher
 
+    def test_a_device_for_each_rank_whoever_made_it(
+        self, environment: dict[str, str], tmp_path: Path
+    ) -> None:
+        del environment["CUDA_VISIBLE_DEVICES"]
+        listed = "echo 'GPU[1] : Device ID: 0x7408'\necho 'GPU[0] : Device ID: 0x7408'\n"
+        amd = with_tool(tmp_path, environment, "rocm-smi", 2 * listed + "echo done")
+        assert before_program(dry(amd, "run", "x.cif"))[-2:] == ["-n", "2"]
+        chosen = amd | {"ROCR_VISIBLE_DEVICES": "0,1,2"}
+        assert before_program(dry(chosen, "run", "x.cif"))[-2:] == ["-n", "3"]
+        fewer = chosen | {"HIP_VISIBLE_DEVICES": "0"}
+        assert dry(fewer, "run", "x.cif")[0] == sys.executable
+        listed = "echo 'GPU 0: H100 (UUID: GPU-1)'\necho '  MIG 1g.10gb'\necho 'GPU 1: H100'"
+        nvidia = with_tool(tmp_path, environment, "nvidia-smi", listed)
+        assert before_program(dry(nvidia, "run", "x.cif"))[-2:] == ["-n", "2"]
+
+    def test_pbs(self, pbs: dict[str, str]) -> None:
+        launcher = before_program(dry(pbs, "run", "x.cif"))
+        assert launcher[launcher.index("-n") + 1] == "3"
+        assert launcher[-1] == pbs["PBS_NODEFILE"]
+        pbs["CUDA_VISIBLE_DEVICES"] = "0,1,2,3"
+        launcher = before_program(dry(pbs, "run", "x.cif"))
+        assert launcher[launcher.index("-n") + 1] == "8"
+        assert "4" in launcher[-1]
+
+    def test_flux(self, flux: dict[str, str]) -> None:
+        launcher = before_program(dry(flux, "run", "x.cif"))
+        assert launcher[:4] == ["flux", "run", "-o", "exit-timeout=none"]
+        assert launcher[4:] == ["--ntasks=8", "--gpus-per-task=1", "--cores-per-task=2"]
+        flux["HPCBENCH_FLUX_ARGS"] = "-o pmi=pmix"
+        launcher = before_program(dry(flux, "-n", "16", "run", "x.cif"))
+        assert launcher[4:] == ["--ntasks=16", "-o", "pmi=pmix"]
+
+    def test_the_inner_one_of_two_managers(
+        self, flux: dict[str, str], slurm: dict[str, str]
+    ) -> None:
+        assert dry(slurm | flux, "run", "x.cif")[0] == "flux"
+
     def test_started_once_per_rank(self, slurm: dict[str, str]) -> None:
         slurm["SLURM_STEP_NUM_TASKS"] = "8"
         assert dry(slurm, "run", "x.cif") == [sys.executable, *RUN, "x.cif"]
@@ -193,6 +251,107 @@ def test_active_environment_is_respected(environment: dict[str, str], tmp_path: 
     environment |= {"VIRTUAL_ENV": str(home), "HPCBENCH_VENV": str(tmp_path / "none")}
     answer = give(environment, "--dry-run", "run", "x.cif")
     assert answer.stderr.split()[1] == str(home / "bin" / "python")
+
+
+class TestStaging:
+    """``jobs/lib/staged.sh``, with an environment whose Python only tells how it was called."""
+
+    TELLS = '#!/bin/sh\necho "$0 $PYTHONSAFEPATH $PYTHONPATH $*"\nexec sleep "${1:-0}"\n'
+
+    @pytest.fixture
+    def node(self, tmp_path: Path, environment: dict[str, str]) -> dict[str, str]:
+        (tmp_path / "disk").mkdir()
+        environment.pop("PYTHONPATH", None)
+        return environment | {"TMPDIR": str(tmp_path / "disk"), "SLURM_TMPDIR": "/nowhere"}
+
+    @pytest.fixture
+    def archive(self, tmp_path: Path) -> Path:
+        return self.pack(tmp_path, "one")
+
+    def pack(self, tmp_path: Path, name: str) -> Path:
+        home = tmp_path / "shared"
+        (home / "bin").mkdir(parents=True, exist_ok=True)
+        (home / "bin" / "python").write_text(self.TELLS)
+        (home / "bin" / "python").chmod(0o755)
+        archive = tmp_path / f".hpcbench-{name}.tar"
+        subprocess.run(["tar", "-C", home, "-cf", archive, "."], check=True)
+        return archive
+
+    def start(self, node: dict[str, str], archive: Path, *words: str) -> subprocess.Popen[str]:
+        python = archive.with_name("shared") / "bin" / "python"
+        return subprocess.Popen(
+            [ROOT / "jobs" / "lib" / "staged.sh", archive, python, *words],
+            env=node,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def answer(self, node: dict[str, str], archive: Path, *words: str) -> tuple[list[str], str]:
+        output, errors = self.start(node, archive, *words).communicate(timeout=60)
+        return output.split(), errors
+
+    def copies(self, node: dict[str, str]) -> list[str]:
+        (folder,) = Path(node["TMPDIR"]).iterdir()
+        return sorted(path.name for path in folder.iterdir() if path.is_dir())
+
+    def test_ranks_of_a_node_unpack_once(
+        self, node: dict[str, str], archive: Path, tmp_path: Path
+    ) -> None:
+        log = tmp_path / "log"
+        tar = shutil.which("tar")
+        node = with_tool(tmp_path, node, "tar", f'echo x >>{log}\nsleep 0.3\n{tar} "$@"')
+        ranks = [self.start(node, archive, "0", "a b") for _ in range(4)]
+        for rank in ranks:
+            output, errors = rank.communicate(timeout=60)
+            assert (rank.returncode, errors) == (0, "")
+            python, safe, package, *words = output.split()
+            assert python.startswith(node["TMPDIR"])
+            assert (safe, words) == ("1", ["0", "a", "b"])
+            assert package == str(Path(python).parents[1] / "package")
+        assert log.read_text() == "x\n"
+        assert self.copies(node) == ["hpcbench-one"]
+
+    def test_an_unused_copy_makes_room_and_one_in_use_stays(
+        self, node: dict[str, str], archive: Path, tmp_path: Path
+    ) -> None:
+        second, third = self.pack(tmp_path, "two"), self.pack(tmp_path, "three")
+        self.answer(node, archive)
+        with self.start(node, second, "60") as rank:
+            assert rank.stdout is not None
+            assert rank.stdout.readline()
+            assert self.copies(node) == ["hpcbench-two"]
+            self.answer(node, third)
+            assert self.copies(node) == ["hpcbench-three", "hpcbench-two"]
+            rank.kill()
+
+    @pytest.mark.parametrize(
+        ("tool", "script", "why"),
+        [
+            ("df", "echo; echo x x x 7 x", "has 0 MB left"),
+            ("stat", "echo nfs", "no disk of the node's own"),
+            ("tar", "exit 2", "could not be unpacked"),
+        ],
+    )
+    def test_a_rank_starts_as_ever_where_there_can_be_no_copy(
+        self, tool: str, script: str, why: str, node: dict[str, str], archive: Path
+    ) -> None:
+        if tool == "stat":
+            script = f'[ "$1" = -f ] && {script} || {shutil.which("stat")} "$@"'
+        node = with_tool(archive.parent, node, tool, script)
+        (python, *words), errors = self.answer(node, archive, "0")
+        assert python == str(archive.with_name("shared") / "bin" / "python")
+        assert words == ["0"]
+        assert why in errors
+        assert self.answer(node | {"SLURM_LOCALID": "1"}, archive, "0")[1] == ""
+        if tool != "stat":
+            assert self.copies(node) == []
+
+    def test_not_in_a_rank(self, slurm: dict[str, str]) -> None:
+        slurm["SLURM_STEP_NUM_TASKS"] = "8"
+        answer = give(slurm, "--stage", "run", "x.cif")
+        assert answer.returncode == 2
+        assert "--stage" in answer.stderr
 
 
 SCRIPTS = [LAUNCH, ROOT / ".ci" / "run", *sorted((ROOT / "jobs").rglob("*.sh"))]

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -266,3 +267,38 @@ def test_a_chain_without_progress_ends(job: Job) -> None:
     assert (end["JobState"], end["ExitCode"]) == ("FAILED", "1:0"), job.said
     assert "the chain ends: the job before this one has finished no crystal" in job.said
     assert not job.cluster.ask("squeue", "--noheader")
+
+
+@pytest.fixture
+def small_environment(tmp_path: Path) -> Path:
+    """An environment that is copied fast: it finds everything but itself in the tests' own."""
+    home = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", home], check=True)
+    (site_packages,) = home.glob("lib/python*/site-packages")
+    (site_packages / "more.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return home
+
+
+def test_staged_ranks_run_from_the_nodes_own_disk(job: Job, small_environment: Path) -> None:
+    tells = (
+        "from ase.calculators.emt import EMT\nimport os, sys, hpcbench\nfrom pathlib import Path\n"
+    )
+    tells += "Path(__file__).with_name(f'told-{os.getpid()}').write_text("
+    tells += "f'{sys.prefix} {hpcbench.__file__}')\n"
+    (job.folder / "tells.py").write_text(tells)
+    disk = job.folder / "disk"
+    disk.mkdir()
+    settings = {"TMPDIR": str(disk), "HPCBENCH_PYTHON": str(small_environment / "bin" / "python")}
+    library = Path(sys.prefix) / "lib" / "libmpi.so.12"
+    if library.exists():
+        settings["MPI4PY_LIBMPI"] = str(library)
+    answer = job.run(
+        "env", *(f"{key}={value}" for key, value in settings.items()),
+        "salloc", *TWO_RANKS, "./launch.sh", "--stage", "run", *job.words, "--model", "tells:EMT",
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    assert job.all_are_done()
+    told = [path.read_text().split() for path in job.folder.glob("told-*")]
+    assert len(told) >= 2
+    for words in told:
+        assert all(word.startswith(str(disk)) for word in words)

@@ -5,10 +5,14 @@ Also what the re-arranged forward pass (``m3gnet.py``) is checked against.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from mattersim.forcefield.m3gnet.m3gnet import M3Gnet
 
 from hpcbench.potentials.neighbours import triplets
+
+if TYPE_CHECKING:
+    from mattersim.forcefield.m3gnet.m3gnet import M3Gnet
 
 
 class LayeredM3GNet:

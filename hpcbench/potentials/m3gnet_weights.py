@@ -104,6 +104,8 @@ def require_known(arguments: Mapping[str, Any], weights: Mapping[str, torch.Tens
     # MatterSim's own constructor ignores what else is there, but it may mean something.
     if unknown := set(arguments) - known - {"device"}:
         raise UnknownArchitectureError(f"unknown arguments: {', '.join(sorted(unknown))}")
+    if missing := known - set(arguments):
+        raise UnknownArchitectureError(f"arguments left to MatterSim: {', '.join(sorted(missing))}")
     if arguments["max_l"] != KNOWN_MAX_L or arguments["max_n"] != KNOWN_MAX_N:
         raise UnknownArchitectureError("max_l and max_n other than 4")
     expected = _expected_shapes(arguments)

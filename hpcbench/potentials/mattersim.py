@@ -25,7 +25,7 @@ from hpcbench.errors import (
     TooLargeError,
     UnsuitableError,
 )
-from hpcbench.potentials.checkpoint import load_checkpoint
+from hpcbench.potentials.checkpoint import Checkpoint, build_model, read_checkpoint
 from hpcbench.potentials.displaced import displaced_edges, share_list
 from hpcbench.potentials.layered import LayeredM3GNet
 from hpcbench.potentials.m3gnet import RearrangedM3GNet
@@ -136,18 +136,10 @@ class MatterSim:
         if self.device.type == "cpu":
             keep_freed_memory()
         precision = {"float32": torch.float32, "float64": torch.float64}[dtype]
-        model, arguments, unexpected = load_checkpoint(path, self.device)
-        self._model: RearrangedM3GNet | LayeredM3GNet
-        try:
-            if unexpected:
-                raise UnknownArchitectureError(f"unknown weights: {', '.join(unexpected)}")
-            self._model = RearrangedM3GNet(arguments, model.state_dict(), self.device, precision)
-            forward_pass = REARRANGED
-            self._cost_of_an_edge = 1.0
-        except UnknownArchitectureError:
-            self._model = LayeredM3GNet(model, precision)
-            forward_pass = LAYERED
-            self._cost_of_an_edge = COST_OF_A_LAYERED_EDGE
+        checkpoint = read_checkpoint(path, self.device)
+        self._model, arguments = _model_and_arguments(checkpoint, self.device, precision)
+        rearranged = isinstance(self._model, RearrangedM3GNet)
+        self._cost_of_an_edge = 1.0 if rearranged else COST_OF_A_LAYERED_EDGE
         weights = sha256_of(path)
         self.info = PotentialInfo(
             name=name,
@@ -157,7 +149,7 @@ class MatterSim:
             dtype=dtype,
             device=str(self.device),
             elements=elements or frozenset(range(1, int(arguments["max_z"]) + 1)),
-            forward_pass=forward_pass,
+            forward_pass=REARRANGED if rearranged else LAYERED,
         )
         bytes_per_edge = _bytes_per_edge(arguments, precision)
         memory = usable_memory(self.device, ranks_on_host)
@@ -386,6 +378,21 @@ class MatterSim:
         neighbours = neighbour_list(batch, self._model.cutoff)
         self._model(batch.numbers, neighbours.edges, edge_vectors(batch, neighbours))
         return round(neighbours.nedges * self._cost_of_an_edge)
+
+
+def _model_and_arguments(
+    checkpoint: Checkpoint, device: torch.device, precision: torch.dtype
+) -> tuple[RearrangedM3GNet | LayeredM3GNet, Mapping[str, Any]]:
+    """The forward pass that fits a checkpoint, and the arguments of its model."""
+    arguments = checkpoint.arguments
+    with contextlib.suppress(UnknownArchitectureError):
+        return RearrangedM3GNet(arguments, checkpoint.weights, device, precision), arguments
+    # An older file, whose constants MatterSim knows, or another architecture.
+    model, arguments, unexpected = build_model(checkpoint, device)
+    if not unexpected:
+        with contextlib.suppress(UnknownArchitectureError):
+            return RearrangedM3GNet(arguments, model.state_dict(), device, precision), arguments
+    return LayeredM3GNet(model, precision), arguments
 
 
 def _bytes_per_edge(arguments: Mapping[str, Any], dtype: torch.dtype) -> float:

@@ -1,0 +1,162 @@
+"""Runs that are harmed at random come to the same end as one that nobody disturbed.
+
+``benchmarks/chaos.py`` does the same a hundred times, with all kinds of harm.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from chaos import KINDS, Farm, Kind, all_ranks, one_rank
+from chaos_harness import Reference, Tale, harm, launched, make_reference, metals
+from farm import mpiexec
+
+from hpcbench.events import read_events
+from hpcbench.store.run_folder import RunFolder
+
+SEED = 20
+CRYSTALS, RANKS = 15, 3
+# The moment may not come: the run was over before, or has no such process.
+ATTEMPTS = 4
+# Those that cover the others; all of them take too long for every day.
+EVERY_DAY = (
+    "rank 0 killed",
+    "two ranks killed",
+    "everything killed, the launcher too",
+    "killed while writing a segment",
+    "killed while consolidating",
+    "killed while starting",
+    "killed while waiting for the others",
+    "rank 0 killed while taking stock",
+    "a worker process killed",
+    "an understudy killed",
+    "all ranks asked to stop",
+    "one rank stopped and woken",
+    "stopped and woken while consolidating",
+)
+# Clocks that jump by hours, forwards and backwards, in every process at other moments.
+CLOCK = """
+import os, random, time
+rng, real, real_ns = random.Random(os.getpid()), time.time, time.time_ns
+due, offset = 0.0, 0.0
+def jumped():
+    global due, offset
+    if time.monotonic() > due:
+        due, offset = time.monotonic() + rng.uniform(0.2, 2.0), rng.uniform(-8, 8) * 3600
+    return offset
+time.time = lambda: real() + jumped()
+time.time_ns = lambda: real_ns() + int(jumped() * 1e9)
+"""
+AHEAD = """
+import time
+real = time.time_ns
+time.time_ns = lambda: real() + 3_600 * 10**9
+"""
+CLOCKS = (
+    Kind("all ranks killed, with jumping clocks", all_ranks),
+    Kind("one rank stopped and woken, with jumping clocks", one_rank, signal.SIGSTOP),
+)
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory) -> Farm:
+    folder = tmp_path_factory.mktemp("farm")
+    sources = metals(folder / "metals.extxyz", CRYSTALS)
+    # What runs learn of their speed is not the user's.
+    environment = {"XDG_CACHE_HOME": str(folder), "OMP_NUM_THREADS": "1"}
+    return Farm(sources, tuple(mpiexec(RANKS)), RANKS, environment=environment)
+
+
+def with_clock(farm: Farm, folder: Path, clock: str) -> Farm:
+    """The same, with other clocks."""
+    (folder / "sitecustomize.py").write_text(clock)
+    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    return replace(farm, environment={**farm.environment, "PYTHONPATH": path})
+
+
+@pytest.fixture(scope="module")
+def reference(farm: Farm, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    return make_reference(farm, tmp_path_factory.mktemp("reference"))
+
+
+def struck(kind: Kind, farm: Farm, reference: Reference, folder: Path) -> Tale:
+    """A run that was really harmed."""
+    for attempt in range(ATTEMPTS):
+        place = folder / str(attempt)
+        place.mkdir(parents=True)
+        tale = harm(kind, farm, reference, place, SEED + attempt)
+        if tale.struck or tale.problems:
+            break
+    return tale
+
+
+@pytest.fixture(scope="module")
+def tales(
+    farm: Farm, reference: Reference, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[Tale]]]:
+    """All of them, two at a time: much of a run's time is waiting."""
+    folder = tmp_path_factory.mktemp("chaos")
+    clocks = with_clock(farm, folder, CLOCK)
+    chosen = {kind: farm for kind in KINDS if kind.name in EVERY_DAY}
+    chosen |= dict.fromkeys(CLOCKS, clocks)
+    with ThreadPoolExecutor(2) as pool:
+        yield {
+            kind.name: pool.submit(struck, kind, where, reference, folder / str(number))
+            for number, (kind, where) in enumerate(chosen.items())
+        }
+        pool.shutdown(cancel_futures=True)
+
+
+def require_unharmed(tale: Tale, farm: Farm) -> None:
+    told = json.dumps(tale.as_dict(), indent=1)
+    assert tale.struck, told
+    assert tale.problems == [], told
+    assert tale.set_aside == 0, told
+    assert tale.left == [], told
+    # The launch that was harmed comes to an end, and one more brings the run to its own.
+    assert tale.launches <= 2, told
+    # Nothing is computed again but what was under way with the victims.
+    assert tale.begun_again <= tale.held, told
+    assert tale.finished_again <= tale.begun_again, told
+
+
+@pytest.mark.mpi
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EVERY_DAY)
+def test_a_run_that_was_harmed_ends_as_if_nothing_had_happened(
+    name: str, tales: dict[str, Future[Tale]], farm: Farm
+) -> None:
+    tale = tales[name].result()
+    require_unharmed(tale, farm)
+    # With somebody left to do it, the same command is not needed.
+    if name in ("rank 0 killed", "two ranks killed", "a worker process killed"):
+        assert tale.survivors_finished, tale
+
+
+@pytest.mark.mpi
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", CLOCKS, ids=lambda kind: kind.name)
+def test_clocks_that_jump_do_not_matter(
+    kind: Kind, tales: dict[str, Future[Tale]], farm: Farm
+) -> None:
+    require_unharmed(tales[kind.name].result(), farm)
+
+
+@pytest.mark.mpi
+def test_a_launch_after_the_clock_was_set_back_is_the_latest(farm: Farm, tmp_path: Path) -> None:
+    """Or nobody would see its progress."""
+    ahead = with_clock(farm, tmp_path, AHEAD)
+    out = tmp_path / "s.h5"
+    for one in (ahead, farm):
+        with launched(one, out, tmp_path / "log") as launch:
+            assert launch.wait(240)
+    events, _ = read_events(RunFolder(out).events / "rank-00000.jsonl")
+    first, second = dict.fromkeys(event["launch"] for event in events)
+    assert first < second
