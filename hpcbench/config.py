@@ -33,6 +33,7 @@ RESERVED_VARIABLES = frozenset(
         "HPCBENCH_RANKS",
         "HPCBENCH_SRUN_ARGS",
         "HPCBENCH_MPIEXEC_ARGS",
+        "HPCBENCH_FLUX_ARGS",
     }
 )
 DEFAULT_FILE = "hpcbench.toml"

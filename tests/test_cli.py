@@ -204,3 +204,11 @@ def test_an_element_without_a_mass_or_unknown_to_the_potential_is_a_recorded_rea
     assert table.loc["Po", "reason"].startswith("no mass")
     assert table.loc["Au", "reason"] == "unknown element: mattersim-demo does not know Au"
     assert table.loc["Cu", "status"] == "done"
+
+
+def test_a_run_that_was_killed_before_its_list_was_written_is_not_done(tmp_path: Path) -> None:
+    """A chain of jobs asks this way whether to go on."""
+    from hpcbench.cli.look import exit_code
+
+    (tmp_path / "s.h5.run" / "segments").mkdir(parents=True)
+    assert exit_code(str(tmp_path / "s.h5")) == 75

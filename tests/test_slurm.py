@@ -30,7 +30,7 @@ SURVIVE = ("--kill-on-bad-exit=0", "--no-kill", "--wait=0")
 TWO_RANKS = (
     "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1", "--gpus-per-node=0", "--time=5",
 )  # fmt: skip
-# EMT, that takes its time where a file says so: then a test can act in the middle of a run.
+# EMT, that takes the time which a file says: then a test can act in the middle of a run.
 SLOW_POTENTIAL = """\
 import time
 from pathlib import Path
@@ -38,7 +38,8 @@ from ase.calculators.emt import EMT
 
 class Slow(EMT):
     def calculate(self, *words, **options):
-        time.sleep(0.1 * Path(__file__).with_name("slow").exists())
+        seconds = Path(__file__).with_name("seconds")
+        time.sleep(float(seconds.read_text()) if seconds.exists() else 0.0)
         super().calculate(*words, **options)
 """
 
@@ -85,11 +86,10 @@ class Job:
             "--commit-interval", "0.3", "--no-report",
         ]  # fmt: skip
 
-    def slow_down(self) -> None:
-        (self.folder / "slow").touch()
-
-    def hurry(self) -> None:
-        (self.folder / "slow").unlink()
+    def take(self, seconds: float) -> None:
+        """Let each call of the potential take so long from now on."""
+        (self.folder / "new").write_text(str(seconds))
+        os.replace(self.folder / "new", self.folder / "seconds")
 
     def srun(self, *options: str) -> list[str]:
         program = [sys.executable, "-m", "hpcbench", "run", *self.words]
@@ -167,7 +167,7 @@ def test_a_wrong_interface_is_refused_with_the_way_out(job: Job) -> None:
 
 
 def test_survivors_of_rank_0_do_all_the_work(job: Job) -> None:
-    job.slow_down()
+    job.take(0.1)
     command = job.srun("--mpi=pmi2", *SURVIVE)
     with subprocess.Popen(
         command, env=job.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -175,7 +175,7 @@ def test_survivors_of_rank_0_do_all_the_work(job: Job) -> None:
         wait_until(lambda: job.finished, "the first crystal")
         os.kill(job.events(0)[0]["pid"], signal.SIGKILL)
         before = job.finished
-        job.hurry()
+        job.take(0)
         process.wait(90)
     assert 0 < before < MANY
     assert job.all_are_done()
@@ -185,13 +185,15 @@ def test_survivors_of_rank_0_do_all_the_work(job: Job) -> None:
 
 def test_the_walltimes_signal_reaches_all_ranks_and_the_job_goes_on(job: Job) -> None:
     """The signal comes 15 to 45 s after the start: Slurm looks every half minute."""
-    job.slow_down()
+    job.take(0.05)
     number = job.submit(
         "sbatch", *TWO_RANKS, "--time=1", "--signal=USR2@15", f"--output={job.folder}/%j.out",
         "jobs/slurm-requeue.sh", *job.words,
     )  # fmt: skip
+    wait_until(lambda: job.finished, "the first crystal")
+    job.take(1)  # the others do not come to an end
     wait_until(lambda: job.state(number)["Restarts"] == "1", "the requeue", 80)
-    job.hurry()
+    job.take(0)
     for rank in (0, 1):
         assert job.events(rank)[-1]["event"] == "end"
         assert job.events(rank)[-1]["complete"] is False
@@ -220,7 +222,7 @@ def at_work(job: Job) -> bool:
 
 
 def test_a_job_without_progress_is_not_put_back_into_the_queue(job: Job) -> None:
-    job.slow_down()
+    job.take(0.1)
     number = job.submit(
         "sbatch", *TWO_RANKS, f"--output={job.folder}/%j.out", "jobs/slurm-requeue.sh", *job.words
     )
@@ -238,13 +240,13 @@ def chain(job: Job) -> str:
 
 
 def test_a_chain_goes_on_to_the_end_and_no_further(job: Job) -> None:
-    job.slow_down()
+    job.take(0.1)
     first = chain(job)
     wait_until(lambda: job.finished, "the first crystal")
     second = str(int(first) + 1)
     assert job.state(second)["Dependency"].startswith(f"afternotok:{first}")
     ask_to_stop(job, first)
-    job.hurry()
+    job.take(0)
     assert job.end_of(first)["ExitCode"] == "75:0", job.said
     end = job.end_of(second)
     assert (end["JobState"], end["ExitCode"]) == ("COMPLETED", "0:0"), job.said
@@ -256,7 +258,7 @@ def test_a_chain_goes_on_to_the_end_and_no_further(job: Job) -> None:
 
 
 def test_a_chain_without_progress_ends(job: Job) -> None:
-    job.slow_down()
+    job.take(0.1)
     first = chain(job)
     wait_until(lambda: at_work(job), "both ranks at work")
     # Killed, not stopped: nothing of its script is left to decide anything.

@@ -31,8 +31,12 @@ def store_path(given: str | None) -> str:
 
 def exit_code(path: str) -> int:
     """0 if all crystals are done, 1 if all are finished but some failed, 75 otherwise."""
+    from hpcbench.store.run_folder import RunFolder
+
     unfinished, failed, _ = counts(path)
-    if unfinished:
+    folder = RunFolder(path)
+    # Killed before the list was written: nobody knows yet what there is to do.
+    if unfinished or not (folder.crystals.exists() or folder.store.exists()):
         return 75
     return 1 if failed else 0
 

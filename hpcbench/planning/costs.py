@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
 
 from hpcbench.crystal import Crystal
 from hpcbench.phonons.supercells import full_matrix
@@ -191,6 +190,9 @@ def fit(works: Sequence[Work], seconds: NDArray[np.float64]) -> CostModel:
     seconds : ndarray, shape (len(works),)
         That a rank took for each; all positive.
     """
+    # Each rank loads this module, and one fits: scipy takes a second on a slow file system.
+    from scipy.optimize import least_squares
+
     terms = _terms(works)
     start = np.log(guess("", "cpu").rates)
     start += np.median(np.log(seconds) - np.log(terms @ np.exp(start)))
