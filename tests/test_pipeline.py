@@ -799,19 +799,19 @@ def test_a_full_disk_ends_the_run_and_loses_nothing_before(
 def test_a_list_that_cannot_be_read_any_more_is_said_so(
     tmp_path: Path, metals: list[Atoms], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hpcbench.farm import leases
+    from hpcbench.farm.leases import Leases
 
-    sound = leases.create
+    sound = Leases.take
     calls = 0
 
-    def create(*arguments: Any) -> bool:
+    def take(self: Leases, *arguments: Any, **keywords: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 4:
             raise OSError(116, "Stale file handle")
-        return sound(*arguments)
+        return sound(self, *arguments, **keywords)
 
-    monkeypatch.setattr(leases, "create", create)
+    monkeypatch.setattr(Leases, "take", take)
     outcome = launched(tmp_path / "s.h5", metals, Fresh(), Stop(), workers=0)
     assert isinstance(outcome.problem, StoreError)
     assert "Stale file handle; what was computed is safe" in str(outcome.problem)
