@@ -25,8 +25,8 @@ usage: ./launch.sh [-n RANKS] [--stage] [--dry-run] COMMAND [ARGUMENT...]
                         the command is printed before it runs
   test [ARGUMENT...]    install what the tests need; lint, types, tests
                         (with arguments: only pytest, with those)
-  setup [EXTRA...]      only install (extras: mpi, mpich, report, chgnet, sevennet, dev;
-                        default: mpich report)
+  setup [EXTRA...]      only install (extras: mpi, mpich, report, tables, chgnet, sevennet,
+                        dev; default: mpich report)
   status, show, report, export, models, doctor ...
                         as python -m hpcbench
 
@@ -77,7 +77,7 @@ run() {
 
 tests() {
     local step failed=
-    choose_python "hpcbench pytest" dev mpich report chgnet sevennet
+    choose_python "hpcbench pytest" dev mpich report tables chgnet sevennet
     cd "$ROOT"
     if [ $# -gt 0 ]; then
         plainly -m pytest "$@"

@@ -272,6 +272,20 @@ class RunConfig:
         "seconds after which results are committed to the disk: what a kill may cost",
         metavar="S",
     )
+    keep_forces: bool = _setting(
+        False,
+        kind.switch,
+        "input and output",
+        "keep the forces of the displaced supercells in the store, for training data or another "
+        "fit; they take as much room as the force constants",
+    )
+    band_dtype: str = _setting(
+        "float32",
+        kind.one_of("float32", "float64"),
+        "input and output",
+        "precision in which bands are stored; they follow from the force constants, which are "
+        "in float64",
+    )
     report: bool = _setting(
         True, kind.switch, "input and output", "write an HTML report beside the store at the end"
     )

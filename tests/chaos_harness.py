@@ -21,7 +21,7 @@ from chaos import Farm, Kind, Launch, Span, send, strike
 import hpcbench
 from hpcbench.farm.journal import read_journal
 from hpcbench.farm.suspicion import SET_ASIDE
-from hpcbench.store.tables import TableReader
+from hpcbench.store.table_reader import TableReader
 
 # Of a launch that nobody disturbs, several times over: the machine may be busy.
 PATIENCE = 240.0

@@ -264,7 +264,7 @@ def test_most_flipped_bits_are_noticed_and_none_does_harm(tmp_path: Path, result
 
 
 def _rows(path: Path) -> Iterator[dict]:
-    from hpcbench.store.tables import TableReader
+    from hpcbench.store.table_reader import TableReader
 
     with TableReader(path) as reader:
         yield from (reader.row(index) for index in range(len(reader)))

@@ -281,7 +281,9 @@ def test_workers_load_neither_torch_nor_mpi_and_give_the_same_bits(crew: Process
     reports = reports_of(
         crew,
         [
-            Task(0, OnCpu("analysis", analyse_forces, (there.phonon, forces, PHONONS, "mesh"))),
+            Task(
+                0, OnCpu("analysis", analyse_forces, (there.phonon, forces, PHONONS, "mesh", False))
+            ),
             *(Task(n, OnCpu("modules", eval, (LOADED,))) for n in range(1, 20)),
         ],
     )

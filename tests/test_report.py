@@ -363,6 +363,7 @@ def toy_bands(nbands: int, nsegments: int, points: int = 101) -> Bands:
         [q + i for i in range(nsegments)],
         [waves.T - 3 for _ in range(nsegments)],
         [("GAMMA", "<X_1>")] * nsegments,
+        [np.zeros((points, 3)) for _ in range(nsegments)],
     )
 
 

@@ -20,10 +20,12 @@ import hpcbench
 from hpcbench.errors import StoreError, StoreMismatchError, UsageError
 from hpcbench.store import export
 from hpcbench.store.consolidate import consolidate
+from hpcbench.store.fields import Field, Schema
 from hpcbench.store.reader import Store
 from hpcbench.store.run_folder import RunFolder
 from hpcbench.store.schema import result_schema
-from hpcbench.store.tables import Field, Schema, TableReader, TableWriter
+from hpcbench.store.table_reader import TableReader
+from hpcbench.store.table_writer import TableWriter
 
 SCHEMA = Schema(
     columns=(
@@ -57,7 +59,7 @@ def test_rows_read_back_as_written(tmp_path: Path) -> None:
     with TableReader(tmp_path / "t.h5") as reader:
         assert len(reader) == 700
         assert reader.settings == {"a": 1}
-        assert reader.column_names() == ["id", "status", "cell", "natoms"]
+        assert reader.column_names() == ["id", "status", "natoms", "cell"]
         np.testing.assert_array_equal(reader.column("cell"), [row["cell"] for row in rows])
         assert list(reader.column("id")) == [row["id"] for row in rows]
         for index in (0, 255, 256, 257, 699):
@@ -83,10 +85,12 @@ def test_every_dataset_says_its_unit_and_meaning(tmp_path: Path) -> None:
     with TableWriter(tmp_path / "t.h5", schema, {}) as writer:
         writer.append([])
     with h5py.File(tmp_path / "t.h5") as file:
-        for field in schema.columns:
-            attributes = file[f"columns/{field.name}"].attrs
+        for path, field in schema.by_path().items():
+            attributes = file[path].attrs
             assert attributes["unit"] == field.unit
             assert attributes["meaning"], field.name
+            assert attributes["encoding-type"], field.name
+            assert attributes["encoding-version"], field.name
         assert file["ragged/force_constants/values"].attrs["unit"] == "eV/angstrom^2"
         assert file["ragged/force_constants/values"].dtype == np.float64
 
@@ -109,7 +113,7 @@ def test_a_writer_killed_at_any_moment_leaves_no_torn_table(tmp_path: Path) -> N
         from pathlib import Path
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         from test_store import SCHEMA, make_row
-        from hpcbench.store.tables import TableWriter
+        from hpcbench.store.table_writer import TableWriter
         print("ready", flush=True)
         for number in range(10_000):
             with TableWriter(Path(sys.argv[1]) / f"t{{number}}.h5", SCHEMA, {{}}) as writer:
@@ -247,7 +251,7 @@ def test_what_is_no_store_is_said_so(tmp_path: Path) -> None:
     with TableWriter(tmp_path / "newer.h5", SCHEMA, {}) as writer:
         writer.append([])
     with h5py.File(tmp_path / "newer.h5", "a") as file:
-        file.attrs["format_version"] = 99
+        file.attrs["encoding-version"] = "2.0"
     with pytest.raises(StoreError, match="written by a newer hpcbench"):
         hpcbench.open(tmp_path / "newer.h5")
 
@@ -281,12 +285,12 @@ def test_who_was_stopped_while_consolidating_overwrites_nothing_newer(tmp_path: 
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from pathlib import Path\n"
         "from test_store import consolidate, run_folder\n"
-        "from hpcbench.store import tables\n"
-        "flush = tables._flush\n"
+        "from hpcbench.store import table_writer\n"
+        "flush = table_writer._flush\n"
         "def stop(path):\n"
-        "    tables._flush = flush\n"
+        "    table_writer._flush = flush\n"
         "    os.kill(os.getpid(), signal.SIGSTOP)\n"
-        "tables._flush = stop\n"
+        "table_writer._flush = stop\n"
         f"consolidate(*run_folder(Path({str(tmp_path)!r})), {{}})\n"
     )
     with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE) as process:

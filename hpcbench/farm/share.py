@@ -35,8 +35,7 @@ from hpcbench.potentials.registry import load_potential
 from hpcbench.rank.stopping import Stop
 from hpcbench.rank.worker import Worker
 from hpcbench.store.run_folder import RunFolder
-from hpcbench.store.schema import CRYSTALS
-from hpcbench.store.tables import TableReader
+from hpcbench.store.table_reader import TableReader
 
 POLL = 0.2
 
@@ -235,9 +234,10 @@ class Share:
             self.journal.begin(group, alone=len(group) == 1)
             crystals = [crystal for crystal, _ in self.load(rows)]
             for key in group:
-                del self._suspects[key]
+                self.worker.attempts[key] = self._suspects.pop(key).attempts
             return self.worker.work([crystals])
-        fate = self.understudy.compute(rows)
+        attempts = {key: self._suspects[key].attempts for key in group}
+        fate = self.understudy.compute(rows, attempts)
         if fate is Fate.DONE:
             left = []
         else:
@@ -267,9 +267,10 @@ class Share:
                 self.journal.died(key)
             self._suspects[key] = was.and_also(Suspicion(len(left), int(alone)))
             if self._suspects[key].deaths >= MOST_DEATHS:
-                deaths = self._suspects.pop(key).deaths
+                suspicion = self._suspects.pop(key)
+                self.worker.attempts[key] = suspicion.attempts - 1
                 ((crystal, _),) = self.load([self._rows[key]])
-                self.worker.fail(crystal, set_aside(deaths, self.understudy.how))
+                self.worker.fail(crystal, set_aside(suspicion.deaths, self.understudy.how))
                 self.holdings.finish(key)
 
 
@@ -289,7 +290,7 @@ def load_crystals(folder: RunFolder) -> Iterator[Load]:
     with reader:
 
         def load(rows: Sequence[int]) -> list[tuple[Crystal, float]]:
-            return [(crystal_of(row), row["cost"]) for row in reader.rows(rows, CRYSTALS)]
+            return [(crystal_of(row), row["cost"]) for row in reader.rows(rows)]
 
         yield load
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,13 @@ class Suspicion:
         died.
     deaths : int
         How many times it ended a process that computed nothing else.
+    attempts : int
+        How many times a process died that had begun it.
     """
 
     company: int
     deaths: int = 0
+    attempts: int = field(default=1, compare=False)
 
     @property
     def largest_company(self) -> int:
@@ -49,7 +52,11 @@ class Suspicion:
 
     def and_also(self, other: Suspicion) -> Suspicion:
         """With what else is held against it."""
-        return Suspicion(min(self.company, other.company), self.deaths + other.deaths)
+        return Suspicion(
+            min(self.company, other.company),
+            self.deaths + other.deaths,
+            self.attempts + other.attempts,
+        )
 
 
 Suspicions = dict[str, Suspicion]
@@ -93,7 +100,8 @@ def suspects_of(told: Told, finished: Container[str]) -> Suspicions:
 def deaths_of(told: Told, finished: Container[str]) -> Suspicions:
     """Whom a rank has seen ending its understudy."""
     died = [key for key in told.died if key not in finished]
-    return {key: Suspicion(1, died.count(key)) for key in died}
+    # As an attempt it is in the understudy's own journal.
+    return {key: Suspicion(1, died.count(key), attempts=0) for key in died}
 
 
 def suspects_of_rank(launch: Path, rank: int, finished: Container[str]) -> Suspicions:
@@ -159,8 +167,8 @@ def fold_launches(
         if key in finished:
             del suspicions[key]
         elif key in forgiven:
-            suspicions[key] = Suspicion(1)
-    values = {key: [s.company, s.deaths] for key, s in sorted(suspicions.items())}
+            suspicions[key] = Suspicion(1, attempts=suspicions[key].attempts)
+    values = {key: [s.company, s.deaths, s.attempts] for key, s in sorted(suspicions.items())}
     if launches or values != kept["suspicions"]:
         # First the names of the launches, then their folders: after a kill in between, nothing
         # is counted twice.

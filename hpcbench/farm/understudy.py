@@ -94,13 +94,16 @@ class Understudy:
         self.how = ""
         """How the last one ended, in words."""
 
-    def compute(self, rows: Sequence[int]) -> Fate:
-        """Let it compute rows of the list of crystals, together."""
+    def compute(self, rows: Sequence[int], attempts: Mapping[str, int]) -> Fate:
+        """Let it compute rows of the list of crystals, together.
+
+        ``attempts`` says how often each, by its id, was begun before.
+        """
         for _ in range(2):
             process = self._process or self._start()
             try:
                 assert process.stdin is not None, "it was started with one"
-                pickle.dump(list(rows), process.stdin)
+                pickle.dump((list(rows), dict(attempts)), process.stdin)
                 process.stdin.flush()
             except BrokenPipeError:
                 # It has died while it had nothing to do.
@@ -206,13 +209,14 @@ def main() -> None:
         )
         while not stop.requested:
             try:
-                rows = pickle.load(sys.stdin.buffer)
+                rows, attempts = pickle.load(sys.stdin.buffer)
             except EOFError:
                 break
             crystals = [crystal for crystal, _ in load(rows)]
             ids = [crystal.id for crystal in crystals]
             journal.begin(ids, alone=len(ids) == 1)
             os.write(answers, BEGUN)
+            worker.attempts.update(attempts)
             if worker.work([crystals]):
                 os.write(answers, DONE)
     log.close()

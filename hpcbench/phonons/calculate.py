@@ -13,8 +13,10 @@ from hpcbench.phonons.force_constants import fit_force_constants, subtract_drift
 from hpcbench.phonons.spectrum import (
     BandPath,
     MeshResult,
+    Mode,
     commensurate_qpoints,
     frequencies_at,
+    lowest_imaginary_modes,
     run_mesh,
     seekpath_band_path,
 )
@@ -51,12 +53,18 @@ class PhononResult:
         Number of displaced supercells.
     largest_drift : float
         Largest mean force of a supercell before it was subtracted, in eV/A.
+    symmetrisation_change : float
+        Largest change of a force constant by symmetrisation, in eV/A^2.
+    forces : ndarray, shape (nsupercells, natoms, 3)
+        Forces without drift, in eV/A.
     path : BandPath
         The band path; ``spectra["path"]`` has the frequencies of its points.
     spectra : dict
         Spectra by place: ``path``, ``commensurate``, ``mesh``.
     mesh : MeshResult
         Thermal properties.
+    unstable_modes : tuple of Mode
+        The lowest mode of each place, where it is imaginary.
     verdicts : dict
         ``stable`` or ``unstable`` by the name of each criterion.
     """
@@ -64,9 +72,12 @@ class PhononResult:
     phonon: Phonopy
     displacements: int
     largest_drift: float
+    symmetrisation_change: float
+    forces: NDArray[np.float64]
     path: BandPath
     spectra: dict[str, Spectrum]
     mesh: MeshResult
+    unstable_modes: tuple[Mode, ...]
     verdicts: dict[str, str]
 
     @property
@@ -105,7 +116,7 @@ def analyse(phonon: Phonopy, forces: NDArray[np.float64], settings: PhononSettin
         If force constants or the band path cannot be had, or frequencies are not finite.
     """
     without_drift, largest_drift = subtract_drift(forces)
-    fit_force_constants(phonon, without_drift)
+    change = fit_force_constants(phonon, without_drift)
     path = seekpath_band_path(
         phonon, settings.band_points, cell_is_standard=settings.primitive_matrix == "P"
     )
@@ -117,4 +128,15 @@ def analyse(phonon: Phonopy, forces: NDArray[np.float64], settings: PhononSettin
     }
     if not all(np.isfinite(spectrum.frequencies).all() for spectrum in spectra.values()):
         raise PhononError("nan", "frequencies are not finite")
-    return PhononResult(phonon, len(forces), largest_drift, path, spectra, mesh, verdicts(spectra))
+    return PhononResult(
+        phonon,
+        len(forces),
+        largest_drift,
+        change,
+        without_drift,
+        path,
+        spectra,
+        mesh,
+        lowest_imaginary_modes(phonon, spectra.values()),
+        verdicts(spectra),
+    )

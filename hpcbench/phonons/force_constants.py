@@ -26,12 +26,15 @@ def subtract_drift(forces: NDArray[np.float64]) -> tuple[NDArray[np.float64], fl
     return forces - drift, float(np.abs(drift).max(initial=0.0))
 
 
-def fit_force_constants(phonon: Phonopy, forces: NDArray[np.float64]) -> None:
+def fit_force_constants(phonon: Phonopy, forces: NDArray[np.float64]) -> float:
     """Put symmetrised compact force constants into ``phonon``.
 
     Compact: shape (natoms in primitive cell, natoms in supercell, 3, 3), in eV/A^2. Symmetrised
     by phonopy's own permutation and drift conditions, which for finite displacements equal the
     projection on the space group.
+
+    Returns the largest change of a force constant by symmetrisation, in eV/A^2: with exact
+    forces of a harmonic crystal it would be zero.
 
     Raises
     ------
@@ -43,6 +46,8 @@ def fit_force_constants(phonon: Phonopy, forces: NDArray[np.float64]) -> None:
     try:
         phonon.forces = forces
         phonon.produce_force_constants(calculate_full_force_constants=False, show_drift=False)
+        raw = np.array(phonon.force_constants)
         phonon.symmetrize_force_constants(show_drift=False)
     except Exception as error:  # phonopy raises RuntimeError, ValueError and its own kinds
         raise PhononError("force constants", f"phonopy: {type(error).__name__}: {error}") from error
+    return float(np.abs(phonon.force_constants - raw).max())

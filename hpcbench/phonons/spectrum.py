@@ -16,7 +16,7 @@ from hpcbench.errors import PhononError
 from hpcbench.phonons.stability import Spectrum
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from phonopy import Phonopy
 
@@ -96,6 +96,46 @@ def frequencies_at(phonon: Phonopy, qpoints: NDArray[np.float64]) -> Spectrum:
     """Frequencies in THz at given q-points, shape (nq, nbands)."""
     frequencies = phonon.run_qpoints(qpoints).frequencies
     return Spectrum(np.asarray(qpoints), np.sort(frequencies, axis=1))
+
+
+@dataclass(frozen=True, eq=False)
+class Mode:
+    """A phonon mode.
+
+    Attributes
+    ----------
+    frequency : float
+        In THz; negative for an imaginary one.
+    qpoint : ndarray, shape (3,)
+        Reduced coordinates of the primitive cell's reciprocal lattice.
+    eigenvector : ndarray, shape (natoms, 3)
+        Complex, normalised, of the primitive cell's atoms, with phonopy's phases.
+    """
+
+    frequency: float
+    qpoint: NDArray[np.float64]
+    eigenvector: NDArray[np.complex128]
+
+
+def lowest_imaginary_modes(phonon: Phonopy, spectra: Iterable[Spectrum]) -> tuple[Mode, ...]:
+    """The lowest mode of each spectrum, where it is imaginary; one that is in several once."""
+    lowest = {}
+    for spectrum in spectra:
+        frequency, qpoint = spectrum.lowest
+        if frequency < 0:
+            lowest[tuple(np.round(qpoint, 9))] = qpoint
+    if not lowest:
+        return ()
+    qpoints = np.array(list(lowest.values()))
+    result = phonon.run_qpoints(qpoints, with_eigenvectors=True)
+    modes = []
+    for qpoint, frequencies, vectors in zip(
+        qpoints, result.frequencies, result.eigenvectors, strict=True
+    ):
+        branch = int(np.argmin(frequencies))
+        vector = vectors[:, branch].reshape(-1, 3)
+        modes.append(Mode(float(frequencies[branch]), qpoint, vector))
+    return tuple(modes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,8 +24,8 @@ from hpcbench.planning.costs import (
     supercell_of,
 )
 from hpcbench.planning.listing import crystal_of
-from hpcbench.store.schema import CRYSTALS, DONE
-from hpcbench.store.tables import TableReader
+from hpcbench.store.schema import DONE
+from hpcbench.store.table_reader import TableReader
 
 if TYPE_CHECKING:
     from hpcbench.events import Progress
@@ -128,7 +128,7 @@ def learn(store: Store, progress: Progress) -> CostModel | None:
     with TableReader(store.folder.crystals) as reader:
         rows = {key: row for row, key in enumerate(reader.column("id"))}
         wanted = sorted(rows[what.ids[i]] for i in chosen if what.ids[i] in rows)
-        crystals = [crystal_of(row) for row in reader.rows(wanted, CRYSTALS)]
+        crystals = [crystal_of(row) for row in reader.rows(wanted)]
     works = [
         predict_work(
             crystal,

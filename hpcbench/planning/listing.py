@@ -18,7 +18,7 @@ from hpcbench.errors import CrystalError, SetupError, SourceError, UnsuitableErr
 from hpcbench.planning.costs import Work, predict_work, supercell_of
 from hpcbench.sources import SourceFile, Unreadable, examine, merge, read_file
 from hpcbench.store.schema import CRYSTALS, FAILED, UNREADABLE
-from hpcbench.store.tables import TableWriter
+from hpcbench.store.table_writer import TableWriter
 
 Record = Crystal | Unreadable
 

@@ -85,7 +85,9 @@ class Route:
         )
         forces: NDArray[np.float64] = yield ForcesOn(displaced.copies)
         columns: dict[str, Any] = yield OnCpu(
-            ANALYSIS, analyse_forces, (displaced.phonon, forces, settings, protocol.criterion)
+            ANALYSIS,
+            analyse_forces,
+            (displaced.phonon, forces, settings, protocol.criterion, config.keep_forces),
         )
         return done_row(crystal, relaxation, columns, self.rank, self.provenance)
 

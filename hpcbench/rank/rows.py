@@ -14,17 +14,22 @@ from hpcbench.errors import CrystalError
 from hpcbench.phonons.stability import CRITERIA
 from hpcbench.planning.listing import identity
 from hpcbench.potentials.protocol import PotentialInfo
+from hpcbench.store.fields import Schema
 from hpcbench.store.schema import DONE, FAILED, result_schema
-from hpcbench.store.tables import Schema
 from hpcbench.versions import deciding_versions
 
 if TYPE_CHECKING:
     from hpcbench.relaxation.relax import Relaxation
 
 
-def schema_of(deciding: Mapping[str, Any]) -> Schema:
+def schema_of(deciding: Mapping[str, Any], band_dtype: str = "float32") -> Schema:
     """The schema of the results that these deciding settings give."""
-    return result_schema(len(deciding["temperatures"]), tuple(c.column for c in CRITERIA))
+    return result_schema(
+        len(deciding["temperatures"]),
+        tuple(c.column for c in CRITERIA),
+        band_dtype,
+        deciding["dtype"],
+    )
 
 
 def failed_row(crystal: Crystal, error: CrystalError, rank: int, provenance: str) -> dict[str, Any]:
@@ -62,6 +67,10 @@ def done_row(
         "idealised": relaxation.idealised,
         "relaxed_cell": relaxation.atoms.cell[:],
         "relaxed_positions": relaxation.atoms.positions,
+        "stage_steps": [stage.steps for stage in relaxation.stages],
+        "stage_energy": [stage.energy for stage in relaxation.stages],
+        "stage_fmax": [stage.fmax for stage in relaxation.stages],
+        "stage_stress": [stage.stress for stage in relaxation.stages],
         **columns,
     }
 

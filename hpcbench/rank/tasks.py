@@ -10,7 +10,7 @@ import pickle
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from hpcbench.errors import CrystalError, HpcbenchError
 from hpcbench.phonons.calculate import PhononResult, PhononSettings, analyse, prepare
+from hpcbench.phonons.spectrum import Mode
 from hpcbench.phonons.stability import CRITERIA
 from hpcbench.phonons.supercells import displaced_copies
 from hpcbench.potentials.copies import DisplacedCopies
@@ -53,7 +54,11 @@ def displace_supercell(
 
 
 def analyse_forces(
-    phonon: bytes, forces: NDArray[np.float64], settings: PhononSettings, criterion: str
+    phonon: bytes,
+    forces: NDArray[np.float64],
+    settings: PhononSettings,
+    criterion: str,
+    keep_forces: bool,
 ) -> dict[str, Any]:
     """The columns of a crystal's row that its phonons give.
 
@@ -65,12 +70,18 @@ def analyse_forces(
         In eV/A.
     criterion : str
         The one whose answer is the verdict.
+    keep_forces : bool
+        Whether the forces are among the columns.
     """
-    return phonon_columns(analyse(pickle.loads(phonon), forces, settings), criterion)
+    result = analyse(pickle.loads(phonon), forces, settings)
+    columns = phonon_columns(result, criterion)
+    if keep_forces:
+        columns["forces"] = result.forces.reshape(-1, 3)
+    return columns
 
 
 def phonon_columns(result: PhononResult, criterion: str) -> dict[str, Any]:
-    """A result of phonons by the store's columns."""
+    """A result of phonons by the store's columns, without forces."""
     phonon, mesh = result.phonon, result.mesh
     displaced = (phonon.dataset or {}).get("first_atoms", [])
     columns = {
@@ -83,6 +94,7 @@ def phonon_columns(result: PhononResult, criterion: str) -> dict[str, Any]:
         "heat_capacity": mesh.heat_capacity,
         "displacements": result.displacements,
         "largest_drift": result.largest_drift,
+        "symmetrisation_change": result.symmetrisation_change,
         "supercell_matrix": phonon.supercell_matrix,
         "primitive_matrix": phonon.primitive_matrix,
         "p2s_map": phonon.primitive.p2s_map,
@@ -96,9 +108,20 @@ def phonon_columns(result: PhononResult, criterion: str) -> dict[str, Any]:
         "commensurate_qpoints": result.spectra["commensurate"].qpoints,
         "commensurate_frequencies": result.spectra["commensurate"].frequencies.ravel(),
     }
+    columns |= _mode_columns(result.unstable_modes)
     for place, spectrum in result.spectra.items():
         columns[f"min_frequency_{place}"], columns[f"min_q_{place}"] = spectrum.lowest
     return columns
+
+
+def _mode_columns(modes: Sequence[Mode]) -> dict[str, Any]:
+    vectors = np.array([mode.eigenvector for mode in modes], dtype=np.complex128)
+    parts = np.stack([vectors.real, vectors.imag], axis=-1)
+    return {
+        "mode_frequencies": [mode.frequency for mode in modes],
+        "mode_qpoints": [mode.qpoint for mode in modes],
+        "mode_eigenvectors": parts.reshape(-1, 3, 2),
+    }
 
 
 @dataclass(frozen=True, eq=False)

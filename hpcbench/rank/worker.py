@@ -7,7 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hpcbench.config import RunConfig
@@ -26,6 +26,7 @@ from hpcbench.potentials.selftest import self_test
 from hpcbench.rank.account import EVENT, FORCES, PREPARING, RELAXATION, Account
 from hpcbench.rank.beside import Inbox, Reader, Row, Writer
 from hpcbench.rank.journey import Route
+from hpcbench.rank.memory import peak_device_memory, peak_memory
 from hpcbench.rank.pipeline import Pipeline, Traveller
 from hpcbench.rank.processes import Crew
 from hpcbench.rank.rows import failed_row, provenance_of, schema_of
@@ -63,6 +64,8 @@ class Worker:
         Told each row.
     on_commit : callable
         Told the ids of rows that are on the disk; from another thread.
+    attempts : dict
+        By id, how often a crystal was begun before, where that is known.
     """
 
     config: RunConfig
@@ -77,6 +80,7 @@ class Worker:
     most_under_way: int
     on_result: Callable[[Mapping[str, Any]], None] = lambda row: None
     on_commit: Callable[[list[str]], None] = lambda ids: None
+    attempts: dict[str, int] = field(default_factory=dict)
 
     def work(
         self, blocks: Iterable[Iterable[Crystal]], ending: threading.Event | None = None
@@ -194,18 +198,26 @@ class Worker:
     def _row(
         self, traveller: Traveller, outcome: dict[str, Any] | HpcbenchError, provenance: str
     ) -> Row:
-        if isinstance(outcome, CrystalError):
-            return failed_row(traveller.crystal, outcome, self.rank, provenance)
         if isinstance(outcome, HpcbenchError):
-            problem = CrystalError("potential", str(outcome))
-            return failed_row(traveller.crystal, problem, self.rank, provenance)
+            if not isinstance(outcome, CrystalError):
+                outcome = CrystalError("potential", str(outcome))
+            outcome = failed_row(traveller.crystal, outcome, self.rank, provenance)
         seconds = traveller.seconds
         relaxation, forces = seconds[RELAXATION], seconds[FORCES] + seconds[PREPARING]
         return {
             **outcome,
+            **self._attempt(traveller.crystal),
             "seconds_relaxation": relaxation,
             "seconds_forces": forces,
             "seconds_analysis": sum(seconds.values()) - relaxation - forces,
+        }
+
+    def _attempt(self, crystal: Crystal) -> dict[str, Any]:
+        device = self.potential.info.device
+        return {
+            "attempts": 1 + self.attempts.get(crystal.id, 0),
+            "peak_memory": peak_memory(),
+            "peak_device_memory": peak_device_memory(device),
         }
 
     def _log_result(self, traveller: Traveller, row: Row) -> None:
@@ -220,7 +232,8 @@ class Worker:
         )
 
     def _commit(self, rows: Sequence[Row]) -> None:
-        path = self.folder.commit(rows, schema_of(self.deciding), self.deciding, self.rank)
+        schema = schema_of(self.deciding, self.config.band_dtype)
+        path = self.folder.commit(rows, schema, self.deciding, self.rank)
         self.log.write("commit", rows=len(rows), segment=path.name)
         self.on_commit([row["id"] for row in rows])
 
@@ -232,7 +245,10 @@ class Worker:
         StoreError
             If it cannot be written.
         """
-        row = failed_row(crystal, error, self.rank, provenance_of(self.potential.info))
+        row = {
+            **failed_row(crystal, error, self.rank, provenance_of(self.potential.info)),
+            **self._attempt(crystal),
+        }
         self._commit([row])
         self.log.write(
             "crystal",

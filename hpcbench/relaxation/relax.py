@@ -45,6 +45,8 @@ class Relaxation:
         Found at the symmetry tolerance in the crystal as given and as relaxed.
     idealised : bool
         Whether the relaxed cell was brought to its exact symmetry and relaxed on from there.
+    stages : tuple of Minimum
+        Where each stage ended; the last one is the relaxed crystal.
     complaints : tuple of str
         Why a stage did not keep the symmetry that spglib sees; empty where all is well.
     """
@@ -58,6 +60,7 @@ class Relaxation:
     space_group_before: SpaceGroup
     space_group_after: SpaceGroup
     idealised: bool
+    stages: tuple[Minimum, ...] = ()
     complaints: tuple[str, ...] = ()
 
 
@@ -121,6 +124,7 @@ def relaxation_requests(
         before,
         after,
         any(ready.idealised for ready in prepared),
+        tuple(minima),
         tuple(
             f"stage {number}: symmetry was not kept: {ready.start.operations.complaint}"
             for number, ready in enumerate(prepared, 1)

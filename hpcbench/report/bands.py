@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hpcbench.errors import SetupError, StoreError, UsageError
 
 if TYPE_CHECKING:
-    from hpcbench.store.reader import Bands
+    from hpcbench.store.bands import Bands
 
 Array = NDArray[np.float64]
 

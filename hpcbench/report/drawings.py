@@ -28,7 +28,7 @@ from hpcbench.report.bands import (
 )
 
 if TYPE_CHECKING:
-    from hpcbench.store.reader import Bands
+    from hpcbench.store.bands import Bands
 
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 # Of one drawing, in bytes: a report with 200 of them can still be sent by mail.

@@ -31,7 +31,6 @@ from hpcbench.report.wording import (
     wilson_interval,
 )
 from hpcbench.store.schema import DONE, FAILED, PLACES, UNREADABLE
-from hpcbench.store.tables import TableReader
 
 if TYPE_CHECKING:
     import pandas
@@ -229,16 +228,8 @@ def _failures(table: pandas.DataFrame) -> list[Failure]:
 def _lowest_q(store: Store) -> dict[str, dict[str, NDArray[np.float64]]]:
     """The q of the lowest frequencies: by place, then by id; reduced coordinates."""
     # The table has scalars only, and reading each row by itself takes seconds for thousands.
-    found: dict[str, dict[str, NDArray[np.float64]]] = {place: {} for place in PLACES}
-    for part in (store.path, *store.folder.segment_paths()):
-        if not part.exists():
-            continue
-        with TableReader(part) as reader:
-            ids = reader.column("id")
-            for place in PLACES:
-                for key, q in zip(ids, reader.column(f"min_q_{place}"), strict=True):
-                    found[place].setdefault(key, q)
-    return found
+    ids = store.ids
+    return {place: dict(zip(ids, store.column(f"min_q_{place}"), strict=True)) for place in PLACES}
 
 
 def _frequency(value: Any, q: NDArray[np.float64] | None = None) -> Cell:

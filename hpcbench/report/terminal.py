@@ -17,7 +17,8 @@ from rich.text import Text
 from hpcbench.store.schema import DONE, PLACES
 
 if TYPE_CHECKING:
-    from hpcbench.store.reader import Bands, Store
+    from hpcbench.store.bands import Bands
+from hpcbench.store.reader import Store
 
 # More rows than this are a file's business: a table's end should still be on the screen.
 MOST_ROWS = 60

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import itertools
+import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from hpcbench.errors import StoreError
 from hpcbench.store.damage import find_damage, set_aside
+from hpcbench.store.decorations import decorate
+from hpcbench.store.fields import Block, Row, Schema, of_good_size
 from hpcbench.store.run_folder import RunFolder
-from hpcbench.store.schema import CRYSTALS, UNREADABLE
-from hpcbench.store.tables import Row, Schema, TableReader, TableWriter
+from hpcbench.store.schema import UNREADABLE
+from hpcbench.store.table_reader import TableReader
+from hpcbench.store.table_writer import TableWriter
+
+# Seconds that a process waits for another one that is just replacing the store.
+_PATIENCE = 60
 
 
 def consolidate(folder: RunFolder, schema: Schema, settings: Mapping[str, Any]) -> int:
     """Bring the store and all committed segments together in a new store.
 
-    Damaged segments are set aside, and the others consolidated.
+    May be called while ranks write, and killed at any moment: segments stay until they are in
+    the store. Damaged segments are set aside, and the others consolidated.
 
     Returns the number of rows.
 
     Raises
     ------
     StoreError
-        If the new file cannot be written, or does not read back; and in the end if a segment
-        was damaged, for its crystals must be computed again.
+        If the new file cannot be written, or does not read back; if another process was faster;
+        and in the end if a segment was damaged, for its crystals must be computed again.
     """
     try:
         return _consolidate(folder, schema, settings)
@@ -41,49 +53,107 @@ def _consolidate(folder: RunFolder, schema: Schema, settings: Mapping[str, Any])
 
     Of two results for one crystal the first committed stays; crystals that could not be read
     or were set aside get their row from the list of crystals, and names and origins are as the
-    list has them now. The new file takes the store's name when it is whole, and segments are
-    removed only after it has been read back. Memory is bounded by a block of rows.
+    list has them now. Fields that only the files have are carried on. The new file takes the
+    store's name when it is whole, and segments are removed only after it has been read back.
+    Memory is bounded by a block of rows.
     """
     segments = folder.segment_paths()
     listed = {row["id"]: row for row in _listed(folder)}
     if not segments and _is_up_to_date(folder, listed):
         return len(listed)
-    seen: set[str] = set()
-    voided = folder.voided()
     # The old store first: it holds what was committed first.
     sources = [path for path in (folder.store, *segments) if path.exists()]
+    for path in sources:
+        with TableReader(path) as reader:
+            schema = schema.union(reader.schema)
+    seen: set[str] = set()
+    replacing = contextlib.ExitStack()
 
-    def rows() -> Iterator[Row]:
-        for path in sources:
-            with TableReader(path) as reader:
-                statuses = reader.column("status")
-                new = []
-                for index, key in reader.keys(voided):
-                    # What could not be read is as the list has it now: a file may be mended.
-                    if key not in seen and statuses[index] != UNREADABLE:
-                        seen.add(key)
-                        new.append(index)
-                for row in reader.rows(new, schema):
-                    yield row | _identity(listed.get(row["id"]))
-        for key, aside in listed.items():
-            if aside["reason"] and key not in seen:
-                seen.add(key)
-                yield aside
+    def check(path: Path) -> None:
+        _require(path, len(seen))
+        replacing.enter_context(_alone(folder))
+        if not all(segment.exists() for segment in segments):
+            # This process was stopped meanwhile, and its store may lack what came later.
+            raise StoreError("another process has consolidated the segments")
 
     try:
-        with TableWriter(
-            folder.store,
-            schema,
-            settings,
-            workplace=folder.path,
-            check=lambda path: _require(path, len(seen), segments),
-        ) as writer:
-            writer.append(rows())
+        with replacing:
+            with TableWriter(
+                folder.store,
+                schema,
+                settings,
+                workplace=folder.path,
+                finish=lambda file: decorate(file, settings),
+                check=check,
+            ) as writer:
+                writer.append_blocks(of_good_size(_blocks(sources, folder.voided(), listed, seen)))
+                aside = [row for key, row in listed.items() if row["reason"] and key not in seen]
+                seen.update(row["id"] for row in aside)
+                writer.append(aside)
+            for path in segments:
+                path.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
         raise StoreError(f"cannot write {folder.store}: {error}; the segments are safe") from error
-    for path in segments:
-        path.unlink(missing_ok=True)
     return len(seen)
+
+
+@contextlib.contextmanager
+def _alone(folder: RunFolder) -> Iterator[None]:
+    """Keep others from putting their store in place; the lock goes with the process."""
+    lock = os.open(folder.path / "replacing", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        for attempt in itertools.count():
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if attempt == _PATIENCE:
+                    raise StoreError(f"another process is replacing {folder.store}") from None
+                time.sleep(1.0)
+                continue
+            except OSError:
+                # A file system without locks: two that replace it in the same moment are
+                # not kept apart.
+                pass
+            break
+        yield
+    finally:
+        os.close(lock)
+
+
+def _blocks(
+    sources: Iterable[Path],
+    voided: Mapping[str, float],
+    listed: Mapping[str, Row],
+    seen: set[str],
+) -> Iterator[Block]:
+    """What of the sources counts; the ids are added to ``seen``."""
+    for path in sources:
+        with TableReader(path) as reader:
+            counting = dict(reader.keys(voided))
+            for first, block in reader.blocks():
+                statuses = block.column("status")
+                rows = []
+                for row in range(len(block)):
+                    key = counting.get(first + row)
+                    # What could not be read is as the list has it now: a file may be mended.
+                    if key is not None and key not in seen and statuses[row] != UNREADABLE:
+                        seen.add(key)
+                        rows.append(row)
+                if rows:
+                    yield _renamed(block if len(rows) == len(block) else block.take(rows), listed)
+
+
+def _renamed(block: Block, listed: Mapping[str, Row]) -> Block:
+    """The block with names and origins as the list has them."""
+    values = dict(block.values)
+    ids = [str(key) for key in block.column("id")]
+    for field in ("name", "origins"):
+        texts = block.column(field).copy()
+        for row in range(len(block)):
+            if ids[row] in listed:
+                texts[row] = listed[ids[row]][field]
+        values[f"crystals/{field}"] = texts
+    return Block(len(block), values)
 
 
 def _listed(folder: RunFolder) -> Iterator[Row]:
@@ -98,7 +168,7 @@ def _listed(folder: RunFolder) -> Iterator[Row]:
                 aside.append(index)
             else:
                 yield {"id": key, "name": name, "origins": origins, "reason": ""}
-        yield from reader.rows(aside, CRYSTALS)
+        yield from reader.rows(aside)
 
 
 def _is_up_to_date(folder: RunFolder, listed: Mapping[str, Row]) -> bool:
@@ -116,16 +186,10 @@ def _is_up_to_date(folder: RunFolder, listed: Mapping[str, Row]) -> bool:
     return all(row[4] != UNREADABLE for row in stored.values())
 
 
-def _identity(listed: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {} if listed is None else {k: listed[k] for k in ("name", "origins")}
-
-
-def _require(path: Path, rows: int, segments: Iterable[Path]) -> None:
-    """Refuse a new store that does not read back, or that is not the newest."""
+def _require(path: Path, rows: int) -> None:
+    """Refuse a new store that does not read back."""
+    for damage in find_damage([path]).values():
+        raise StoreError(f"{path} does not read back ({damage}); the segments are kept")
     with TableReader(path) as reader:
-        reader.read_everything()
         if len(reader) != rows:
             raise StoreError(f"{path}: {len(reader)} rows of {rows}; the segments are kept")
-    if not all(segment.exists() for segment in segments):
-        # This process was stopped meanwhile, and its store may lack what came later.
-        raise StoreError("another process has consolidated the segments")

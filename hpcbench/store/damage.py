@@ -6,23 +6,22 @@ import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from hpcbench.store.tables import TableReader
+from hpcbench.store.table_reader import Damage, TableReader
 
 SUFFIX = ".damaged"
 
 
-def find_damage(segments: Iterable[Path]) -> dict[Path, str]:
-    """What is wrong with those that do not read back as they were written.
-
-    HDF5 has checksums for values, and for some of its own structure; texts have none.
-    """
+def find_damage(paths: Iterable[Path]) -> dict[Path, str]:
+    """What is wrong with those that do not read back as they were written."""
     found = {}
-    for path in segments:
+    for path in paths:
         # A broken file makes HDF5 and whoever reads it fail in all kinds of ways.
         try:
             with TableReader(path) as reader:
-                reader.read_everything()
-                reader.check_lengths()
+                for what in reader.damage():
+                    if isinstance(what, Damage):
+                        found[path] = str(what)
+                        break
         except Exception as error:
             # Another process may have consolidated it meanwhile.
             if path.exists():

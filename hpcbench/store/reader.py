@@ -2,43 +2,32 @@
 
 from __future__ import annotations
 
-import itertools
+import copy
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpcbench.errors import StoreError, UsageError
+from hpcbench.store.bands import Bands, bands_of
+from hpcbench.store.fields import Schema
+from hpcbench.store.result import Result, compact_force_constants, result_of
 from hpcbench.store.run_folder import RunFolder
-from hpcbench.store.schema import CRYSTALS, DONE
-from hpcbench.store.tables import TableReader
+from hpcbench.store.schema import DONE
+from hpcbench.store.table_reader import TableReader
 
 if TYPE_CHECKING:
     import pandas
+    import xarray
     from phonopy import Phonopy
 
-
-@dataclass(frozen=True, eq=False)
-class Bands:
-    """A band structure as stored.
-
-    Attributes
-    ----------
-    distances : list of ndarray, each shape (nq,)
-        Distance along the path in 1/A, by segment.
-    frequencies : list of ndarray, each shape (nq, nbands)
-        In THz, by segment.
-    labels : list of (str, str)
-        First and last point of each segment.
-    """
-
-    distances: list[NDArray[np.float64]]
-    frequencies: list[NDArray[np.float64]]
-    labels: list[tuple[str, str]]
+# Files that are kept open: a run under way may have thousands of segments.
+_MOST_OPEN = 16
+_LISTED = ("id", "name", "origins", "formula", "natoms", "status", "reason")
 
 
 class Store:
@@ -48,10 +37,15 @@ class Store:
     when it was opened, or since :meth:`refresh`. When a launch ends, its segments become part
     of a new file: then it looks again by itself.
 
+    ``store[id]`` is one crystal, ``store[:100]``, ``store[ids]`` and ``store[mask]`` are stores
+    with some of the crystals, as ``store.where("natoms < 10")`` is; iterating gives one result
+    after the other in the order of storage.
+
     Parameters
     ----------
-    path : path
-        The store, e.g. ``store.h5``.
+    path : path or URL
+        The store, e.g. ``store.h5``; with fsspec (and aiohttp) also ``https://...``, of a server
+        that can send parts of a file.
 
     Raises
     ------
@@ -60,28 +54,64 @@ class Store:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.folder = RunFolder(path)
-        self.path = self.folder.store
-        # Segments are listed before the store is: one that is consolidated in between is then
-        # found in the store, not missed.
-        segments = self.folder.segment_paths()
-        segments = [path for path in segments if path.exists()]
-        self._parts = [*([self.path] if self.path.exists() else []), *segments]
-        if not self._parts and not self.folder.path.exists():
-            raise StoreError(f"{self.path}: no such store")
         self._where: dict[str, tuple[Path, int]] = {}
         self._inodes: dict[Path, int] = {}
+        self._readers: dict[Path, TableReader] = {}
         self._table: pandas.DataFrame | None = None
-        voided = self.folder.voided()
-        for part in self._parts:
-            with TableReader(part) as reader:
-                self._inodes[part] = part.stat().st_ino
-                for index, key in reader.keys(voided):
-                    self._where.setdefault(key, (part, index))
+        self._chosen: list[str] | None = None
+        self._remote: BinaryIO | None = None
+        self._parts: list[Path] = []
+        if "://" in os.fspath(path):
+            self._remote = _open_remote(os.fspath(path))
+            self.folder = RunFolder(Path(os.fspath(path)))
+            self.path = Path(os.fspath(path))
+            self._parts = [self.path]
+        else:
+            self.folder = RunFolder(path)
+            self.path = self.folder.store
+        self.refresh()
 
     def refresh(self) -> None:
         """Look again at what is committed."""
-        self.__init__(self.path)  # type: ignore[misc]
+        self.close()
+        self._where, self._inodes, self._table = {}, {}, None
+        if self._remote is None:
+            # Segments are listed before the store is: one that is consolidated in between is
+            # then found in the store, not missed.
+            segments = self.folder.segment_paths()
+            segments = [path for path in segments if path.exists()]
+            self._parts = [*([self.path] if self.path.exists() else []), *segments]
+            if not self._parts and not self.folder.path.exists():
+                raise StoreError(f"{self.path}: no such store")
+        voided = self.folder.voided()
+        for part in self._parts:
+            if self._remote is None:
+                self._inodes[part] = part.stat().st_ino
+            for index, key in self._reader(part).keys(voided):
+                self._where.setdefault(key, (part, index))
+        if self._chosen is not None:
+            self._where = {k: self._where[k] for k in self._chosen if k in self._where}
+
+    def close(self) -> None:
+        """Close the files; they are opened again if they are needed."""
+        for reader in self._readers.values():
+            reader.close()
+        self._readers = {}
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _reader(self, part: Path) -> TableReader:
+        reader = self._readers.pop(part, None)
+        if reader is None:
+            while len(self._readers) >= _MOST_OPEN:
+                self._readers.pop(next(iter(self._readers))).close()
+            reader = TableReader(self._remote or part)
+        self._readers[part] = reader  # the last one used is the last one
+        return reader
 
     def _refresh_if_replaced(self) -> None:
         # A launch that ends puts its segments into a new file.
@@ -117,12 +147,85 @@ class Store:
             return [key for key, reason in listed if not reason and key not in self._where]
 
     @property
+    def schema(self) -> Schema:
+        """All fields: their names, dtypes, shapes, units and meanings."""
+        schema = Schema((), ())
+        for part in self._parts:
+            schema = schema.union(self._reader(part).schema)
+        return schema
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What decided the results: protocol, model, weights, precision, supercell, ..."""
-        if self._parts:
-            with TableReader(self._parts[0]) as reader:
-                return reader.settings
-        return self.folder.settings()
+        return self._reader(self._parts[0]).settings if self._parts else self.folder.settings()
+
+    @overload
+    def __getitem__(self, key: str) -> Result: ...
+    @overload
+    def __getitem__(self, key: slice | Sequence[Any] | NDArray[Any] | pandas.Series) -> Store: ...
+    def __getitem__(self, key: Any) -> Result | Store:
+        """One crystal by its id, the beginning of one, or its name; or some of them."""
+        if isinstance(key, str):
+            return result_of(self.row(self.find(key)))
+        if isinstance(key, slice):
+            return self._some(self.ids[key])
+        wanted = np.asarray(key)
+        if wanted.dtype == bool:
+            if len(wanted) != len(self.table):
+                raise UsageError(f"a mask of {len(wanted)} for {len(self.table)} crystals")
+            return self._some(list(self.table.index[wanted]))
+        unknown = [k for k in wanted.tolist() if k not in self._where]
+        if unknown:
+            raise UsageError(f"{self.path} has no crystal {unknown[0]!r}: give ids")
+        return self._some(wanted.tolist())
+
+    def where(self, condition: str) -> Store:
+        """The crystals for which a condition holds, as pandas' ``query`` takes it.
+
+        Raises
+        ------
+        UsageError
+            If the condition cannot be understood.
+        """
+        try:
+            return self._some(list(self.table.query(condition).index))
+        except Exception as error:  # pandas raises whatever the words lead to
+            raise UsageError(f"{condition!r} is no condition on the table: {error}") from error
+
+    def _some(self, ids: Iterable[str]) -> Store:
+        """A store with some of the crystals, in the order of storage."""
+        wanted = set(ids)
+        some = copy.copy(self)
+        some._readers = {}
+        some._chosen = [key for key in self._where if key in wanted]
+        some._where = {key: self._where[key] for key in some._chosen}
+        some._table = None
+        return some
+
+    def __iter__(self) -> Iterator[Result]:
+        """All results, in the order of storage; reads as it goes."""
+        for row in self.rows():
+            yield result_of(row)
+
+    def rows(self, paths: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+        """All rows, with all fields or those at ``paths``, in the order of storage.
+
+        Reads as it goes: memory is bounded by a block of rows.
+        """
+        self._refresh_if_replaced()
+        by_part: dict[Path, list[int]] = {}
+        for part, index in self._where.values():
+            by_part.setdefault(part, []).append(index)
+        for part, indices in by_part.items():
+            # A reader of its own: the shared ones may be closed between two rows.
+            with TableReader(self._remote or part) as reader:
+                yield from reader.rows(indices, paths)
+
+    def column(self, name: str) -> NDArray[Any]:
+        """A column of any shape, in the order of :attr:`ids`."""
+        self._refresh_if_replaced()
+        columns = {part: self._reader(part).column(name) for part in self._parts}
+        return np.array([columns[part][index] for part, index in self._where.values()])
 
     @property
     def table(self) -> pandas.DataFrame:
@@ -137,31 +240,26 @@ class Store:
 
         frames = []
         for part in self._parts:
-            with TableReader(part) as reader:
-                columns = {name: reader.column(name) for name in reader.column_names()}
-            keep = [
-                index
-                for index, key in enumerate(columns["id"])
-                if self._where.get(key) == (part, index)
-            ]
-            scalars = {name: values for name, values in columns.items() if values.ndim == 1}
-            frames.append(pandas.DataFrame(scalars).iloc[keep])
-        if self.folder.crystals.exists():
+            reader = self._reader(part)
+            frame = pandas.DataFrame({n: reader.column(n) for n in reader.scalar_names()})
+            places = np.array([i for p, i in self._where.values() if p == part], dtype=np.int64)
+            if not np.array_equal(places, np.arange(len(frame))):
+                frame = frame.iloc[places]
+            frames.append(frame)
+        if self.folder.crystals.exists() and self._chosen is None:
             # Crystals that were set aside before the run have their row from the start.
             with TableReader(self.folder.crystals) as reader:
-                listed = {
-                    name: reader.column(name)
-                    for name in ("id", "name", "origins", "formula", "natoms", "status", "reason")
-                }
-            frame = pandas.DataFrame(listed)
+                frame = pandas.DataFrame({name: reader.column(name) for name in _LISTED})
             aside = (frame["reason"] != "") & ~frame["id"].isin(list(self._where))
             frames.append(frame[aside])
         frames = [frame for frame in frames if len(frame)]
         if not frames:
             return pandas.DataFrame({"id": [], "name": [], "status": [], "reason": []})
-        table = pandas.concat(frames, ignore_index=True)
-        texts = [c for c in table.columns if not pandas.api.types.is_numeric_dtype(table[c])]
-        table[texts] = table[texts].fillna("")
+        table = frames[0]
+        if len(frames) > 1:
+            table = pandas.concat(frames, ignore_index=True)
+            texts = [c for c in table.columns if not pandas.api.types.is_numeric_dtype(table[c])]
+            table[texts] = table[texts].fillna("")
         return table.set_index("id", drop=False)
 
     def find(self, words: str) -> str:
@@ -196,17 +294,29 @@ class Store:
         if key not in self._where:
             return self._listed_row(key)
         part, index = self._where[key]
-        with TableReader(part) as reader:
-            return reader.row(index)
+        return self._reader(part).row(index)
 
     def _listed_row(self, key: str) -> dict[str, Any]:
         if self.folder.crystals.exists():
             with TableReader(self.folder.crystals) as reader:
                 found = np.flatnonzero(reader.column("id") == key)
                 if len(found):
-                    (row,) = reader.rows([int(found[0])], CRYSTALS)
-                    return row
+                    return reader.row(int(found[0]))
         raise KeyError(key)
+
+    def force_constants(self, key: str) -> NDArray[np.float64]:
+        """Compact force constants of a crystal by its id, shape (nprim, nsuper, 3, 3), eV/A^2.
+
+        Raises
+        ------
+        KeyError
+            If there is no such id.
+        """
+        self._refresh_if_replaced()
+        part, index = self._where[key]
+        reader = self._reader(part)
+        names = ("p2s_map", "force_constants")
+        return compact_force_constants({name: reader.ragged(name, index) for name in names})
 
     def phonopy(self, key: str) -> Phonopy:
         """The crystal's ``Phonopy`` object with its force constants.
@@ -242,8 +352,7 @@ class Store:
                 f"{key}: the installed phonopy orders the supercell otherwise than the one that "
                 f"computed it ({json.loads(row['provenance']).get('phonopy')})"
             )
-        shape = (len(phonon.primitive), len(phonon.supercell), 3, 3)
-        phonon.force_constants = np.array(row["force_constants"]).reshape(shape)
+        phonon.force_constants = compact_force_constants(row)
         return phonon
 
     def bands(self, key: str) -> Bands:
@@ -259,24 +368,40 @@ class Store:
         key = self.find(key)
         row = self.row(key)
         self._require_phonons(key, row)
-        qpoints, edges = row["band_qpoints"], row["band_segments"]
-        frequencies = np.array(row["band_frequencies"]).reshape(len(qpoints), -1)
-        primitive = row["primitive_matrix"].T @ row["relaxed_cell"]
-        cartesian = qpoints @ np.linalg.inv(primitive).T
-        distances, start = [], 0.0
-        for first, end in itertools.pairwise(edges):
-            steps = np.linalg.norm(np.diff(cartesian[first:end], axis=0), axis=1)
-            distances.append(start + np.concatenate([[0.0], np.cumsum(steps)]))
-            start = float(distances[-1][-1])
-        return Bands(
-            distances,
-            [frequencies[a:b] for a, b in itertools.pairwise(edges)],
-            [(a, b) for a, b in json.loads(row["band_labels"])],
-        )
+        return bands_of(row)
+
+    def to_xarray(self, ragged: Sequence[str] = ()) -> xarray.Dataset:
+        """Columns of all shapes as an xarray ``Dataset`` along ``id``.
+
+        Parameters
+        ----------
+        ragged : sequence of str
+            Ragged arrays to take along, e.g. ``("numbers",)``: as CF conventions' contiguous
+            ragged arrays, values along ``<name>_value`` and ``<name>_count`` along ``id``.
+
+        Raises
+        ------
+        UsageError
+            If there is no array of that name.
+        """
+        from hpcbench.store.labelled import to_xarray
+
+        return to_xarray(self, ragged)
 
     def _require_phonons(self, key: str, row: dict[str, Any]) -> None:
         if row["status"] != DONE:
             raise StoreError(f"{row['name']} ({key}) has no phonons: {row['reason']}")
+
+
+def _open_remote(url: str) -> BinaryIO:
+    try:
+        import fsspec  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise StoreError(f"{url}: to read from a server, pip install fsspec aiohttp") from error
+    try:
+        return cast("BinaryIO", fsspec.open(url).open())
+    except Exception as error:  # of the many kinds of file systems
+        raise StoreError(f"{url}: cannot be opened: {type(error).__name__}: {error}") from error
 
 
 def open_store(path: str | os.PathLike[str]) -> Store:

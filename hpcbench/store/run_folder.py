@@ -26,7 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from hpcbench.errors import StoreError, StoreMismatchError
-from hpcbench.store.tables import Row, Schema, TableReader, TableWriter
+from hpcbench.store.fields import Row, Schema
+from hpcbench.store.table_reader import TableReader
+from hpcbench.store.table_writer import TableWriter
 
 # Seconds after which what another launch left behind is certainly nobody's.
 LEFT_BEHIND = 600.0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from hpcbench.store.tables import Field, Schema
+import numpy as np
+
+from hpcbench.store.fields import Field, Schema
 
 DONE, FAILED, UNREADABLE = "done", "failed", "unreadable"
 """The values of ``status``: computed; read but not computed; could not be read."""
@@ -18,7 +20,7 @@ CRYSTALS = Schema(
         Field("formula", "str", meaning="Hill formula of the cell"),
         Field("natoms", "i4", meaning="atoms in the cell"),
         Field("reason", "str", meaning="why it cannot be computed; empty if it can"),
-        Field("status", "str", meaning="unreadable or failed where reason is set"),
+        Field("status", "category", meaning="unreadable or failed where reason is set"),
         Field("cell", "f8", (3, 3), "angstrom", "lattice vectors as rows, as given"),
         Field("has_supercell", "bool", meaning="whether the source asks for a supercell"),
         Field("supercell_matrix", "i4", (3, 3), meaning="the supercell that the source asks for"),
@@ -32,8 +34,102 @@ CRYSTALS = Schema(
 """The list of a run's crystals (``crystals.h5`` in its folder)."""
 
 
-def result_schema(ntemperatures: int, criteria: tuple[str, ...]) -> Schema:
-    """The schema of results.
+_ATOMS = (
+    Field("numbers", "i4", meaning="atomic numbers, order as given"),
+    Field("positions", "f8", (3,), "angstrom", "Cartesian, as given"),
+    Field("relaxed_positions", "f8", (3,), "angstrom", "Cartesian, relaxed"),
+)
+
+
+_PLACES = tuple(
+    field
+    for place in PLACES
+    for field in (
+        Field(f"min_frequency_{place}", "f8", (), "THz", f"lowest frequency, {place}"),
+        Field(f"min_q_{place}", "f8", (3,), "", "its q, reduced, of the primitive cell"),
+    )
+)
+_RELAXATION = (
+    Field("energy", "f8", (), "eV", "potential energy of the relaxed cell"),
+    Field("fmax", "f8", (), "eV/angstrom", "largest force left by the relaxation"),
+    Field("stress", "f8", (3, 3), "eV/angstrom^3", "left by the relaxation"),
+    Field("relaxation_steps", "i4", meaning="optimiser steps, all stages"),
+    Field("force_calls", "i4", meaning="evaluations in the relaxation"),
+    Field("idealised", "bool", meaning="brought to its exact symmetry after relaxation"),
+)
+_FORCE_CONSTANTS = (
+    Field("displacements", "i4", meaning="displaced supercells"),
+    Field("largest_drift", "f8", (), "eV/angstrom", "largest mean force subtracted"),
+    Field(
+        "symmetrisation_change",
+        "f8",
+        (),
+        "eV/angstrom^2",
+        "largest change of a force constant by permutation symmetry and the sum rule: their noise",
+    ),
+)
+_CELLS = (
+    Field("cell", "f8", (3, 3), "angstrom", "lattice vectors as rows, as given"),
+    Field("relaxed_cell", "f8", (3, 3), "angstrom", "lattice vectors as rows, relaxed"),
+    Field("supercell_matrix", "i4", (3, 3), meaning="as in phonopy"),
+    Field("primitive_matrix", "f8", (3, 3), meaning="as in phonopy, resolved"),
+)
+_WORK = (
+    Field(
+        "seconds_relaxation",
+        "f8",
+        (),
+        "s",
+        "its share, by cost, of the wall time of the forward passes that relaxed it",
+    ),
+    Field(
+        "seconds_forces",
+        "f8",
+        (),
+        "s",
+        "its share of the passes on displaced supercells, and preparing its own",
+    ),
+    Field(
+        "seconds_analysis",
+        "f8",
+        (),
+        "s",
+        "processor time of what needs no potential: symmetry, displacements, phonopy",
+    ),
+    Field("peak_memory", "f8", (), "byte", "most memory of its process until it was finished"),
+    Field("peak_device_memory", "f8", (), "byte", "most memory of the GPU until then"),
+    Field("attempts", "i4", meaning="how often it was begun, as far as its process knew"),
+    Field("finished", "f8", (), "s", "when, as Unix time"),
+    Field("rank", "i4", meaning="MPI rank that computed it"),
+    Field("host", "category", meaning="host that computed it"),
+    Field("provenance", "category", meaning="JSON: versions of packages, device, weights"),
+)
+_STAGES = (
+    Field("stage_steps", "i4", meaning="optimiser steps of each stage of the relaxation"),
+    Field("stage_energy", "f8", (), "eV", "potential energy of the cell after each stage"),
+    Field("stage_fmax", "f8", (), "eV/angstrom", "largest force left by each stage"),
+    Field("stage_stress", "f8", (3, 3), "eV/angstrom^3", "left by each stage"),
+)
+_MODES = (
+    Field("mode_frequencies", "f8", (), "THz", "the lowest mode of each place, where imaginary"),
+    Field("mode_qpoints", "f8", (3,), "", "its q, reduced, of the primitive cell"),
+    Field(
+        "mode_eigenvectors",
+        "f8",
+        (3, 2),
+        "",
+        "(modes, primitive atoms, 3, 2), the first two flattened: real and imaginary part",
+    ),
+)
+
+
+def result_schema(
+    ntemperatures: int,
+    criteria: tuple[str, ...],
+    band_dtype: str = "float32",
+    force_dtype: str = "float32",
+) -> Schema:
+    """The schema of results; docs/store.md has the same as a table.
 
     Parameters
     ----------
@@ -41,75 +137,39 @@ def result_schema(ntemperatures: int, criteria: tuple[str, ...]) -> Schema:
         Number of temperatures of the thermal properties.
     criteria : tuple of str
         Names of the verdicts' columns.
+    band_dtype, force_dtype : str
+        Precision in which bands, and forces where they are kept, are written.
     """
     thermal = (ntemperatures,)
-    columns = [
+    columns = (
         Field("id", "str", meaning="content id of the crystal as given"),
         Field("name", "str", meaning="name for people"),
         Field("origins", "str", meaning="JSON list of [file, index, generator]"),
         Field("formula", "str", meaning="Hill formula of the cell"),
         Field("natoms", "i4", meaning="atoms in the cell"),
-        Field("status", "str", meaning="done, failed, or unreadable"),
+        Field("status", "category", meaning="done, failed, or unreadable"),
         Field("reason", "str", meaning="kind and text of what went wrong; empty if done"),
-        Field("spacegroup", "str", meaning="international symbol, relaxed"),
+        Field("spacegroup", "category", meaning="international symbol, relaxed"),
         Field("spacegroup_number", "i4", meaning="relaxed, at the symmetry tolerance; 0 unknown"),
-        Field("spacegroup_before", "str", meaning="international symbol, as given"),
+        Field("spacegroup_before", "category", meaning="international symbol, as given"),
         Field("spacegroup_number_before", "i4", meaning="as given, at the symmetry tolerance"),
-        Field("verdict", "str", meaning="by the protocol's criterion"),
-        *(Field(name, "str", meaning="by this criterion") for name in criteria),
+        Field("verdict", "category", meaning="by the protocol's criterion"),
+        *(Field(name, "category", meaning="by this criterion") for name in criteria),
+        *_PLACES,
         Field("max_frequency", "f8", (), "THz", "highest frequency seen anywhere"),
         Field("modes_left_out", "f8", (), "", "share of mesh modes under the cut-off frequency"),
         Field("free_energy", "f8", thermal, "kJ/mol", "Helmholtz, of the primitive cell"),
         Field("entropy", "f8", thermal, "J/K/mol", "of the primitive cell"),
         Field("heat_capacity", "f8", thermal, "J/K/mol", "C_V of the primitive cell"),
-        Field("energy", "f8", (), "eV", "potential energy of the relaxed cell"),
-        Field("fmax", "f8", (), "eV/angstrom", "largest force left by the relaxation"),
-        Field("stress", "f8", (3, 3), "eV/angstrom^3", "left by the relaxation"),
-        Field("relaxation_steps", "i4", meaning="optimiser steps, all stages"),
-        Field("force_calls", "i4", meaning="evaluations in the relaxation"),
-        Field("idealised", "bool", meaning="brought to its exact symmetry after relaxation"),
-        Field("displacements", "i4", meaning="displaced supercells"),
-        Field("largest_drift", "f8", (), "eV/angstrom", "largest mean force subtracted"),
-        Field("cell", "f8", (3, 3), "angstrom", "lattice vectors as rows, as given"),
-        Field("relaxed_cell", "f8", (3, 3), "angstrom", "lattice vectors as rows, relaxed"),
-        Field("supercell_matrix", "i4", (3, 3), meaning="as in phonopy"),
-        Field("primitive_matrix", "f8", (3, 3), meaning="as in phonopy, resolved"),
-        Field("band_labels", "str", meaning="JSON list of [first, last] of each path segment"),
-        Field(
-            "seconds_relaxation",
-            "f8",
-            (),
-            "s",
-            "its share, by cost, of the wall time of the forward passes that relaxed it",
-        ),
-        Field(
-            "seconds_forces",
-            "f8",
-            (),
-            "s",
-            "its share of the passes on displaced supercells, and preparing its own",
-        ),
-        Field(
-            "seconds_analysis",
-            "f8",
-            (),
-            "s",
-            "processor time of what needs no potential: symmetry, displacements, phonopy",
-        ),
-        Field("finished", "f8", (), "s", "when, as Unix time"),
-        Field("rank", "i4", meaning="MPI rank that computed it"),
-        Field("host", "str", meaning="host that computed it"),
-        Field("provenance", "str", meaning="JSON: versions of packages, device, weights"),
-    ]
-    for place in PLACES:
-        columns += [
-            Field(f"min_frequency_{place}", "f8", (), "THz", f"lowest frequency, {place}"),
-            Field(f"min_q_{place}", "f8", (3,), "", "its q, reduced, of the primitive cell"),
-        ]
+        *_RELAXATION,
+        *_FORCE_CONSTANTS,
+        *_CELLS,
+        Field("band_labels", "category", meaning="JSON list of [first, last] of each segment"),
+        *_WORK,
+    )
     ragged = (
-        Field("numbers", "i4", meaning="atomic numbers, order as given"),
-        Field("positions", "f8", (3,), "angstrom", "Cartesian, as given"),
-        Field("relaxed_positions", "f8", (3,), "angstrom", "Cartesian, relaxed"),
+        *_ATOMS,
+        *_STAGES,
         Field("p2s_map", "i4", meaning="primitive atoms in the supercell, as in phonopy"),
         Field(
             "force_constants",
@@ -120,12 +180,24 @@ def result_schema(ntemperatures: int, criteria: tuple[str, ...]) -> Schema:
         ),
         Field("displacement_atoms", "i4", meaning="displaced atom of each supercell"),
         Field("displacement_vectors", "f8", (3,), "angstrom", "its displacement"),
+        Field(
+            "forces",
+            np.dtype(force_dtype).str,
+            (3,),
+            "eV/angstrom",
+            "(displaced supercells, their atoms, 3), drift subtracted; empty unless kept",
+        ),
         Field("band_qpoints", "f8", (3,), "", "reduced, of the primitive cell"),
         Field("band_segments", "i8", meaning="first and end of each segment in band_qpoints"),
         Field(
-            "band_frequencies", "f8", (), "THz", "(band_qpoints, 3 x primitive atoms), flattened"
+            "band_frequencies",
+            np.dtype(band_dtype).str,
+            (),
+            "THz",
+            "(band_qpoints, 3 x primitive atoms), flattened",
         ),
         Field("commensurate_qpoints", "f8", (3,), "", "reduced, of the primitive cell"),
         Field("commensurate_frequencies", "f8", (), "THz", "(q, 3 x primitive atoms), flattened"),
+        *_MODES,
     )
-    return Schema(tuple(columns), ragged)
+    return Schema(columns, ragged)

@@ -1,0 +1,69 @@
+"""A band structure as it is stored."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Bands:
+    """A band structure as stored.
+
+    Attributes
+    ----------
+    distances : list of ndarray, each shape (nq,)
+        Distance along the path in 1/A, by segment.
+    frequencies : list of ndarray, each shape (nq, nbands)
+        In THz, by segment.
+    labels : list of (str, str)
+        First and last point of each segment.
+    qpoints : list of ndarray, each shape (nq, 3)
+        Reduced coordinates in the reciprocal lattice of the primitive cell, by segment.
+    """
+
+    distances: list[NDArray[np.float64]]
+    frequencies: list[NDArray[np.float64]]
+    labels: list[tuple[str, str]]
+    qpoints: list[NDArray[np.float64]]
+
+
+def bands_of(row: Mapping[str, Any]) -> Bands:
+    """The band structure in a crystal's row."""
+    qpoints, edges = row["band_qpoints"], row["band_segments"]
+    frequencies = np.asarray(row["band_frequencies"], dtype=np.float64).reshape(len(qpoints), -1)
+    return Bands(
+        path_distances(qpoints, edges, row["primitive_matrix"].T @ row["relaxed_cell"]),
+        [frequencies[a:b] for a, b in itertools.pairwise(edges)],
+        [(a, b) for a, b in json.loads(row["band_labels"])],
+        [qpoints[a:b] for a, b in itertools.pairwise(edges)],
+    )
+
+
+def path_distances(
+    qpoints: NDArray[np.float64], edges: Sequence[int], primitive: NDArray[np.float64]
+) -> list[NDArray[np.float64]]:
+    """Distance along the path, by segment; where it jumps it does not grow.
+
+    Parameters
+    ----------
+    qpoints : ndarray, shape (nq, 3)
+        Reduced.
+    edges : sequence of int
+        First and end of each segment in ``qpoints``.
+    primitive : ndarray, shape (3, 3)
+        Lattice vectors of the primitive cell as rows, in A.
+    """
+    cartesian = qpoints @ np.linalg.inv(primitive).T
+    distances, start = [], 0.0
+    for first, end in itertools.pairwise(edges):
+        steps = np.linalg.norm(np.diff(cartesian[first:end], axis=0), axis=1)
+        distances.append(start + np.concatenate([[0.0], np.cumsum(steps)]))
+        start = float(distances[-1][-1])
+    return distances

@@ -1,0 +1,298 @@
+"""What a table's fields are, and blocks of rows in memory.
+
+A table has columns (one value of a fixed shape a row) and ragged arrays (any number of values a
+row). In a file they lie by their kind: ``crystals/<name>`` for scalars, ``arrays/<name>`` for
+other columns, ``ragged/<name>``; see docs/store.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpcbench.errors import StoreError
+
+# A block is what is read, written and summed at a time: it bounds the memory of consolidation.
+BLOCK_ROWS = 256
+BLOCK_BYTES = 32 * 2**20
+
+Row = Mapping[str, Any]
+"""One row: values by field name; a field that is not in it has its missing value."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One column, or one ragged array, of a table.
+
+    Attributes
+    ----------
+    name : str
+        Its name in the file.
+    dtype : str
+        ``str``, ``category`` (texts that repeat), or a numpy dtype.
+    shape : tuple of int
+        Shape of one value.
+    unit : str
+        Empty for a pure number or a text.
+    meaning : str
+        What it is, in a few words.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...] = ()
+    unit: str = ""
+    meaning: str = ""
+
+    @property
+    def is_text(self) -> bool:
+        """Whether its values are texts."""
+        return self.dtype in ("str", "category")
+
+    @property
+    def missing(self) -> Any:
+        """The value of a row that has none."""
+        if self.is_text:
+            return ""
+        if np.dtype(self.dtype).kind == "f":
+            return np.full(self.shape, np.nan)
+        return np.zeros(self.shape, dtype=self.dtype)
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The fields of a table."""
+
+    columns: tuple[Field, ...]
+    ragged: tuple[Field, ...]
+
+    def by_path(self) -> dict[str, Field]:
+        """All fields by their path in a file."""
+        return {column_path(f): f for f in self.columns} | {ragged_path(f): f for f in self.ragged}
+
+    def union(self, other: Schema) -> Schema:
+        """These fields and those that only the other has; numbers in the wider of both dtypes.
+
+        Raises
+        ------
+        StoreError
+            If a field is not of one kind in both.
+        """
+        return Schema(_union(self.columns, other.columns), _union(self.ragged, other.ragged))
+
+
+def column_path(field: Field) -> str:
+    """Where a column lies in a file."""
+    return f"arrays/{field.name}" if field.shape else f"crystals/{field.name}"
+
+
+def ragged_path(field: Field) -> str:
+    """Where a ragged array lies in a file."""
+    return f"ragged/{field.name}"
+
+
+def _union(ours: Sequence[Field], theirs: Sequence[Field]) -> tuple[Field, ...]:
+    fields = {field.name: field for field in ours}
+    for field in theirs:
+        here = fields.setdefault(field.name, field)
+        if (here.shape, here.is_text) != (field.shape, field.is_text):
+            raise StoreError(f"{field.name}: one file has {here}, another {field}")
+        if here.dtype != field.dtype and not here.is_text:
+            fields[field.name] = replace(here, dtype=np.promote_types(here.dtype, field.dtype).str)
+    return tuple(fields.values())
+
+
+@dataclass(frozen=True, eq=False)
+class Ragged:
+    """Ragged values of some rows.
+
+    Attributes
+    ----------
+    counts : ndarray, shape (nrows,)
+        How many values each row has.
+    values : ndarray, shape (sum of counts, ...)
+        The values of all rows, one after the other.
+    """
+
+    counts: NDArray[np.int64]
+    values: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def __getitem__(self, index: int) -> NDArray[Any]:
+        end = int(self.counts[: index + 1].sum())
+        return self.values[end - int(self.counts[index]) : end]
+
+    def take(self, rows: NDArray[np.int64]) -> Ragged:
+        """Those of some rows, in that order."""
+        parts = np.split(self.values, np.cumsum(self.counts)[:-1]) if len(self) else []
+        taken = [parts[row] for row in rows]
+        return Ragged(self.counts[rows], np.concatenate(taken) if taken else self.values[:0])
+
+
+Values = NDArray[Any] | Ragged
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Some rows of a table, by field.
+
+    Attributes
+    ----------
+    length : int
+        Number of rows.
+    values : dict
+        By path. Columns are arrays (nrows, ...), texts of dtype object; others ``Ragged``.
+    """
+
+    length: int
+    values: dict[str, Values]
+
+    def __len__(self) -> int:
+        return self.length
+
+    @property
+    def nbytes(self) -> int:
+        """About how much memory it takes."""
+        return sum((v.values if isinstance(v, Ragged) else v).nbytes for v in self.values.values())
+
+    def column(self, name: str) -> NDArray[Any]:
+        """A scalar column by its name."""
+        values = self.values[f"crystals/{name}"]
+        assert not isinstance(values, Ragged), "columns are arrays"
+        return values
+
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Block:
+        """Some rows, in that order."""
+        wanted = np.asarray(rows, dtype=np.int64)
+        return Block(
+            len(wanted),
+            {
+                path: values.take(wanted) if isinstance(values, Ragged) else values[wanted]
+                for path, values in self.values.items()
+            },
+        )
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Its rows, as dictionaries by field name."""
+        names = [(path.rpartition("/")[2], values) for path, values in self.values.items()]
+        ragged = {
+            name: np.split(values.values, np.cumsum(values.counts)[:-1])
+            for name, values in names
+            if isinstance(values, Ragged)
+        }
+        for row in range(self.length):
+            yield {
+                name: ragged[name][row] if isinstance(values, Ragged) else values[row]
+                for name, values in names
+            }
+
+
+def block_of(rows: Sequence[Row], schema: Schema) -> Block:
+    """Rows by field, in the dtypes of the schema."""
+    values: dict[str, Values] = {}
+    for field in schema.columns:
+        given = [row.get(field.name, field.missing) for row in rows]
+        values[column_path(field)] = (
+            _texts(given)
+            if field.is_text
+            else np.asarray(given, dtype=field.dtype).reshape(len(rows), *field.shape)
+        )
+    for field in schema.ragged:
+        parts = [
+            np.asarray(row.get(field.name, ()), dtype=field.dtype).reshape(-1, *field.shape)
+            for row in rows
+        ]
+        counts = np.array([len(part) for part in parts], dtype=np.int64)
+        values[ragged_path(field)] = Ragged(
+            counts, np.concatenate(parts) if parts else missing_values(field, 0).values
+        )
+    return Block(len(rows), values)
+
+
+def _texts(values: Iterable[Any]) -> NDArray[Any]:
+    texts = list(values)
+    array = np.empty(len(texts), dtype=object)
+    array[:] = texts
+    return array
+
+
+def missing_values(field: Field, length: int) -> Ragged:
+    """A ragged array of rows that have no values."""
+    return Ragged(np.zeros(length, dtype=np.int64), np.zeros((0, *field.shape), dtype=field.dtype))
+
+
+def conform(block: Block, schema: Schema) -> Block:
+    """The block with exactly the fields of the schema, in its dtypes."""
+    values: dict[str, Values] = {}
+    for path, field in schema.by_path().items():
+        there = block.values.get(path)
+        if isinstance(there, Ragged):
+            values[path] = Ragged(there.counts, there.values.astype(field.dtype, copy=False))
+        elif there is not None:
+            values[path] = there if field.is_text else there.astype(field.dtype, copy=False)
+        elif path.startswith("ragged/"):
+            values[path] = missing_values(field, block.length)
+        elif field.is_text:
+            values[path] = _texts([""] * block.length)
+        else:
+            values[path] = np.array([field.missing] * block.length, dtype=field.dtype).reshape(
+                block.length, *field.shape
+            )
+    return Block(block.length, values)
+
+
+def join(blocks: Sequence[Block]) -> Block:
+    """Blocks of the same fields, one after the other, as one."""
+    if len(blocks) == 1:
+        return blocks[0]
+    values: dict[str, Values] = {}
+    for path in blocks[0].values:
+        parts = [block.values[path] for block in blocks]
+        ragged = [part for part in parts if isinstance(part, Ragged)]
+        columns = [part for part in parts if not isinstance(part, Ragged)]
+        values[path] = (
+            Ragged(
+                np.concatenate([part.counts for part in ragged]),
+                np.concatenate([part.values for part in ragged]),
+            )
+            if ragged
+            else np.concatenate(columns)
+        )
+    return Block(sum(len(block) for block in blocks), values)
+
+
+def of_good_size(blocks: Iterable[Block]) -> Iterator[Block]:
+    """The same rows in blocks as large as a block may be, or little smaller.
+
+    A block that is too large already, of one huge crystal, stays as it is.
+    """
+    waiting: list[Block] = []
+    for block in blocks:
+        rows, size = sum(map(len, waiting)), sum(b.nbytes for b in waiting)
+        if waiting and (rows + len(block) > BLOCK_ROWS or size + block.nbytes > BLOCK_BYTES):
+            yield join(waiting)
+            waiting = []
+        waiting.append(block)
+    if waiting:
+        yield join(waiting)
+
+
+def blocks_of(rows: Iterable[Row], schema: Schema) -> Iterator[Block]:
+    """Rows in blocks of good size."""
+    waiting: list[Row] = []
+    size = 0
+    for row in rows:
+        more = sum(value.nbytes for value in row.values() if isinstance(value, np.ndarray))
+        if waiting and (len(waiting) == BLOCK_ROWS or size + more > BLOCK_BYTES):
+            yield block_of(waiting, schema)
+            waiting, size = [], 0
+        waiting.append(row)
+        size += more
+    if waiting:
+        yield block_of(waiting, schema)

@@ -1,0 +1,338 @@
+"""Reading a table: columns, rows, blocks, and whether they are what was written."""
+
+from __future__ import annotations
+
+import functools
+import io
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from hpcbench.errors import StoreError
+from hpcbench.store.fields import Block, Field, Ragged, Schema, Values
+from hpcbench.store.integrity import GROUP, digest, digest_frame
+from hpcbench.store.table_writer import FORMAT, FORMAT_VERSION
+
+# Bytes of a file that is read as a whole: HDF5 reads it in hundreds of pieces.
+_SMALL = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Something that does not read back as it was written.
+
+    Attributes
+    ----------
+    path : str
+        The field; ``""`` for the file itself, or what is in it beside rows.
+    first, end : int
+        The rows in question.
+    what : str
+        What is wrong.
+    """
+
+    path: str
+    first: int
+    end: int
+    what: str
+
+    def __str__(self) -> str:
+        where = f"{self.path}, rows {self.first} to {self.end - 1}: " if self.path else ""
+        return f"{where}{self.what}"
+
+
+class TableReader:
+    """Reads a table; a context manager.
+
+    Parameters
+    ----------
+    source : Path or file
+        A file opened for reading may be anything that can seek, e.g. of fsspec.
+    tolerant : bool
+        Leave out fields that cannot be read, and go on with the others.
+
+    Raises
+    ------
+    StoreError
+        If the file cannot be opened or is not a table of this format.
+    """
+
+    def __init__(self, source: Path | BinaryIO, *, tolerant: bool = False) -> None:
+        self.path = source if isinstance(source, Path) else getattr(source, "path", "file")
+        try:
+            if not isinstance(source, Path):
+                self._file = h5py.File(source, "r")
+            elif source.stat().st_size <= _SMALL:
+                self._file = h5py.File(io.BytesIO(source.read_bytes()), "r")
+            else:
+                # Nobody changes a table that has its name: a lock that fails does not matter.
+                self._file = h5py.File(source, "r", locking="best-effort")
+        except FileNotFoundError as error:
+            raise StoreError(f"{self.path}: no such file") from error
+        except OSError as error:
+            raise StoreError(f"{self.path}: cannot be opened as HDF5: {error}") from error
+        try:
+            self._require_format()
+        except (KeyError, OSError, RuntimeError) as error:
+            self._file.close()
+            raise StoreError(f"{self.path}: does not read back: {error}") from error
+        except BaseException:
+            self._file.close()
+            raise
+        self._tolerant = tolerant
+        self._categories: dict[str, NDArray[Any]] = {}
+
+    @functools.cached_property
+    def _fields(self) -> dict[str, Field]:
+        try:
+            return dict(self._read_fields(tolerant=self._tolerant))
+        except (KeyError, OSError, RuntimeError) as error:
+            raise StoreError(f"{self.path}: does not read back: {error}") from error
+
+    def _require_format(self) -> None:
+        kind = self._file.attrs.get("encoding-type")
+        version = str(self._file.attrs.get("encoding-version", ""))
+        if kind != FORMAT:
+            raise StoreError(f"{self.path}: an HDF5 file, but not one that hpcbench wrote")
+        if int(version.partition(".")[0]) > FORMAT_VERSION[0]:
+            raise StoreError(
+                f"{self.path}: written by a newer hpcbench; update this one to read it"
+            )
+
+    def _read_fields(self, *, tolerant: bool) -> Iterator[tuple[str, Field]]:
+        for group in ("crystals", "arrays", "ragged"):
+            try:
+                names = list(self._file[group])
+            except Exception:
+                if tolerant:
+                    continue
+                raise
+            for name in names:
+                try:
+                    field = _field(name, self._file[f"{group}/{name}"])
+                except Exception:
+                    if tolerant:
+                        continue
+                    raise
+                if field is not None:
+                    yield f"{group}/{name}", field
+
+    def __enter__(self) -> TableReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __len__(self) -> int:
+        return int(self._file["crystals/id"].shape[0])
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decided the results."""
+        values: dict[str, Any] = json.loads(self._file["settings"][()].decode())
+        return values
+
+    @property
+    def schema(self) -> Schema:
+        """The fields of this file."""
+        return Schema(
+            tuple(f for path, f in self._fields.items() if not path.startswith("ragged/")),
+            tuple(f for path, f in self._fields.items() if path.startswith("ragged/")),
+        )
+
+    def keys(self, voided: Mapping[str, float]) -> Iterator[tuple[int, str]]:
+        """Places and ids of the rows; without failures that count no more.
+
+        Parameters
+        ----------
+        voided : mapping
+            By id, when the crystal failed.
+        """
+        ids = self.column("id")
+        finished = self.column("finished") if voided else np.zeros(len(ids))
+        for index, key in enumerate(ids):
+            # Not a number: set aside before anything was computed.
+            if key not in voided or str(voided[key]) != str(float(finished[index])):
+                yield index, key
+
+    def column(self, name: str) -> NDArray[Any]:
+        """A whole column, shape (N, ...); texts as ``str`` objects."""
+        values = self.values(self._column_path(name))
+        assert not isinstance(values, Ragged)
+        return values
+
+    def _column_path(self, name: str) -> str:
+        path = f"arrays/{name}"
+        return path if path in self._file else f"crystals/{name}"
+
+    def column_names(self) -> list[str]:
+        """Names of all columns."""
+        return [field.name for field in self.schema.columns]
+
+    def scalar_names(self) -> list[str]:
+        """Names of the columns that have one number or text a row."""
+        return [field.name for field in self.schema.columns if not field.shape]
+
+    def values(self, path: str, first: int = 0, end: int | None = None) -> Values:
+        """The values of a field in some rows."""
+        if path.startswith("ragged/"):
+            indptr = self._file[f"{path}/indptr"][first : None if end is None else end + 1]
+            values = self._file[f"{path}/values"][indptr[0] : indptr[-1]]
+            return Ragged(np.diff(indptr), values)
+        item = self._file[path]
+        if isinstance(item, h5py.Group):
+            if path not in self._categories:
+                self._categories[path] = item["categories"].asstr()[:]
+            codes = item["codes"][first:end]
+            return self._categories[path][codes] if len(codes) else codes.astype(object)
+        if h5py.check_string_dtype(item.dtype):
+            return np.asarray(item.asstr()[first:end], dtype=object)
+        return np.asarray(item[first:end])
+
+    def block(self, first: int, end: int, paths: Sequence[str] | None = None) -> Block:
+        """Neighbouring rows: all fields, or those at ``paths``."""
+        wanted = self._fields if paths is None else paths
+        return Block(end - first, {path: self.values(path, first, end) for path in wanted})
+
+    def rows(
+        self, indices: Sequence[int], paths: Sequence[str] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Rows in the order of ``indices``, with all fields or those at ``paths``.
+
+        Neighbouring rows are read together, a block at most: one by one they take milliseconds
+        each.
+        """
+        for first, end in _neighbours(indices, self._file[f"{GROUP}/rows"][:]):
+            yield from self.block(indices[first], indices[first] + end - first, paths).rows()
+
+    def row(self, index: int) -> dict[str, Any]:
+        """One row with all fields of the file, ragged ones included."""
+        (row,) = self.rows([index])
+        return row
+
+    def ragged(self, name: str, index: int) -> NDArray[Any]:
+        """The values of one row of a ragged array."""
+        group = self._file[f"ragged/{name}"]
+        start, end = group["indptr"][index : index + 2]
+        return np.asarray(group["values"][start:end])
+
+    def blocks(self) -> Iterator[tuple[int, Block]]:
+        """All rows in the blocks in which they were written, each with its first row.
+
+        Raises
+        ------
+        StoreError
+            If a value is not what was written.
+        """
+        for first, end, sums in self._summed():
+            block = self.block(first, end, list(sums))
+            for path, expected in sums.items():
+                if digest(block.values[path]) != expected:
+                    damage = Damage(path, first, end, "not what was written")
+                    raise StoreError(f"{self.path}: {damage}")
+            yield first, block
+
+    def _summed(self) -> Iterator[tuple[int, int, dict[str, bytes]]]:
+        group = self._file[GROUP]
+        paths = list(group["fields"].asstr()[:])
+        for number, (first, end) in enumerate(itertools.pairwise(group["rows"][:].tolist())):
+            sums = group["sha256"][number]
+            yield first, end, {p: bytes(x) for p, x in zip(paths, sums, strict=True)}
+
+    def damage(self) -> Iterator[Damage | tuple[str, int, int]]:
+        """Look at everything in the file; what is to be read next (path and rows), and damage.
+
+        A damaged file can end the process, or keep it for ever: whoever wants to go on with the
+        rest knows from what came last where that was.
+        """
+        length = -1
+        try:
+            length = self._length()
+            yield from self._damage_of_frame()
+            blocks = list(self._summed())
+        except Exception as error:  # a broken file fails in all kinds of ways
+            yield Damage("", 0, max(length, 0), _sentence(error))
+            return
+        for first, end, sums in blocks:
+            for path, expected in sums.items():
+                yield path, first, end
+                try:
+                    if digest(self.values(path, first, end)) != expected:
+                        yield Damage(path, first, end, "not what was written")
+                except Exception as error:
+                    yield Damage(path, first, end, _sentence(error))
+
+    def _length(self) -> int:
+        return int(self._file[f"{GROUP}/rows"][-1])
+
+    def _damage_of_frame(self) -> Iterator[Damage]:
+        length = self._length()
+        group = self._file[GROUP]
+        paths = set(group["fields"].asstr()[:])
+        for path in sorted(paths ^ set(self._fields)):
+            yield Damage(path, 0, length, "in the file or among its sums, not in both")
+        for path in sorted(paths & set(self._fields)):
+            try:
+                there = self._rows_of(path)
+                what = f"{there} rows of {length}"
+            except Exception as error:
+                there, what = -1, _sentence(error)
+            if there != length:
+                yield Damage(path, 0, length, what)
+        if digest_frame(self._file, paths) != bytes(group["frame"][:]):
+            yield Damage("", 0, 0, "settings, units or names are not what was written")
+
+    def _rows_of(self, path: str) -> int:
+        item = self._file[path]
+        if path.startswith("ragged/"):
+            indptr = item["indptr"][:]
+            if (np.diff(indptr) < 0).any() or indptr[0] != 0 or indptr[-1] != len(item["values"]):
+                raise StoreError("its index is wrong")
+            return len(indptr) - 1
+        return len(item["codes"] if isinstance(item, h5py.Group) else item)
+
+
+def _field(name: str, item: h5py.Group | h5py.Dataset) -> Field | None:
+    """What an object in the file holds; ``None`` for one that this version does not know."""
+    kind = item.attrs.get("encoding-type")
+    shape: tuple[int, ...] = ()
+    if kind == "categorical":
+        dtype = "category"
+    elif kind == "string-array":
+        dtype = "str"
+    elif kind in ("array", "ragged"):
+        dataset = item["values"] if kind == "ragged" else item
+        dtype, shape = dataset.dtype.str, dataset.shape[1:]
+    else:
+        return None
+    unit, meaning = (str(item.attrs.get(key, "")) for key in ("unit", "meaning"))
+    return Field(name, dtype, shape, unit, meaning)
+
+
+def _sentence(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _neighbours(indices: Sequence[int], edges: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Runs of consecutive rows of one block in ``indices``, as positions in it."""
+    blocks = np.searchsorted(edges, indices, side="right")
+    start = 0
+    for position in range(1, len(indices) + 1):
+        if (
+            position == len(indices)
+            or indices[position] != indices[position - 1] + 1
+            or blocks[position] != blocks[position - 1]
+        ):
+            yield start, position
+            start = position
