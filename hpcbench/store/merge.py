@@ -72,7 +72,7 @@ def merge(stores: Sequence[Path], out: Path) -> Merged:
         finish=lambda file: decorate(file, settings),
         check=_require_sound,
     ) as writer:
-        writer.append_blocks(of_good_size(_chosen(stores, found, origins)))
+        writer.append_blocks(of_good_size(_chosen(stores, found, origins), schema))
     return Merged(len(found), sum(len(texts) > 1 for texts in origins.values()))
 
 

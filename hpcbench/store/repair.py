@@ -13,7 +13,7 @@ import numpy as np
 from hpcbench.errors import StoreError
 from hpcbench.store.damage import SUFFIX, find_damage, set_aside
 from hpcbench.store.decorations import decorate
-from hpcbench.store.fields import Block, Field, Schema, conform, of_good_size
+from hpcbench.store.fields import Block, Field, Schema, of_good_size
 from hpcbench.store.inspection import inspect
 from hpcbench.store.run_folder import RunFolder
 from hpcbench.store.schema import result_schema
@@ -118,7 +118,8 @@ def _rebuild(
             finish=lambda file: decorate(file, settings),
             check=lambda path: _replace(path, store, aside),
         ) as writer:
-            writer.append_blocks(of_good_size(_intact(reader, schema, essential, emptied)))
+            blocks = _intact(reader, schema, essential, emptied)
+            writer.append_blocks(of_good_size(blocks, schema))
     kept = int((~essential).sum())
     counts = {name: int((where & ~essential).sum()) for name, where in emptied.items()}
     return Repair(
@@ -183,7 +184,7 @@ def _intact(
         empty = {name for name, where in emptied.items() if where[first:end].any()}
         # Blocks are damaged as a whole: a field is there for all rows of one, or for none.
         paths = [path for path, field in schema.by_path().items() if field.name not in empty]
-        yield conform(reader.block(first, end, paths).take(np.flatnonzero(~lost)), schema)
+        yield reader.block(first, end, paths).take(np.flatnonzero(~lost))
 
 
 def _replace(path: Path, store: Path, aside: Path) -> None:
