@@ -38,6 +38,7 @@ sys.path.insert(0, str(ROOT))
 
 import hpcbench
 from hpcbench.phonons.stability import CRITERIA
+from hpcbench.rank.tasks import rounded_bands
 from hpcbench.store.consolidate import consolidate
 from hpcbench.store.run_folder import RunFolder
 from hpcbench.store.schema import DONE, result_schema
@@ -197,7 +198,8 @@ def write_segments(store: str, sizes: list[dict[str, int]], crystals: int) -> di
     folder.create()
     batch, writing = [], 0.0
     for row in rows_of(sizes, crystals):
-        batch.append(row)
+        bands = rounded_bands(row["band_frequencies"])
+        batch.append(row | {"band_frequencies": bands})
         if len(batch) == SEGMENT:
             start = time.perf_counter()
             folder.commit(batch, schema(), SETTINGS, 0)
@@ -317,6 +319,8 @@ def group_a_crystal(sizes: list[dict[str, int]], crystals: int, path: str) -> di
 
 
 def size_of(path: Path, rows: list[dict[str, Any]], bands: str) -> float:
+    if bands == "float32":
+        rows = [row | {"band_frequencies": rounded_bands(row["band_frequencies"])} for row in rows]
     with TableWriter(path, schema(bands), SETTINGS) as writer:
         writer.append(rows)
     return path.stat().st_size
