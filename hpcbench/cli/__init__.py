@@ -58,7 +58,7 @@ def _dispatch(options: argparse.Namespace) -> int:
         from hpcbench.cli import check
 
         handler = getattr(check, f"{command}_command")
-    elif command in ("merge", "diff"):
+    elif command in ("consolidate", "merge", "diff"):
         from hpcbench.cli import combine
 
         handler = getattr(combine, f"{command}_command")

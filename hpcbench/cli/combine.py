@@ -1,9 +1,24 @@
-"""``hpcbench merge`` and ``hpcbench diff``: several stores."""
+"""``hpcbench consolidate``, ``merge`` and ``diff``: several files."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+
+from hpcbench.cli.look import store_path
+
+
+def consolidate_command(options: argparse.Namespace) -> int:
+    """Bring what a run has committed into its store."""
+    from hpcbench.rank.rows import schema_of
+    from hpcbench.store.consolidate import consolidate
+    from hpcbench.store.run_folder import RunFolder
+
+    folder = RunFolder(store_path(options.store))
+    settings = folder.settings()
+    rows = consolidate(folder, schema_of(settings), settings)
+    print(f"{folder.store}: {rows} rows")
+    return 0
 
 
 def merge_command(options: argparse.Namespace) -> int:

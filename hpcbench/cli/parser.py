@@ -291,6 +291,14 @@ def _add_check(commands: Any) -> None:
 
 
 def _add_combine(commands: Any) -> None:
+    consolidate = commands.add_parser(
+        "consolidate",
+        help="join what a run has committed so far",
+        description="Bring the results that a run has committed into the store. A run does so by "
+        "itself when it ends; this may be given while it is under way, to copy the store as it "
+        "is, or after all of its processes were killed.",
+    )
+    _add_store(consolidate)
     merge = commands.add_parser(
         "merge",
         help="several stores as one",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from hpcbench.errors import StoreError, UsageError
 from hpcbench.store.bands import Bands, bands_of
 from hpcbench.store.fields import Schema
+from hpcbench.store.files import Files
 from hpcbench.store.physics import phonopy_of
 from hpcbench.store.result import Result, compact_force_constants, result_of
 from hpcbench.store.run_folder import RunFolder
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
     import xarray
     from phonopy import Phonopy
 
-# Files that are kept open: a run under way may have thousands of segments.
-_MOST_OPEN = 16
 _LISTED = ("id", "name", "origins", "formula", "natoms", "status", "reason")
 
 
@@ -54,49 +54,27 @@ class Store:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._where: dict[str, tuple[Path, int]] = {}
-        self._inodes: dict[Path, int] = {}
-        self._readers: dict[Path, TableReader] = {}
-        self._table: pandas.DataFrame | None = None
+        self._files = Files(path)
         self._chosen: list[str] | None = None
-        self._remote: BinaryIO | None = None
-        self._parts: list[Path] = []
-        if "://" in os.fspath(path):
-            self._remote = _open_remote(os.fspath(path))
-            self.folder = RunFolder(Path(os.fspath(path)))
-            self.path = Path(os.fspath(path))
-            self._parts = [self.path]
-        else:
-            self.folder = RunFolder(path)
-            self.path = self.folder.store
-        self.refresh()
+        self._table: tuple[int, pandas.DataFrame] | None = None
+
+    @property
+    def path(self) -> Path:
+        """The store's file."""
+        return self.folder.store
+
+    @property
+    def folder(self) -> RunFolder:
+        """The folder of the run beside it."""
+        return self._files.folder
 
     def refresh(self) -> None:
         """Look again at what is committed."""
-        self.close()
-        self._where, self._inodes, self._table = {}, {}, None
-        if self._remote is None:
-            # Segments are listed before the store is: one that is consolidated in between is
-            # then found in the store, not missed.
-            segments = self.folder.segment_paths()
-            segments = [path for path in segments if path.exists()]
-            self._parts = [*([self.path] if self.path.exists() else []), *segments]
-            if not self._parts and not self.folder.path.exists():
-                raise StoreError(f"{self.path}: no such store")
-        voided = self.folder.voided()
-        for part in self._parts:
-            if self._remote is None:
-                self._inodes[part] = part.stat().st_ino
-            for index, key in self._reader(part).keys(voided):
-                self._where.setdefault(key, (part, index))
-        if self._chosen is not None:
-            self._where = {k: self._where[k] for k in self._chosen if k in self._where}
+        self._files.refresh()
 
     def close(self) -> None:
         """Close the files; they are opened again if they are needed."""
-        for reader in self._readers.values():
-            reader.close()
-        self._readers = {}
+        self._files.close()
 
     def __enter__(self) -> Store:
         return self
@@ -104,21 +82,13 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _reader(self, part: Path) -> TableReader:
-        reader = self._readers.pop(part, None)
-        if reader is None:
-            while len(self._readers) >= _MOST_OPEN:
-                self._readers.pop(next(iter(self._readers))).close()
-            reader = TableReader(self._remote or part)
-        self._readers[part] = reader  # the last one used is the last one
-        return reader
-
-    def _refresh_if_replaced(self) -> None:
-        # A launch that ends puts its segments into a new file.
-        for part, inode in self._inodes.items():
-            if not part.exists() or part.stat().st_ino != inode:
-                self.refresh()
-                return
+    @property
+    def _where(self) -> dict[str, tuple[Path, int]]:
+        """Of the crystals of this store, or of this part of it."""
+        where = self._files.where
+        if self._chosen is None:
+            return where
+        return {key: where[key] for key in self._chosen if key in where}
 
     def __len__(self) -> int:
         return len(self._where)
@@ -149,15 +119,21 @@ class Store:
     @property
     def schema(self) -> Schema:
         """All fields: their names, dtypes, shapes, units and meanings."""
-        schema = Schema((), ())
-        for part in self._parts:
-            schema = schema.union(self._reader(part).schema)
-        return schema
+
+        def read() -> Schema:
+            schema = Schema((), ())
+            for part in self._files.parts:
+                schema = schema.union(self._files.reader(part).schema)
+            return schema
+
+        return self._files.steadily(read)
 
     @property
     def settings(self) -> dict[str, Any]:
         """What decided the results: protocol, model, weights, precision, supercell, ..."""
-        return self._reader(self._parts[0]).settings if self._parts else self.folder.settings()
+        if not self._files.parts:
+            return self.folder.settings()
+        return self._files.steadily(lambda: self._files.reader(self._files.parts[0]).settings)
 
     @overload
     def __getitem__(self, key: str) -> Result: ...
@@ -196,9 +172,7 @@ class Store:
         """A store with some of the crystals, in the order of storage."""
         wanted = set(ids)
         some = copy.copy(self)
-        some._readers = {}
         some._chosen = [key for key in self._where if key in wanted]
-        some._where = {key: self._where[key] for key in some._chosen}
         some._table = None
         return some
 
@@ -212,37 +186,42 @@ class Store:
 
         Reads as it goes: memory is bounded by a block of rows.
         """
-        self._refresh_if_replaced()
-        by_part: dict[Path, list[int]] = {}
-        for part, index in self._where.values():
-            by_part.setdefault(part, []).append(index)
-        for part, indices in by_part.items():
-            # A reader of its own: the shared ones may be closed between two rows.
-            with TableReader(self._remote or part) as reader:
+        left = self._files.steadily(lambda: list(self._where))
+        while left:
+            reader, indices = self._files.steadily(functools.partial(self._files.first_part, left))
+            left = left[len(indices) :]
+            with reader:
                 yield from reader.rows(indices, paths)
 
     def column(self, name: str) -> NDArray[Any]:
         """A column of any shape, in the order of :attr:`ids`."""
-        self._refresh_if_replaced()
-        columns = {part: self._reader(part).column(name) for part in self._parts}
-        return np.array([columns[part][index] for part, index in self._where.values()])
+
+        def read() -> NDArray[Any]:
+            columns = {part: self._files.reader(part).column(name) for part in self._files.parts}
+            return np.array([columns[part][index] for part, index in self._where.values()])
+
+        return self._files.steadily(read)
 
     @property
     def table(self) -> pandas.DataFrame:
         """All scalar columns, a row for each crystal, those that failed included."""
-        self._refresh_if_replaced()
-        if self._table is None:
-            self._table = self._read_table()
-        return self._table
+
+        def read() -> pandas.DataFrame:
+            if self._table is None or self._table[0] != self._files.generation:
+                self._table = self._files.generation, self._read_table()
+            return self._table[1]
+
+        return self._files.steadily(read)
 
     def _read_table(self) -> pandas.DataFrame:
         import pandas
 
         frames = []
-        for part in self._parts:
-            reader = self._reader(part)
+        where = list(self._where.values())
+        for part in self._files.parts:
+            reader = self._files.reader(part)
             frame = pandas.DataFrame({n: reader.column(n) for n in reader.scalar_names()})
-            places = np.array([i for p, i in self._where.values() if p == part], dtype=np.int64)
+            places = np.array([i for p, i in where if p == part], dtype=np.int64)
             if not np.array_equal(places, np.arange(len(frame))):
                 frame = frame.iloc[places]
             frames.append(frame)
@@ -290,11 +269,14 @@ class Store:
         KeyError
             If there is no such id.
         """
-        self._refresh_if_replaced()
-        if key not in self._where:
-            return self._listed_row(key)
-        part, index = self._where[key]
-        return self._reader(part).row(index)
+
+        def read() -> dict[str, Any]:
+            if key not in self._where:
+                return self._listed_row(key)
+            part, index = self._files.where[key]
+            return self._files.reader(part).row(index)
+
+        return self._files.steadily(read)
 
     def _listed_row(self, key: str) -> dict[str, Any]:
         if self.folder.crystals.exists():
@@ -312,11 +294,14 @@ class Store:
         KeyError
             If there is no such id.
         """
-        self._refresh_if_replaced()
-        part, index = self._where[key]
-        reader = self._reader(part)
-        names = ("p2s_map", "force_constants")
-        return compact_force_constants({name: reader.ragged(name, index) for name in names})
+
+        def read() -> NDArray[np.float64]:
+            part, index = self._files.where[key]
+            reader = self._files.reader(part)
+            names = ("p2s_map", "force_constants")
+            return compact_force_constants({name: reader.ragged(name, index) for name in names})
+
+        return self._files.steadily(read)
 
     def phonopy(self, key: str) -> Phonopy:
         """The crystal's ``Phonopy`` object with its force constants.
@@ -372,17 +357,6 @@ class Store:
     def _require_phonons(self, key: str, row: dict[str, Any]) -> None:
         if row["status"] != DONE:
             raise StoreError(f"{row['name']} ({key}) has no phonons: {row['reason']}")
-
-
-def _open_remote(url: str) -> BinaryIO:
-    try:
-        import fsspec  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise StoreError(f"{url}: to read from a server, pip install fsspec aiohttp") from error
-    try:
-        return cast("BinaryIO", fsspec.open(url).open())
-    except Exception as error:  # of the many kinds of file systems
-        raise StoreError(f"{url}: cannot be opened: {type(error).__name__}: {error}") from error
 
 
 def open_store(path: str | os.PathLike[str]) -> Store:

@@ -1,0 +1,161 @@
+"""The files of a store: the consolidated one, and segments; which crystal is where.
+
+They may be replaced at any time by a process that consolidates. Whoever reads sees them as they
+were when they were listed, or is told to list them again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import BinaryIO, TypeVar, cast
+
+from hpcbench.errors import StoreError
+from hpcbench.store.run_folder import RunFolder
+from hpcbench.store.table_reader import TableReader
+
+T = TypeVar("T")
+
+# Files that are kept open: a run under way may have thousands of segments.
+_MOST_OPEN = 16
+
+
+class _ReplacedError(Exception):
+    """A file is not the one any more that was listed."""
+
+
+class Files:
+    """The files of a store, as they were when they were last listed.
+
+    Parameters
+    ----------
+    path : path or URL
+        As of :class:`hpcbench.store.reader.Store`.
+
+    Raises
+    ------
+    StoreError
+        If there is neither a store nor a run of this name.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.folder = RunFolder(path)
+        self.parts: list[Path] = []
+        self.where: dict[str, tuple[Path, int]] = {}
+        """By id, the file and the row in it, in the order of storage."""
+        self.generation = 0
+        """How many times the files were listed."""
+        self._inodes: dict[Path, int] = {}
+        self._readers: dict[Path, TableReader] = {}
+        self._remote = _open_remote(os.fspath(path)) if "://" in os.fspath(path) else None
+        self.refresh()
+
+    def refresh(self) -> None:
+        """List the files again.
+
+        Raises
+        ------
+        StoreError
+            If one cannot be read.
+        """
+        while True:
+            self.close()
+            self.where, self._inodes = {}, {}
+            self.parts = self._list() if self._remote is None else [self.folder.store]
+            try:
+                voided = self.folder.voided()
+                for part in self.parts:
+                    for index, key in self.reader(part).keys(voided):
+                        self.where.setdefault(key, (part, index))
+            except _ReplacedError:
+                # Consolidated since they were listed: it is in the store now.
+                continue
+            self.generation += 1
+            return
+
+    def _list(self) -> list[Path]:
+        # Segments are listed before the store is: one that is consolidated in between is then
+        # found in the store, not missed.
+        segments = self.folder.segment_paths()
+        segments = [path for path in segments if path.exists()]
+        parts = [*([self.folder.store] if self.folder.store.exists() else []), *segments]
+        if not parts and not self.folder.path.exists():
+            raise StoreError(f"{self.folder.store}: no such store")
+        return parts
+
+    def close(self) -> None:
+        """Close the files; they are opened again if they are needed."""
+        for reader in self._readers.values():
+            reader.close()
+        self._readers = {}
+
+    def steadily(self, read: Callable[[], T]) -> T:
+        """What ``read`` returns, from files that belong together; they are listed anew if not.
+
+        Raises
+        ------
+        StoreError
+            If one cannot be read.
+        """
+        if any(_inode(part) != inode for part, inode in self._inodes.items()):
+            self.refresh()
+        while True:
+            try:
+                return read()
+            except _ReplacedError:
+                self.refresh()
+
+    def reader(self, part: Path) -> TableReader:
+        """A file, open; to be used within :meth:`steadily`."""
+        reader = self._readers.pop(part, None)
+        if reader is None:
+            while len(self._readers) >= _MOST_OPEN:
+                self._readers.pop(next(iter(self._readers))).close()
+            reader = self._open(part)
+        self._readers[part] = reader  # the last one used is the last one
+        return reader
+
+    def first_part(self, keys: Sequence[str]) -> tuple[TableReader, list[int]]:
+        """The file that has the first of these crystals, and the rows of those that are in it.
+
+        The file is the caller's to close. To be used within :meth:`steadily`.
+        """
+        part = self.where[keys[0]][0]
+        here = itertools.takewhile(lambda key: self.where[key][0] == part, keys)
+        return self._open(part), [self.where[key][1] for key in here]
+
+    def _open(self, part: Path) -> TableReader:
+        """Open the file of which it is known what lies where, and no later one."""
+        if self._remote is not None:
+            return TableReader(self._remote)
+        before = _inode(part)
+        try:
+            reader = TableReader(part)
+        except StoreError as error:
+            if part.exists():
+                raise
+            raise _ReplacedError from error
+        if _inode(part) != before or self._inodes.setdefault(part, before) != before:
+            reader.close()
+            raise _ReplacedError
+        return reader
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return -1
+
+
+def _open_remote(url: str) -> BinaryIO:
+    try:
+        import fsspec  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise StoreError(f"{url}: to read from a server, pip install fsspec aiohttp") from error
+    try:
+        return cast("BinaryIO", fsspec.open(url).open())
+    except Exception as error:  # of the many kinds of file systems
+        raise StoreError(f"{url}: cannot be opened: {type(error).__name__}: {error}") from error
