@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from hpcbench.errors import StoreError, UsageError
 from hpcbench.store.bands import Bands, bands_of
 from hpcbench.store.fields import Schema
-from hpcbench.store.result import Result, compact_force_constants, result_of
+from hpcbench.store.result import Result, compact_force_constants, phonopy_of, result_of
 from hpcbench.store.run_folder import RunFolder
 from hpcbench.store.schema import DONE
 from hpcbench.store.table_reader import TableReader
@@ -331,29 +330,10 @@ class Store:
         StoreError
             If the crystal has no phonons, or this phonopy orders its supercell otherwise.
         """
-        from phonopy import Phonopy
-        from phonopy.structure.atoms import PhonopyAtoms
-
         key = self.find(key)
         row = self.row(key)
         self._require_phonons(key, row)
-        phonon = Phonopy(
-            PhonopyAtoms(
-                numbers=row["numbers"],
-                cell=row["relaxed_cell"],
-                positions=row["relaxed_positions"],
-            ),
-            supercell_matrix=row["supercell_matrix"],
-            primitive_matrix=row["primitive_matrix"],
-            symprec=self.settings["symprec"],
-        )
-        if not np.array_equal(phonon.primitive.p2s_map, row["p2s_map"]):
-            raise StoreError(
-                f"{key}: the installed phonopy orders the supercell otherwise than the one that "
-                f"computed it ({json.loads(row['provenance']).get('phonopy')})"
-            )
-        phonon.force_constants = compact_force_constants(row)
-        return phonon
+        return phonopy_of(row, self.settings["symprec"])
 
     def bands(self, key: str) -> Bands:
         """The crystal's band structure; ``key`` as in :meth:`phonopy`.
