@@ -70,6 +70,10 @@ def import_command(options: argparse.Namespace) -> int:
             f"{len(result.repeated)} crystals occur twice in the same supercell, the first one "
             f"counts: left out {first}{more}"
         )
+    if result.inputs:
+        print(
+            f"{result.inputs} files without phonons left out: other files of their names have them"
+        )
     if result.not_applied:
         print(
             f"non-analytic data of {result.not_applied} crystals is kept in the column nac_params "

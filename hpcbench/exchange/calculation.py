@@ -113,7 +113,8 @@ def read_calculation(
         displaced = len(re.findall(r"^\s*- +atom *:", sections.pop("displacements"), re.MULTILINE))
     header, data = _parse(sections, load_phonopy_yaml)
     units = get_calculator_physical_units(data.calculator)
-    phonon = _phonopy_of(data, units.distance_to_A, primitive_matrix, symprec)
+    rows = 0 if matrix is None else len(matrix)
+    phonon = _phonopy_of(data, units.distance_to_A, primitive_matrix, symprec, rows)
     if matrix is not None:
         matrix = matrix * _to_ev(units.force_constants_unit)
     elif beside.force_constants is not None:
@@ -151,7 +152,7 @@ def _sections(text: str) -> dict[str, str]:
     starts = [
         (match[1], match.start()) for match in re.finditer(r"^([A-Za-z_]\w*)[ \t]*:", text, re.M)
     ]
-    ends = [start for _, start in starts[1:]] + [len(text)]
+    ends = [*(start for _, start in starts), len(text)][1:]
     return {key: text[start:end] for (key, start), end in zip(starts, ends, strict=True)}
 
 
@@ -194,7 +195,10 @@ def _parse(sections: dict[str, str], load: Any) -> tuple[dict[str, Any], Any]:
     return header if isinstance(header, dict) else {}, data
 
 
-def _phonopy_of(data: Any, to_angstrom: float, primitive_matrix: str, symprec: float) -> Phonopy:
+def _phonopy_of(
+    data: Any, to_angstrom: float, primitive_matrix: str, symprec: float, rows: int
+) -> Phonopy:
+    """Cells and matrices of a file; ``rows`` of force constants tell the primitive cell."""
     from phonopy import Phonopy
     from phonopy.structure.atoms import PhonopyAtoms
     from phonopy.structure.cells import get_primitive_matrix_with_auto
@@ -214,8 +218,10 @@ def _phonopy_of(data: Any, to_angstrom: float, primitive_matrix: str, symprec: f
     if np.abs(given.masses / cell.masses - 1).max() > _MASS_TOLERANCE:
         raise CrystalError("masses", "the file has other masses than those of the elements")
     matrix = data.primitive_matrix
-    if matrix is None and data.primitive is not None:
-        matrix = _matrix_between(given, data.primitive)
+    shown = data.primitive
+    # Before version 4, phonopy wrote no matrix where the cell was taken as it is.
+    if matrix is None and shown is not None and (primitive_matrix == "P" or rows == len(shown)):
+        matrix = _matrix_between(given, shown)
     supercell_matrix = np.eye(3, dtype=int)
     if data.supercell_matrix is not None:
         supercell_matrix = data.supercell_matrix
@@ -233,7 +239,7 @@ def _phonopy_of(data: Any, to_angstrom: float, primitive_matrix: str, symprec: f
 
 
 def _matrix_between(unitcell: PhonopyAtoms, primitive: PhonopyAtoms) -> NDArray[np.float64]:
-    """The primitive matrix of files older than phonopy 4, which may show the cell only."""
+    """The primitive matrix of a file that shows the cells only."""
     matrix = np.linalg.solve(unitcell.cell.T, primitive.cell.T)
     # All centrings are thirds and halves.
     simple = np.rint(matrix * 6) / 6

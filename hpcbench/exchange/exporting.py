@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hpcbench.store.reader import Store
 
 _WRITERS: dict[str, Callable[[Store, Path], int]] = {
-    **{kind: partial(tables.write_table, kind=kind) for kind in ("csv", "json", "parquet")},
+    **{kind: partial(tables.write_table, kind) for kind in ("csv", "json", "parquet")},
     "extxyz": frames.write_extxyz,
     "forces": frames.write_forces,
     "cif": frames.write_cifs,
@@ -41,7 +41,7 @@ def export(store: Store, kind: str, path: Path) -> int:
         If a package is missing.
     """
     try:
-        return _WRITERS[kind](store, path=path)  # type: ignore[call-arg]
+        return _WRITERS[kind](store, path)
     except OSError as error:
         # h5py tells its errors without the word of the system.
         raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error

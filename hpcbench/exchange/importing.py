@@ -12,7 +12,7 @@ from hpcbench.config import RunConfig, load_config, settings_hash
 from hpcbench.errors import SetupError, StoreError
 from hpcbench.exchange import phononbench
 from hpcbench.exchange.finding import Found, Job
-from hpcbench.exchange.one_crystal import MODEL, NOTHING, How, import_one
+from hpcbench.exchange.one_crystal import MODEL, NOTHING, How, id_by_origin, import_one
 from hpcbench.phonons.calculate import PhononSettings
 from hpcbench.rank.rows import schema_of
 from hpcbench.store.decorations import decorate
@@ -52,6 +52,8 @@ class Imported:
         Labels of crystals without force constants.
     repeated : list of str
         Crystals that another file has, in the same supercell; the first one counts.
+    inputs : int
+        Files without phonons that are left out, as another one of their name has phonons.
     """
 
     total: int = 0
@@ -63,6 +65,7 @@ class Imported:
     different: list[str] = field(default_factory=list)
     without_phonons: int = 0
     repeated: list[str] = field(default_factory=list)
+    inputs: int = 0
 
 
 def import_config(found: Found, flags: Mapping[str, Any], file: str | None) -> RunConfig:
@@ -146,7 +149,7 @@ def import_found(
         config.keep_forces,
     )
     summary = Imported()
-    rows = _rows(found.jobs, how, _workers(config.workers), tell)
+    rows = _rows(found.jobs, how, _workers(config.workers), summary, tell)
     try:
         with TableWriter(
             folder.store,
@@ -165,23 +168,30 @@ def _workers(asked: int | str) -> int:
 
 
 def _rows(
-    jobs: Sequence[Job], how: How, workers: int, tell: Callable[[int, int], None]
+    jobs: Sequence[Job],
+    how: How,
+    workers: int,
+    summary: Imported,
+    tell: Callable[[int, int], None],
 ) -> Iterator[dict[str, Any]]:
-    """Rows in the order of the jobs; files without phonons last.
+    """Rows with phonons in the order of the jobs, then those that failed.
 
-    Those are left out if something else has their crystal: PhononBench's input lies beside its
-    output.
+    A file without phonons is left out if another one has its crystal: PhononBench's input lies
+    beside its output.
     """
-    empty, named = [], set()
+    failed, named = [], set()
     for number, (job, row) in enumerate(_computed(jobs, how, workers)):
         tell(number + 1, len(jobs))
-        if job.candidates and row["reason"].startswith(NOTHING):
-            empty.append((job, row))
-        else:
+        if row["status"] == DONE:
             named.add(job.name)
             yield row
-    for job, row in empty:
-        if job.name not in named:
+        else:
+            # Cells and a sentence: these fit into the memory.
+            failed.append((job, row))
+    for job, row in failed:
+        if job.candidates and row["reason"].startswith(NOTHING) and job.name in named:
+            summary.inputs += 1
+        else:
             yield row
 
 
@@ -221,8 +231,11 @@ def _counted(rows: Iterable[dict[str, Any]], summary: Imported) -> Iterator[dict
     seen: set[str] = set()
     for row in rows:
         if row["id"] in seen:
-            summary.repeated.append(row["name"])
-            continue
+            if row["status"] == DONE:
+                summary.repeated.append(row["name"])
+                continue
+            # What failed keeps its reason, though another file has the same crystal.
+            row = {**row, "id": id_by_origin(row)}
         seen.add(row["id"])
         summary.total += 1
         label = row.get("imported_label", "")

@@ -89,14 +89,15 @@ def _import(job: Job, how: How) -> dict[str, Any]:
 
 
 def _best(job: Job, how: How) -> tuple[Path, Calculation]:
-    """The first of a crystal's files that has phonons.
+    """The first of a crystal's files that has phonons, else the first one that can be read.
 
     Raises
     ------
     CrystalError
-        If none has.
+        If none can be read.
     """
     problem: CrystalError | None = None
+    without: tuple[Path, Calculation] | None = None
     for path in job.candidates:
         try:
             calculation = read_calculation(
@@ -111,10 +112,11 @@ def _best(job: Job, how: How) -> tuple[Path, Calculation]:
             continue
         if calculation.force_constants is not None or forces_in(calculation.dataset):
             return path, calculation
-        if problem is None or problem.kind != NOTHING:
-            problem = CrystalError(NOTHING, "neither they nor forces are in the file or beside it")
-    assert problem is not None, "a job has at least one candidate"
-    raise problem
+        without = without or (path, calculation)
+    if problem is not None:
+        raise problem
+    assert without is not None, "a job has at least one candidate"
+    return without
 
 
 def _crystal_of(phonon: Phonopy, name: str, origin: Origin) -> Crystal:
@@ -142,12 +144,20 @@ def _require_same_crystal(crystal: Crystal, cif: Path) -> None:
 
 
 def _analysed(calculation: Calculation, how: How) -> PhononResult:
+    """The phonons of a calculation.
+
+    Raises
+    ------
+    PhononError
+        If there are neither force constants nor forces, or as :func:`analyse`.
+    """
     phonon, dataset = calculation.phonon, calculation.dataset
     if calculation.force_constants is not None:
         phonon.dataset = dataset
         phonon.force_constants = calculation.force_constants
         return analyse_force_constants(phonon, how.phonons)
-    assert dataset is not None, "one of both is there"
+    if dataset is None or not forces_in(dataset):
+        raise PhononError(NOTHING, "neither they nor forces are in the file or beside it")
     phonon.dataset = dataset
     if "first_atoms" in dataset:
         forces = np.array([entry["forces"] for entry in dataset["first_atoms"]])
@@ -224,15 +234,19 @@ def _failed_row(
 
 
 def _unreadable_row(record: Unreadable) -> dict[str, Any]:
-    # Many labels share a file: the name tells them apart.
-    key = Unreadable("", Origin(f"{record.origin.file}\0{record.name}"), "", "").id
-    return {
-        "id": key,
+    row = {
         "name": record.name,
         "origins": json.dumps([[record.origin.file, record.origin.index, ""]]),
         "status": UNREADABLE,
         "reason": record.reason,
     }
+    return {**row, "id": id_by_origin(row)}
+
+
+def id_by_origin(row: Mapping[str, Any]) -> str:
+    """The id of a row without a crystal of its own."""
+    # Many labels share a file: the name tells them apart.
+    return Unreadable("", Origin(f"{row['origins']}\0{row['name']}"), "", "").id
 
 
 def _place(version: str) -> dict[str, Any]:

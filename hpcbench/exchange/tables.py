@@ -19,7 +19,7 @@ def table_text(store: Store, kind: str) -> str:
     return str(store.table.to_json(orient="records", indent=1)) + "\n"
 
 
-def write_table(store: Store, kind: str, path: Path) -> int:
+def write_table(kind: str, store: Store, path: Path) -> int:
     """Write ``csv``, ``json`` or ``parquet``; returns the number of rows.
 
     Raises
