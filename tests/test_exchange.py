@@ -517,3 +517,20 @@ def test_born_charges_are_kept_and_not_applied(dft: Store) -> None:
     assert np.array(kept["born"]).shape == (2, 3, 3)
     assert np.array(kept["dielectric"]).shape == (3, 3)
     assert dft.row(dft.find("CaTiO3"))["nac_params"] == ""
+
+
+@pytest.mark.reference
+def test_random_displacements_are_fitted_by_symfc(reference_data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("symfc")
+    import phonopy
+
+    path = reference_data / "phonons" / "phonopy/test/phonopy_params_NaCl-rd.yaml.xz"
+    store, _ = imported(path, tmp_path / "rd.h5", mesh=MESH, keep_forces=True)
+    row = store.row(store.find("NaCl-rd"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = phonopy.load(path, is_nac=False, log_level=0)
+    bands = np.sort(theirs.run_qpoints(row["band_qpoints"]).frequencies, axis=1)
+    # The file rounds the masses to six decimals.
+    assert_same_bands(exact_bands(store, row["id"]), bands, atol=1e-6)
+    assert row["displacements"] == len(theirs.dataset["displacements"])

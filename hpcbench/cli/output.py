@@ -10,6 +10,7 @@ from pathlib import Path
 from hpcbench.cli.look import store_path
 from hpcbench.errors import SetupError, UsageError
 from hpcbench.exchange.formats import FORMATS
+from hpcbench.threads import cap_threads
 
 # Seconds from one line about an import's progress to the next.
 _INTERVAL = 10.0
@@ -42,6 +43,7 @@ def export_command(options: argparse.Namespace) -> int:
 
 def import_command(options: argparse.Namespace) -> int:
     """Make a store of phonons that others computed."""
+    cap_threads()
     from hpcbench.exchange.finding import find
     from hpcbench.exchange.importing import INHERITED, import_config, import_found
 
