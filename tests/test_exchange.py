@@ -335,8 +335,31 @@ def test_phononbenchs_folders_give_the_labels_that_its_scripts_gave(
     assert {r.row["imported_label"] for r in store if r.status == "done"} == {"Stable", "unStable"}
 
 
-def test_a_single_crystals_folder_of_phononbench(
+def test_files_of_old_phonopy_have_the_cell_that_their_program_took(
     benchmark: tuple[Path, dict[str, np.ndarray]], tmp_path: Path
+) -> None:
+    """Before version 4, phonopy wrote no primitive matrix for the cell as it is."""
+    root, expected = benchmark
+    text = (root / "DiffCSP-gen/phonon-calculation-output/gpu0_part0/gen_1.yaml").read_text()
+    before, _, after = text.partition("primitive_matrix:\n")
+    rows = after.splitlines(keepends=True)
+    assert all(row.startswith("-") for row in rows[:3])
+    (tmp_path / "old.yaml").write_text(before + "".join(rows[3:]))
+    literal, _ = imported(tmp_path, tmp_path / "a.h5", mesh=MESH, protocol="phononbench")
+    assert_same_bands(
+        exact_bands(literal, literal.ids[0]), expected["DiffCSP-gen/gen_1"], atol=1e-9
+    )
+    assert len(literal.row(literal.ids[0])["p2s_map"]) == 4
+    robust, _ = imported(tmp_path, tmp_path / "b.h5", mesh=MESH, protocol="robust")
+    assert len(robust.row(robust.ids[0])["p2s_map"]) == 1
+    highest = [store.table["max_frequency"].item() for store in (literal, robust)]
+    assert highest[0] == pytest.approx(highest[1], abs=1e-3)
+
+
+def test_a_single_crystals_folder_of_phononbench(
+    benchmark: tuple[Path, dict[str, np.ndarray]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """As phonon_from_cif_single.py leaves it."""
     root, _ = benchmark
@@ -354,6 +377,10 @@ def test_a_single_crystals_folder_of_phononbench(
     # The label is wrong, and said to be.
     assert (result.agree, result.differ, result.different) == (0, 1, ["Cu"])
     assert store.table["imported_label"].item() == "Unstable"
+    assert main(["show", "Cu", "--store", str(store.path)]) == 0
+    shown = capsys.readouterr().out
+    assert "Unstable, as it came with the import" in shown
+    assert "nan" not in shown
 
 
 def test_published_folders_without_phonons_keep_crystals_and_labels(tmp_path: Path) -> None:
