@@ -283,8 +283,8 @@ class RunConfig:
         "float32",
         kind.one_of("float32", "float64"),
         "input and output",
-        "precision in which bands are stored; they follow from the force constants, which are "
-        "in float64",
+        "precision in which bands are stored (float32: rounded to 8e-6 THz as well); they follow "
+        "from the force constants, which are in float64",
     )
     report: bool = _setting(
         True, kind.switch, "input and output", "write an HTML report beside the store at the end"

@@ -457,7 +457,7 @@ def test_bad_files_are_rows_with_a_reason(store: Store, tmp_path: Path) -> None:
 
 # --- real files, other people's ---
 
-FORCE_SETS = ("NaCl", "MgO", "SnO2", "CaTiO3", "SiO2-HP", "ZnO", "MgB2")
+FORCE_SETS = ("NaCl", "MgO", "SnO2", "CaTiO3", "SiO2-HP", "ZnO", "MgB2", "Al2O3")
 
 
 @pytest.fixture(scope="module")
@@ -535,6 +535,12 @@ def test_units_of_other_codes_are_converted(reference_data: Path, tmp_path: Path
     away = got > 0.1
     np.testing.assert_allclose(row["commensurate_frequencies"][away], got[away], atol=1e-4)
     assert row["relaxed_cell"][0, 0] == pytest.approx(5.7, abs=0.1)
+
+
+@pytest.mark.reference
+def test_an_imported_store_is_intact(dft: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(dft.path)]) == 0
+    assert main(["status", str(dft.path), "--exit-code"]) == 0
 
 
 @pytest.mark.reference

@@ -60,12 +60,13 @@ from hpcbench.rank.processes import (
     number_of_processes,
 )
 from hpcbench.rank.stopping import Stop, StoppablePotential, StopRequested
-from hpcbench.rank.tasks import analyse_forces, displace_supercell
+from hpcbench.rank.tasks import Keep, analyse_forces, displace_supercell
 from hpcbench.relaxation import start as relaxation_start
 from hpcbench.requests import ForcesOn, OnCpu
 from hpcbench.store.run_folder import RunFolder
 
 INFO = PotentialInfo("toy", "toy", "", "", "float64", "cpu", None)
+KEEP = Keep(forces=False, band_dtype="float64")
 PHONONS = PhononSettings("auto", 0.01, 1e-5, 21, (4, 4, 4), (0.0, 300.0), 0.1)
 
 
@@ -282,7 +283,7 @@ def test_workers_load_neither_torch_nor_mpi_and_give_the_same_bits(crew: Process
         crew,
         [
             Task(
-                0, OnCpu("analysis", analyse_forces, (there.phonon, forces, PHONONS, "mesh", False))
+                0, OnCpu("analysis", analyse_forces, (there.phonon, forces, PHONONS, "mesh", KEEP))
             ),
             *(Task(n, OnCpu("modules", eval, (LOADED,))) for n in range(1, 20)),
         ],

@@ -17,11 +17,12 @@ from ase import Atoms
 
 import hpcbench
 from hpcbench.errors import StoreError, StoreMismatchError, UsageError
+from hpcbench.phonons.stability import CRITERIA
 from hpcbench.store.consolidate import consolidate
 from hpcbench.store.fields import Field, Schema
 from hpcbench.store.reader import Store
 from hpcbench.store.run_folder import RunFolder
-from hpcbench.store.schema import result_schema
+from hpcbench.store.schema import CRYSTALS, result_schema
 from hpcbench.store.table_reader import TableReader
 from hpcbench.store.table_writer import TableWriter
 
@@ -363,3 +364,28 @@ def test_an_output_path_that_cannot_be_written(tmp_path: Path) -> None:
         path = tmp_path / "s.h5"
     with pytest.raises(StoreError, match="cannot write beside"):
         RunFolder(path).create()
+
+
+def _table_of(schema: Schema) -> str:
+    """The fields as docs/store.md lists them."""
+    lines = ["| path | shape of a row | dtype | unit | meaning |", "|---|---|---|---|---|"]
+    for path, field in schema.by_path().items():
+        shape = ", ".join("T" if length == THERMAL else str(length) for length in field.shape)
+        dtype = {"str": "text", "category": "categorical"}.get(field.dtype)
+        dtype = dtype or np.dtype(field.dtype).name
+        many = "n" + (", " if shape else "") if path.startswith("ragged/") else ""
+        cells = (f"`{path}`", f"({many}{shape})" if many or shape else "", dtype)
+        lines.append("| " + " | ".join((*cells, field.unit, field.meaning)) + " |")
+    return "\n".join(lines)
+
+
+# No other length of the schema.
+THERMAL = 97
+
+
+def test_the_document_has_every_field() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "store.md").read_text()
+    results = result_schema(THERMAL, tuple(criterion.column for criterion in CRITERIA))
+    for schema in (results, CRYSTALS):
+        table = _table_of(schema)
+        assert table in text, f"docs/store.md should have:\n{table}"

@@ -54,6 +54,14 @@ def _dispatch(options: argparse.Namespace) -> int:
         from hpcbench.cli import output
 
         handler = getattr(output, f"{command}_command")
+    elif command in ("verify", "repair"):
+        from hpcbench.cli import check
+
+        handler = getattr(check, f"{command}_command")
+    elif command in ("merge", "diff"):
+        from hpcbench.cli import combine
+
+        handler = getattr(combine, f"{command}_command")
     elif command == "models":
         from hpcbench.cli.setup import models_command as handler
     else:

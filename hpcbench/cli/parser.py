@@ -19,6 +19,7 @@ Phonons and stability verdicts of very many crystals.
   hpcbench status                                how far it has come
   hpcbench show NAME                             one crystal, its bands drawn
   hpcbench report                                tables and figures as one HTML file
+  hpcbench verify                                is the store what was written?
 """
 
 EPILOG = """\
@@ -104,6 +105,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_export(commands)
     _add_import(commands)
     _add_report(commands)
+    _add_check(commands)
+    _add_combine(commands)
     _add_models(commands)
     _add_doctor(commands)
     return parser
@@ -202,6 +205,12 @@ def _add_plan(commands: Any) -> None:
     _add_settings(parser)
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a number, not {text!r}")
+    return int(text)
+
+
 def _positive(text: str) -> int:
     number = int(text) if text.isdecimal() else 0
     if number < 1:
@@ -293,6 +302,69 @@ def _add_report(commands: Any) -> None:
         "--output", "-o", metavar="FILE", help="default: the store's name with .html"
     )
     parser.add_argument("--table", action="store_true", help="print the table as well")
+
+
+def _add_check(commands: Any) -> None:
+    verify = commands.add_parser(
+        "verify",
+        help="check that a store is what was written",
+        description="Read every value of a store and compare its checksums, in a process of its "
+        "own, for damaged files can end or stop the one that reads them; count its rows; compute "
+        "the bands of some crystals again from their force constants. Exit code 1 if something "
+        "is wrong.",
+    )
+    _add_store(verify)
+    verify.add_argument(
+        "--sample",
+        type=_count,
+        default=20,
+        metavar="N",
+        help="crystals whose bands are computed again (default: 20)",
+    )
+    repair = commands.add_parser(
+        "repair",
+        help="make a store of what is intact in a damaged one",
+        description="Write a new store of the rows that are as they were written; the damaged "
+        "one stays beside it as STORE.damaged. Says what is lost: the same hpcbench run computes "
+        "that again, and no more. Exit code 1 if results are lost.",
+    )
+    _add_store(repair)
+    for parser in (verify, repair):
+        parser.add_argument(
+            "--patience",
+            type=float,
+            default=120.0,
+            metavar="S",
+            help="seconds that reading one block may take (default: 120)",
+        )
+
+
+def _add_combine(commands: Any) -> None:
+    merge = commands.add_parser(
+        "merge",
+        help="several stores as one",
+        description="Write the crystals of several stores, computed with the same settings, into "
+        "a new one. A crystal that is in several is taken from the first that could compute it.",
+    )
+    merge.add_argument("stores", nargs="+", metavar="STORE", help="in order of precedence")
+    merge.add_argument("--output", "-o", required=True, metavar="FILE", help="the new store")
+    diff = commands.add_parser(
+        "diff",
+        help="crystals of which two stores say different things",
+        description="Compare the crystals that two stores have in common: status, verdict, lowest "
+        "frequencies. Exit code 1 if they differ.",
+    )
+    diff.add_argument("first", metavar="STORE")
+    diff.add_argument("second", metavar="STORE")
+    diff.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.01,
+        metavar="THZ",
+        help="differences of frequencies up to this do not count (default: 0.01)",
+    )
+    diff.add_argument("--png", metavar="FILE", help="draw one's frequencies against the other's")
+    diff.add_argument("--csv", metavar="FILE", help="write all that differ into a table")
 
 
 def _add_models(commands: Any) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from hpcbench.exchange.files import done_rows, file_name, replacing
 from hpcbench.phonons.spectrum import frequencies_at
-from hpcbench.store.result import phonopy_of
+from hpcbench.store.physics import phonopy_of
 
 if TYPE_CHECKING:
     from phonopy import Phonopy

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from hpcbench.exchange.files import replacing, safe_name, write_settings
 from hpcbench.exchange.frames import write_cif
 from hpcbench.exchange.phonopy_files import put_dataset
-from hpcbench.store.result import phonopy_of
+from hpcbench.store.physics import phonopy_of
 from hpcbench.store.schema import DONE
 
 if TYPE_CHECKING:

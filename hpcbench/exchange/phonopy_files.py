@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpcbench.exchange.files import done_rows, file_name, replacing, write_settings
-from hpcbench.store.result import phonopy_of
+from hpcbench.store.physics import phonopy_of
 
 if TYPE_CHECKING:
     from phonopy import Phonopy

@@ -19,7 +19,7 @@ from hpcbench.phonons.calculate import PhononSettings
 from hpcbench.phonons.supercells import full_matrix
 from hpcbench.potentials.protocol import PotentialInfo
 from hpcbench.rank.rows import done_row, provenance_of
-from hpcbench.rank.tasks import Displaced, analyse_forces, displace_supercell
+from hpcbench.rank.tasks import Displaced, Keep, analyse_forces, displace_supercell
 from hpcbench.relaxation.relax import relaxation_requests
 from hpcbench.requests import ForcesOn, OnCpu, Request
 
@@ -83,11 +83,12 @@ class Route:
         displaced: Displaced = yield OnCpu(
             DISPLACEMENTS, displace_supercell, (relaxation.atoms, supercell_matrix, settings)
         )
+        keep = Keep(config.keep_forces, config.band_dtype)
         forces: NDArray[np.float64] = yield ForcesOn(displaced.copies)
         columns: dict[str, Any] = yield OnCpu(
             ANALYSIS,
             analyse_forces,
-            (displaced.phonon, forces, settings, protocol.criterion, config.keep_forces),
+            (displaced.phonon, forces, settings, protocol.criterion, keep),
         )
         return done_row(crystal, relaxation, columns, self.rank, self.provenance)
 

@@ -45,6 +45,26 @@ class Displaced:
     copies: DisplacedCopies
 
 
+@dataclass(frozen=True)
+class Keep:
+    """What of the results is kept, and how exactly.
+
+    Attributes
+    ----------
+    forces : bool
+        The forces of the displaced supercells.
+    band_dtype : str
+        Precision of the bands. ``float32`` also rounds them to ``BAND_STEP``.
+    """
+
+    forces: bool
+    band_dtype: str
+
+
+BAND_STEP = 2.0**-17
+"""In THz: digits of bands beyond it are noise, which takes a tenth of their room."""
+
+
 def displace_supercell(
     atoms: Atoms, supercell_matrix: NDArray[np.int64], settings: PhononSettings
 ) -> Displaced:
@@ -58,7 +78,7 @@ def analyse_forces(
     forces: NDArray[np.float64],
     settings: PhononSettings,
     criterion: str,
-    keep_forces: bool,
+    keep: Keep,
 ) -> dict[str, Any]:
     """The columns of a crystal's row that its phonons give.
 
@@ -70,14 +90,21 @@ def analyse_forces(
         In eV/A.
     criterion : str
         The one whose answer is the verdict.
-    keep_forces : bool
-        Whether the forces are among the columns.
+    keep : Keep
+        What is among the columns beside force constants and verdicts.
     """
     result = analyse(pickle.loads(phonon), forces, settings)
     columns = phonon_columns(result, criterion)
-    if keep_forces:
+    if keep.forces:
         columns["forces"] = result.forces.reshape(-1, 3)
+    if keep.band_dtype == "float32":
+        columns["band_frequencies"] = rounded_bands(columns["band_frequencies"])
     return columns
+
+
+def rounded_bands(frequencies: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Frequencies in THz, rounded to ``BAND_STEP`` and to single precision."""
+    return (np.round(frequencies / BAND_STEP) * BAND_STEP).astype(np.float32)
 
 
 def phonon_columns(result: PhononResult, criterion: str) -> dict[str, Any]:

@@ -86,7 +86,8 @@ def _consolidate(folder: RunFolder, schema: Schema, settings: Mapping[str, Any])
                 finish=lambda file: decorate(file, settings),
                 check=check,
             ) as writer:
-                writer.append_blocks(of_good_size(_blocks(sources, folder.voided(), listed, seen)))
+                blocks = _blocks(sources, folder.voided(), listed, seen)
+                writer.append_blocks(of_good_size(blocks, schema))
                 aside = [row for key, row in listed.items() if row["reason"] and key not in seen]
                 seen.update(row["id"] for row in aside)
                 writer.append(aside)

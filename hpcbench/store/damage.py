@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from hpcbench.store.table_reader import Damage, TableReader
+from hpcbench.store.table_reader import TableReader
 
 SUFFIX = ".damaged"
 
@@ -18,10 +18,9 @@ def find_damage(paths: Iterable[Path]) -> dict[Path, str]:
         # A broken file makes HDF5 and whoever reads it fail in all kinds of ways.
         try:
             with TableReader(path) as reader:
-                for what in reader.damage():
-                    if isinstance(what, Damage):
-                        found[path] = str(what)
-                        break
+                for damage in reader.damage():
+                    found[path] = str(damage)
+                    break
         except Exception as error:
             # Another process may have consolidated it meanwhile.
             if path.exists():

@@ -267,13 +267,13 @@ def join(blocks: Sequence[Block]) -> Block:
     return Block(sum(len(block) for block in blocks), values)
 
 
-def of_good_size(blocks: Iterable[Block]) -> Iterator[Block]:
-    """The same rows in blocks as large as a block may be, or little smaller.
+def of_good_size(blocks: Iterable[Block], schema: Schema) -> Iterator[Block]:
+    """The same rows, of this schema, in blocks as large as a block may be, or little smaller.
 
     A block that is too large already, of one huge crystal, stays as it is.
     """
     waiting: list[Block] = []
-    for block in blocks:
+    for block in (conform(block, schema) for block in blocks):
         rows, size = sum(map(len, waiting)), sum(b.nbytes for b in waiting)
         if waiting and (rows + len(block) > BLOCK_ROWS or size + block.nbytes > BLOCK_BYTES):
             yield join(waiting)

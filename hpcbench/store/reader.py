@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from hpcbench.errors import StoreError, UsageError
 from hpcbench.store.bands import Bands, bands_of
 from hpcbench.store.fields import Schema
-from hpcbench.store.result import Result, compact_force_constants, phonopy_of, result_of
+from hpcbench.store.physics import phonopy_of
+from hpcbench.store.result import Result, compact_force_constants, result_of
 from hpcbench.store.run_folder import RunFolder
 from hpcbench.store.schema import DONE
 from hpcbench.store.table_reader import TableReader

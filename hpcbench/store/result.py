@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,13 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcbench.errors import StoreError
 from hpcbench.store.bands import Bands, bands_of
 from hpcbench.store.schema import DONE, PLACES
 
 if TYPE_CHECKING:
     from ase import Atoms
-    from phonopy import Phonopy
     from pymatgen.core import Structure
 
 
@@ -137,36 +134,6 @@ def result_of(row: Mapping[str, Any]) -> Result:
         unstable_modes=_unstable_modes(row) if done else (),
         row=row,
     )
-
-
-def phonopy_of(row: Mapping[str, Any], symprec: float) -> Phonopy:
-    """A row with phonons as a ``Phonopy`` object, with its force constants.
-
-    Raises
-    ------
-    StoreError
-        If this phonopy orders the supercell otherwise than the one that computed it.
-    """
-    from phonopy import Phonopy
-    from phonopy.structure.atoms import PhonopyAtoms
-
-    phonon = Phonopy(
-        PhonopyAtoms(
-            numbers=row["numbers"],
-            cell=row["relaxed_cell"],
-            positions=row["relaxed_positions"],
-        ),
-        supercell_matrix=row["supercell_matrix"],
-        primitive_matrix=row["primitive_matrix"],
-        symprec=symprec,
-    )
-    if not np.array_equal(phonon.primitive.p2s_map, row["p2s_map"]):
-        raise StoreError(
-            f"{row['id']}: the installed phonopy orders the supercell otherwise than the one that "
-            f"computed it ({json.loads(row['provenance']).get('phonopy')})"
-        )
-    phonon.force_constants = compact_force_constants(row)
-    return phonon
 
 
 def compact_force_constants(row: Mapping[str, Any]) -> NDArray[np.float64]:

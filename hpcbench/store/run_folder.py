@@ -125,6 +125,10 @@ class RunFolder:
         if self._settings.exists() and (self.store.exists() or self.segment_paths()):
             refuse_difference(self.settings(), deciding, self.store)
             return
+        if self.store.exists():
+            # Without its folder: removed after the run, or merged from several stores.
+            with TableReader(self.store) as reader:
+                refuse_difference(reader.settings, deciding, self.store)
         replace_text(self._settings, json.dumps(dict(deciding), indent=1, sort_keys=True) + "\n")
 
     def settings(self) -> dict[str, Any]:
@@ -240,10 +244,12 @@ def replace_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def refuse_difference(there: Mapping[str, Any], given: Mapping[str, Any], store: Path) -> None:
+def refuse_difference(
+    there: Mapping[str, Any], given: Mapping[str, Any], store: Path, where: str = "now"
+) -> None:
     """Raise ``StoreMismatchError`` with a line for every setting that differs."""
     lines = [
-        f"  {key}: {there.get(key, 'not set')} in the store, {given.get(key, 'not set')} now"
+        f"  {key}: {there.get(key, 'not set')} in the store, {given.get(key, 'not set')} {where}"
         for key in sorted({*there, *given})
         if key != "hash" and there.get(key) != given.get(key)
     ]
@@ -251,5 +257,5 @@ def refuse_difference(there: Mapping[str, Any], given: Mapping[str, Any], store:
         raise StoreMismatchError(
             f"{store} was computed with other settings:\n"
             + "\n".join(lines)
-            + "\ngive the same settings, or another --out"
+            + ("\ngive the same settings, or another --out" if where == "now" else "")
         )

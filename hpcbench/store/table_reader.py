@@ -6,7 +6,7 @@ import functools
 import io
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -243,41 +243,56 @@ class TableReader:
                     raise StoreError(f"{self.path}: {damage}")
             yield first, block
 
+    def edges(self) -> Iterator[tuple[int, int]]:
+        """First row and end of each block as it was written."""
+        yield from itertools.pairwise(self._file[f"{GROUP}/rows"][:].tolist())
+
     def _summed(self) -> Iterator[tuple[int, int, dict[str, bytes]]]:
         group = self._file[GROUP]
         paths = list(group["fields"].asstr()[:])
-        for number, (first, end) in enumerate(itertools.pairwise(group["rows"][:].tolist())):
+        for number, (first, end) in enumerate(self.edges()):
             sums = group["sha256"][number]
             yield first, end, {p: bytes(x) for p, x in zip(paths, sums, strict=True)}
 
-    def damage(self) -> Iterator[Damage | tuple[str, int, int]]:
-        """Look at everything in the file; what is to be read next (path and rows), and damage.
-
-        A damaged file can end the process, or keep it for ever: whoever wants to go on with the
-        rest knows from what came last where that was.
-        """
-        length = -1
-        try:
-            length = self._length()
-            yield from self._damage_of_frame()
-            blocks = list(self._summed())
-        except Exception as error:  # a broken file fails in all kinds of ways
-            yield Damage("", 0, max(length, 0), _sentence(error))
-            return
-        for first, end, sums in blocks:
-            for path, expected in sums.items():
-                yield path, first, end
-                try:
-                    if digest(self.values(path, first, end)) != expected:
-                        yield Damage(path, first, end, "not what was written")
-                except Exception as error:
-                    yield Damage(path, first, end, _sentence(error))
-
-    def _length(self) -> int:
+    def expected_rows(self) -> int:
+        """How many rows were written."""
         return int(self._file[f"{GROUP}/rows"][-1])
 
+    def damage(
+        self,
+        tell: Callable[[tuple[str, int, int]], None] = lambda place: None,
+        skip: Container[tuple[str, int, int]] = (),
+    ) -> Iterator[Damage]:
+        """Look at everything in the file, and say what is not as it was written.
+
+        Parameters
+        ----------
+        tell : callable
+            Told what is read next: a field and rows. A damaged file can end the process.
+        skip : container
+            What of that is not to be read.
+        """
+        try:
+            yield from self._damage_of_frame()
+            for first, end, sums in self._summed():
+                for path, expected in sums.items():
+                    tell((path, first, end))
+                    if (path, first, end) not in skip:
+                        yield from self._damage_of_values(path, first, end, expected)
+        except Exception as error:  # a broken file fails in all kinds of ways
+            yield Damage("", 0, 0, _sentence(error))
+
+    def _damage_of_values(
+        self, path: str, first: int, end: int, expected: bytes
+    ) -> Iterator[Damage]:
+        try:
+            if digest(self.values(path, first, end)) != expected:
+                yield Damage(path, first, end, "not what was written")
+        except Exception as error:
+            yield Damage(path, first, end, _sentence(error))
+
     def _damage_of_frame(self) -> Iterator[Damage]:
-        length = self._length()
+        length = self.expected_rows()
         group = self._file[GROUP]
         paths = set(group["fields"].asstr()[:])
         for path in sorted(paths ^ set(self._fields)):

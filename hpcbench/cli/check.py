@@ -1,0 +1,82 @@
+"""``hpcbench verify`` and ``hpcbench repair``: is a store what was written."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from hpcbench.cli.look import store_path
+
+# Seconds between two lines about how far it has come.
+_PAUSE = 10.0
+
+
+def verify_command(options: argparse.Namespace) -> int:
+    """Check a store; 1 if something is wrong with it."""
+    from hpcbench.store.verify import verify
+
+    store = Path(store_path(options.store))
+    found = verify(store, options.sample, options.patience, _progress())
+    for path, inspection in found.files.items():
+        for damage in inspection.damages:
+            print(f"{path}: {damage}")
+        for deviation in inspection.deviations:
+            print(f"{path}: {deviation}")
+    for key in found.twice:
+        print(f"{store}: {key} is in it more than once")
+    if not found.is_sound:
+        print(f"{store} is damaged: hpcbench repair {store} makes a store of what is intact")
+        return 1
+    counts = ", ".join(f"{number} {status}" for status, number in sorted(found.counts.items()))
+    segments = len(found.files) - store.exists()
+    joined = f" ({segments} segments not in it yet)" if segments else ""
+    print(f"{store}{joined}: {counts or 'no rows'}; every value is as it was written")
+    computed = sum(inspection.computed for inspection in found.files.values())
+    if computed:
+        print(
+            f"{computed} crystals computed again: force constants obey the sum rule, frequencies "
+            f"follow from them"
+        )
+    if found.missing > 0:
+        print(f"{found.missing} crystals of the list have no result yet")
+    return 0
+
+
+def _progress() -> Callable[[Path, int, int], None]:
+    last = time.monotonic()
+
+    def tell(path: Path, done: int, rows: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > _PAUSE:
+            last = time.monotonic()
+            print(f"{path}: {done} of {rows} rows", file=sys.stderr)
+
+    return tell
+
+
+def repair_command(options: argparse.Namespace) -> int:
+    """Make a store of what is intact; 1 if results are lost."""
+    from hpcbench.store.repair import repair
+
+    store = Path(store_path(options.store))
+    result = repair(store, options.patience)
+    for sentence in result.sentences:
+        print(sentence)
+    if result.damaged is None:
+        print(f"{store}: nothing to repair")
+        return 1 if result.sentences else 0
+    print(f"{store}: {result.kept} rows are intact; the damaged store is {result.damaged}")
+    for field, rows in result.emptied.items():
+        print(f"{field} is lost in {rows} of them")
+    lost = len(result.lost_ids) + result.lost_unnamed
+    if not lost:
+        return 0
+    print(f"{lost} results are lost; the same hpcbench run computes them again:")
+    for key in result.lost_ids:
+        print(f"  {key}")
+    if result.lost_unnamed:
+        print(f"  {result.lost_unnamed} whose ids cannot be read")
+    return 1

@@ -1,0 +1,112 @@
+"""Where two stores differ: a table for the terminal, and a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from hpcbench.errors import SetupError, StoreError
+from hpcbench.report.drawings import number
+from hpcbench.report.terminal import console
+from hpcbench.report.wording import text_of
+from hpcbench.store.diff import Difference
+
+_SHOWN = 30
+
+
+def print_difference(difference: Difference) -> None:
+    """Settings that differ, crystals that only one store has, and those that changed."""
+    to = console()
+    for name, (there, here) in difference.settings.items():
+        to.print(Text(f"{name}: {there} | {here}"))
+    for ids, which in ((difference.only_first, "first"), (difference.only_second, "second")):
+        if ids:
+            shown = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
+            to.print(f"only in the {which}: {len(ids)} crystals ({shown})")
+    both, changed = difference.both, difference.changed
+    verdicts = changed[changed["verdict_a"] != changed["verdict_b"]]
+    to.print(
+        f"in both: {len(both)} crystals; {len(verdicts)} with another verdict, {len(changed)} in "
+        f"all that differ (status, verdict, or a lowest frequency by more than "
+        f"{difference.tolerance:g} THz)"
+    )
+    if not len(changed):
+        return
+    table = Table(box=None, pad_edge=False)
+    for title in ("crystal", "verdict", "lowest, path", "commensurate", "mesh"):
+        justify = "left" if title in ("crystal", "verdict") else "right"
+        table.add_column(title, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for key, row in changed.head(_SHOWN).iterrows():
+        words = [text_of(row[f"verdict_{x}"]) or text_of(row[f"status_{x}"]) for x in "ab"]
+        table.add_row(
+            Text(f"{row['name']} ({key})"),
+            words[0] if words[0] == words[1] else f"{words[0]} -> {words[1]}",
+            *(
+                " -> ".join(number(row[f"min_frequency_{place}_{x}"], 3) for x in "ab")
+                for place in ("path", "commensurate", "mesh")
+            ),
+        )
+    to.print(table)
+    if len(changed) > _SHOWN:
+        to.print(f"... and {len(changed) - _SHOWN} more (--csv FILE writes all)")
+
+
+def write_difference(difference: Difference, path: Path) -> None:
+    """All crystals that differ, as CSV.
+
+    Raises
+    ------
+    StoreError
+        If the file cannot be written.
+    """
+    try:
+        difference.changed.to_csv(path, index_label="id")
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def draw_difference(difference: Difference, titles: tuple[str, str], path: Path) -> None:
+    """The lowest frequency on the band path, of one store against the other, as a picture.
+
+    Raises
+    ------
+    SetupError
+        If matplotlib is not installed.
+    StoreError
+        If the file cannot be written.
+    """
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise SetupError(f"{error}: pictures need the extra 'report'") from error
+
+    both = difference.both
+    same = both["verdict_a"] == both["verdict_b"]
+    with matplotlib.rc_context({"font.size": 9}):
+        figure = Figure(figsize=(5, 5), layout="constrained")
+        axes = figure.add_subplot()
+        for rows, label, colour in (
+            (both[same], "same verdict", "#4c72b0"),
+            (both[~same], "another verdict", "#c44e52"),
+        ):
+            axes.scatter(
+                rows["min_frequency_path_a"],
+                rows["min_frequency_path_b"],
+                s=12,
+                color=colour,
+                label=f"{label} ({len(rows)})",
+            )
+        limits = (*axes.get_xlim(), *axes.get_ylim())
+        axes.axline((0, 0), slope=1, color="0.6", linewidth=0.8, zorder=0)
+        axes.set_xlim(min(limits), max(limits))
+        axes.set_ylim(min(limits), max(limits))
+        axes.set_xlabel(f"lowest frequency on the band path (THz), {titles[0]}")
+        axes.set_ylabel(f"the same, {titles[1]}")
+        axes.legend(frameon=False)
+        try:
+            figure.savefig(path, dpi=200)
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{path}: cannot be written: {error}") from error

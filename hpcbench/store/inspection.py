@@ -1,0 +1,182 @@
+"""Looking at every byte of files that may be damaged, in a process that may die of it.
+
+The process (``python -m hpcbench.store.inspection``) says before each reading what it is, so that
+whoever waits for it knows where it died or got stuck, and starts another one that leaves that out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hpcbench.errors import HpcbenchError
+from hpcbench.store.physics import Deviation, check_physics
+from hpcbench.store.table_reader import Damage, TableReader
+
+# Processes that may die of one file before the rest of it counts as damaged.
+MOST_DEATHS = 50
+Place = tuple[str, int, int]
+"""A field and the rows of a block of it."""
+
+
+@dataclass
+class Inspection:
+    """What became of looking at one file.
+
+    Attributes
+    ----------
+    rows : int
+        How many there are, or should be; -1 if the file does not even say that.
+    damages : list of Damage
+        In the order in which they were found.
+    computed : int
+        Crystals whose physics was checked.
+    deviations : list of Deviation
+        Where it was not as it should be.
+    """
+
+    rows: int = -1
+    damages: list[Damage] = field(default_factory=list)
+    computed: int = 0
+    deviations: list[Deviation] = field(default_factory=list)
+
+
+def inspect(
+    path: Path,
+    sample: int,
+    patience: float = 120.0,
+    tell: Callable[[int, int], None] = lambda done, rows: None,
+) -> Inspection:
+    """Read every value of a file and check it, and the physics of some crystals.
+
+    Parameters
+    ----------
+    path : Path
+        A table in the store's format.
+    sample : int
+        How many crystals are computed again from their force constants.
+    patience : float
+        Seconds that reading one block of one field may take.
+    tell : callable
+        Told how many rows have been looked at, of how many.
+    """
+    found = Inspection()
+    skip: list[Place] = []
+    for _ in range(MOST_DEATHS):
+        place, end = _watch(path, skip, sample, patience, found, tell)
+        if end is None:
+            return found
+        found.damages.append(Damage(*place, end))
+        if place in skip or not place[0]:
+            return found
+        skip.append(place)
+    found.damages.append(Damage("", 0, max(found.rows, 0), "too many places end the process"))
+    return found
+
+
+def _watch(
+    path: Path,
+    skip: Sequence[Place],
+    sample: int,
+    patience: float,
+    found: Inspection,
+    tell: Callable[[int, int], None],
+) -> tuple[Place, str | None]:
+    """Run one process; where it was when it ended, and how, or ``None`` if all was read."""
+    order = json.dumps({"path": str(path), "skip": skip, "sample": sample})
+    place: Place = ("", 0, 0)
+    with subprocess.Popen(
+        [sys.executable, "-m", "hpcbench.store.inspection", order],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        threading.Thread(target=_pump, args=(process, lines), daemon=True).start()
+        while True:
+            try:
+                line = lines.get(timeout=patience)
+            except queue.Empty:
+                process.kill()
+                return place, f"reading it takes more than {patience:g} s"
+            if not line:
+                code = process.wait()
+                how = signal.strsignal(-code) if code < 0 else f"exit code {code}"
+                return place, f"reading it ends the process ({how})"
+            told = json.loads(line)
+            if "reading" in told:
+                place = tuple(told["reading"])
+                tell(place[1], found.rows)
+            elif "damage" in told:
+                _add(found.damages, Damage(*told["damage"]))
+            elif "deviation" in told:
+                found.deviations.append(Deviation(*told["deviation"]))
+            elif "rows" in told:
+                found.rows = told["rows"]
+            elif "computed" in told:
+                found.computed = told["computed"]
+                return place, None
+
+
+def _add(damages: list[Damage], damage: Damage) -> None:
+    # Another process has told of it already.
+    if damage not in damages:
+        damages.append(damage)
+
+
+def _pump(process: subprocess.Popen[bytes], lines: queue.SimpleQueue[bytes]) -> None:
+    assert process.stdout is not None, "it was started with one"
+    for line in process.stdout:
+        lines.put(line)
+    lines.put(b"")
+
+
+def main(order: Mapping[str, Any]) -> None:
+    """Of the process."""
+    # Libraries that print must not be taken for what is told.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def say(**values: Any) -> None:
+        print(json.dumps(values), file=answers, flush=True)
+
+    try:
+        with TableReader(Path(order["path"]), tolerant=True) as reader:
+            computed = _look(reader, order, say)
+    except Exception as error:  # a broken file fails in all kinds of ways
+        text = (
+            str(error) if isinstance(error, HpcbenchError) else f"{type(error).__name__}: {error}"
+        )
+        say(damage=["", 0, 0, text.splitlines()[0]])
+        computed = 0
+    say(computed=computed)
+
+
+def _look(reader: TableReader, order: Mapping[str, Any], say: Callable[..., None]) -> int:
+    say(rows=reader.expected_rows())
+    skip = {tuple(place) for place in order["skip"]}
+    sound = not skip
+    for what in reader.damage(lambda place: say(reading=place), skip):
+        sound = False
+        say(damage=list(asdict(what).values()))
+    computed = 0
+    # Of a damaged file nothing is computed: what cannot be read would be blamed on physics.
+    if sound and order["sample"]:
+        for deviation in check_physics(reader, order["sample"]):
+            if isinstance(deviation, Deviation):
+                say(deviation=list(asdict(deviation).values()))
+            else:
+                computed = deviation
+    return computed
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

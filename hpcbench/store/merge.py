@@ -1,0 +1,105 @@
+"""Several stores as one."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpcbench.errors import StoreError
+from hpcbench.store.damage import find_damage
+from hpcbench.store.decorations import decorate
+from hpcbench.store.fields import Block, Schema, of_good_size
+from hpcbench.store.run_folder import refuse_difference
+from hpcbench.store.schema import DONE
+from hpcbench.store.table_reader import TableReader
+from hpcbench.store.table_writer import TableWriter
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a merge came to.
+
+    Attributes
+    ----------
+    rows : int
+        Of the new store.
+    in_several : int
+        Crystals that were in more than one store.
+    """
+
+    rows: int
+    in_several: int
+
+
+def merge(stores: Sequence[Path], out: Path) -> Merged:
+    """Write the crystals of several stores into a new one.
+
+    A crystal that is in several is taken from the first one that could compute it, and has the
+    origins of all.
+
+    Raises
+    ------
+    StoreError
+        If a store is missing or damaged, is being written, or ``out`` exists.
+    StoreMismatchError
+        If the stores were computed with different settings; the message lists them.
+    """
+    if out.exists():
+        raise StoreError(f"{out} exists already: give another name, or remove it")
+    settings: dict[str, object] = {}
+    schema = Schema((), ())
+    found: dict[str, tuple[int, str]] = {}
+    origins: dict[str, list[str]] = {}
+    for number, path in enumerate(stores):
+        with TableReader(path) as reader:
+            if number == 0:
+                settings = reader.settings
+            else:
+                refuse_difference(settings, reader.settings, stores[0], f"in {path}")
+            schema = schema.union(reader.schema)
+            columns = (reader.column(name) for name in ("id", "status", "origins"))
+            for key, status, texts in zip(*columns, strict=True):
+                origins.setdefault(key, []).append(texts)
+                if key not in found or (found[key][1] != DONE and status == DONE):
+                    found[key] = number, status
+    with TableWriter(
+        out,
+        schema,
+        settings,
+        finish=lambda file: decorate(file, settings),
+        check=_require_sound,
+    ) as writer:
+        writer.append_blocks(of_good_size(_chosen(stores, found, origins), schema))
+    return Merged(len(found), sum(len(texts) > 1 for texts in origins.values()))
+
+
+def _chosen(
+    stores: Sequence[Path],
+    found: Mapping[str, tuple[int, str]],
+    origins: Mapping[str, Sequence[str]],
+) -> Iterator[Block]:
+    for number, path in enumerate(stores):
+        with TableReader(path) as reader:
+            for _, block in reader.blocks():
+                ids = block.column("id")
+                rows = [row for row in range(len(block)) if found[ids[row]][0] == number]
+                if not rows:
+                    continue
+                block = block.take(rows)
+                for row, key in enumerate(block.column("id")):
+                    block.column("origins")[row] = _all_origins(origins[key])
+                yield block
+
+
+def _all_origins(texts: Iterable[str]) -> str:
+    parts = [json.loads(text) if text else [] for text in texts]
+    unique = {json.dumps(origin): origin for origin in itertools.chain.from_iterable(parts)}
+    return json.dumps(list(unique.values()))
+
+
+def _require_sound(path: Path) -> None:
+    for damage in find_damage([path]).values():
+        raise StoreError(f"{path} does not read back: {damage}")

@@ -1,0 +1,111 @@
+"""Whether what is stored of a crystal goes together: bands follow from force constants."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpcbench.errors import StoreError
+from hpcbench.store.result import compact_force_constants
+from hpcbench.store.schema import DONE
+from hpcbench.store.table_reader import TableReader
+
+if TYPE_CHECKING:
+    from phonopy import Phonopy
+
+# The sum over a row of force constants, in eV/A^2, which symmetrisation has made zero.
+LARGEST_SUM = 1e-6
+# Differences of frequencies in THz: bands are stored in float32.
+LARGEST_DIFFERENCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """A crystal whose stored values do not go together.
+
+    Attributes
+    ----------
+    id, name : str
+        Of the crystal.
+    what : str
+        In words.
+    """
+
+    id: str
+    name: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.id}): {self.what}"
+
+
+def check_physics(reader: TableReader, sample: int) -> Iterator[Deviation | int]:
+    """Look at crystals here and there in a store; in the end, how many there were."""
+    done = np.flatnonzero(reader.column("status") == DONE)
+    chosen = done[np.linspace(0, len(done) - 1, min(sample, len(done))).astype(int)]
+    symprec = reader.settings["symprec"]
+    for index in chosen:
+        row = reader.row(int(index))
+        for what in deviations(row, symprec):
+            yield Deviation(row["id"], row["name"], what)
+    yield len(chosen)
+
+
+def deviations(row: Mapping[str, Any], symprec: float) -> Iterator[str]:
+    """What of a crystal's row does not follow from its force constants."""
+    force_constants = compact_force_constants(row)
+    # Force constants that were imported are as they were.
+    if np.isfinite(row["symmetrisation_change"]):
+        largest = np.abs(force_constants.sum(axis=1)).max()
+        if not largest < LARGEST_SUM:
+            yield f"force constants add up to {largest:.2g} eV/angstrom^2 instead of 0"
+    try:
+        phonon = phonopy_of(row, symprec)
+    except StoreError as error:
+        yield str(error)
+        return
+    for place, name in (("band path", "band"), ("commensurate q", "commensurate")):
+        stored = np.asarray(row[f"{name}_frequencies"], dtype=np.float64)
+        computed = np.sort(phonon.run_qpoints(row[f"{name}_qpoints"]).frequencies, axis=1).ravel()
+        if stored.shape != computed.shape:
+            yield f"{place}: {len(stored)} frequencies, {len(computed)} follow"
+        elif len(stored):
+            difference = np.abs(stored - computed).max()
+            if not difference < LARGEST_DIFFERENCE:
+                yield f"{place}: frequencies differ by {difference:.2g} THz from those that follow"
+
+
+def phonopy_of(row: Mapping[str, Any], symprec: float) -> Phonopy:
+    """The ``Phonopy`` object of a crystal's row, with its force constants.
+
+    Raises
+    ------
+    StoreError
+        If the installed phonopy orders the supercell otherwise.
+    """
+    from phonopy import Phonopy
+    from phonopy.structure.atoms import PhonopyAtoms
+
+    phonon = Phonopy(
+        PhonopyAtoms(
+            numbers=row["numbers"],
+            cell=row["relaxed_cell"],
+            positions=row["relaxed_positions"],
+        ),
+        supercell_matrix=row["supercell_matrix"],
+        primitive_matrix=row["primitive_matrix"],
+        symprec=symprec,
+    )
+    if not np.array_equal(phonon.primitive.p2s_map, row["p2s_map"]):
+        raise StoreError(
+            f"{row['id']}: the installed phonopy orders the supercell otherwise than the one that "
+            f"computed it ({json.loads(row['provenance']).get('phonopy')})"
+        )
+    force_constants: NDArray[np.float64] = compact_force_constants(row)
+    phonon.force_constants = force_constants
+    return phonon

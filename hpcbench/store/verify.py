@@ -1,0 +1,104 @@
+"""Whether a store is what was written, and complete."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpcbench.errors import StoreError
+from hpcbench.store.inspection import Inspection, inspect
+from hpcbench.store.run_folder import RunFolder
+from hpcbench.store.table_reader import TableReader
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What is known of a store after a look at all of it.
+
+    Attributes
+    ----------
+    files : dict
+        What became of each file: the store, and segments that are not in it yet.
+    counts : dict
+        Rows by status; empty if the store is damaged.
+    twice : tuple of str
+        Ids that are in the store more than once.
+    missing : int
+        Crystals of the run's list without a result; -1 if there is no list any more.
+    """
+
+    files: dict[Path, Inspection]
+    counts: dict[str, int]
+    twice: tuple[str, ...]
+    missing: int
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing is wrong; what is not computed yet is not wrong."""
+        return not self.twice and not any(
+            found.damages or found.deviations for found in self.files.values()
+        )
+
+
+def verify(
+    store: Path,
+    sample: int = 20,
+    patience: float = 120.0,
+    tell: Callable[[Path, int, int], None] = lambda path, done, rows: None,
+) -> Verification:
+    """Read and check every value of a store.
+
+    Parameters
+    ----------
+    store : Path
+        The store.
+    sample : int
+        How many crystals' bands are computed again from their force constants.
+    patience : float
+        Seconds that reading one block of one field may take.
+    tell : callable
+        Told how far it has come: a file, rows looked at, rows in all.
+
+    Raises
+    ------
+    StoreError
+        If there is no such store.
+    """
+    folder = RunFolder(store)
+    paths = [path for path in (store, *folder.segment_paths()) if path.exists()]
+    if not paths:
+        raise StoreError(f"{store}: no such store")
+    files = {}
+    for path in paths:
+        files[path] = inspect(
+            path,
+            sample if path == paths[0] else 0,
+            patience,
+            lambda done, rows, path=path: tell(path, done, rows),  # type: ignore[misc]
+        )
+    if any(found.damages for found in files.values()):
+        return Verification(files, {}, (), -1)
+    counts: Counter[str] = Counter()
+    ids: Counter[str] = Counter()
+    for path in paths:
+        with TableReader(path) as reader:
+            counts.update(reader.column("status"))
+            own = Counter(reader.column("id"))
+        # Of a segment and the store, or two segments, the first counts.
+        ids |= own
+    return Verification(
+        files,
+        dict(counts),
+        tuple(sorted(key for key, number in ids.items() if number > 1)),
+        _missing(folder, set(ids)),
+    )
+
+
+def _missing(folder: RunFolder, there: set[str]) -> int:
+    if not folder.crystals.exists():
+        return -1
+    with TableReader(folder.crystals) as reader:
+        listed = zip(reader.column("id"), reader.column("reason"), strict=True)
+        return sum(not reason and key not in there for key, reason in listed)

@@ -1,0 +1,385 @@
+"""Verifying, repairing, merging and comparing stores."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from ase.build import bulk
+from flips import Elsewhere, flip
+
+import hpcbench
+from hpcbench.cli import main
+from hpcbench.errors import StoreError, StoreMismatchError
+from hpcbench.store.diff import diff
+from hpcbench.store.fields import Field, Schema
+from hpcbench.store.inspection import inspect
+from hpcbench.store.merge import merge
+from hpcbench.store.physics import deviations
+from hpcbench.store.repair import repair
+from hpcbench.store.table_reader import TableReader
+from hpcbench.store.table_writer import TableWriter
+from hpcbench.store.verify import verify
+
+QUICK: dict[str, Any] = {
+    "model": "ase.calculators.emt:EMT",
+    "mesh": (4, 4, 4),
+    "dtype": "float64",
+    "band_points": 21,
+}
+METALS = ("Cu", "Al", "Ag", "Au", "Ni", "Pd", "Pt")
+
+
+def run_metals(path: Path, metals: tuple[str, ...], **settings: Any) -> Path:
+    crystals = []
+    for symbol in metals:
+        crystal = bulk(symbol)
+        crystal.info["name"] = symbol
+        crystals.append(crystal)
+    hpcbench.run(crystals, out=path, **(QUICK | settings))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_metals(tmp_path_factory.mktemp("store") / "metals.h5", METALS)
+
+
+@pytest.fixture
+def store(finished: Path, tmp_path: Path) -> Path:
+    """A copy that may be damaged."""
+    folder = tmp_path / "metals.h5.run"
+    shutil.copytree(finished.with_name("metals.h5.run"), folder, symlinks=True)
+    return Path(shutil.copy(finished, tmp_path / "metals.h5"))
+
+
+def in_blocks(store: Path, rows: int) -> Path:
+    """The same store, of blocks of so many rows."""
+    with TableReader(store) as reader:
+        schema, settings, all_rows = reader.schema, reader.settings, list(reader.rows(range(7)))
+    with TableWriter(store, schema, settings) as writer:
+        for first in range(0, len(all_rows), rows):
+            writer.append(all_rows[first : first + rows])
+    return store
+
+
+def chunks_of(store: Path, path: str) -> list[tuple[int, int]]:
+    """Where in the file the values of a dataset lie: place and length of its chunks."""
+    with h5py.File(store) as file:
+        item = file[path].id
+        infos = [item.get_chunk_info(number) for number in range(item.get_num_chunks())]
+    return [(info.byte_offset, info.size) for info in infos]
+
+
+def test_a_sound_store_verifies(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = verify(store)
+    assert found.is_sound
+    assert found.counts == {"done": 7}
+    assert found.missing == 0
+    assert [inspection.computed for inspection in found.files.values()] == [7]
+    assert main(["verify", str(store)]) == 0
+    assert "7 done; every value is as it was written" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[Elsewhere]:
+    process = Elsewhere()
+    yield process
+    process.close()
+
+
+def test_every_flip_that_changes_a_value_is_found(store: Path, elsewhere: Elsewhere) -> None:
+    """Single bits, anywhere in the file; most hit values, some its structure, some nothing."""
+    data = store.read_bytes()
+    as_written = elsewhere.look(store)
+    assert not as_written.damage
+    flipped = store.with_name("flipped.h5")
+    rng = random.Random(5)
+    changed = 0
+    # Half of them where the values are not: there HDF5's own checksums have gaps.
+    texts = [place for place in range(len(data)) if data[place : place + 4] == b"GCOL"]
+    for number in range(120):
+        place = rng.randrange(len(data))
+        if number % 2:
+            place = min(rng.choice(texts) + rng.randrange(4096), len(data) - 1)
+        flipped.write_bytes(data)
+        flip(flipped, place, rng.randrange(8))
+        seen = elsewhere.look(flipped)
+        if seen.values != as_written.values:
+            changed += 1
+            assert seen.damage, f"byte {place}"
+            if changed < 6:
+                assert inspect(flipped, 0, patience=30.0).damages, f"byte {place}"
+    assert changed > 20
+
+
+def test_damage_is_named_and_costs_only_what_it_hits(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_blocks(store, 2)
+    place, length = chunks_of(store, "ragged/force_constants/values")[0]
+    with TableReader(store) as reader:
+        ids = list(reader.column("id"))
+        before = list(reader.rows(range(7)))
+    flip(store, place + length // 2, 3)
+    assert main(["verify", str(store)]) == 1
+    assert "ragged/force_constants, rows 0 to 1" in capsys.readouterr().out
+    # All blocks are in the first chunk of so small a store.
+    result = repair(store)
+    assert set(result.lost_ids) == set(ids)
+    assert result.damaged == store.with_name("metals.h5.damaged")
+    assert result.damaged.exists()
+    assert verify(store).is_sound
+    assert before
+
+
+def test_what_is_lost_is_computed_again_and_nothing_else(store: Path) -> None:
+    """A block of a column is damaged: by writing another value, whose checksum HDF5 accepts."""
+    in_blocks(store, 2)
+    with h5py.File(store, "r+") as file:
+        file["crystals/energy"][3] = 7.0
+        lost = list(file["crystals/id"].asstr()[2:4])
+    result = repair(store)
+    assert result.lost_ids == tuple(lost)
+    assert result.kept == 5
+    with hpcbench.open(store) as repaired:
+        before = repaired.table["finished"]
+        assert sorted(repaired.unfinished_ids()) == sorted(lost)
+    run_metals(store, METALS)
+    with hpcbench.open(store) as again:
+        after = again.table["finished"]
+        assert len(after) == 7
+        assert set(after.index[after.isin(before)]) == set(before.index)
+    assert verify(store).is_sound
+
+
+def test_results_stay_without_their_bookkeeping(store: Path) -> None:
+    with h5py.File(store, "r+") as file:
+        file["crystals/seconds_forces"][3] = 7.0
+    result = repair(store)
+    assert (result.kept, result.lost_ids, result.emptied) == (7, (), {"seconds_forces": 7})
+    assert hpcbench.open(store).table["seconds_forces"].isna().all()
+    assert verify(store).is_sound
+
+
+@pytest.mark.parametrize("name", ["unit", "settings"])
+def test_changed_units_and_settings_are_damage(store: Path, name: str) -> None:
+    before = hpcbench.open(store).settings
+    with h5py.File(store, "r+") as file:
+        if name == "unit":
+            file["ragged/force_constants"].attrs["unit"] = "Ry/bohr^2"
+        else:
+            del file["settings"]
+            file["settings"] = json.dumps({**before, "dtype": "float32"})
+    (found,) = verify(store).files.values()
+    assert "settings, units or names" in str(found.damages[0])
+    result = repair(store)
+    assert (result.kept, result.lost_ids) == (7, ())
+    with hpcbench.open(store) as repaired:
+        assert repaired.settings == before
+        (unit,) = {f.unit for f in repaired.schema.ragged if f.name == "force_constants"}
+    assert unit == "eV/angstrom^2"
+
+
+def test_a_file_that_is_torn_off_is_all_lost(store: Path) -> None:
+    with store.open("r+b") as stream:
+        stream.truncate(store.stat().st_size // 2)
+    assert not verify(store).is_sound
+    result = repair(store)
+    assert result.kept == 0
+    assert "nothing in it can be read" in result.sentences
+    run_metals(store, METALS)
+    assert verify(store).counts == {"done": 7}
+
+
+def test_nothing_to_repair(store: Path) -> None:
+    before = store.read_bytes()
+    assert repair(store).damaged is None
+    assert store.read_bytes() == before
+    with pytest.raises(StoreError, match="no such store"):
+        repair(store.with_name("other.h5"))
+
+
+SLEEPY = """
+import os, signal, sys, time
+from hpcbench.store import inspection
+from hpcbench.store.table_reader import TableReader
+values = TableReader.values
+def harm(self, path, first=0, end=None):
+    if path == "crystals/energy":
+        {harm}
+    return values(self, path, first, end)
+TableReader.values = harm
+import json
+inspection.main(json.loads(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(
+    "harm", ["time.sleep(1e3)", "os.kill(os.getpid(), signal.SIGSEGV)"], ids=["hang", "crash"]
+)
+def test_a_file_that_hangs_or_kills_its_reader(
+    store: Path, monkeypatch: pytest.MonkeyPatch, harm: str
+) -> None:
+    """What a broken file does to HDF5 is done here to the process that reads it."""
+    in_blocks(store, 3)
+    popen = subprocess.Popen
+
+    def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        script = SLEEPY.format(harm=harm)
+        return popen([sys.executable, "-c", script, command[-1]], **options)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    found = inspect(store, 0, patience=4.0)
+    assert {(d.path, d.first, d.end) for d in found.damages} == {
+        ("crystals/energy", first, min(first + 3, 7)) for first in (0, 3, 6)
+    }
+
+
+def test_physics_that_does_not_go_together_is_seen(store: Path) -> None:
+    with TableReader(store) as reader:
+        row = reader.row(0)
+        symprec = reader.settings["symprec"]
+    assert list(deviations(row, symprec)) == []
+    force_constants = np.array(row["force_constants"])
+    moved = force_constants.copy()
+    moved[1] += 1e-3
+    (first, *_) = deviations({**row, "force_constants": moved}, symprec)
+    assert first.startswith("force constants add up to 0.001")
+    frequencies = np.array(row["band_frequencies"])
+    frequencies[7] += 2e-5
+    (only,) = deviations({**row, "band_frequencies": frequencies}, symprec)
+    assert only.startswith("band path: frequencies differ by 2")
+
+
+def test_merging(store: Path, tmp_path: Path) -> None:
+    other = run_metals(tmp_path / "b.h5", ("Cu", "Pt", "Al"))
+    only = run_metals(tmp_path / "c.h5", ("Cu",))
+    merged = merge([only, other, store], tmp_path / "all.h5")
+    assert (merged.rows, merged.in_several) == (7, 3)
+    assert verify(tmp_path / "all.h5").is_sound
+    with hpcbench.open(tmp_path / "all.h5") as there:
+        copper = there["Cu"]
+        assert copper.row["finished"] == hpcbench.open(only)["Cu"].row["finished"]
+        assert there["Pt"].row["finished"] == hpcbench.open(other)["Pt"].row["finished"]
+    with pytest.raises(StoreError, match="exists already"):
+        merge([only, other], tmp_path / "all.h5")
+    # The same command goes on with it.
+    run_metals(tmp_path / "all.h5", (*METALS, "Rh")[:7])
+    assert len(hpcbench.open(tmp_path / "all.h5")) == 7
+    with pytest.raises(StoreMismatchError, match="dtype"):
+        run_metals(tmp_path / "all.h5", METALS, dtype="float32")
+
+
+def test_merging_prefers_what_could_be_computed_and_keeps_origins(tmp_path: Path) -> None:
+    schema = Schema(
+        (
+            Field("id", "str"),
+            Field("status", "category"),
+            Field("origins", "str"),
+            Field("energy", "f8"),
+        ),
+        (Field("numbers", "i4"),),
+    )
+    rows = [
+        {"id": "a", "status": "failed", "origins": '[["x.cif", 0, "A"]]'},
+        {"id": "a", "status": "done", "origins": '[["y.cif", 3, "B"]]', "energy": 1.0},
+    ]
+    for name, row in zip(("1.h5", "2.h5"), rows, strict=True):
+        with TableWriter(tmp_path / name, schema, {"a": 1}) as writer:
+            writer.append([row])
+    merge([tmp_path / "1.h5", tmp_path / "2.h5"], tmp_path / "m.h5")
+    with TableReader(tmp_path / "m.h5") as reader:
+        row = reader.row(0)
+    assert (row["status"], row["energy"]) == ("done", 1.0)
+    assert json.loads(row["origins"]) == [["x.cif", 0, "A"], ["y.cif", 3, "B"]]
+
+
+def test_stores_of_other_settings_are_not_merged(store: Path, tmp_path: Path) -> None:
+    other = run_metals(tmp_path / "b.h5", ("Cu",), displacement=0.02)
+    with pytest.raises(StoreMismatchError) as caught:
+        merge([store, other], tmp_path / "all.h5")
+    assert f"displacement: 0.01 in the store, 0.02 in {other}" in str(caught.value)
+    assert not (tmp_path / "all.h5").exists()
+
+
+def test_differences(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    same = diff(hpcbench.open(store), hpcbench.open(store), 1e-9)
+    assert same.is_empty
+    assert len(same.both) == 7
+    assert main(["diff", str(store), str(store)]) == 0
+    other = run_metals(tmp_path / "b.h5", ("Cu", "Pt", "Rh"), supercell=(1, 1, 2))
+    # An exact copy but for one number: of the lowest frequencies, one crystal's is moved.
+    difference = diff(hpcbench.open(store), hpcbench.open(other), 1e-3)
+    assert set(difference.settings) == {"supercell"}
+    assert len(difference.only_first) == 5
+    assert difference.only_second == [hpcbench.open(other).find("Rh")]
+    assert {*difference.both["name"]} == {"Cu", "Pt"}
+    expected = {
+        key
+        for key in difference.both.index
+        if any(
+            abs(hpcbench.open(store)[key].min_frequencies[place] - there) > 1e-3
+            for place, there in hpcbench.open(other)[key].min_frequencies.items()
+        )
+        or hpcbench.open(store)[key].verdict != hpcbench.open(other)[key].verdict
+    }
+    assert set(difference.changed.index) == expected
+    assert expected
+    capsys.readouterr()
+    picture, table = tmp_path / "d.png", tmp_path / "d.csv"
+    words = ["diff", str(store), str(other), "--png", str(picture), "--csv", str(table)]
+    assert main(words) == 1
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert len(table.read_text().splitlines()) == 1 + len(expected)
+    assert "supercell: [2, 2, 2] | [1, 1, 2]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("moment", [0.02, 0.1, 0.2, 0.35])
+def test_consolidation_that_is_killed_loses_nothing(
+    finished: Path, tmp_path: Path, moment: float
+) -> None:
+    script = (
+        "import sys\n"
+        "from hpcbench.rank.rows import schema_of\n"
+        "from hpcbench.store.consolidate import consolidate\n"
+        "from hpcbench.store.run_folder import RunFolder\n"
+        f"folder = RunFolder({str(tmp_path / 's.h5')!r})\n"
+        "print('ready', flush=True)\n"
+        "consolidate(folder, schema_of(folder.settings()), folder.settings())\n"
+    )
+    from hpcbench.rank.rows import schema_of
+    from hpcbench.store.run_folder import RunFolder
+
+    folder = RunFolder(tmp_path / "s.h5")
+    folder.create()
+    with TableReader(finished) as reader:
+        settings = reader.settings
+        rows = list(reader.rows(range(7)))
+    folder.agree(settings)
+    for row in rows:
+        folder.commit([row], schema_of(settings), settings, 0)
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(moment)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+    assert len(hpcbench.open(folder.store)) == 7
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert verify(folder.store).counts == {"done": 7}
+    assert folder.segment_paths() == []
