@@ -14,12 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.io import read
 
 import hpcbench
 from hpcbench.errors import StoreError, StoreMismatchError, UsageError
 from hpcbench.phonons.stability import CRITERIA
-from hpcbench.store import export
 from hpcbench.store.consolidate import consolidate
 from hpcbench.store.fields import Field, Schema
 from hpcbench.store.reader import Store
@@ -209,35 +207,6 @@ def test_crystals_are_found_by_name_id_and_beginning_of_an_id(finished: Path) ->
     failed = store.table.index[store.table["status"] == "failed"][0]
     with pytest.raises(StoreError, match="has no phonons"):
         store.phonopy(failed)
-
-
-def test_exports(finished: Path, tmp_path: Path) -> None:
-    import pandas
-    from phonopy import load
-
-    store = hpcbench.open(finished)
-    assert export.write(store, "csv", tmp_path / "t.csv") == 4
-    table = pandas.read_csv(tmp_path / "t.csv")
-    assert list(table["id"]) == list(store.table["id"])
-    assert export.write(store, "json", tmp_path / "t.json") == 4
-    assert len(json.loads((tmp_path / "t.json").read_text())) == 4
-    assert export.write(store, "extxyz", tmp_path / "t.extxyz") == 2
-    frames = read(tmp_path / "t.extxyz", ":")
-    assert {frame.info["verdict"] for frame in frames} == {"stable"}
-    energies = store.table.set_index("id").loc[[f.info["id"] for f in frames], "energy"]
-    assert [f.get_potential_energy() for f in frames] == pytest.approx(list(energies), abs=1e-6)
-    assert export.write(store, "phonopy", tmp_path / "p") == 2
-    key = store.find("copper")
-    phonon = load(tmp_path / "p" / f"copper-{key}" / "phonopy_params.yaml", log_level=0)
-    q = [[0.5, 0, 0.5]]
-    np.testing.assert_allclose(
-        phonon.run_qpoints(q).frequencies, store.phonopy(key).run_qpoints(q).frequencies, atol=1e-6
-    )
-
-
-def test_export_that_cannot_be_written_is_one_sentence(finished: Path, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="cannot be written"):
-        export.write(hpcbench.open(finished), "csv", tmp_path / "missing" / "t.csv")
 
 
 def test_what_is_no_store_is_said_so(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def _dispatch(options: argparse.Namespace) -> int:
         from hpcbench.cli import look
 
         handler = getattr(look, f"{command}_command")
-    elif command in ("export", "report"):
+    elif command in ("export", "import", "report"):
         from hpcbench.cli import output
 
         handler = getattr(output, f"{command}_command")

@@ -1,30 +1,94 @@
-"""``hpcbench export`` and ``hpcbench report``: what others read."""
+"""``hpcbench export``, ``import`` and ``report``: what others read, what others wrote."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 from hpcbench.cli.look import store_path
-from hpcbench.errors import SetupError
+from hpcbench.errors import SetupError, UsageError
+from hpcbench.exchange.formats import FORMATS
+from hpcbench.threads import cap_threads
 
-ENDINGS = {"csv": ".csv", "json": ".json", "extxyz": ".extxyz", "phonopy": "-phonopy"}
+# Seconds from one line about an import's progress to the next.
+_INTERVAL = 10.0
+# Crystals that are named in a line.
+_NAMED = 10
 
 
 def export_command(options: argparse.Namespace) -> int:
     """Write results in another format."""
-    from hpcbench.store import export
+    from hpcbench.exchange.exporting import export
+    from hpcbench.exchange.tables import table_text
     from hpcbench.store.reader import Store
 
     store = Store(store_path(options.store))
-    if options.output == "-" and options.format in ("csv", "json"):
-        sys.stdout.write(export.table_text(store, options.format))
+    if options.id:
+        store = store[[store.find(words) for words in options.id]]
+    if options.where:
+        store = store.where(options.where)
+    form = FORMATS[options.format]
+    if options.output == "-":
+        if not form.streams:
+            raise UsageError(f"{options.format} cannot go to standard output: give -o PATH")
+        sys.stdout.write(table_text(store, options.format))
         return 0
-    path = Path(options.output or f"{store.path.with_suffix('')}{ENDINGS[options.format]}")
-    number = export.write(store, options.format, path)
+    path = Path(options.output or f"{store.path.with_suffix('')}{form.ending}")
+    number = export(store, options.format, path)
     print(f"{path}: {number} crystals")
     return 0
+
+
+def import_command(options: argparse.Namespace) -> int:
+    """Make a store of phonons that others computed."""
+    cap_threads()
+    from hpcbench.exchange.finding import find
+    from hpcbench.exchange.importing import INHERITED, import_config, import_found
+
+    found = find(options.sources)
+    names = (*INHERITED, "out", "keep_forces", "band_dtype", "workers")
+    flags = {name: getattr(options, name) for name in names}
+    config = import_config(found, flags, options.config)
+    labels = f", {len(found.label_files)} label files" if found.label_files else ""
+    print(f"{len(found.jobs)} crystals{labels}; protocol {config.protocol}", flush=True)
+    told = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > _INTERVAL:
+            told = time.monotonic()
+            print(f"{done} of {total}", file=sys.stderr, flush=True)
+
+    result = import_found(found, config, tell)
+    print(f"{config.out}: {result.done} of {result.total} crystals with phonons")
+    for kind, number in sorted(result.reasons.items()):
+        print(f"  {number:6d}  {kind}")
+    if result.repeated:
+        first = ", ".join(result.repeated[:_NAMED])
+        more = ", ..." if len(result.repeated) > _NAMED else ""
+        print(
+            f"{len(result.repeated)} crystals occur twice in the same supercell, the first one "
+            f"counts: left out {first}{more}"
+        )
+    if result.inputs:
+        print(
+            f"{result.inputs} files without phonons left out: other files of their names have them"
+        )
+    if result.not_applied:
+        print(
+            f"non-analytic data of {result.not_applied} crystals is kept in the column nac_params "
+            f"and not applied"
+        )
+    compared = result.agree + result.differ
+    if compared:
+        print(f"{result.agree} of {compared} labels agree with the verdicts by phononbench")
+    if result.different:
+        print(f"  they differ for {', '.join(result.different)}")
+    if result.without_phonons:
+        print(f"{result.without_phonons} labels are of crystals without phonons")
+    return 1 if result.reasons else 0
 
 
 def report_command(options: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from hpcbench import __version__
 from hpcbench.config import DEFAULT_FILE, settings
+from hpcbench.exchange.formats import FORMATS
 
 DESCRIPTION = """\
 Phonons and stability verdicts of very many crystals.
@@ -60,6 +61,33 @@ guessed before the first one. What the store has already is left out.
 """
 
 
+IMPORT_DESCRIPTION = """\
+Make a store of phonons that others computed: the folders that PhononBench's scripts write
+(YAML with force constants, relaxed CIF, Lable.txt), and phonopy's YAML files, compressed or
+not, with force constants or forces in them or beside them (force_constants.hdf5,
+FORCE_CONSTANTS, FORCE_SETS). Spectra, verdicts and thermal properties are computed as in a run.
+
+Where there are PhononBench's labels, the protocol is phononbench if none is given, and the
+labels are compared with the verdicts. A folder that `hpcbench export` wrote brings its settings
+along. Born charges and dielectric tensors are kept in the column nac_params, and not applied.
+"""
+
+# What decides the results of an import, and how it is done.
+_IMPORT_SETTINGS = (
+    "out",
+    "protocol",
+    "symprec",
+    "symmetry_tolerance",
+    "mesh",
+    "band_points",
+    "temperatures",
+    "cutoff_frequency",
+    "workers",
+    "keep_forces",
+    "band_dtype",
+)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
     parser = argparse.ArgumentParser(
@@ -75,6 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_status(commands)
     _add_show(commands)
     _add_export(commands)
+    _add_import(commands)
     _add_report(commands)
     _add_check(commands)
     _add_combine(commands)
@@ -106,11 +135,13 @@ def _add_run(commands: Any) -> None:
     )
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> dict[str, Any]:
-    """An option for each setting; returns the groups by name."""
+def _add_settings(
+    parser: argparse.ArgumentParser, only: tuple[str, ...] | None = None
+) -> dict[str, Any]:
+    """An option for each setting, or for those named; returns the groups by name."""
     groups: dict[str, Any] = {}
     for setting in settings():
-        if setting.name == "sources":
+        if setting.name == "sources" or (only is not None and setting.name not in only):
             continue
         name = setting.metadata["group"]
         if name not in groups:
@@ -219,18 +250,25 @@ def _add_show(commands: Any) -> None:
 
 
 def _add_export(commands: Any) -> None:
+    formats = "".join(f"  {name:12s} {form.text}\n" for name, form in FORMATS.items())
     parser = commands.add_parser(
         "export",
         help="results in other formats",
-        description="csv and json: the table. extxyz: relaxed crystals with their results. "
-        "phonopy: a folder with phonopy_params.yaml files (force constants included).",
+        description=f"Write a store, or some of its crystals, in another format:\n\n{formats}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_store(parser)
     parser.add_argument(
-        "--format",
-        choices=("csv", "json", "extxyz", "phonopy"),
-        default="csv",
-        help="what to write (default: csv)",
+        "--format", choices=tuple(FORMATS), default="csv", help="what to write (default: csv)"
+    )
+    parser.add_argument(
+        "--where",
+        metavar="CONDITION",
+        help="only crystals for which it holds, in the table's columns and pandas' words, e.g. "
+        "\"verdict == 'stable' and natoms < 10\"",
+    )
+    parser.add_argument(
+        "--id", nargs="+", metavar="ID", help="only these: ids, beginnings of ids, or names"
     )
     parser.add_argument(
         "--output",
@@ -239,6 +277,17 @@ def _add_export(commands: Any) -> None:
         help="file or folder to write (default: the store's name with another ending; "
         "- for standard output with csv and json)",
     )
+
+
+def _add_import(commands: Any) -> None:
+    parser = commands.add_parser(
+        "import",
+        help="phonons that others computed, as a store",
+        description=IMPORT_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="folders, files, patterns")
+    _add_settings(parser, only=_IMPORT_SETTINGS)
 
 
 def _add_report(commands: Any) -> None:

@@ -50,13 +50,15 @@ class PhononResult:
     phonon : Phonopy
         With force constants (compact, symmetrised).
     displacements : int
-        Number of displaced supercells.
+        Number of displaced supercells; 0 where force constants were given.
     largest_drift : float
-        Largest mean force of a supercell before it was subtracted, in eV/A.
+        Largest mean force of a supercell before it was subtracted, in eV/A; NaN where force
+        constants were given.
     symmetrisation_change : float
-        Largest change of a force constant by symmetrisation, in eV/A^2.
+        Largest change of a force constant by symmetrisation, in eV/A^2; NaN where force constants
+        were given.
     forces : ndarray, shape (nsupercells, natoms, 3)
-        Forces without drift, in eV/A.
+        Forces without drift, in eV/A; none where force constants were given.
     path : BandPath
         The band path; ``spectra["path"]`` has the frequencies of its points.
     spectra : dict
@@ -117,6 +119,36 @@ def analyse(phonon: Phonopy, forces: NDArray[np.float64], settings: PhononSettin
     """
     without_drift, largest_drift = subtract_drift(forces)
     change = fit_force_constants(phonon, without_drift)
+    return _from_force_constants(phonon, settings, without_drift, largest_drift, change)
+
+
+def analyse_force_constants(phonon: Phonopy, settings: PhononSettings) -> PhononResult:
+    """Spectra, thermal properties and verdicts from force constants as they are.
+
+    Parameters
+    ----------
+    phonon : Phonopy
+        With compact force constants, which are neither fitted nor symmetrised here.
+
+    Raises
+    ------
+    PhononError
+        If the band path cannot be had, or force constants or frequencies are not finite.
+    """
+    if not np.isfinite(phonon.force_constants).all():
+        # LAPACK does not take them.
+        raise PhononError("nan", "force constants are not finite")
+    none = np.zeros((0, len(phonon.supercell), 3))
+    return _from_force_constants(phonon, settings, none, float("nan"), float("nan"))
+
+
+def _from_force_constants(
+    phonon: Phonopy,
+    settings: PhononSettings,
+    forces: NDArray[np.float64],
+    largest_drift: float,
+    change: float,
+) -> PhononResult:
     path = seekpath_band_path(
         phonon, settings.band_points, cell_is_standard=settings.primitive_matrix == "P"
     )
@@ -133,7 +165,7 @@ def analyse(phonon: Phonopy, forces: NDArray[np.float64], settings: PhononSettin
         len(forces),
         largest_drift,
         change,
-        without_drift,
+        forces,
         path,
         spectra,
         mesh,

@@ -112,10 +112,18 @@ def _facts(row: Mapping[str, Any], temperatures: Sequence[float]) -> list[tuple[
         ("formula", f"{row['formula']}, {row['natoms']} atoms"),
         ("space group", f"{before} as given, {after} relaxed"),
         ("cell", " x ".join(f"{x:.4f}" for x in lengths) + " A, relaxed"),
-        ("energy", f"{row['energy'] / row['natoms']:.6f} eV/atom"),
-        ("relaxation", f"{row['relaxation_steps']} steps to {row['fmax']:.2e} eV/A"),
         ("displacements", f"{row['displacements']} supercells"),
     ]
+    if np.isfinite(row["energy"]):
+        # Nobody knows them of an import.
+        facts[-1:-1] = [
+            ("energy", f"{row['energy'] / row['natoms']:.6f} eV/atom"),
+            ("relaxation", f"{row['relaxation_steps']} steps to {row['fmax']:.2e} eV/A"),
+        ]
+    if row.get("imported_label"):
+        facts.append(("label", f"{row['imported_label']}, as it came with the import"))
+    if row.get("nac_params"):
+        facts.append(("non-analytic data", "kept (nac_params), not applied"))
     for place in PLACES:
         q = ", ".join(f"{x:.3f}" for x in row[f"min_q_{place}"])
         facts.append((f"lowest, {place}", f"{row[f'min_frequency_{place}']:.4f} THz at ({q})"))

@@ -165,6 +165,12 @@ def result_schema(
         *_FORCE_CONSTANTS,
         *_CELLS,
         Field("band_labels", "category", meaning="JSON list of [first, last] of each segment"),
+        Field(
+            "nac_params",
+            "str",
+            meaning="JSON: Born charges and dielectric tensor of an import, kept, not applied",
+        ),
+        Field("imported_label", "category", meaning="the label that came with an import"),
         *_WORK,
     )
     ragged = (

@@ -1,0 +1,60 @@
+"""Band structures as pymatgen has them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpcbench.exchange.files import done_rows, file_name, replacing
+from hpcbench.phonons.spectrum import frequencies_at
+from hpcbench.store.physics import phonopy_of
+
+if TYPE_CHECKING:
+    from phonopy import Phonopy
+    from pymatgen.phonon.bandstructure import PhononBandStructureSymmLine
+
+    from hpcbench.store.reader import Store
+
+
+def write_symmetry_lines(store: Store, folder: Path) -> int:
+    """Write a JSON file for each crystal with phonons; returns their number.
+
+    ``monty.serialization.loadfn`` gives the object back.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    symprec = store.settings["symprec"]
+    number = 0
+    for row in done_rows(store):
+        line = symmetry_line(row, phonopy_of(row, symprec))
+        with replacing(folder / f"{file_name(row)}.json") as temporary:
+            temporary.write_text(json.dumps(line.as_dict()) + "\n")
+        number += 1
+    return number
+
+
+def symmetry_line(row: Mapping[str, Any], phonon: Phonopy) -> PhononBandStructureSymmLine:
+    """The band structure of a row, frequencies from its force constants in double precision."""
+    from pymatgen.core import Lattice, Structure
+    from pymatgen.phonon.bandstructure import PhononBandStructureSymmLine
+
+    qpoints, edges = row["band_qpoints"], row["band_segments"]
+    labels = {}
+    segments = itertools.pairwise(edges)
+    for (first, end), ends in zip(segments, json.loads(row["band_labels"]), strict=True):
+        for at, label in zip((first, end - 1), ends, strict=True):
+            # As pymatgen's own paths call it.
+            labels["\\Gamma" if label == "GAMMA" else label] = qpoints[at].tolist()
+    primitive = phonon.primitive
+    lattice = Lattice(primitive.cell)
+    return PhononBandStructureSymmLine(
+        qpoints.tolist(),
+        np.ascontiguousarray(frequencies_at(phonon, qpoints).frequencies.T),
+        lattice.reciprocal_lattice,
+        labels_dict=labels,
+        structure=Structure(lattice, primitive.symbols, primitive.scaled_positions),
+    )

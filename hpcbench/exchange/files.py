@@ -1,0 +1,70 @@
+"""Files and names that exports have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpcbench.store.schema import DONE
+
+if TYPE_CHECKING:
+    from hpcbench.store.reader import Store
+
+SETTINGS_FILE = "hpcbench.json"
+"""Lies in an exported folder: with these settings an import gives the same verdicts."""
+
+# File systems take 255 bytes, and an id and an ending follow.
+_LONGEST_NAME = 80
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path``, which takes its name if all goes well, else goes.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_settings(store: Store, folder: Path) -> None:
+    """Write what decided the results into an exported folder."""
+    with replacing(folder / SETTINGS_FILE) as temporary:
+        temporary.write_text(json.dumps(store.settings, indent=1, sort_keys=True) + "\n")
+
+
+def safe_name(name: str) -> str:
+    """A crystal's name as the name of a file."""
+    return re.sub(r"[^A-Za-z0-9.+-]+", "_", name)[:_LONGEST_NAME]
+
+
+def file_name(row: Mapping[str, Any]) -> str:
+    """Name and id of a crystal: the id keeps apart crystals of one name."""
+    return f"{safe_name(row['name'])}-{row['id']}"
+
+
+def done_rows(store: Store, names: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Rows of the crystals that have phonons, with all fields or those of these names.
+
+    Reads as it goes: memory is bounded by a block of rows.
+    """
+    paths = None
+    if names is not None:
+        wanted = {"id", "name", "status", *names}
+        paths = [path for path, field in store.schema.by_path().items() if field.name in wanted]
+    for row in store.rows(paths):
+        if row["status"] == DONE:
+            yield row

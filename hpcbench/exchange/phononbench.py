@@ -1,0 +1,140 @@
+"""The files that PhononBench's scripts write.
+
+Layout as of its repository (github.com/xqh19970407/PhononBench) in 2026: phonon_multi_gpu_run.py
+writes, in folders ``gpu<i>_part<j>``, ``<name>.yaml`` with force constants and ``1Top-summary.txt``
+below its ``--dest``, ``<name>_relaxed.cif`` and ``Lable.txt`` (spelled so; the published data has
+``Label.txt``) below its ``--relaxedDest``; a label is a line ``<name> TAB Stable|unStable``, also
+for crystals that failed. phonon_from_cif_single.py writes ``<name>_phonopy_fc.yaml``,
+``<name>_relaxed.cif`` and ``summary.txt``. export_phonon_summary.py writes the CSV.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpcbench.exchange.files import replacing, safe_name, write_settings
+from hpcbench.exchange.frames import write_cif
+from hpcbench.exchange.phonopy_files import put_dataset
+from hpcbench.store.physics import phonopy_of
+from hpcbench.store.schema import DONE
+
+if TYPE_CHECKING:
+    from hpcbench.store.reader import Store
+
+LABEL_FILES = ("Lable.txt", "Label.txt")
+RUN_SUMMARY, SINGLE_SUMMARY = "1Top-summary.txt", "summary.txt"
+RELAXED, SINGLE_FORCE_CONSTANTS = "_relaxed.cif", "_phonopy_fc"
+STABLE, UNSTABLE = "Stable", "unStable"
+
+_PHONONS, _RELAXED, _PART = "phonon-calculation-output", "relaxed", "gpu0_part0"
+_COLUMNS = ("structure_name", "min_frequency", "is_stable", "yaml_path", "cif_path", "npz_path")
+
+
+def write_folders(store: Store, folder: Path) -> int:
+    """Write labels, relaxed CIFs, force constants and the summary; returns the number of labels.
+
+    Labels are by the criterion that the scripts use, whatever the store's own is; crystals that
+    failed are labelled unstable, as the scripts do.
+    """
+    outputs, relaxed = folder / _PHONONS / _PART, folder / _RELAXED / _PART
+    for place in (outputs, relaxed):
+        place.mkdir(parents=True, exist_ok=True)
+    write_settings(store, folder)
+    names = _names(store)
+    labels = dict.fromkeys(names.values(), UNSTABLE)
+    symprec = store.settings["symprec"]
+    summary = folder / "phonon_summary.csv"
+    with replacing(summary) as temporary, temporary.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, _COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for row in store.rows():
+            name = names[row["id"]]
+            line: dict[str, Any] = {"structure_name": name, "is_stable": False}
+            if row["status"] == DONE:
+                stable = row["verdict_phononbench"] == "stable"
+                labels[name] = STABLE if stable else UNSTABLE
+                line |= {
+                    "min_frequency": row["min_frequency_path"],
+                    "is_stable": stable,
+                    "yaml_path": outputs / f"{name}.yaml",
+                    "cif_path": relaxed / f"{name}{RELAXED}",
+                }
+                _write_force_constants(row, symprec, line["yaml_path"])
+                write_cif(row, line["cif_path"])
+            writer.writerow(line)
+    with replacing(relaxed / LABEL_FILES[0]) as temporary:
+        temporary.write_text("".join(f"{name}\t{labels[name]}\n" for name in sorted(labels)))
+    return len(labels)
+
+
+def _names(store: Store) -> dict[str, str]:
+    """A name for each id, without what the scripts cut names at; ids where names repeat."""
+    table = store.table
+    safe = [safe_name(name).replace(".", "_") for name in table["name"]]
+    times = Counter(safe)
+    return {
+        str(key): name if name and times[name] == 1 else f"{name}-{key}"
+        for key, name in zip(table["id"], safe, strict=True)
+    }
+
+
+def _write_force_constants(row: Mapping[str, Any], symprec: float, path: Path) -> None:
+    phonon = phonopy_of(row, symprec)
+    put_dataset(row, phonon)
+    with replacing(path) as temporary:
+        phonon.save(temporary, settings={"force_constants": True})
+
+
+def read_labels(path: Path) -> dict[str, str]:
+    """Labels of a label file by crystal; lines that are none are left out.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    """
+    labels = {}
+    for line in path.read_text(errors="replace").splitlines():
+        # Names may have spaces: the scripts write a tab, and read any space.
+        name, _, label = line.strip().rpartition("\t" if "\t" in line else " ")
+        if name and label.lower() in ("stable", "unstable"):
+            labels[name.strip()] = label
+    return labels
+
+
+def read_single_summary(path: Path) -> dict[str, str]:
+    """The label in the ``summary.txt`` of a single crystal; empty if it is another file.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    """
+    text = path.read_text(errors="replace")
+    name = re.search(r"^Structure:\s*(.+?)\s*$", text, re.MULTILINE)
+    status = re.search(r"^Status:\s*(Stable|Unstable)\s*$", text, re.MULTILINE)
+    return {name[1]: status[1]} if name and status else {}
+
+
+def read_failures(path: Path) -> dict[str, str]:
+    """Reasons of failures by crystal, from a ``1Top-summary.txt``.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    """
+    text = path.read_text(errors="replace")
+    _, _, failed = text.partition("Failed structures and reasons:")
+    lines = (line.partition(": ") for line in failed.splitlines())
+    return {name: reason for name, colon, reason in lines if colon}
+
+
+def verdict_of(label: str) -> str:
+    """``stable`` or ``unstable``, as a store says it."""
+    return label.lower()

@@ -1,0 +1,103 @@
+"""phonopy's own files, by phonopy's own writers."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpcbench.exchange.files import done_rows, file_name, replacing, write_settings
+from hpcbench.store.physics import phonopy_of
+
+if TYPE_CHECKING:
+    from phonopy import Phonopy
+
+    from hpcbench.store.reader import Store
+
+
+def write_folders(store: Store, folder: Path) -> int:
+    """Write a folder for each crystal with phonons; returns their number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_settings(store, folder)
+    symprec = store.settings["symprec"]
+    number = 0
+    for row in done_rows(store):
+        write_calculation(row, phonopy_of(row, symprec), folder / file_name(row))
+        number += 1
+    return number
+
+
+def write_calculation(row: Mapping[str, Any], phonon: Phonopy, folder: Path) -> None:
+    """Write phonopy.yaml, force_constants.hdf5, band.yaml, and FORCE_SETS of kept forces."""
+    from phonopy.file_IO import write_force_constants_to_hdf5, write_FORCE_SETS
+
+    folder.mkdir(parents=True, exist_ok=True)
+    put_dataset(row, phonon)
+    with replacing(folder / "phonopy.yaml") as temporary:
+        phonon.save(temporary, settings={"force_constants": False, "force_sets": False})
+    with replacing(folder / "force_constants.hdf5") as temporary:
+        write_force_constants_to_hdf5(
+            phonon.force_constants,
+            filename=str(temporary),
+            p2s_map=phonon.primitive.p2s_map,
+            physical_unit="eV/angstrom^2",
+            compression="gzip",
+        )
+    if len(row["forces"]):
+        with replacing(folder / "FORCE_SETS") as temporary:
+            write_FORCE_SETS(phonon.dataset, filename=temporary)
+    write_bands(row, phonon, folder / "band.yaml")
+
+
+def put_dataset(row: Mapping[str, Any], phonon: Phonopy) -> None:
+    """Give a Phonopy object the displacements of a row, and the forces where they were kept."""
+    atoms, vectors = row["displacement_atoms"], row["displacement_vectors"]
+    if not len(atoms):
+        return
+    displaced = [
+        {"number": int(atom), "displacement": np.array(vector)}
+        for atom, vector in zip(atoms, vectors, strict=True)
+    ]
+    natoms = len(phonon.supercell)
+    if len(row["forces"]):
+        forces = np.asarray(row["forces"], dtype=np.float64).reshape(-1, natoms, 3)
+        for entry, answer in zip(displaced, forces, strict=True):
+            entry["forces"] = answer
+    # Assigning a dataset drops the force constants that it does not belong to.
+    force_constants = phonon.force_constants
+    phonon.dataset = {"natom": natoms, "first_atoms": displaced}
+    phonon.force_constants = force_constants
+
+
+def write_band_files(store: Store, folder: Path) -> int:
+    """Write a band.yaml for each crystal with phonons; returns their number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    symprec = store.settings["symprec"]
+    number = 0
+    for row in done_rows(store):
+        write_bands(row, phonopy_of(row, symprec), folder / f"{file_name(row)}.yaml")
+        number += 1
+    return number
+
+
+def write_bands(row: Mapping[str, Any], phonon: Phonopy, path: Path) -> None:
+    """Write band.yaml: frequencies from the force constants, on the path of the row."""
+    qpoints, edges = row["band_qpoints"], row["band_segments"]
+    segments = [qpoints[first:end] for first, end in itertools.pairwise(edges)]
+    ends = json.loads(row["band_labels"])
+    # Connected, in phonopy's words, is a segment whose end is the start of the next one.
+    connections = [a[1] == b[0] for a, b in itertools.pairwise(ends)] + [False]
+    labels: list[str] = [ends[0][0]]
+    for number, connected in enumerate(connections):
+        labels.append(ends[number][1])
+        if not connected and number + 1 < len(ends):
+            labels.append(ends[number + 1][0])
+    phonon.run_band_structure(
+        segments, path_connections=connections, labels=labels, is_legacy_plot=False
+    )
+    with replacing(path) as temporary:
+        phonon.band_structure.write_yaml(filename=temporary)

@@ -1,0 +1,39 @@
+"""The table of results: CSV, JSON, Parquet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpcbench.errors import SetupError
+from hpcbench.exchange.files import replacing
+
+if TYPE_CHECKING:
+    from hpcbench.store.reader import Store
+
+
+def table_text(store: Store, kind: str) -> str:
+    """The table as CSV or JSON (a list of objects)."""
+    if kind == "csv":
+        return str(store.table.to_csv(index=False))
+    return str(store.table.to_json(orient="records", indent=1)) + "\n"
+
+
+def write_table(kind: str, store: Store, path: Path) -> int:
+    """Write ``csv``, ``json`` or ``parquet``; returns the number of rows.
+
+    Raises
+    ------
+    SetupError
+        If Parquet is asked for and pyarrow is not installed.
+    """
+    table = store.table
+    with replacing(path) as temporary:
+        if kind == "parquet":
+            try:
+                table.to_parquet(temporary, index=False, engine="pyarrow")
+            except ImportError as error:
+                raise SetupError("for Parquet files, pip install pyarrow") from error
+        else:
+            temporary.write_text(table_text(store, kind))
+    return len(table)
