@@ -184,8 +184,6 @@ def _done_row(
     if how.keep_forces and forces_in(calculation.dataset):
         columns["forces"] = _forces(calculation.dataset or {})
     columns["displacements"] = calculation.displaced
-    # It stands for a fit that obeys the sum rule, which phonopy's does not for every DFT data set.
-    columns["symmetrisation_change"] = float("nan")
     nac = calculation.nac_params
     return {
         **identity(crystal),
