@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -232,7 +233,9 @@ def test_h5py_alone_can_make_sense_of_it(finished: Path) -> None:
 
 def test_anndata_reads_the_table(finished: Path) -> None:
     io = pytest.importorskip("anndata.io")
-    with h5py.File(finished) as file:
+    with h5py.File(finished) as file, warnings.catch_warnings():
+        # Of anndata's own, about its settings.
+        warnings.simplefilter("ignore")
         table = io.read_elem(file["crystals"])
     ours = hpcbench.open(finished).table
     assert list(table.index) == list(ours.index)
