@@ -494,7 +494,7 @@ def test_dft_force_sets_give_phonopys_own_frequencies(dft: Store, reference_data
             )
             forces = np.array(theirs.forces)
             theirs.forces = forces - forces.mean(axis=1, keepdims=True)
-            theirs.produce_force_constants(calculate_full_force_constants=False, show_drift=False)
+            theirs.produce_force_constants(show_drift=False)
             theirs.symmetrize_force_constants(show_drift=False, use_symfc_projector=False)
         bands = np.sort(theirs.run_qpoints(row["band_qpoints"]).frequencies, axis=1)
         # The file rounds the masses to six decimals.

@@ -25,9 +25,9 @@ BYTES_PER_EDGE = {
     "mattersim-v1.0.0-1M": 23e3,
     "mattersim-demo": 8e3,
 }
-# In the store, compressed, by two stores of 30 generated crystals each: a row with its band path;
+# In the store, compressed, by 20-atom generated crystals without symmetry: a row with its path;
 # a pair of an atom of the cell and one of the supercell; the frequencies of a branch.
-ROW_BYTES, PAIR_BYTES, BRANCH_BYTES = 15e3, 51.0, 4e3
+ROW_BYTES, PAIR_BYTES, BRANCH_BYTES = 12e3, 65.0, 1.4e3
 # Until all ranks compute: Python, reading the list, loading and testing the potential; and what
 # is left undone in the end, in s.
 START_AND_END = 300.0
