@@ -43,7 +43,7 @@ from hpcbench.store.consolidate import consolidate
 from hpcbench.store.run_folder import RunFolder
 from hpcbench.store.schema import DONE, result_schema
 from hpcbench.store.table_writer import TableWriter
-from hpcbench.store.verify import verify
+from hpcbench.upkeep.verify import verify
 
 RESULTS = Path(__file__).parent / "results"
 SIZES = RESULTS / "generated-sizes.json"

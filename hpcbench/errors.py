@@ -10,6 +10,7 @@
     │   ├── DeviceError        no such device, or two ranks on one GPU
     │   ├── LaunchError        the MPI launcher and mpi4py do not fit each other
     │   └── StoreError         the output cannot be written, or a store cannot be read
+    │       └── DamageError    a file of a store is not what was written
     ├── EvaluationError        the potential raised an error for a structure
     ├── OutOfMemoryError       a forward pass did not fit into the device's memory
     └── CrystalError           the failure of one crystal: recorded, never stops a run
@@ -69,6 +70,10 @@ class LaunchError(SetupError):
 
 class StoreError(SetupError):
     """A store or its run folder cannot be written or read."""
+
+
+class DamageError(StoreError):
+    """A file of a store is not what was written."""
 
 
 class EvaluationError(HpcbenchError):

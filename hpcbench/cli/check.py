@@ -16,7 +16,7 @@ _PAUSE = 10.0
 
 def verify_command(options: argparse.Namespace) -> int:
     """Check a store; 1 if something is wrong with it."""
-    from hpcbench.store.verify import verify
+    from hpcbench.upkeep.verify import verify
 
     store = Path(store_path(options.store))
     found = verify(store, options.sample, options.patience, _progress())
@@ -27,8 +27,11 @@ def verify_command(options: argparse.Namespace) -> int:
             print(f"{path}: {deviation}")
     for key in found.twice:
         print(f"{store}: {key} is in it more than once")
+    if found.is_damaged:
+        print(f"hpcbench repair {store} makes a store of what is intact")
+    elif not found.is_sound:
+        print("the values are as they were written, and do not go together: please report this")
     if not found.is_sound:
-        print(f"{store} is damaged: hpcbench repair {store} makes a store of what is intact")
         return 1
     counts = ", ".join(f"{number} {status}" for status, number in sorted(found.counts.items()))
     segments = len(found.files) - store.exists()
@@ -59,17 +62,19 @@ def _progress() -> Callable[[Path, int, int], None]:
 
 def repair_command(options: argparse.Namespace) -> int:
     """Make a store of what is intact; 1 if results are lost."""
-    from hpcbench.store.repair import repair
+    from hpcbench.upkeep.repair import repair
 
     store = Path(store_path(options.store))
     result = repair(store, options.patience)
     for sentence in result.sentences:
         print(sentence)
-    if result.damaged is None:
+    if not result.damaged:
         print(f"{store}: nothing to repair")
         return 1 if result.sentences else 0
     print(f"{store}: {result.kept} rows are intact; the damaged store is {result.damaged}")
-    for field, rows in result.emptied.items():
+    if result.computed_again:
+        print(f"spectra and verdicts of {result.computed_again} of them were computed again")
+    for field, rows in sorted((result.emptied or {}).items()):
         print(f"{field} is lost in {rows} of them")
     lost = len(result.lost_ids) + result.lost_unnamed
     if not lost:

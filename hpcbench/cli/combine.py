@@ -23,7 +23,7 @@ def consolidate_command(options: argparse.Namespace) -> int:
 
 def merge_command(options: argparse.Namespace) -> int:
     """Write the crystals of several stores into a new one."""
-    from hpcbench.store.merge import merge
+    from hpcbench.upkeep.merge import merge
 
     merged = merge([Path(store) for store in options.stores], Path(options.output))
     print(
@@ -35,8 +35,8 @@ def merge_command(options: argparse.Namespace) -> int:
 def diff_command(options: argparse.Namespace) -> int:
     """Say where two stores differ; 1 if they do."""
     from hpcbench.report.difference import draw_difference, print_difference, write_difference
-    from hpcbench.store.diff import diff
     from hpcbench.store.reader import Store
+    from hpcbench.upkeep.diff import diff
 
     difference = diff(Store(options.first), Store(options.second), options.tolerance)
     print_difference(difference)

@@ -11,7 +11,7 @@ from hpcbench.errors import SetupError, StoreError
 from hpcbench.report.drawings import number
 from hpcbench.report.terminal import console
 from hpcbench.report.wording import text_of
-from hpcbench.store.diff import Difference
+from hpcbench.upkeep.diff import Difference
 
 _SHOWN = 30
 

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hpcbench.errors import StoreError
-from hpcbench.store.damage import find_damage, set_aside
+from hpcbench.errors import DamageError, StoreError
+from hpcbench.store.damage import find_damage, find_damage_apart, set_aside
 from hpcbench.store.decorations import decorate
 from hpcbench.store.fields import Block, Row, Schema, of_good_size
-from hpcbench.store.run_folder import RunFolder
+from hpcbench.store.run_folder import RunFolder, stamp
 from hpcbench.store.schema import UNREADABLE
 from hpcbench.store.table_reader import TableReader
 from hpcbench.store.table_writer import TableWriter
@@ -38,14 +38,20 @@ def consolidate(folder: RunFolder, schema: Schema, settings: Mapping[str, Any]) 
         If the new file cannot be written, or does not read back; if another process was faster;
         and in the end if a segment was damaged, for its crystals must be computed again.
     """
-    try:
-        return _consolidate(folder, schema, settings)
-    except Exception:  # broken files raise what they like
-        sentences = set_aside(find_damage(folder.segment_paths()))
-        if not sentences:
-            raise
-    _consolidate(folder, schema, settings)
-    raise StoreError("\n".join([*sentences, "give the same command again"]))
+    sentences: list[str] = []
+    while True:
+        try:
+            rows = _consolidate(folder, schema, settings)
+            break
+        except DamageError as error:
+            # Which one, and whether it is: seen by a process that may die of it.
+            found = set_aside(find_damage_apart(folder.segment_paths()))
+            if not found:
+                raise StoreError(f"{error}; hpcbench repair {folder.store}") from error
+            sentences += found
+    if sentences:
+        raise StoreError("\n".join([*sentences, "give the same command again"]))
+    return rows
 
 
 def _consolidate(folder: RunFolder, schema: Schema, settings: Mapping[str, Any]) -> int:
@@ -57,6 +63,7 @@ def _consolidate(folder: RunFolder, schema: Schema, settings: Mapping[str, Any])
     store's name when it is whole, and segments are removed only after it has been read back.
     Memory is bounded by a block of rows.
     """
+    before = stamp(folder.store)
     segments = folder.segment_paths()
     listed = {row["id"]: row for row in _listed(folder)}
     if not segments and _is_up_to_date(folder, listed):
@@ -71,8 +78,8 @@ def _consolidate(folder: RunFolder, schema: Schema, settings: Mapping[str, Any])
 
     def check(path: Path) -> None:
         _require(path, len(seen))
-        replacing.enter_context(_alone(folder))
-        if not all(segment.exists() for segment in segments):
+        replacing.enter_context(alone(folder))
+        if stamp(folder.store) != before or not all(map(Path.exists, segments)):
             # This process was stopped meanwhile, and its store may lack what came later.
             raise StoreError("another process has consolidated the segments")
 
@@ -99,8 +106,14 @@ def _consolidate(folder: RunFolder, schema: Schema, settings: Mapping[str, Any])
 
 
 @contextlib.contextmanager
-def _alone(folder: RunFolder) -> Iterator[None]:
-    """Keep others from putting their store in place; the lock goes with the process."""
+def alone(folder: RunFolder) -> Iterator[None]:
+    """Keep others from putting their store in place; the lock goes with the process.
+
+    Raises
+    ------
+    StoreError
+        If another process does so for a minute.
+    """
     lock = os.open(folder.path / "replacing", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         for attempt in itertools.count():

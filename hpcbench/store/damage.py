@@ -6,25 +6,55 @@ import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from hpcbench.errors import DamageError, StoreError
+from hpcbench.store.inspection import inspect
 from hpcbench.store.table_reader import TableReader
 
 SUFFIX = ".damaged"
 
 
 def find_damage(paths: Iterable[Path]) -> dict[Path, str]:
-    """What is wrong with those that do not read back as they were written."""
+    """What is wrong with those that do not read back as they were written.
+
+    For files that this process has just written: a damaged one may end it.
+
+    Raises
+    ------
+    StoreError
+        If one cannot be read, or is no table of this format: that is no damage.
+    """
     found = {}
     for path in paths:
-        # A broken file makes HDF5 and whoever reads it fail in all kinds of ways.
         try:
             with TableReader(path) as reader:
                 for damage in reader.damage():
                     found[path] = str(damage)
                     break
-        except Exception as error:
-            # Another process may have consolidated it meanwhile.
+        except DamageError as error:
+            found[path] = str(error)
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be read: {error}") from error
+    return found
+
+
+def find_damage_apart(paths: Iterable[Path]) -> dict[Path, str]:
+    """The same in a process for each, which may die of it; those that are gone are left out.
+
+    Raises
+    ------
+    StoreError
+        As :func:`find_damage`.
+    """
+    found = {}
+    for path in paths:
+        try:
+            damages = inspect(path, 0).damages
+        except StoreError:
             if path.exists():
-                found[path] = f"{type(error).__name__}: {error}".splitlines()[0]
+                raise
+            continue
+        if damages and path.exists():
+            found[path] = str(damages[0])
     return found
 
 

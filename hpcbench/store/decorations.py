@@ -27,6 +27,20 @@ def decorate(file: h5py.File, settings: Mapping[str, Any]) -> None:
     scale.attrs.update({"unit": "K", "meaning": "temperatures of the thermal properties"})
     _attach_scales(file)
     _add_gallery(file)
+    file.visititems(_say_what_it_is)
+
+
+def _say_what_it_is(path: str, item: h5py.Group | h5py.Dataset) -> None:
+    """Add an encoding, and a unit to a dataset, where the element it is part of has them alone."""
+    if "encoding-type" not in item.attrs:
+        is_group = isinstance(item, h5py.Group)
+        kind = "dict" if is_group else "array"
+        if not is_group and h5py.check_string_dtype(item.dtype):
+            kind = "string-array" if item.shape else "string"
+        item.attrs["encoding-type"] = kind
+        item.attrs["encoding-version"] = "0.1.0" if is_group else "0.2.0"
+    if isinstance(item, h5py.Dataset) and "unit" not in item.attrs:
+        item.attrs["unit"] = item.attrs.get("units", "")
 
 
 def _attach_scales(file: h5py.File) -> None:

@@ -216,15 +216,30 @@ def block_of(rows: Sequence[Row], schema: Schema) -> Block:
 
 
 def _texts(values: Iterable[Any]) -> NDArray[Any]:
-    texts = list(values)
+    texts = [_storable(str(value)) for value in values]
     array = np.empty(len(texts), dtype=object)
     array[:] = texts
     return array
 
 
+def _storable(text: str) -> str:
+    """The text without what HDF5 cannot hold: NUL, and halves of characters."""
+    if text.isascii() and "\0" not in text:
+        return text
+    whole = text.encode("utf-8", "replace").decode("utf-8")
+    return whole.replace("\0", "\ufffd")
+
+
 def missing_values(field: Field, length: int) -> Ragged:
     """A ragged array of rows that have no values."""
     return Ragged(np.zeros(length, dtype=np.int64), np.zeros((0, *field.shape), dtype=field.dtype))
+
+
+def missing_column(field: Field, length: int) -> NDArray[Any]:
+    """A column of rows that have no value."""
+    if field.is_text:
+        return _texts([""] * length)
+    return np.array([field.missing] * length, dtype=field.dtype).reshape(length, *field.shape)
 
 
 def conform(block: Block, schema: Schema) -> Block:
@@ -238,12 +253,8 @@ def conform(block: Block, schema: Schema) -> Block:
             values[path] = there if field.is_text else there.astype(field.dtype, copy=False)
         elif path.startswith("ragged/"):
             values[path] = missing_values(field, block.length)
-        elif field.is_text:
-            values[path] = _texts([""] * block.length)
         else:
-            values[path] = np.array([field.missing] * block.length, dtype=field.dtype).reshape(
-                block.length, *field.shape
-            )
+            values[path] = missing_column(field, block.length)
     return Block(block.length, values)
 
 

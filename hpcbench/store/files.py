@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import itertools
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
-from hpcbench.errors import StoreError
-from hpcbench.store.run_folder import RunFolder
+from hpcbench.errors import DamageError, StoreError
+from hpcbench.store.run_folder import RunFolder, Stamp, stamp
 from hpcbench.store.table_reader import TableReader
 
 T = TypeVar("T")
@@ -47,10 +48,15 @@ class Files:
         """By id, the file and the row in it, in the order of storage."""
         self.generation = 0
         """How many times the files were listed."""
-        self._inodes: dict[Path, int] = {}
+        self._url = os.fspath(path) if "://" in os.fspath(path) else ""
+        self._remote: BinaryIO | None = None
+        self._stamps: dict[Path, Stamp] = {}
         self._readers: dict[Path, TableReader] = {}
-        self._remote = _open_remote(os.fspath(path)) if "://" in os.fspath(path) else None
         self.refresh()
+
+    def __getstate__(self) -> dict[str, object]:
+        # Open files do not travel to another process.
+        return self.__dict__ | {"_readers": {}, "_remote": None}
 
     def refresh(self) -> None:
         """List the files again.
@@ -62,18 +68,31 @@ class Files:
         """
         while True:
             self.close()
-            self.where, self._inodes = {}, {}
-            self.parts = self._list() if self._remote is None else [self.folder.store]
+            self.where, self._stamps = {}, {}
+            self.parts = [self.folder.store] if self._url else self._list()
+            self._stamps[self.folder.store] = stamp(self.folder.store)
             try:
-                voided = self.folder.voided()
-                for part in self.parts:
-                    for index, key in self.reader(part).keys(voided):
-                        self.where.setdefault(key, (part, index))
+                self._look()
             except _ReplacedError:
                 # Consolidated since they were listed: it is in the store now.
                 continue
             self.generation += 1
             return
+
+    def _look(self) -> None:
+        voided = self.folder.voided()
+        for part in list(self.parts):
+            try:
+                keys = list(self.reader(part).keys(voided))
+            except DamageError as error:
+                if part == self.folder.store:
+                    raise
+                # The next run sets it aside, and computes its crystals again.
+                warnings.warn(f"left out: {error}", stacklevel=2)
+                self.parts.remove(part)
+                continue
+            for index, key in keys:
+                self.where.setdefault(key, (part, index))
 
     def _list(self) -> list[Path]:
         # Segments are listed before the store is: one that is consolidated in between is then
@@ -90,6 +109,9 @@ class Files:
         for reader in self._readers.values():
             reader.close()
         self._readers = {}
+        if self._remote is not None:
+            self._remote.close()
+            self._remote = None
 
     def steadily(self, read: Callable[[], T]) -> T:
         """What ``read`` returns, from files that belong together; they are listed anew if not.
@@ -99,13 +121,23 @@ class Files:
         StoreError
             If one cannot be read.
         """
-        if any(_inode(part) != inode for part, inode in self._inodes.items()):
+        # Whoever consolidates replaces the store, whatever else.
+        if self._has_changed():
             self.refresh()
         while True:
             try:
                 return read()
             except _ReplacedError:
                 self.refresh()
+            except OSError:
+                # Network file systems take a file away from those who have it open.
+                if not self._has_changed():
+                    raise
+                self.refresh()
+
+    def _has_changed(self) -> bool:
+        store = self.folder.store
+        return not self._url and stamp(store) != self._stamps[store]
 
     def reader(self, part: Path) -> TableReader:
         """A file, open; to be used within :meth:`steadily`."""
@@ -128,26 +160,20 @@ class Files:
 
     def _open(self, part: Path) -> TableReader:
         """Open the file of which it is known what lies where, and no later one."""
-        if self._remote is not None:
+        if self._url:
+            self._remote = self._remote or _open_remote(self._url)
             return TableReader(self._remote)
-        before = _inode(part)
+        before = stamp(part)
         try:
             reader = TableReader(part)
         except StoreError as error:
             if part.exists():
                 raise
             raise _ReplacedError from error
-        if _inode(part) != before or self._inodes.setdefault(part, before) != before:
+        if stamp(part) != before or self._stamps.setdefault(part, before) != before:
             reader.close()
             raise _ReplacedError
         return reader
-
-
-def _inode(path: Path) -> int:
-    try:
-        return path.stat().st_ino
-    except FileNotFoundError:
-        return -1
 
 
 def _open_remote(url: str) -> BinaryIO:

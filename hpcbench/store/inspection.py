@@ -12,18 +12,20 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpcbench.errors import HpcbenchError
+from hpcbench.errors import DamageError, StoreError
 from hpcbench.store.physics import Deviation, check_physics
-from hpcbench.store.table_reader import Damage, TableReader
+from hpcbench.store.table_reader import Damage, TableReader, is_of_system
 
 # Processes that may die of one file before the rest of it counts as damaged.
 MOST_DEATHS = 50
+PHYSICS = "physics"
 Place = tuple[str, int, int]
 """A field and the rows of a block of it."""
 
@@ -38,6 +40,8 @@ class Inspection:
         How many there are, or should be; -1 if the file does not even say that.
     damages : list of Damage
         In the order in which they were found.
+    is_whole : bool
+        Whether all of the file was looked at.
     computed : int
         Crystals whose physics was checked.
     deviations : list of Deviation
@@ -46,6 +50,7 @@ class Inspection:
 
     rows: int = -1
     damages: list[Damage] = field(default_factory=list)
+    is_whole: bool = True
     computed: int = 0
     deviations: list[Deviation] = field(default_factory=list)
 
@@ -68,6 +73,11 @@ def inspect(
         Seconds that reading one block of one field may take.
     tell : callable
         Told how many rows have been looked at, of how many.
+
+    Raises
+    ------
+    StoreError
+        If the file cannot be read, or is no table of this format: that is no damage.
     """
     found = Inspection()
     skip: list[Place] = []
@@ -75,11 +85,17 @@ def inspect(
         place, end = _watch(path, skip, sample, patience, found, tell)
         if end is None:
             return found
+        if place is None:
+            raise StoreError(f"{path}: the process that was to look at it could not: {end}")
+        if place[0] == PHYSICS:
+            found.deviations.append(Deviation("", f"row {place[1]}", f"its physics: {end}"))
+            return found
         found.damages.append(Damage(*place, end))
-        if place in skip or not place[0]:
+        if place in skip:
             return found
         skip.append(place)
-    found.damages.append(Damage("", 0, max(found.rows, 0), "too many places end the process"))
+    found.damages.append(Damage("", 0, 0, "too many places end the process"))
+    found.is_whole = False
     return found
 
 
@@ -90,15 +106,18 @@ def _watch(
     patience: float,
     found: Inspection,
     tell: Callable[[int, int], None],
-) -> tuple[Place, str | None]:
+) -> tuple[Place | None, str | None]:
     """Run one process; where it was when it ended, and how, or ``None`` if all was read."""
     order = json.dumps({"path": str(path), "skip": skip, "sample": sample})
-    place: Place = ("", 0, 0)
-    with subprocess.Popen(
-        [sys.executable, "-m", "hpcbench.store.inspection", order],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    ) as process:
+    place: Place | None = None
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(
+            [sys.executable, "-m", "hpcbench.store.inspection", order],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        ) as process,
+    ):
         lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         threading.Thread(target=_pump, args=(process, lines), daemon=True).start()
         while True:
@@ -110,6 +129,10 @@ def _watch(
             if not line:
                 code = process.wait()
                 how = signal.strsignal(-code) if code < 0 else f"exit code {code}"
+                if place is None:
+                    errors.seek(0)
+                    said = errors.read().decode(errors="replace").strip().splitlines()
+                    how = ": ".join([str(how), *said[-1:]])
                 return place, f"reading it ends the process ({how})"
             told = json.loads(line)
             if "reading" in told:
@@ -121,6 +144,8 @@ def _watch(
                 found.deviations.append(Deviation(*told["deviation"]))
             elif "rows" in told:
                 found.rows = told["rows"]
+            elif "error" in told:
+                raise StoreError(told["error"])
             elif "computed" in told:
                 found.computed = told["computed"]
                 return place, None
@@ -148,20 +173,26 @@ def main(order: Mapping[str, Any]) -> None:
     def say(**values: Any) -> None:
         print(json.dumps(values), file=answers, flush=True)
 
+    say(reading=["", 0, 0])
+    computed = 0
     try:
         with TableReader(Path(order["path"]), tolerant=True) as reader:
             computed = _look(reader, order, say)
-    except Exception as error:  # a broken file fails in all kinds of ways
-        text = (
-            str(error) if isinstance(error, HpcbenchError) else f"{type(error).__name__}: {error}"
-        )
-        say(damage=["", 0, 0, text.splitlines()[0]])
-        computed = 0
+    except DamageError as error:
+        say(damage=["", 0, 0, str(error).splitlines()[0]])
+    except (StoreError, OSError, MemoryError) as error:
+        say(error=str(error) or type(error).__name__)
     say(computed=computed)
 
 
 def _look(reader: TableReader, order: Mapping[str, Any], say: Callable[..., None]) -> int:
-    say(rows=reader.expected_rows())
+    try:
+        say(rows=reader.expected_rows())
+    except Exception as error:  # a broken file fails in all kinds of ways
+        if is_of_system(error):
+            raise
+        say(damage=["", 0, 0, f"{type(error).__name__}: {error}".splitlines()[0]])
+        return 0
     skip = {tuple(place) for place in order["skip"]}
     sound = not skip
     for what in reader.damage(lambda place: say(reading=place), skip):
@@ -170,7 +201,9 @@ def _look(reader: TableReader, order: Mapping[str, Any], say: Callable[..., None
     computed = 0
     # Of a damaged file nothing is computed: what cannot be read would be blamed on physics.
     if sound and order["sample"]:
-        for deviation in check_physics(reader, order["sample"]):
+        for deviation in check_physics(
+            reader, order["sample"], lambda row: say(reading=[PHYSICS, row, row + 1])
+        ):
             if isinstance(deviation, Deviation):
                 say(deviation=list(asdict(deviation).values()))
             else:

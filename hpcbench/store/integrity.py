@@ -31,7 +31,7 @@ def digest(values: Values) -> bytes:
         sha.update(_numbers(values.values))
     elif values.dtype == object:
         for text in values:
-            data = str(text).encode("utf-8", "surrogatepass")
+            data = str(text).encode()
             sha.update(struct.pack("<q", len(data)))
             sha.update(data)
     else:

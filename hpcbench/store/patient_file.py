@@ -17,7 +17,7 @@ class PatientFile(io.FileIO):
     """
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, "w+")
+        super().__init__(path, "x+")
         self.error: OSError | None = None
         self._unwritten: list[tuple[int, bytes]] = []
 

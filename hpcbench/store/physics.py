@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,15 +44,27 @@ class Deviation:
         return f"{self.name} ({self.id}): {self.what}"
 
 
-def check_physics(reader: TableReader, sample: int) -> Iterator[Deviation | int]:
-    """Look at crystals here and there in a store; in the end, how many there were."""
+def check_physics(
+    reader: TableReader, sample: int, tell: Callable[[int], None] = lambda row: None
+) -> Iterator[Deviation | int]:
+    """Look at crystals here and there in a store; in the end, how many there were.
+
+    ``tell`` is told each row before it is looked at.
+    """
     done = np.flatnonzero(reader.column("status") == DONE)
     chosen = done[np.linspace(0, len(done) - 1, min(sample, len(done))).astype(int)]
+    if not len(chosen):
+        yield 0
+        return
     symprec = reader.settings["symprec"]
     for index in chosen:
+        tell(int(index))
         row = reader.row(int(index))
-        for what in deviations(row, symprec):
-            yield Deviation(row["id"], row["name"], what)
+        try:
+            for what in deviations(row, symprec):
+                yield Deviation(row["id"], row["name"], what)
+        except Exception as error:  # phonopy and LAPACK raise many kinds
+            yield Deviation(row["id"], row["name"], f"{type(error).__name__}: {error}")
     yield len(chosen)
 
 

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from hpcbench.errors import StoreError, UsageError
 from hpcbench.store.bands import Bands, bands_of
-from hpcbench.store.fields import Schema
+from hpcbench.store.fields import Field, Schema, column_path, missing_column
 from hpcbench.store.files import Files
 from hpcbench.store.physics import phonopy_of
 from hpcbench.store.result import Result, compact_force_constants, result_of
 from hpcbench.store.run_folder import RunFolder
-from hpcbench.store.schema import DONE
+from hpcbench.store.schema import CRYSTALS, DONE
 from hpcbench.store.table_reader import TableReader
 
 if TYPE_CHECKING:
@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     import xarray
     from phonopy import Phonopy
 
-_LISTED = ("id", "name", "origins", "formula", "natoms", "status", "reason")
+_LISTED = tuple(
+    field
+    for field in CRYSTALS.columns
+    if field.name in ("id", "name", "origins", "formula", "natoms", "status", "reason")
+)
 
 
 class Store:
@@ -122,8 +126,13 @@ class Store:
 
         def read() -> Schema:
             schema = Schema((), ())
+            known: set[tuple[str, ...]] = set()
             for part in self._files.parts:
-                schema = schema.union(self._files.reader(part).schema)
+                reader = self._files.reader(part)
+                # Reading what all fields of a thousand segments are takes a minute.
+                if (paths := reader.paths()) not in known:
+                    known.add(paths)
+                    schema = schema.union(reader.schema)
             return schema
 
         return self._files.steadily(read)
@@ -136,20 +145,26 @@ class Store:
         return self._files.steadily(lambda: self._files.reader(self._files.parts[0]).settings)
 
     @overload
-    def __getitem__(self, key: str) -> Result: ...
+    def __getitem__(self, key: str | int) -> Result: ...
     @overload
     def __getitem__(self, key: slice | Sequence[Any] | NDArray[Any] | pandas.Series) -> Store: ...
     def __getitem__(self, key: Any) -> Result | Store:
-        """One crystal by its id, the beginning of one, or its name; or some of them."""
+        """One crystal by its id, the beginning of one, its name or its place; or some of them."""
         if isinstance(key, str):
             return result_of(self.row(self.find(key)))
+        if isinstance(key, int | np.integer):
+            return result_of(self.row(self.ids[key]))
         if isinstance(key, slice):
             return self._some(self.ids[key])
         wanted = np.asarray(key)
         if wanted.dtype == bool:
-            if len(wanted) != len(self.table):
-                raise UsageError(f"a mask of {len(wanted)} for {len(self.table)} crystals")
-            return self._some(list(self.table.index[wanted]))
+            # A pandas Series says itself what it is about.
+            index: Any = getattr(key, "index", None)
+            if not hasattr(index, "isin"):
+                index = self.table.index
+            if len(wanted) != len(index):
+                raise UsageError(f"a mask of {len(wanted)} for {len(index)} crystals")
+            return self._some(list(index[wanted]))
         unknown = [k for k in wanted.tolist() if k not in self._where]
         if unknown:
             raise UsageError(f"{self.path} has no crystal {unknown[0]!r}: give ids")
@@ -197,10 +212,34 @@ class Store:
         """A column of any shape, in the order of :attr:`ids`."""
 
         def read() -> NDArray[Any]:
-            columns = {part: self._files.reader(part).column(name) for part in self._files.parts}
-            return np.array([columns[part][index] for part, index in self._where.values()])
+            field = {field.name: field for field in self.schema.columns}.get(name)
+            if field is None:
+                raise UsageError(f"{self.path} has no column {name!r}")
+            return self._column(field, self._places())
 
         return self._files.steadily(read)
+
+    def _places(self) -> dict[Path, NDArray[np.int64]]:
+        """By file, the rows of the crystals of this store."""
+        rows: dict[Path, list[int]] = {part: [] for part in self._files.parts}
+        for part, index in self._where.values():
+            rows[part].append(index)
+        return {part: np.array(indices, dtype=np.int64) for part, indices in rows.items()}
+
+    def _column(self, field: Field, places: Mapping[Path, NDArray[np.int64]]) -> NDArray[Any]:
+        """A column of all files, with missing values where a file does not have it."""
+        values = []
+        for part, rows in places.items():
+            reader = self._files.reader(part)
+            if column_path(field) in reader.paths():
+                column = reader.column(field.name)
+                is_all = len(rows) == len(column) and (np.diff(rows) == 1).all()
+                values.append(column if is_all else column[rows])
+            else:
+                values.append(missing_column(field, len(rows)))
+        if len(values) == 1:
+            return values[0]
+        return np.concatenate([missing_column(field, 0), *values])
 
     @property
     def table(self) -> pandas.DataFrame:
@@ -216,30 +255,29 @@ class Store:
     def _read_table(self) -> pandas.DataFrame:
         import pandas
 
-        frames = []
-        where = list(self._where.values())
-        for part in self._files.parts:
-            reader = self._files.reader(part)
-            frame = pandas.DataFrame({n: reader.column(n) for n in reader.scalar_names()})
-            places = np.array([i for p, i in where if p == part], dtype=np.int64)
-            if not np.array_equal(places, np.arange(len(frame))):
-                frame = frame.iloc[places]
-            frames.append(frame)
+        scalars = [field for field in self.schema.columns if not field.shape]
+        places = self._places()
+        columns = {field.name: self._column(field, places) for field in scalars or _LISTED}
         if self.folder.crystals.exists() and self._chosen is None:
             # Crystals that were set aside before the run have their row from the start.
             with TableReader(self.folder.crystals) as reader:
-                frame = pandas.DataFrame({name: reader.column(name) for name in _LISTED})
-            aside = (frame["reason"] != "") & ~frame["id"].isin(list(self._where))
-            frames.append(frame[aside])
-        frames = [frame for frame in frames if len(frame)]
-        if not frames:
-            return pandas.DataFrame({"id": [], "name": [], "status": [], "reason": []})
-        table = frames[0]
-        if len(frames) > 1:
-            table = pandas.concat(frames, ignore_index=True)
-            texts = [c for c in table.columns if not pandas.api.types.is_numeric_dtype(table[c])]
-            table[texts] = table[texts].fillna("")
-        return table.set_index("id", drop=False)
+                there = {field.name: reader.column(field.name) for field in _LISTED}
+            rows = [
+                row
+                for row, (key, reason) in enumerate(zip(there["id"], there["reason"], strict=True))
+                if reason and key not in self._files.where
+            ]
+            for field in (scalars or _LISTED) if rows else ():
+                aside = (
+                    there[field.name][rows]
+                    if field.name in there
+                    else missing_column(field, len(rows))
+                )
+                columns[field.name] = np.concatenate([columns[field.name], aside])
+        table = pandas.DataFrame(columns, index=columns["id"])
+        # A name of its own would be ambiguous beside the column.
+        table.index.name = None
+        return table
 
     def find(self, words: str) -> str:
         """The id of the crystal that an id, the beginning of one, or a name stands for.

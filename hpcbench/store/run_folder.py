@@ -28,7 +28,7 @@ from typing import Any
 from hpcbench.errors import StoreError, StoreMismatchError
 from hpcbench.store.fields import Row, Schema
 from hpcbench.store.table_reader import TableReader
-from hpcbench.store.table_writer import TableWriter
+from hpcbench.store.table_writer import TableWriter, temporary_name
 
 # Seconds after which what another launch left behind is certainly nobody's.
 LEFT_BEHIND = 600.0
@@ -234,9 +234,24 @@ class RunFolder:
         return ids
 
 
+Stamp = tuple[int, int, int] | None
+
+
+def stamp(path: Path) -> Stamp:
+    """What tells a file from one that has replaced it; ``None`` if there is none.
+
+    The number of its inode alone does not: numbers are used again.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
 def replace_text(path: Path, text: str) -> None:
     """Write a small file that readers see whole, in its old or its new form."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = temporary_name(path.parent, path.name)
     with temporary.open("w") as stream:
         stream.write(text)
         stream.flush()

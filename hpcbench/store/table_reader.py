@@ -15,13 +15,18 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcbench.errors import StoreError
+from hpcbench.errors import DamageError, StoreError
 from hpcbench.store.fields import Block, Field, Ragged, Schema, Values
 from hpcbench.store.integrity import GROUP, digest, digest_frame
 from hpcbench.store.table_writer import FORMAT, FORMAT_VERSION
 
 # Bytes of a file that is read as a whole: HDF5 reads it in hundreds of pieces.
 _SMALL = 16 * 2**20
+
+
+ENCODINGS = ("array", "string-array", "categorical", "ragged")
+"""Of fields, as this version knows them."""
+NOT_AS_WRITTEN = "not what was written"
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,10 @@ class TableReader:
 
     Raises
     ------
+    DamageError
+        If the file is not what was written.
     StoreError
-        If the file cannot be opened or is not a table of this format.
+        If it cannot be read, or is not a table of this format.
     """
 
     def __init__(self, source: Path | BinaryIO, *, tolerant: bool = False) -> None:
@@ -77,12 +84,14 @@ class TableReader:
         except FileNotFoundError as error:
             raise StoreError(f"{self.path}: no such file") from error
         except OSError as error:
-            raise StoreError(f"{self.path}: cannot be opened as HDF5: {error}") from error
+            if is_of_system(error):
+                raise StoreError(f"{self.path}: cannot be read: {error}") from error
+            raise DamageError(f"{self.path}: cannot be opened as HDF5: {error}") from error
         try:
             self._require_format()
         except (KeyError, OSError, RuntimeError) as error:
             self._file.close()
-            raise StoreError(f"{self.path}: does not read back: {error}") from error
+            raise DamageError(f"{self.path}: does not read back: {error}") from error
         except BaseException:
             self._file.close()
             raise
@@ -94,14 +103,16 @@ class TableReader:
         try:
             return dict(self._read_fields(tolerant=self._tolerant))
         except (KeyError, OSError, RuntimeError) as error:
-            raise StoreError(f"{self.path}: does not read back: {error}") from error
+            raise DamageError(f"{self.path}: does not read back: {error}") from error
 
     def _require_format(self) -> None:
         kind = self._file.attrs.get("encoding-type")
-        version = str(self._file.attrs.get("encoding-version", ""))
-        if kind != FORMAT:
+        major = str(self._file.attrs.get("encoding-version", "")).partition(".")[0]
+        if kind != FORMAT or not major.isdecimal():
+            if GROUP in self._file:
+                raise DamageError(f"{self.path}: its format is not what was written")
             raise StoreError(f"{self.path}: an HDF5 file, but not one that hpcbench wrote")
-        if int(version.partition(".")[0]) > FORMAT_VERSION[0]:
+        if int(major) > FORMAT_VERSION[0]:
             raise StoreError(
                 f"{self.path}: written by a newer hpcbench; update this one to read it"
             )
@@ -176,6 +187,15 @@ class TableReader:
         path = f"arrays/{name}"
         return path if path in self._file else f"crystals/{name}"
 
+    def paths(self) -> tuple[str, ...]:
+        """Where the fields of this file lie, without a look at what they are."""
+        return self._paths
+
+    @functools.cached_property
+    def _paths(self) -> tuple[str, ...]:
+        groups = ("crystals", "arrays", "ragged")
+        return tuple(f"{group}/{name}" for group in groups for name in self._file[group])
+
     def column_names(self) -> list[str]:
         """Names of all columns."""
         return [field.name for field in self.schema.columns]
@@ -232,27 +252,42 @@ class TableReader:
 
         Raises
         ------
-        StoreError
+        DamageError
             If a value is not what was written.
+        StoreError
+            If the file cannot be read.
         """
-        for first, end, sums in self._summed():
-            block = self.block(first, end, list(sums))
-            for path, expected in sums.items():
-                if digest(block.values[path]) != expected:
-                    damage = Damage(path, first, end, "not what was written")
-                    raise StoreError(f"{self.path}: {damage}")
-            yield first, block
+        try:
+            sums = self.sums()
+            for number, (first, end) in enumerate(self.edges()):
+                block = self.block(first, end, [path for path in sums if path in self._fields])
+                for path, values in block.values.items():
+                    if digest(values) != sums[path][number]:
+                        damage = Damage(path, first, end, NOT_AS_WRITTEN)
+                        raise DamageError(f"{self.path}: {damage}")
+                yield first, block
+        except (KeyError, OSError, RuntimeError, UnicodeError) as error:
+            if is_of_system(error):
+                raise StoreError(f"{self.path}: cannot be read: {error}") from error
+            raise DamageError(f"{self.path}: does not read back: {error}") from error
 
     def edges(self) -> Iterator[tuple[int, int]]:
         """First row and end of each block as it was written."""
         yield from itertools.pairwise(self._file[f"{GROUP}/rows"][:].tolist())
 
-    def _summed(self) -> Iterator[tuple[int, int, dict[str, bytes]]]:
-        group = self._file[GROUP]
-        paths = list(group["fields"].asstr()[:])
-        for number, (first, end) in enumerate(self.edges()):
-            sums = group["sha256"][number]
-            yield first, end, {p: bytes(x) for p, x in zip(paths, sums, strict=True)}
+    def sums(self) -> dict[str, list[bytes]]:
+        """SHA-256 of the values of each field, by block."""
+        sums = self._file[f"{GROUP}/sha256"][:]
+        paths = self._summed_paths()
+        if set(paths) != set(self._fields) and len(paths) == len(self._fields):
+            # Texts have no checksums of their own: a path has changed.
+            paths = sorted(self._fields)
+        return {
+            path: [bytes(block) for block in sums[:, place]] for place, path in enumerate(paths)
+        }
+
+    def _summed_paths(self) -> list[str]:
+        return list(self._file[f"{GROUP}/fields"].asstr()[:])
 
     def expected_rows(self) -> int:
         """How many rows were written."""
@@ -271,50 +306,93 @@ class TableReader:
             Told what is read next: a field and rows. A damaged file can end the process.
         skip : container
             What of that is not to be read.
+
+        Raises
+        ------
+        OSError
+            If the system cannot read the file, whatever is in it.
+        """
+        frame = ("", 0, 0)
+        tell(frame)
+        sums: Mapping[str, Sequence[bytes | None]] = {}
+        try:
+            edges = list(self.edges())
+            # Without its sums a value is as good as HDF5's own checksums say.
+            sums = dict.fromkeys(self._fields, [None] * len(edges))
+            if frame not in skip:
+                yield from self._damage_of_frame()
+            sums = self.sums()
+        except Exception as error:  # a broken file fails in all kinds of ways
+            yield Damage(*frame, self._blame(error))
+            if not sums:
+                return
+        for number, (first, end) in enumerate(edges):
+            for path in sums:
+                tell((path, first, end))
+                if (path, first, end) not in skip and not self._is_unknown(path):
+                    yield from self._damage_of_values(path, first, end, sums[path][number])
+
+    def damage_of_values(self, path: str, first: int, end: int, expected: bytes | None) -> str:
+        """What is wrong with the values of a field in a block; empty if nothing is.
+
+        Raises
+        ------
+        OSError
+            If the system cannot read the file.
         """
         try:
-            yield from self._damage_of_frame()
-            for first, end, sums in self._summed():
-                for path, expected in sums.items():
-                    tell((path, first, end))
-                    if (path, first, end) not in skip:
-                        yield from self._damage_of_values(path, first, end, expected)
-        except Exception as error:  # a broken file fails in all kinds of ways
-            yield Damage("", 0, 0, _sentence(error))
+            is_sound = expected in (None, digest(self.values(path, first, end)))
+            return "" if is_sound else NOT_AS_WRITTEN
+        except Exception as error:
+            return self._blame(error)
 
     def _damage_of_values(
-        self, path: str, first: int, end: int, expected: bytes
+        self, path: str, first: int, end: int, expected: bytes | None
     ) -> Iterator[Damage]:
+        what = self.damage_of_values(path, first, end, expected)
+        if what:
+            yield Damage(path, first, end, what)
+
+    def _blame(self, error: Exception) -> str:
+        """What an error says of the file; raises it if it says nothing."""
+        if is_of_system(error):
+            raise error
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+
+    def _is_unknown(self, path: str) -> bool:
+        """Whether a field is of an encoding that only later versions know."""
+        if path in self._fields:
+            return False
         try:
-            if digest(self.values(path, first, end)) != expected:
-                yield Damage(path, first, end, "not what was written")
-        except Exception as error:
-            yield Damage(path, first, end, _sentence(error))
+            kind = self._file[path].attrs["encoding-type"]
+        except Exception:
+            return False
+        return kind not in ENCODINGS
 
     def _damage_of_frame(self) -> Iterator[Damage]:
         length = self.expected_rows()
-        group = self._file[GROUP]
-        paths = set(group["fields"].asstr()[:])
-        for path in sorted(paths ^ set(self._fields)):
-            yield Damage(path, 0, length, "in the file or among its sums, not in both")
+        paths = set(self._summed_paths())
+        if set(self._fields) - paths:
+            yield Damage("", 0, 0, "the names of the fields with checksums are not as written")
+            paths = set(self._fields)
+        for path in sorted(paths - set(self._fields)):
+            if not self._is_unknown(path):
+                yield Damage(path, 0, length, "it cannot be found")
         for path in sorted(paths & set(self._fields)):
             try:
                 there = self._rows_of(path)
                 what = f"{there} rows of {length}"
             except Exception as error:
-                there, what = -1, _sentence(error)
+                there, what = -1, self._blame(error)
             if there != length:
                 yield Damage(path, 0, length, what)
-        if digest_frame(self._file, paths) != bytes(group["frame"][:]):
+        if digest_frame(self._file, paths) != bytes(self._file[f"{GROUP}/frame"][:]):
             yield Damage("", 0, 0, "settings, units or names are not what was written")
 
     def _rows_of(self, path: str) -> int:
         item = self._file[path]
         if path.startswith("ragged/"):
-            indptr = item["indptr"][:]
-            if (np.diff(indptr) < 0).any() or indptr[0] != 0 or indptr[-1] != len(item["values"]):
-                raise StoreError("its index is wrong")
-            return len(indptr) - 1
+            return len(item["indptr"]) - 1
         return len(item["codes"] if isinstance(item, h5py.Group) else item)
 
 
@@ -335,8 +413,12 @@ def _field(name: str, item: h5py.Group | h5py.Dataset) -> Field | None:
     return Field(name, dtype, shape, unit, meaning)
 
 
-def _sentence(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+def is_of_system(error: BaseException) -> bool:
+    """Whether an error says nothing of the file: the system could not read it just now."""
+    if isinstance(error, MemoryError):
+        return True
+    # HDF5's own errors come without a number; those of the system it quotes.
+    return isinstance(error, OSError) and (error.errno is not None or "errno = " in str(error))
 
 
 def _neighbours(indices: Sequence[int], edges: NDArray[np.int64]) -> Iterator[tuple[int, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -81,9 +82,10 @@ class TableWriter:
         self._finish = finish
         self._check = check
         self._path = path
-        self._temporary = (workplace or path.parent) / f".{path.name}.{os.getpid()}.part"
+        self._temporary = temporary_name(workplace or path.parent, path.name)
         self._schema = schema
         self._fields = schema.by_path()
+        self._summed = sorted(self._fields)
         self._categories: dict[str, dict[str, int]] = {}
         self._ends = [0]
         self._sums: list[list[bytes]] = []
@@ -176,7 +178,7 @@ class TableWriter:
             else:
                 _extend(self._file[path], values)
         self._ends.append(self._ends[-1] + len(block))
-        self._sums.append([integrity.digest(block.values[path]) for path in self._fields])
+        self._sums.append([integrity.digest(block.values[path]) for path in self._summed])
 
     def _seal(self) -> None:
         """Write what is known only in the end: categories, extras, sums."""
@@ -189,12 +191,16 @@ class TableWriter:
             self._finish(self._file)
         group = self._file.create_group(integrity.GROUP)
         _encode(group, "integrity", "1.0")
-        group["fields"] = np.array([*self._fields], dtype=object)
-        group["rows"] = np.array(self._ends, dtype="<i8")
+        group["fields"] = np.array(self._summed, dtype=object)
         sums = np.frombuffer(b"".join(b"".join(block) for block in self._sums), dtype="u1")
-        group["sha256"] = sums.reshape(len(self._sums), len(self._fields), 32)
+        shape = (len(self._sums), len(self._summed), 32)
         frame = integrity.digest_frame(self._file, set(self._fields))
-        group["frame"] = np.frombuffer(frame, dtype="u1")
+        for name, values in (
+            ("rows", np.array(self._ends, dtype="<i8")),
+            ("sha256", sums.reshape(shape)),
+            ("frame", np.frombuffer(frame, dtype="u1")),
+        ):
+            group.create_dataset(name, data=values, fletcher32=values.size > 0)
 
     def _raise_write_error(self) -> None:
         if isinstance(self._stream, PatientFile) and self._stream.error is not None:
@@ -230,7 +236,7 @@ class TableWriter:
     def _commit(self) -> None:
         self._raise_write_error()
         if isinstance(self._stream, io.BytesIO):
-            with self._temporary.open("wb") as stream:
+            with self._temporary.open("xb") as stream:
                 stream.write(self._stream.getbuffer())
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -240,6 +246,11 @@ class TableWriter:
             self._check(self._temporary)
         os.replace(self._temporary, self._path)
         _flush(self._path.parent)
+
+
+def temporary_name(folder: Path, name: str) -> Path:
+    """A file that only this process writes, on whatever host it is."""
+    return folder / f".{name}.{os.getpid()}-{secrets.token_hex(4)}.part"
 
 
 def _encode(item: h5py.Group | h5py.Dataset, kind: str, version: str) -> None:

@@ -65,11 +65,12 @@ def diff(first: Store, second: Store, tolerance: float) -> Difference:
         for store, which in ((first, "a"), (second, "b"))
     ]
     both = tables[0].join(tables[1].drop(columns=["name", "formula"]), how="inner")
-    changes = [(both[f"{name}_a"] - both[f"{name}_b"]).abs() for name in frequencies]
-    both["difference"] = np.nanmax(
-        np.stack([np.zeros(len(both)), *(change.to_numpy(dtype=float) for change in changes)]),
-        axis=0,
-    )
+    both["difference"] = 0.0
+    for name in frequencies:
+        there, here = (both[f"{name}_{which}"].to_numpy(dtype=float) for which in "ab")
+        # A number against none is a difference, none against none is not.
+        change = np.where(np.isnan(there) & np.isnan(here), 0.0, np.abs(there - here))
+        both["difference"] = np.maximum(both["difference"], np.nan_to_num(change, nan=np.inf))
     differs = both["difference"] > tolerance
     for name in ("status", "verdict"):
         differs |= both[f"{name}_a"] != both[f"{name}_b"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from hpcbench.errors import StoreError
 from hpcbench.store.inspection import Inspection, inspect
-from hpcbench.store.run_folder import RunFolder
+from hpcbench.store.run_folder import RunFolder, stamp
 from hpcbench.store.table_reader import TableReader
 
 
@@ -35,11 +36,14 @@ class Verification:
     missing: int
 
     @property
+    def is_damaged(self) -> bool:
+        """Whether something is not what was written."""
+        return bool(self.twice) or any(found.damages for found in self.files.values())
+
+    @property
     def is_sound(self) -> bool:
         """Whether nothing is wrong; what is not computed yet is not wrong."""
-        return not self.twice and not any(
-            found.damages or found.deviations for found in self.files.values()
-        )
+        return not (self.is_damaged or any(found.deviations for found in self.files.values()))
 
 
 def verify(
@@ -67,32 +71,43 @@ def verify(
         If there is no such store.
     """
     folder = RunFolder(store)
-    paths = [path for path in (store, *folder.segment_paths()) if path.exists()]
-    if not paths:
-        raise StoreError(f"{store}: no such store")
-    files = {}
-    for path in paths:
-        files[path] = inspect(
-            path,
-            sample if path == paths[0] else 0,
-            patience,
-            lambda done, rows, path=path: tell(path, done, rows),  # type: ignore[misc]
-        )
+    seen: dict[Path, tuple[tuple[int, int, int] | None, Inspection]] = {}
+    while True:
+        # Segments may be consolidated meanwhile: then the store has been replaced.
+        segments = folder.segment_paths()
+        paths = [path for path in (store, *segments) if path.exists()]
+        if not paths:
+            raise StoreError(f"{store}: no such store")
+        todo = [path for path in paths if path not in seen or seen[path][0] != stamp(path)]
+        if not todo:
+            break
+        for path in todo:
+            before = stamp(path)
+            told = functools.partial(tell, path)
+            try:
+                found = inspect(path, sample if path == paths[0] else 0, patience, told)
+            except StoreError:
+                if stamp(path) == before:
+                    raise
+                continue
+            if stamp(path) == before:
+                seen[path] = before, found
+    files = {path: seen[path][1] for path in paths}
     if any(found.damages for found in files.values()):
         return Verification(files, {}, (), -1)
-    counts: Counter[str] = Counter()
-    ids: Counter[str] = Counter()
+    statuses: dict[str, str] = {}
+    twice: list[str] = []
     for path in paths:
         with TableReader(path) as reader:
-            counts.update(reader.column("status"))
-            own = Counter(reader.column("id"))
-        # Of a segment and the store, or two segments, the first counts.
-        ids |= own
+            own: set[str] = set()
+            for key, status in zip(reader.column("id"), reader.column("status"), strict=True):
+                if key in own:
+                    twice.append(str(key))
+                own.add(key)
+                # Of a segment and the store, or two segments, the first counts.
+                statuses.setdefault(key, status)
     return Verification(
-        files,
-        dict(counts),
-        tuple(sorted(key for key, number in ids.items() if number > 1)),
-        _missing(folder, set(ids)),
+        files, dict(Counter(statuses.values())), tuple(twice), _missing(folder, set(statuses))
     )
 
 

@@ -1,0 +1,1 @@
+"""Looking after stores: verifying, repairing, merging, comparing."""

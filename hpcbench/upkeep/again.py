@@ -1,0 +1,46 @@
+"""What follows from a crystal's force constants, computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hpcbench.phonons.calculate import PhononSettings, analyse_force_constants
+from hpcbench.protocols import PROTOCOLS
+from hpcbench.rank.tasks import phonon_columns, rounded_bands
+from hpcbench.store.physics import phonopy_of
+
+FIT = frozenset(
+    {
+        "displacements", "largest_drift", "symmetrisation_change", "supercell_matrix",
+        "primitive_matrix", "p2s_map", "force_constants", "displacement_atoms",
+        "displacement_vectors",
+    }
+)  # fmt: skip
+"""Columns of phonons that come from forces, and do not follow from force constants."""
+
+
+def columns_again(row: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Spectra, verdicts and thermal properties of a row, by the settings of its store.
+
+    Raises
+    ------
+    HpcbenchError
+        If phonopy cannot compute them, or orders the supercell otherwise.
+    KeyError
+        If the settings are not those of a run.
+    """
+    protocol = PROTOCOLS[settings["protocol"]]
+    phonons = PhononSettings(
+        protocol.primitive_matrix,
+        settings["displacement"],
+        settings["symprec"],
+        settings["band_points"],
+        tuple(settings["mesh"]),
+        tuple(settings["temperatures"]),
+        settings["cutoff_frequency"],
+    )
+    phonon = phonopy_of(row, settings["symprec"])
+    columns = phonon_columns(analyse_force_constants(phonon, phonons), protocol.criterion)
+    columns["band_frequencies"] = rounded_bands(columns["band_frequencies"])
+    return {name: value for name, value in columns.items() if name not in FIT}
