@@ -40,7 +40,7 @@ COMPRESSION = {
 what does not repeat are the last digits of numbers."""
 
 # HDF5 reads whole chunks. One row of a column is a chunk of it; an array is many chunks.
-_COLUMN_CHUNK, _RAGGED_CHUNK = 16 * 1024, 64 * 1024
+_COLUMN_CHUNK, _RAGGED_CHUNK = 16 * 1024, 128 * 1024
 
 
 class TableWriter:
