@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -30,7 +31,7 @@ from hpcbench.store.table_reader import TableReader
 from hpcbench.store.table_writer import TableWriter
 from hpcbench.upkeep.diff import diff
 from hpcbench.upkeep.merge import merge
-from hpcbench.upkeep.repair import repair
+from hpcbench.upkeep.repair import DERIVED, repair
 from hpcbench.upkeep.verify import verify
 
 QUICK: dict[str, Any] = {
@@ -429,3 +430,217 @@ def test_consolidation_while_others_write_and_consolidate(
     assert f"{folder.store}: 26 rows" in capsys.readouterr().out
     assert folder.segment_paths() == []
     assert verify(folder.store).counts == {"done": 26}
+
+
+def rows_in(store: Path) -> dict[str, dict[str, Any]]:
+    with TableReader(store) as reader:
+        return {row["id"]: row for row in reader.rows(range(len(reader)))}
+
+
+def same(first: Any, second: Any) -> bool:
+    if isinstance(first, str):
+        return bool(first == second)
+    first, second = np.asarray(first), np.asarray(second)
+    is_number = first.dtype.kind == "f"
+    return first.shape == second.shape and np.array_equal(first, second, equal_nan=is_number)
+
+
+def test_repair_keeps_nothing_but_what_was_written(store: Path) -> None:
+    """Bits flipped anywhere: each value of the repaired store is the one of the sound store."""
+    in_blocks(store, 2)
+    sound, data = rows_in(store), store.read_bytes()
+    rng = random.Random(3)
+    kept = repaired = 0
+    while repaired < 6:
+        store.write_bytes(data)
+        for _ in range(3):
+            flip(store, rng.randrange(len(data)), rng.randrange(8))
+        result = repair(store)
+        if not result.damaged:
+            continue
+        repaired += 1
+        if not store.exists():
+            assert result.kept == 0
+            continue
+        there = rows_in(store)
+        assert len(there) == result.kept
+        assert set(there) == set(sound) - set(result.lost_ids)
+        kept += len(there)
+        for key, row in there.items():
+            for name, value in row.items():
+                if name in DERIVED and result.computed_again:
+                    continue
+                if name not in (result.emptied or {}):
+                    assert same(value, sound[key][name]), f"{name} of {key}"
+    assert kept
+
+
+def write_over(store: Path, path: str, **values: Any) -> None:
+    """Change values as HDF5 does it, with good checksums of its own."""
+    with h5py.File(store, "r+") as file:
+        for row, value in values.items():
+            file[path][int(row[1:])] = value
+
+
+def test_what_follows_from_force_constants_is_computed_again(store: Path) -> None:
+    before = rows_in(store)
+    with h5py.File(store, "r+") as file:
+        del file["crystals/verdict_mesh"]
+        file["arrays/entropy"][2] = 7.0
+        file["ragged/band_frequencies/values"][5] = 7.0
+    result = repair(store)
+    assert (result.kept, result.lost_ids, result.computed_again) == (7, (), 7)
+    assert not result.emptied
+    after = rows_in(store)
+    for key, row in after.items():
+        assert row["verdict_mesh"] == before[key]["verdict_mesh"]
+        np.testing.assert_allclose(row["entropy"], before[key]["entropy"], rtol=1e-9)
+        np.testing.assert_allclose(
+            row["band_frequencies"], before[key]["band_frequencies"], atol=1.6e-5
+        )
+    assert verify(store).is_sound
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["ragged/stage_fmax/indptr", "integrity/sha256", "integrity/frame", "crystals/spacegroup"],
+)
+def test_damage_to_an_index_costs_no_result(store: Path, path: str) -> None:
+    before = rows_in(store)
+    if path.endswith("spacegroup"):
+        with h5py.File(store, "r+") as file:
+            file[path]["categories"][0] = "P-1"
+    else:
+        ((place, length),) = chunks_of(store, path)
+        flip(store, place + length // 2, 2)
+    assert not verify(store).is_sound
+    result = repair(store)
+    after = rows_in(store)
+    assert set(after) == set(before), result
+    for key, row in after.items():
+        assert same(row["force_constants"], before[key]["force_constants"])
+        assert row["spacegroup"] in ("", before[key]["spacegroup"])
+
+
+def test_damage_of_the_frame_does_not_hide_damage_of_values(store: Path) -> None:
+    in_blocks(store, 2)
+    with h5py.File(store, "r+") as file:
+        file["crystals/energy"][3] = 7.0
+        lost = tuple(file["crystals/id"].asstr()[2:4])
+        del file["settings"]
+    result = repair(store)
+    assert (result.kept, result.lost_ids) == (5, lost)
+    assert 7.0 not in set(hpcbench.open(store).table["energy"])
+
+
+def test_what_is_no_damage_is_left_alone(
+    store: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("no store")
+    with pytest.raises(StoreError, match="not an HDF5 file"):
+        repair(notes)
+    other = tmp_path / "other.h5"
+    h5py.File(other, "w").close()
+    with pytest.raises(StoreError, match="not one that hpcbench wrote"):
+        repair(other)
+    with h5py.File(store, "r+") as file:
+        file.attrs["encoding-version"] = "2.0"
+    data = store.read_bytes()
+    with pytest.raises(StoreError, match="newer hpcbench"):
+        repair(store)
+    assert (notes.read_text(), store.read_bytes()) == ("no store", data)
+    assert not list(tmp_path.glob("*.damaged"))
+
+
+def test_segments_that_cannot_be_read_just_now_are_not_set_aside(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hpcbench.rank.rows import schema_of
+    from hpcbench.store.consolidate import consolidate
+    from hpcbench.store.run_folder import RunFolder
+
+    folder = RunFolder(store)
+    settings = folder.settings()
+    row = next(iter(rows_in(store).values()))
+    segment = folder.commit([{**row, "id": "new"}], schema_of(settings), settings, 0)
+    read = Path.read_bytes
+
+    def fail(path: Path) -> bytes:
+        if path == segment:
+            raise OSError(errno.ENFILE, "Too many open files in system")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(StoreError, match="Too many open files"):
+        consolidate(folder, schema_of(settings), settings)
+    monkeypatch.undo()
+    assert folder.segment_paths() == [segment]
+    assert consolidate(folder, schema_of(settings), settings) == 8
+
+
+def test_consolidation_without_segments_notices_one_with(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has new names to write, is stopped, and another one brings new results meanwhile."""
+    from hpcbench.rank.rows import schema_of
+    from hpcbench.store import consolidate as module
+    from hpcbench.store.run_folder import RunFolder
+
+    folder = RunFolder(store)
+    settings = folder.settings()
+    row = next(iter(rows_in(store).values()))
+    require = module._require
+    once = [True]
+
+    def interrupted(path: Path, rows: int) -> None:
+        require(path, rows)
+        if once.pop() if once else False:
+            folder.commit([{**row, "id": "new"}], schema_of(settings), settings, 0)
+            module.consolidate(folder, schema_of(settings), settings)
+
+    monkeypatch.setattr(module, "_require", interrupted)
+    monkeypatch.setattr(module, "_is_up_to_date", lambda *_: False)
+    with pytest.raises(StoreError, match="another process"):
+        module.consolidate(folder, schema_of(settings), settings)
+    assert "new" in rows_in(store)
+
+
+def test_a_repair_that_is_killed_loses_nothing(store: Path) -> None:
+    with h5py.File(store, "r+") as file:
+        file["crystals/seconds_forces"][3] = 7.0
+    for delay in (0.3, 1.0, 1.6, 2.2):
+        with subprocess.Popen(
+            [sys.executable, "-m", "hpcbench", "repair", str(store)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as process:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(delay)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        assert len(rows_in(store)) == 7
+    repair(store)
+    assert verify(store).is_sound
+
+
+def test_a_crystal_that_is_in_a_store_twice_is_found_and_mended(store: Path) -> None:
+    with TableReader(store) as reader:
+        schema, settings, rows = reader.schema, reader.settings, list(reader.rows(range(7)))
+    with TableWriter(store, schema, settings) as writer:
+        writer.append([*rows, rows[0]])
+    found = verify(store)
+    assert found.twice == (rows[0]["id"],)
+    assert not found.is_sound
+    assert repair(store).kept == 7
+    assert verify(store).is_sound
+
+
+def test_texts_that_hdf5_cannot_hold(tmp_path: Path) -> None:
+    copper = bulk("Cu")
+    copper.info["name"] = "nul \0 and half \ud800 a character"
+    hpcbench.run([copper], out=tmp_path / "s.h5", **QUICK)
+    (name,) = hpcbench.open(tmp_path / "s.h5").table["name"]
+    assert name == "nul \ufffd and half ? a character"
+    assert verify(tmp_path / "s.h5").is_sound

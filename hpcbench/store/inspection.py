@@ -6,6 +6,7 @@ whoever waits for it knows where it died or got stuck, and starts another one th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -117,14 +118,18 @@ def _watch(
             stdout=subprocess.PIPE,
             stderr=errors,
         ) as process,
+        contextlib.ExitStack() as ending,
     ):
         lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        threading.Thread(target=_pump, args=(process, lines), daemon=True).start()
+        pump = threading.Thread(target=_pump, args=(process, lines), daemon=True)
+        pump.start()
+        # The pipe may be closed only when nobody reads from it any more.
+        ending.callback(pump.join)
+        ending.callback(process.kill)
         while True:
             try:
                 line = lines.get(timeout=patience)
             except queue.Empty:
-                process.kill()
                 return place, f"reading it takes more than {patience:g} s"
             if not line:
                 code = process.wait()
