@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -342,3 +343,79 @@ def test_the_table_of_a_hundred_thousand_takes_less_than_a_second(tmp_path: Path
     table = hpcbench.open(tmp_path / "s.h5").table
     assert time.process_time() - start < 1.0
     assert len(table) == 100_000
+
+
+def test_a_mask_means_the_crystals_that_it_names(finished: Path) -> None:
+    store = hpcbench.open(finished)
+    sorted_table = store.table.sort_values("energy")
+    chosen = store[sorted_table["energy"] < 0]
+    assert set(chosen.ids) == set(sorted_table.index[sorted_table["energy"] < 0])
+    assert store[0].id == store.ids[0]
+    assert store[-1].id == store.ids[-1]
+    with pytest.raises(IndexError):
+        store[17]
+
+
+def test_a_store_travels_to_another_process(finished: Path) -> None:
+    store = hpcbench.open(finished)
+    store.row(store.ids[0])
+    assert pickle.loads(pickle.dumps(store)).ids == store.ids
+
+
+def test_files_with_unlike_fields_make_one_table(tmp_path: Path) -> None:
+    from hpcbench.store.fields import Field, Schema
+
+    folder = RunFolder(tmp_path / "s.h5")
+    folder.create()
+    schema = result_schema(1, ())
+    later = Schema((*schema.columns, Field("charm", "i4", (3,))), schema.ragged)
+    folder.commit([{"id": "a", "natoms": 3, "idealised": True}], schema, {}, 0)
+    folder.commit([{"id": "b", "charm": [1, 2, 3]}], later, {}, 0)
+    store = hpcbench.open(folder.store)
+    np.testing.assert_array_equal(store.column("charm"), [[0, 0, 0], [1, 2, 3]])
+    assert list(store.table["natoms"]) == [3, 0]
+    assert store.table["idealised"].dtype == bool
+    assert store.to_xarray()["charm"].shape == (2, 3)
+    with pytest.raises(UsageError, match="has no column 'other'"):
+        store.column("other")
+
+
+def test_a_store_without_rows(tmp_path: Path) -> None:
+    with TableWriter(tmp_path / "s.h5", result_schema(1, ()), {"temperatures": [300.0]}) as writer:
+        writer.append([])
+    store = hpcbench.open(tmp_path / "s.h5")
+    assert len(store) == len(store.table) == len(store.where("natoms < 3")) == 0
+    assert store.to_xarray()["cell"].shape == (0, 3, 3)
+    assert list(store) == []
+
+
+def test_a_torn_segment_is_left_out(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "s.h5")
+    folder.create()
+    for key in "ab":
+        folder.commit([{"id": key}], result_schema(1, ()), {}, 0)
+    torn = folder.segment_paths()[0]
+    torn.write_bytes(torn.read_bytes()[:5000])
+    with pytest.warns(UserWarning, match=f"left out: {torn}"):
+        store = hpcbench.open(folder.store)
+    assert store.ids == ["b"]
+
+
+def test_a_file_of_the_same_number_is_not_taken_for_the_one_that_was_listed(
+    tmp_path: Path,
+) -> None:
+    folder = RunFolder(tmp_path / "s.h5")
+    folder.create()
+    schema = result_schema(1, ())
+
+    def write(ids: str) -> None:
+        with TableWriter(folder.store, schema, {}) as writer:
+            writer.append({"id": key, "name": key} for key in ids)
+
+    write("abc")
+    store = hpcbench.open(folder.store)
+    assert store.row("a")["name"] == "a"
+    for ids in ("cab", "bca", "cba", "bac"):  # numbers of inodes are used again
+        write(ids)
+        assert store.row("a")["name"] == "a"
+        assert [row["name"] for row in store.rows()] == list(ids)

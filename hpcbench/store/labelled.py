@@ -12,6 +12,7 @@ from hpcbench.errors import SetupError, UsageError
 if TYPE_CHECKING:
     import xarray
 
+    from hpcbench.store.fields import Field
     from hpcbench.store.reader import Store
 
 _AXES = ("direction", "component")
@@ -31,7 +32,7 @@ def to_xarray(store: Store, ragged: Sequence[str]) -> xarray.Dataset:
         if field.name == "id":
             continue
         thermal = field.shape == (len(temperatures),) and field.name in _THERMAL
-        axes = ("temperature",) if thermal else _AXES[: len(field.shape)]
+        axes = ("temperature",) if thermal else _axes(field)
         attributes = {"units": field.unit, "long_name": field.meaning}
         data[field.name] = (("id", *axes), store.column(field.name), attributes)
     if temperatures:
@@ -42,10 +43,18 @@ def to_xarray(store: Store, ragged: Sequence[str]) -> xarray.Dataset:
             raise UsageError(f"no ragged array {name!r}: there are {', '.join(known)}")
         parts = [row[name] for row in store.rows((f"ragged/{name}",))]
         field = known[name]
-        axes = (f"{name}_value", *_AXES[: len(field.shape)])
+        axes = (f"{name}_value", *_axes(field))
         attributes = {"units": field.unit, "long_name": field.meaning}
         values = np.concatenate(parts) if parts else np.zeros((0, *field.shape))
         data[name] = (axes, values, attributes)
         counts = np.array([len(part) for part in parts], dtype=np.int64)
         data[f"{name}_count"] = ("id", counts, {"sample_dimension": f"{name}_value"})
     return data
+
+
+def _axes(field: Field) -> tuple[str, ...]:
+    """Names of the axes of a value: of space, where they have three places."""
+    return tuple(
+        _AXES[axis] if length == 3 and axis < len(_AXES) else f"{field.name}_{axis}"
+        for axis, length in enumerate(field.shape)
+    )
