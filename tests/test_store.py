@@ -391,3 +391,34 @@ def test_the_document_has_every_field() -> None:
     for schema in (results, CRYSTALS):
         table = _table_of(schema)
         assert table in text, f"docs/store.md should have:\n{table}"
+
+
+def test_sums_are_what_the_document_says(tmp_path: Path) -> None:
+    """Computed here by the words of docs/store.md alone."""
+    import hashlib
+    import struct
+
+    import h5py
+
+    rows = [make_row(number) for number in range(300)]
+    with TableWriter(tmp_path / "t.h5", SCHEMA, {"a": 1}) as writer:
+        writer.append(rows)
+    with h5py.File(tmp_path / "t.h5") as file:
+        fields = list(file["integrity/fields"].asstr())
+        edges = file["integrity/rows"][:]
+        stored = file["integrity/sha256"][:]
+    assert fields == sorted(fields)
+    assert list(edges) == [0, 256, 300]
+    for block, (first, end) in enumerate(zip(edges, edges[1:], strict=False)):
+        part = rows[first:end]
+        cells = np.array([row["cell"] for row in part], dtype="<f8").tobytes()
+        texts = b"".join(struct.pack("<q", 4) + b"done" for _ in part)
+        counts = np.array([len(row["positions"]) for row in part], dtype="<i8").tobytes()
+        values = b"".join(np.asarray(row["positions"], dtype="<f8").tobytes() for row in part)
+        for path, data in (
+            ("arrays/cell", cells),
+            ("crystals/status", texts),
+            ("ragged/positions", counts + values),
+        ):
+            expected = hashlib.sha256(data).digest()
+            assert bytes(stored[block, fields.index(path)]) == expected
