@@ -76,6 +76,8 @@ def run(
 
     if hasattr(crystals, "get_positions"):
         raise UsageError("crystals is one Atoms object: give a list of them")
+    if isinstance(crystals, str | os.PathLike):
+        raise UsageError(f"crystals is {crystals!r}: read it first, e.g. with ase.io.read")
     records = [_record(index, crystal) for index, crystal in enumerate(crystals)]
     if not records:
         raise UsageError("no crystals were given")
@@ -127,5 +129,7 @@ def _potential(model: Any) -> Potential:
 def _record(index: int, crystal: Atoms | Crystal) -> Crystal:
     if isinstance(crystal, Crystal):
         return crystal
+    if not hasattr(crystal, "info"):
+        raise UsageError(f"crystal {index} is {crystal!r}: give ASE Atoms")
     name = str(crystal.info.get("name", ""))
     return Crystal.from_ase(crystal, name, (Origin("python", index),))

@@ -217,12 +217,12 @@ SLEEPY = """
 import os, signal, sys, time
 from hpcbench.store import inspection
 from hpcbench.store.table_reader import TableReader
-values = TableReader.values
-def harm(self, path, first=0, end=None):
+values = TableReader._values
+def harm(self, path, first, end):
     if path == "crystals/energy":
         {harm}
     return values(self, path, first, end)
-TableReader.values = harm
+TableReader._values = harm
 import json
 inspection.main(json.loads(sys.argv[1]))
 """
@@ -644,3 +644,48 @@ def test_texts_that_hdf5_cannot_hold(tmp_path: Path) -> None:
     (name,) = hpcbench.open(tmp_path / "s.h5").table["name"]
     assert name == "nul \ufffd and half ? a character"
     assert verify(tmp_path / "s.h5").is_sound
+
+
+def test_of_a_torn_chunk_only_its_own_rows_are_lost(tmp_path: Path) -> None:
+    """All rows are in one block; force constants of a few of them in a chunk that is damaged."""
+    store = tmp_path / "s.h5"
+    crystals = [bulk(symbol, cubic=True) * (2, 1, 1) for symbol in METALS]
+    for number, crystal in enumerate(crystals):
+        crystal.rattle(0.02, seed=number)
+    hpcbench.run(crystals, out=store, relax="none", **QUICK)
+    sound = rows_in(store)
+    chunks = chunks_of(store, "ragged/force_constants/values")
+    assert len(chunks) > 1
+    place, length = chunks[1]
+    flip(store, place + length // 2, 1)
+    result = repair(store)
+    assert 0 < len(result.lost_ids) < 7
+    assert result.kept == 7 - len(result.lost_ids)
+    for key, row in rows_in(store).items():
+        assert same(row["force_constants"], sound[key]["force_constants"])
+
+
+def test_nothing_is_written_over_a_store(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = store.read_bytes()
+    for words in (
+        ["export", str(store), "-o", str(store)],
+        ["report", str(store), "-o", str(store)],
+        ["diff", str(store), str(store), "--csv", str(store)],
+        ["show", "Cu", str(store), "--png", str(store)],
+    ):
+        assert main(words) == 2
+        assert "is an HDF5 file: give another name" in capsys.readouterr().err
+    assert store.read_bytes() == data
+
+
+def test_a_damaged_store_is_a_sentence_for_every_command(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, length = chunks_of(store, "ragged/band_frequencies/values")[0]
+    flip(store, place + length // 2, 1)
+    for words in (["show", "Cu", str(store)], ["export", str(store), "--format", "phonopy"]):
+        assert main(words) == 3
+        assert "band_frequencies does not read back" in capsys.readouterr().err
+    assert main(["repair", str(store)]) == 0
+    assert "spectra and verdicts of 7 of them were computed again" in capsys.readouterr().out
+    assert main(["show", "Cu", str(store)]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -409,7 +410,7 @@ def test_sums_are_what_the_document_says(tmp_path: Path) -> None:
         stored = file["integrity/sha256"][:]
     assert fields == sorted(fields)
     assert list(edges) == [0, 256, 300]
-    for block, (first, end) in enumerate(zip(edges, edges[1:], strict=False)):
+    for block, (first, end) in enumerate(itertools.pairwise(edges)):
         part = rows[first:end]
         cells = np.array([row["cell"] for row in part], dtype="<f8").tobytes()
         texts = b"".join(struct.pack("<q", 4) + b"done" for _ in part)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpcbench.config import DEFAULT_FILE, load_config
+from hpcbench.errors import UsageError
 
 if TYPE_CHECKING:
     from hpcbench.events import Progress, ProgressReader
@@ -27,6 +28,21 @@ def store_path(given: str | None) -> str:
         return given
     file = DEFAULT_FILE if Path(DEFAULT_FILE).is_file() else None
     return load_config({}, file).out
+
+
+def output_path(given: str | Path) -> Path:
+    """Where a command writes to, which is no place where results are.
+
+    Raises
+    ------
+    UsageError
+        If there is an HDF5 file.
+    """
+    path = Path(given)
+    with contextlib.suppress(OSError), path.open("rb") as stream:
+        if stream.read(8) == b"\x89HDF\r\n\x1a\n":
+            raise UsageError(f"{path} is an HDF5 file: give another name for what is written")
+    return path
 
 
 def exit_code(path: str) -> int:
@@ -152,7 +168,7 @@ def show_command(options: argparse.Namespace) -> int:
     from hpcbench.report.terminal import draw_bands, print_crystal
     from hpcbench.store.schema import DONE
 
-    store = _open(options.store)
+    store = _open(options.store_option or options.store)
     key = store.find(options.crystal)
     row = store.row(key)
     print_crystal(row, store.settings["temperatures"])
@@ -161,7 +177,7 @@ def show_command(options: argparse.Namespace) -> int:
     if options.png:
         from hpcbench.report.bands import save_bands
 
-        print(save_bands(store.bands(key), Path(options.png), title=row["name"]))
+        print(save_bands(store.bands(key), output_path(options.png), title=row["name"]))
     else:
         draw_bands(store.bands(key))
     return 0

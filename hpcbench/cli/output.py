@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from pathlib import Path
 
-from hpcbench.cli.look import store_path
+from hpcbench.cli.look import output_path, store_path
 from hpcbench.errors import SetupError, UsageError
 from hpcbench.exchange.formats import FORMATS
 from hpcbench.threads import cap_threads
@@ -35,7 +34,7 @@ def export_command(options: argparse.Namespace) -> int:
             raise UsageError(f"{options.format} cannot go to standard output: give -o PATH")
         sys.stdout.write(table_text(store, options.format))
         return 0
-    path = Path(options.output or f"{store.path.with_suffix('')}{form.ending}")
+    path = output_path(options.output or f"{store.path.with_suffix('')}{form.ending}")
     number = export(store, options.format, path)
     print(f"{path}: {number} crystals")
     return 0
@@ -110,6 +109,6 @@ def report_command(options: argparse.Namespace) -> int:
         from hpcbench.report.terminal import print_results
 
         print_results(store)
-    output = Path(options.output) if options.output else store.path.with_suffix(".html")
+    output = output_path(options.output or store.path.with_suffix(".html"))
     print(f"report: {write_report(store, output)}")
     return 0

@@ -183,7 +183,7 @@ def _add_store(parser: argparse.ArgumentParser, *, positional: bool = True) -> N
     if positional:
         parser.add_argument("store", nargs="?", metavar="STORE", help=text)
     else:
-        parser.add_argument("--store", metavar="STORE", help=text)
+        parser.add_argument("--store", metavar="STORE", dest="store_option", help="the same")
 
 
 def _add_plan(commands: Any) -> None:
@@ -245,6 +245,7 @@ def _add_show(commands: Any) -> None:
         "the terminal or into a PNG.",
     )
     parser.add_argument("crystal", metavar="ID", help="an id, the beginning of one, or a name")
+    _add_store(parser)
     _add_store(parser, positional=False)
     parser.add_argument("--png", metavar="FILE", help="draw the bands into this file instead")
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from phonopy import Phonopy
 
 
+_NOISE = -1e-3  # THz
+
+
 @dataclass(frozen=True, eq=False)
 class BandPath:
     """A path through the Brillouin zone, as segments laid end to end.
@@ -118,11 +121,15 @@ class Mode:
 
 
 def lowest_imaginary_modes(phonon: Phonopy, spectra: Iterable[Spectrum]) -> tuple[Mode, ...]:
-    """The lowest mode of each spectrum, where it is imaginary; one that is in several once."""
+    """The lowest mode of each spectrum, where it is imaginary; one that is in several once.
+
+    Imaginary is below -0.001 THz, as for the strictest criterion in use: acoustic modes at Gamma
+    are never exactly zero.
+    """
     lowest = {}
     for spectrum in spectra:
         frequency, qpoint = spectrum.lowest
-        if frequency < 0:
+        if frequency < _NOISE:
             lowest[tuple(np.round(qpoint, 9))] = qpoint
     if not lowest:
         return ()

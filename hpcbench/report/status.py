@@ -53,7 +53,15 @@ def print_launch(progress: Progress, ages: Mapping[int, float], accuracy: Accura
     states = Counter(state(rank, ages[number]) for number, rank in progress.by_rank.items())
     ranks = ", ".join(f"{states[name]} {name}" for name in STATES if states[name])
     number = f"{progress.ranks} rank{'s' if progress.ranks > 1 else ''}"
-    if progress.ended < progress.ranks:
+    if states["dead"] and states["dead"] + states["ended"] == progress.ranks:
+        finished = progress.done + progress.failed
+        out.print(
+            Text(
+                f"killed on {number}: it had finished {finished} crystals; those that it had not "
+                f"committed are computed again by the same command"
+            )
+        )
+    elif progress.ended < progress.ranks:
         out.print(Text(f"under way on {number} ({ranks}): {progress.line()}"))
         if states["silent"] or states["dead"]:
             out.print(

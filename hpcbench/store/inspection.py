@@ -27,6 +27,8 @@ from hpcbench.store.table_reader import Damage, TableReader, is_of_system
 # Processes that may die of one file before the rest of it counts as damaged.
 MOST_DEATHS = 50
 PHYSICS = "physics"
+READING = "reading it"
+"""How what is wrong begins where a process died or got stuck."""
 Place = tuple[str, int, int]
 """A field and the rows of a block of it."""
 
@@ -130,7 +132,7 @@ def _watch(
             try:
                 line = lines.get(timeout=patience)
             except queue.Empty:
-                return place, f"reading it takes more than {patience:g} s"
+                return place, f"{READING} takes more than {patience:g} s"
             if not line:
                 code = process.wait()
                 how = signal.strsignal(-code) if code < 0 else f"exit code {code}"
@@ -138,7 +140,7 @@ def _watch(
                     errors.seek(0)
                     said = errors.read().decode(errors="replace").strip().splitlines()
                     how = ": ".join([str(how), *said[-1:]])
-                return place, f"reading it ends the process ({how})"
+                return place, f"{READING} ends the process ({how})"
             told = json.loads(line)
             if "reading" in told:
                 place = tuple(told["reading"])

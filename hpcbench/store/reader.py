@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import functools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -215,31 +216,38 @@ class Store:
             field = {field.name: field for field in self.schema.columns}.get(name)
             if field is None:
                 raise UsageError(f"{self.path} has no column {name!r}")
-            return self._column(field, self._places())
+            return self._columns([field])[name]
 
         return self._files.steadily(read)
 
-    def _places(self) -> dict[Path, NDArray[np.int64]]:
-        """By file, the rows of the crystals of this store."""
+    def _columns(self, fields: Sequence[Field]) -> dict[str, NDArray[Any]]:
+        """Columns of all files, with missing values where a file does not have one."""
         rows: dict[Path, list[int]] = {part: [] for part in self._files.parts}
         for part, index in self._where.values():
             rows[part].append(index)
-        return {part: np.array(indices, dtype=np.int64) for part, indices in rows.items()}
+        parts = [self._columns_of(part, np.array(places), fields) for part, places in rows.items()]
+        if len(parts) == 1:
+            return parts[0]
+        return {
+            field.name: np.concatenate(
+                [missing_column(field, 0), *(part[field.name] for part in parts)]
+            )
+            for field in fields
+        }
 
-    def _column(self, field: Field, places: Mapping[Path, NDArray[np.int64]]) -> NDArray[Any]:
-        """A column of all files, with missing values where a file does not have it."""
-        values = []
-        for part, rows in places.items():
-            reader = self._files.reader(part)
-            if column_path(field) in reader.paths():
-                column = reader.column(field.name)
-                is_all = len(rows) == len(column) and (np.diff(rows) == 1).all()
-                values.append(column if is_all else column[rows])
+    def _columns_of(
+        self, part: Path, rows: NDArray[np.int64], fields: Sequence[Field]
+    ) -> dict[str, NDArray[Any]]:
+        reader = self._files.reader(part)
+        is_all = len(rows) == len(reader) and (np.diff(rows) == 1).all()
+        columns = {}
+        for field in fields:
+            if column_path(field) not in reader.paths() or not len(rows):
+                columns[field.name] = missing_column(field, len(rows))
             else:
-                values.append(missing_column(field, len(rows)))
-        if len(values) == 1:
-            return values[0]
-        return np.concatenate([missing_column(field, 0), *values])
+                column = reader.column(field.name)
+                columns[field.name] = column if is_all else column[rows]
+        return columns
 
     @property
     def table(self) -> pandas.DataFrame:
@@ -256,8 +264,7 @@ class Store:
         import pandas
 
         scalars = [field for field in self.schema.columns if not field.shape]
-        places = self._places()
-        columns = {field.name: self._column(field, places) for field in scalars or _LISTED}
+        columns = self._columns(scalars or _LISTED)
         if self.folder.crystals.exists() and self._chosen is None:
             # Crystals that were set aside before the run have their row from the start.
             with TableReader(self.folder.crystals) as reader:
@@ -296,7 +303,11 @@ class Store:
         if len(matches) == 1:
             return str(matches[0])
         if not matches:
-            raise UsageError(f"{self.path} has no crystal {words!r}: give an id or a name")
+            names = list(dict.fromkeys(table["name"]))
+            near = [name for name in names if name.startswith(words)][:3]
+            near = near or difflib.get_close_matches(words, names[:10_000], 3)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ": give an id or a name"
+            raise UsageError(f"{self.path} has no crystal {words!r}{hint}")
         raise UsageError(f"{words!r} stands for {len(matches)} crystals: {', '.join(matches[:5])}")
 
     def row(self, key: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -88,7 +89,7 @@ class Result:
     energy : float
         Of the relaxed cell, in eV.
     min_frequencies : dict
-        In THz, by place: ``path``, ``commensurate``, ``mesh``.
+        In THz, by place: ``path``, ``commensurate``, ``mesh``; not a number if it failed.
     bands : Bands
         Along the band path.
     force_constants : ndarray, shape (nprim, nsuper, 3, 3)
@@ -128,7 +129,7 @@ def result_of(row: Mapping[str, Any]) -> Result:
         given=Cell(numbers, row["cell"], row["positions"]) if len(numbers) else None,
         relaxed=Cell(numbers, row["relaxed_cell"], row["relaxed_positions"]) if done else None,
         energy=float(row["energy"]) if done else None,
-        min_frequencies={p: float(row[f"min_frequency_{p}"]) for p in PLACES} if done else {},
+        min_frequencies={p: float(row.get(f"min_frequency_{p}", math.nan)) for p in PLACES},
         bands=bands_of(row) if done else None,
         force_constants=compact_force_constants(row) if done else None,
         unstable_modes=_unstable_modes(row) if done else (),

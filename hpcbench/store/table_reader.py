@@ -205,7 +205,26 @@ class TableReader:
         return [field.name for field in self.schema.columns if not field.shape]
 
     def values(self, path: str, first: int = 0, end: int | None = None) -> Values:
-        """The values of a field in some rows."""
+        """The values of a field in some rows.
+
+        Raises
+        ------
+        DamageError
+            If they do not read back.
+        StoreError
+            If the system cannot read the file.
+        """
+        try:
+            return self._values(path, first, end)
+        except (OSError, RuntimeError, UnicodeError) as error:
+            if is_of_system(error):
+                raise StoreError(f"{self.path}: cannot be read: {error}") from error
+            raise DamageError(
+                f"{self.path} is damaged: {path} does not read back ({error}); hpcbench verify "
+                f"says more"
+            ) from error
+
+    def _values(self, path: str, first: int, end: int | None) -> Values:
         if path.startswith("ragged/"):
             indptr = self._file[f"{path}/indptr"][first : None if end is None else end + 1]
             values = self._file[f"{path}/values"][indptr[0] : indptr[-1]]
@@ -243,9 +262,9 @@ class TableReader:
 
     def ragged(self, name: str, index: int) -> NDArray[Any]:
         """The values of one row of a ragged array."""
-        group = self._file[f"ragged/{name}"]
-        start, end = group["indptr"][index : index + 2]
-        return np.asarray(group["values"][start:end])
+        values = self.values(f"ragged/{name}", index, index + 1)
+        assert isinstance(values, Ragged)
+        return values.values
 
     def blocks(self) -> Iterator[tuple[int, Block]]:
         """All rows in the blocks in which they were written, each with its first row.
@@ -341,7 +360,7 @@ class TableReader:
             If the system cannot read the file.
         """
         try:
-            is_sound = expected in (None, digest(self.values(path, first, end)))
+            is_sound = expected in (None, digest(self._values(path, first, end)))
             return "" if is_sound else NOT_AS_WRITTEN
         except Exception as error:
             return self._blame(error)

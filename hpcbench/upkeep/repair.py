@@ -21,11 +21,21 @@ from hpcbench.phonons.stability import CRITERIA
 from hpcbench.store.consolidate import alone
 from hpcbench.store.damage import SUFFIX, find_damage, find_damage_apart, set_aside
 from hpcbench.store.decorations import decorate
-from hpcbench.store.fields import Block, Field, Row, Schema, block_of, conform, of_good_size
-from hpcbench.store.inspection import inspect
+from hpcbench.store.fields import (
+    Block,
+    Field,
+    Row,
+    Schema,
+    Values,
+    block_of,
+    conform,
+    join,
+    of_good_size,
+)
+from hpcbench.store.inspection import READING, inspect
 from hpcbench.store.run_folder import RunFolder, stamp
 from hpcbench.store.schema import DONE, result_schema
-from hpcbench.store.table_reader import Damage, TableReader
+from hpcbench.store.table_reader import NOT_AS_WRITTEN, Damage, TableReader
 from hpcbench.store.table_writer import TableWriter
 from hpcbench.upkeep.again import columns_again
 
@@ -262,21 +272,24 @@ def _intact(
         # Then a value is as good as HDF5's own checksums say.
         sums = {}
     readable = set(reader.schema.by_path())
-    wanted = set(schema.by_path())
+    # A field that no file of this store has ever had is not lost.
+    missing = {path for path in set(sums) & set(schema.by_path()) if path not in readable}
     for number, (first, end) in enumerate(reader.edges()):
-        damaged = {d.path for d in damages if d.path and d.first < end and d.end > first}
-        # A field that no file of this store has ever had is not lost.
-        missing = {path for path in set(sums) & wanted if path not in readable}
-        for path in sorted(readable - damaged):
+        told = {d.path: d.what for d in damages if d.path and d.first < end and d.end > first}
+        for path in sorted(readable - told.keys()):
             expected = sums[path][number] if path in sums else None
-            if reader.damage_of_values(path, first, end, expected):
-                damaged.add(path)
-        names = {path.rpartition("/")[2] for path in damaged | missing}
-        if names & ESSENTIAL:
-            _lose(reader, first, end, damaged | missing, fate)
+            if what := reader.damage_of_values(path, first, end, expected):
+                told[path] = what
+        damaged = told.keys() | missing
+        essential = {path for path in damaged if path.rpartition("/")[2] in ESSENTIAL}
+        rows, mended = _rows_left(reader, first, end, {p: told.get(p, "") for p in essential})
+        _lose(reader, first, end, set(range(end - first)) - set(rows), damaged, fate)
+        if not rows:
             continue
-        block = conform(reader.block(first, end, sorted(readable - damaged)), schema)
+        intact = reader.block(first, end, sorted(readable - damaged)).take(rows)
+        block = conform(Block(len(rows), intact.values | mended), schema)
         block = _without_twice(block, fate)
+        names = {path.rpartition("/")[2] for path in damaged - essential}
         for name in names - DERIVED:
             fate.emptied[name] += len(block)
         if names & DERIVED:
@@ -285,11 +298,52 @@ def _intact(
         yield block
 
 
-def _lose(reader: TableReader, first: int, end: int, damaged: set[str], fate: _Fate) -> None:
+def _rows_left(
+    reader: TableReader, first: int, end: int, damaged: Mapping[str, str]
+) -> tuple[list[int], dict[str, Values]]:
+    """The rows of a block whose essential fields can be had, and those fields, row by row.
+
+    Where a part of the values does not read back, HDF5's checksums have found it, and vouch for
+    the rest. Where all reads back and is not what was written, nobody knows which row it is.
+    """
+    parts: dict[str, list[Values]] = {path: [] for path in damaged}
+    rows = []
+    for row in range(end - first):
+        values = {
+            path: _one_row(reader, path, first + row) if _is_in_part(what) else None
+            for path, what in damaged.items()
+        }
+        if None not in values.values():
+            rows.append(row)
+            for path, value in values.items():
+                assert value is not None
+                parts[path].append(value)
+    blocks = [Block(1, {path: part[i] for path, part in parts.items()}) for i in range(len(rows))]
+    return rows, join(blocks).values if blocks and damaged else {}
+
+
+def _is_in_part(what: str) -> bool:
+    # Nor is anything read again that ended or stopped the process.
+    return bool(what) and what != NOT_AS_WRITTEN and not what.startswith(READING)
+
+
+def _one_row(reader: TableReader, path: str, row: int) -> Values | None:
+    try:
+        return reader.values(path, row, row + 1)
+    except Exception:  # a broken file fails in all kinds of ways
+        return None
+
+
+def _lose(
+    reader: TableReader, first: int, end: int, rows: set[int], damaged: set[str], fate: _Fate
+) -> None:
+    if not rows:
+        return
     if "crystals/id" in damaged:
-        fate.lost_unnamed += end - first
+        fate.lost_unnamed += len(rows)
     else:
-        fate.lost_ids += map(str, reader.block(first, end, ("crystals/id",)).column("id"))
+        ids = reader.block(first, end, ("crystals/id",)).column("id")
+        fate.lost_ids += [str(ids[row]) for row in sorted(rows)]
 
 
 def _without_twice(block: Block, fate: _Fate) -> Block:
