@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,14 @@ RANKS = (1, 4, 32, 256, 1024)
 
 def plan_command(options: argparse.Namespace) -> int:
     """Predict, and print a table or JSON."""
-    from hpcbench.cli.run import _config
+    from hpcbench.cli.run import config_of, ignored_note
     from hpcbench.planning.costs import load_cost_model
     from hpcbench.planning.prediction import predict
     from hpcbench.report.prediction import print_prediction
 
-    config = _config(options)
+    config = config_of(options)
+    if note := ignored_note(config.sources):
+        print(f"hpcbench: {note}", file=sys.stderr)
     rates = load_cost_model(config.model, _weights(config), config.dtype, config.device)
     prediction = predict(config, rates, _finished(config), options.ranks or RANKS)
     if options.json:

@@ -8,12 +8,12 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hpcbench.config import DEFAULT_FILE, RunConfig, load_config, settings
-from hpcbench.errors import DeviceError, HpcbenchError, UsageError
+from hpcbench.errors import DeviceError, HpcbenchError, SourceError, UsageError
 from hpcbench.farm.beginning import Beginning
 from hpcbench.farm.guard import stand_between
 from hpcbench.farm.world import World, join_world, lonely
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 LOG_INTERVAL = 30.0
 RANKS_A_SECOND = 8
+# Files that are named in a sentence.
+_NAMED = 5
 SOME_FAILED = 1
 STOPPED = 75
 
@@ -32,14 +34,14 @@ STOPPED = 75
 def run_command(options: argparse.Namespace) -> int:
     """Compute, as one rank of the world that this process belongs to."""
     if options.where:
-        print(_config(options).out)
+        print(config_of(options).out)
         return 0
     stand_between()
     # First of all: a signal during the imports below must not kill the rank.
     stop = Stop()
     stop.install()
     cap_threads()
-    config = _config(options)
+    config = config_of(options)
     world = join_world()
     # Before the heavy imports: they take longest of all that comes before the work.
     beginning = Beginning(world)
@@ -64,7 +66,14 @@ def run_command(options: argparse.Namespace) -> int:
     _leave(code)
 
 
-def _config(options: argparse.Namespace) -> RunConfig:
+def config_of(options: argparse.Namespace) -> RunConfig:
+    """The settings that the command line, the environment and the file give.
+
+    Raises
+    ------
+    UsageError
+        If they are wrong, or name no sources.
+    """
     flags = {f.name: getattr(options, f.name, None) for f in settings()}
     file = options.config
     if not options.sources:
@@ -80,6 +89,22 @@ def _config(options: argparse.Namespace) -> RunConfig:
     return config
 
 
+def ignored_note(sources: Sequence[str]) -> str:
+    """A sentence about files behind the sources that are not read; empty if there are none."""
+    from hpcbench.sources import ignored_files
+
+    try:
+        ignored = ignored_files(sources)
+    except SourceError:
+        return ""  # the run says so itself
+    if not ignored:
+        return ""
+    names = ", ".join(Path(path).name for path in ignored[:_NAMED])
+    more = ", ..." if len(ignored) > _NAMED else ""
+    files = "1 file is" if len(ignored) == 1 else f"{len(ignored)} files are"
+    return f"{files} of no kind that is read: {names}{more}"
+
+
 def _run(
     config: RunConfig, world: World, beginning: Beginning, stop: Stop, retry: str | None
 ) -> tuple[int, bool]:
@@ -90,6 +115,8 @@ def _run(
     # process takes its bar away first.
     on_end = _show_results if world.size > 1 else lambda config: None
     if world.size == 1 and (note := lonely()):
+        _tell_note(note, world)
+    if world.rank == 0 and (note := ignored_note(config.sources)):
         _tell_note(note, world)
     with _progress(config, world) as (on_plan, on_result):
         outcome = launch(
