@@ -222,8 +222,8 @@ def test_files_of_no_known_kind_are_named(
     assert ignored_note([str(tmp_path / "missing")]) == ""
     for number in range(7):
         (tmp_path / f"{number}.xsf").write_text("CRYSTAL")
+    bulk("Cu").write(tmp_path / "Cu.cif")
     note = ignored_note([str(tmp_path)])
     assert note == "7 files are of no kind that is read: 0.xsf, 1.xsf, 2.xsf, 3.xsf, 4.xsf, ..."
-    bulk("Cu").write(tmp_path / "Cu.cif")
     assert main(["plan", str(tmp_path), "--model", "ase.calculators.emt:EMT"]) == 0
     assert note in capsys.readouterr().err

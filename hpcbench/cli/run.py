@@ -99,7 +99,7 @@ def ignored_note(sources: Sequence[str]) -> str:
         return ""  # the run says so itself
     if not ignored:
         return ""
-    names = ", ".join(Path(path).name for path in ignored[:_NAMED])
+    names = ", ".join(sorted(Path(path).name for path in ignored)[:_NAMED])
     more = ", ..." if len(ignored) > _NAMED else ""
     files = "1 file is" if len(ignored) == 1 else f"{len(ignored)} files are"
     return f"{files} of no kind that is read: {names}{more}"
