@@ -339,7 +339,7 @@ def understudy(launch: Launch, rng: random.Random, span: Span) -> list[int]:
 
 def writers(folder: Path, pattern: str) -> list[int]:
     """Who writes files: a temporary file has its writer's process id in its name."""
-    return [int(path.name.split(".")[-2]) for path in folder.glob(pattern)]
+    return [int(path.name.split(".")[-2].split("-")[0]) for path in folder.glob(pattern)]
 
 
 @dataclass(frozen=True)

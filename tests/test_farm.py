@@ -181,10 +181,9 @@ def test_one_two_and_four_ranks_give_the_same(tmp_path: Path, crystals: Path) ->
                 assert a[name] == b[name]
             for name in ("relaxed_positions", "force_constants", "energy"):
                 np.testing.assert_allclose(a[name], b[name], atol=1e-9, rtol=0)
-            # At Gamma, acoustic frequencies are square roots of rounding, and EMT rounds by
-            # what it has computed before.
+            # Stored rounded: noise may tip one over to the next step.
             np.testing.assert_allclose(
-                a["band_frequencies"], b["band_frequencies"], atol=1e-6, rtol=0
+                a["band_frequencies"], b["band_frequencies"], atol=1e-5, rtol=0
             )
     # No rank was left without work.
     assert set(stores[4].table.query("status == 'done'")["rank"]) <= {0, 1, 2, 3}
