@@ -47,22 +47,21 @@ def output_path(given: str | Path) -> Path:
 
 def exit_code(path: str) -> int:
     """0 if all crystals are done, 1 if all are finished but some failed, 75 otherwise."""
-    from hpcbench.store.run_folder import RunFolder
+    from hpcbench.store.reader import Store
 
-    unfinished, failed, _ = counts(path)
-    folder = RunFolder(path)
+    store = Store(path)
+    unfinished, failed, _ = counts(store)
+    folder = store.folder
     # Killed before the list was written: nobody knows yet what there is to do.
     if unfinished or not (folder.crystals.exists() or folder.store.exists()):
         return 75
     return 1 if failed else 0
 
 
-def counts(path: str) -> tuple[int, int, int]:
+def counts(store: Store) -> tuple[int, int, int]:
     """Crystals that want computing, that failed or could not be read, and that are stable."""
-    from hpcbench.store.reader import Store
     from hpcbench.store.schema import DONE
 
-    store = Store(path)
     table = store.table
     failed = int((table["status"] != DONE).sum())
     stable = int((table["verdict"] == "stable").sum()) if "verdict" in table else 0
@@ -85,7 +84,7 @@ def _print_status(path: str, *, ranks: bool) -> None:
     from hpcbench.store.reader import Store
 
     store = Store(path)
-    unfinished, failed, stable = counts(path)
+    unfinished, failed, stable = counts(store)
     done = len(store.table) - failed
     print(f"{path}: {done} done, {stable} stable, {failed} failed, {unfinished} to compute")
     reasons = store.table.loc[store.table["reason"] != "", "reason"].astype(str)
