@@ -8,6 +8,7 @@ import pickle
 import re
 import shutil
 import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -419,3 +420,16 @@ def test_a_file_of_the_same_number_is_not_taken_for_the_one_that_was_listed(
         write(ids)
         assert store.row("a")["name"] == "a"
         assert [row["name"] for row in store.rows()] == list(ids)
+
+
+def test_a_store_that_is_left_open_does_no_harm_at_the_end(finished: Path) -> None:
+    """Not even one that something has forgotten to let go."""
+    script = (
+        "import ctypes, hpcbench\n"
+        f"store = hpcbench.open({str(finished)!r})\n"
+        "store.table\n"
+        "(reader,) = store._files._readers.values()\n"
+        "for item in (reader, reader._file, reader._file.id):\n"
+        "    ctypes.pythonapi.Py_IncRef(ctypes.py_object(item))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

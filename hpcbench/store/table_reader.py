@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import functools
 import io
 import itertools
 import json
+import weakref
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +98,7 @@ class TableReader:
         except BaseException:
             self._file.close()
             raise
+        _OPEN.add(self)
         self._tolerant = tolerant
         self._categories: dict[str, NDArray[Any]] = {}
 
@@ -430,6 +434,18 @@ def _field(name: str, item: h5py.Group | h5py.Dataset) -> Field | None:
         return None
     unit, meaning = (str(item.attrs.get(key, "")) for key in ("unit", "meaning"))
     return Field(name, dtype, shape, unit, meaning)
+
+
+# HDF5 closes what is still open when the process ends: after Python has, whose file objects it
+# then calls, and the process ends with a segmentation fault.
+_OPEN: weakref.WeakSet[TableReader] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for reader in list(_OPEN):
+        with contextlib.suppress(Exception):  # nobody is left to be told
+            reader.close()
 
 
 def is_of_system(error: BaseException) -> bool:
