@@ -13,8 +13,8 @@ from hpcbench.errors import SetupError, StoreError
 from hpcbench.exchange import phononbench
 from hpcbench.exchange.finding import Found, Job
 from hpcbench.exchange.one_crystal import MODEL, NOTHING, How, id_by_origin, import_one
-from hpcbench.phonons.calculate import PhononSettings
 from hpcbench.rank.rows import schema_of
+from hpcbench.rank.tasks import phonon_settings
 from hpcbench.store.decorations import decorate
 from hpcbench.store.run_folder import RunFolder
 from hpcbench.store.schema import DONE
@@ -135,15 +135,7 @@ def import_found(
         raise StoreError(f"{folder.store} exists: an import writes a new store, give another --out")
     deciding = import_settings(config)
     how = How(
-        PhononSettings(
-            config.protocol_definition.primitive_matrix,
-            config.displacement,
-            config.symprec,
-            config.band_points,
-            config.mesh,
-            config.temperatures,
-            config.cutoff_frequency,
-        ),
+        phonon_settings(config),
         config.protocol_definition.criterion,
         config.symmetry_tolerance,
         config.keep_forces,

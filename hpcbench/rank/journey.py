@@ -15,11 +15,16 @@ from numpy.typing import NDArray
 from hpcbench.config import RunConfig
 from hpcbench.crystal import Crystal
 from hpcbench.errors import UnsuitableError
-from hpcbench.phonons.calculate import PhononSettings
 from hpcbench.phonons.supercells import full_matrix
 from hpcbench.potentials.protocol import PotentialInfo
 from hpcbench.rank.rows import done_row, provenance_of
-from hpcbench.rank.tasks import Displaced, Keep, analyse_forces, displace_supercell
+from hpcbench.rank.tasks import (
+    Displaced,
+    Keep,
+    analyse_forces,
+    displace_supercell,
+    phonon_settings,
+)
 from hpcbench.relaxation.relax import relaxation_requests
 from hpcbench.requests import ForcesOn, OnCpu, Request
 
@@ -91,19 +96,6 @@ class Route:
             (displaced.phonon, forces, settings, protocol.criterion, keep),
         )
         return done_row(crystal, relaxation, columns, self.rank, self.provenance)
-
-
-def phonon_settings(config: RunConfig) -> PhononSettings:
-    """The part of a run's settings that phonons depend on."""
-    return PhononSettings(
-        config.protocol_definition.primitive_matrix,
-        config.displacement,
-        config.symprec,
-        config.band_points,
-        config.mesh,
-        config.temperatures,
-        config.cutoff_frequency,
-    )
 
 
 def _require_elements(crystal: Crystal, info: PotentialInfo) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcbench.config import RunConfig
 from hpcbench.errors import CrystalError, HpcbenchError
 from hpcbench.phonons.calculate import PhononResult, PhononSettings, analyse, prepare
 from hpcbench.phonons.spectrum import Mode
@@ -63,6 +64,19 @@ class Keep:
 
 BAND_STEP = 2.0**-17
 """In THz: digits of bands beyond it are noise, which takes a tenth of their room."""
+
+
+def phonon_settings(config: RunConfig) -> PhononSettings:
+    """The part of a run's settings that phonons depend on."""
+    return PhononSettings(
+        config.protocol_definition.primitive_matrix,
+        config.displacement,
+        config.symprec,
+        config.band_points,
+        config.mesh,
+        config.temperatures,
+        config.cutoff_frequency,
+    )
 
 
 def displace_supercell(
