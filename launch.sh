@@ -32,9 +32,9 @@ usage: ./launch.sh [-n RANKS] [--stage] [--dry-run] COMMAND [ARGUMENT...]
 
   -n RANKS              processes to start (HPCBENCH_RANKS); by default one per GPU; without a
                         GPU 1 for run and 2 for demo; in an allocation what that says
-  --stage               ranks start from a copy of the environment on their node's own disk
-                        ($SLURM_TMPDIR, $TMPDIR, /tmp), made once per node: for many ranks and a
-                        slow shared file system
+  --stage               ranks start from a copy of the environment and the weights on their node's
+                        own disk ($SLURM_TMPDIR, $TMPDIR, /tmp), made once per node: for many ranks
+                        and a slow shared file system
   --dry-run             print what would run, and nothing else
 
 Python:   $HPCBENCH_PYTHON; else the active environment (VIRTUAL_ENV, CONDA_PREFIX) if hpcbench

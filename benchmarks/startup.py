@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -73,7 +74,7 @@ def staged(folder: Path) -> StartUp:
     line = subprocess.run(
         [*launch, "--dry-run", *words], check=True, capture_output=True, text=True
     ).stderr
-    return count(line.split()[1:], folder, {"copy": disk})
+    return count(shlex.split(line)[1:], folder, {"copy": disk})
 
 
 def main() -> None:

@@ -23,8 +23,8 @@ from hpcbench.errors import ConfigError
 from hpcbench.protocols import PROTOCOLS, Protocol
 
 ENVIRONMENT_PREFIX = "HPCBENCH_"
-# Variables with the prefix that are not settings: where the test data lies, and what launch.sh
-# uses to find its Python.
+# Variables with the prefix that are not settings: where the test data lies, what launch.sh uses to
+# find its Python, and what it tells the ranks that it starts with --stage.
 RESERVED_VARIABLES = frozenset(
     {
         "HPCBENCH_REFERENCE_DATA",
@@ -34,6 +34,7 @@ RESERVED_VARIABLES = frozenset(
         "HPCBENCH_SRUN_ARGS",
         "HPCBENCH_MPIEXEC_ARGS",
         "HPCBENCH_FLUX_ARGS",
+        "HPCBENCH_STAGED_WEIGHTS",
     }
 )
 DEFAULT_FILE = "hpcbench.toml"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import sysconfig
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +34,23 @@ def reference_data() -> Path:
             f"HPCBENCH_REFERENCE_DATA"
         )
     return folder
+
+
+@pytest.fixture
+def small_environment(tmp_path: Path) -> dict[str, str]:
+    """Variables for ``launch.sh`` that lead to an environment which is copied fast.
+
+    It finds everything but itself in the tests' own.
+    """
+    home = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", home], check=True)
+    (site_packages,) = home.glob("lib/python*/site-packages")
+    (site_packages / "more.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    variables = {"HPCBENCH_PYTHON": str(home / "bin" / "python")}
+    library = Path(sys.prefix) / "lib" / "libmpi.so.12"
+    if library.exists():
+        variables["MPI4PY_LIBMPI"] = str(library)
+    return variables
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,11 +14,13 @@ from pathlib import Path
 
 import ase.io
 import pytest
+import system_calls
 from ase import Atoms
 from ase.build import bulk
 
 import hpcbench
 from hpcbench.config import load_config
+from hpcbench.potentials.weights import DEMO_WEIGHTS, on_this_node
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "launch.sh"
@@ -256,7 +259,11 @@ def test_active_environment_is_respected(environment: dict[str, str], tmp_path: 
 class TestStaging:
     """``jobs/lib/staged.sh``, with an environment whose Python only tells how it was called."""
 
-    TELLS = '#!/bin/sh\necho "$0 $PYTHONSAFEPATH $PYTHONPATH $*"\nexec sleep "${1:-0}"\n'
+    TELLS = """\
+#!/bin/sh
+echo "$0 $PYTHONSAFEPATH $PYTHONPATH $*" $HPCBENCH_STAGED_WEIGHTS
+exec sleep "${1:-0}"
+"""
 
     @pytest.fixture
     def node(self, tmp_path: Path, environment: dict[str, str]) -> dict[str, str]:
@@ -277,18 +284,22 @@ class TestStaging:
         subprocess.run(["tar", "-C", home, "-cf", archive, "."], check=True)
         return archive
 
-    def start(self, node: dict[str, str], archive: Path, *words: str) -> subprocess.Popen[str]:
+    def start(
+        self, node: dict[str, str], archive: Path, *words: str, weights: Path | str = ""
+    ) -> subprocess.Popen[str]:
         python = archive.with_name("shared") / "bin" / "python"
         return subprocess.Popen(
-            [ROOT / "jobs" / "lib" / "staged.sh", archive, python, *words],
+            [ROOT / "jobs" / "lib" / "staged.sh", archive, weights, python, *words],
             env=node,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def answer(self, node: dict[str, str], archive: Path, *words: str) -> tuple[list[str], str]:
-        output, errors = self.start(node, archive, *words).communicate(timeout=60)
+    def answer(
+        self, node: dict[str, str], archive: Path, *words: str, weights: Path | str = ""
+    ) -> tuple[list[str], str]:
+        output, errors = self.start(node, archive, *words, weights=weights).communicate(timeout=60)
         return output.split(), errors
 
     def copies(self, node: dict[str, str]) -> list[str]:
@@ -324,6 +335,44 @@ class TestStaging:
             self.answer(node, third)
             assert self.copies(node) == ["hpcbench-three", "hpcbench-two"]
             rank.kill()
+
+    def test_weights_are_copied_once_and_again_when_they_change(
+        self,
+        node: dict[str, str],
+        archive: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        original = tmp_path / "home folder" / "weights.pth"
+        original.parent.mkdir()
+        original.write_text("one")
+        copied: list[tuple[int, str]] = []
+        for content in ("one", "one", "another"):
+            if content == "another":
+                original.write_text(content)
+                os.utime(original, (1.5e9, 1.5e9))
+            words, errors = self.answer(node, archive, "0", weights=original)
+            assert errors == ""
+            monkeypatch.setenv("HPCBENCH_STAGED_WEIGHTS", words[-1])
+            copy = on_this_node(original)
+            assert copy.is_relative_to(node["TMPDIR"])
+            copied.append((copy.stat().st_ino, copy.read_text()))
+        assert copied[0] == copied[1]
+        assert copied[2][1] == "another"
+        assert copied[2][0] != copied[1][0]
+        # Changed since they were copied.
+        original.write_text("a third one")
+        assert on_this_node(original) == original
+        assert on_this_node(tmp_path / "others.pth") == tmp_path / "others.pth"
+
+    def test_without_a_copy_of_the_weights_the_environment_is_staged_all_the_same(
+        self, node: dict[str, str], archive: Path
+    ) -> None:
+        words, errors = self.answer(node, archive, "0", weights="/nowhere/weights.pth")
+        assert words[0].startswith(node["TMPDIR"])
+        assert words[-1] == "0"  # no folder of weights
+        assert errors.count("\n") == 1
+        assert "/nowhere/weights.pth is not staged" in errors
 
     @pytest.mark.parametrize(
         ("tool", "script", "why"),
@@ -414,6 +463,42 @@ class TestRanks:
         answer = give(environment, *words, "--displacement", "0.02")
         assert answer.returncode == 2
         assert "displacement" in answer.stderr
+
+    @pytest.mark.skipif(not system_calls.can_count(), reason="needs strace that may trace")
+    @pytest.mark.parametrize("published", [True, False])
+    def test_staged_weights_are_read_from_the_shared_disk_once_a_node(
+        self,
+        published: bool,
+        environment: dict[str, str],
+        small_environment: dict[str, str],
+        tmp_path: Path,
+    ) -> None:
+        ase.io.write(tmp_path / "salt.extxyz", [bulk("NaCl", "rocksalt", a=5.6)] * 2)
+        model = "mattersim-v1.0.0-1M" if published else str(tmp_path / "own.pth")
+        folder = tmp_path / ".local/mattersim/pretrained_models"
+        weights = folder / f"{model}.pth" if published else Path(model)
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(DEMO_WEIGHTS, weights)
+        disk = tmp_path / "disk"
+        disk.mkdir()
+        environment |= small_environment | {"TMPDIR": str(disk), "HOME": str(tmp_path)}
+        log = tmp_path / "strace.log"
+        answer = subprocess.run(
+            ["strace", "-f", "-qq", "-e", "trace=openat", "-e", "signal=none", "-o", log,
+             LAUNCH, "--stage", "-n", "2", "run", tmp_path / "salt.extxyz", "--out",
+             tmp_path / "store.h5", "--model", model, "--device", "cpu", "--workers", "0",
+             "--max-edges", "4000", "--max-steps", "1", "--mesh", "2", "2", "2", "--no-report"],
+            env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
+        )  # fmt: skip
+        assert answer.returncode in (0, 1), answer.stderr
+        assert len(hpcbench.open(tmp_path / "store.h5").table) == 1
+        opened = [
+            path
+            for path in re.findall(r'openat\(AT_FDCWD, "([^"]*)", O_RDONLY', log.read_text())
+            if path.endswith(str(weights))
+        ]
+        assert opened.count(str(weights)) == 1
+        assert sum(path.startswith(str(disk)) for path in opened) >= 2
 
     def test_failed_crystal(
         self, environment: dict[str, str], crystals: Path, tmp_path: Path

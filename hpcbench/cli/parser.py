@@ -133,6 +133,8 @@ def _add_run(commands: Any) -> None:
     groups["input and output"].add_argument(
         "--where", action="store_true", help="only check the settings and print the store's path"
     )
+    # For launch.sh --stage.
+    parser.add_argument("--where-weights", action="store_true", help=argparse.SUPPRESS)
 
 
 def _add_settings(

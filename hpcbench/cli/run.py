@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hpcbench.config import DEFAULT_FILE, RunConfig, load_config, settings
-from hpcbench.errors import DeviceError, HpcbenchError, SourceError, UsageError
+from hpcbench.errors import (
+    DeviceError,
+    HpcbenchError,
+    PotentialError,
+    SourceError,
+    UsageError,
+)
 from hpcbench.farm.beginning import Beginning
 from hpcbench.farm.guard import stand_between
 from hpcbench.farm.world import World, join_world, lonely
@@ -35,6 +41,9 @@ def run_command(options: argparse.Namespace) -> int:
     """Compute, as one rank of the world that this process belongs to."""
     if options.where:
         print(config_of(options).out)
+        return 0
+    if options.where_weights:
+        print(_weights_path(config_of(options).model))
         return 0
     stand_between()
     # First of all: a signal during the imports below must not kill the rank.
@@ -87,6 +96,16 @@ def config_of(options: argparse.Namespace) -> RunConfig:
             f"{DEFAULT_FILE} (hpcbench run --help)"
         )
     return config
+
+
+def _weights_path(model: str) -> str:
+    """Empty where there is no file: missing weights are fetched, or missed, when the run starts."""
+    from hpcbench.potentials.registry import weights_file
+
+    with contextlib.suppress(PotentialError):
+        if path := weights_file(model):
+            return str(path.absolute())
+    return ""
 
 
 def ignored_note(sources: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from hpcbench.potentials.weights import (
     MATTERSIM_FILES,
     find_mattersim,
     mattersim_folder,
+    on_this_node,
     sha256_of,
 )
 
@@ -81,8 +82,8 @@ def check_name(model: str) -> None:
 
 def weights_sha256(model: str) -> str:
     """SHA-256 of the weights file that ``model`` names; empty where there is none."""
-    path = _weights_file(model)
-    return sha256_of(path) if path else ""
+    path = weights_file(model)
+    return sha256_of(on_this_node(path)) if path else ""
 
 
 def load_potential(
@@ -112,12 +113,14 @@ def load_potential(
         If it is unknown, or its weights or package are missing.
     """
     check_name(model)
-    path = _weights_file(model)
+    path = weights_file(model)
     if path is not None:
         from hpcbench.potentials.mattersim import MatterSim
 
         elements = DEMO_ELEMENTS if model == DEMO else None
-        return MatterSim(path, model, device, dtype, max_edges, elements, ranks_on_host)
+        return MatterSim(
+            on_this_node(path), model, device, dtype, max_edges, elements, ranks_on_host
+        )
     from hpcbench.potentials import ase_calculator
 
     if model == CHGNET:
@@ -127,7 +130,14 @@ def load_potential(
     return ase_calculator.load_callable(model, dtype, device)
 
 
-def _weights_file(model: str) -> Path | None:
+def weights_file(model: str) -> Path | None:
+    """The weights file that ``model`` names; None where its weights come with a package's code.
+
+    Raises
+    ------
+    PotentialError
+        If published weights are missing.
+    """
     if model in MATTERSIM_FILES:
         return find_mattersim(model)
     if model == DEMO:

@@ -14,7 +14,7 @@ SEEN_BEFORE=0
 
 # run_ranks DEFAULT_RANKS ARGUMENT...: hpcbench run, on all ranks.
 run_ranks() {
-    local default=$1 code=0
+    local default=$1 code=0 weights
     shift
     plan_launch "$default"
     local line=("$PYTHON" -m hpcbench run "$@")
@@ -27,7 +27,8 @@ run_ranks() {
         STORE=$("$PYTHON" -m hpcbench run --where "$@") || exit $?
     fi
     if [ -n "$ARCHIVE" ] && { [ $DRY_RUN = yes ] || pack; }; then
-        line=("$ROOT/jobs/lib/staged.sh" "$ARCHIVE" "${line[@]}")
+        weights=$("$PYTHON" -m hpcbench run --where-weights "$@") || exit $?
+        line=("$ROOT/jobs/lib/staged.sh" "$ARCHIVE" "$weights" "${line[@]}")
     fi
     if [ ${#LAUNCH[@]} -gt 0 ]; then
         line=("${LAUNCH[@]}" "${line[@]}")

@@ -1,21 +1,27 @@
 #!/usr/bin/env bash
-# One rank of `./launch.sh --stage run`, with a copy of its environment on the node's own disk:
+# One rank of `./launch.sh --stage run`, with a copy of its environment and of its weights on the
+# node's own disk:
 #
-#   staged.sh ARCHIVE PYTHON ARGUMENT...
+#   staged.sh ARCHIVE WEIGHTS PYTHON ARGUMENT...
 #
 # The first rank of a node unpacks the archive, the others wait for it. Where that cannot be, the
 # rank starts as it would have without. The copy stays for the next job on this node; one that
-# nobody uses is removed when another is made.
+# nobody uses is removed when another is made. WEIGHTS is a file, or empty: there are none but
+# those in the environment.
 set -uo pipefail
 
 archive=$1
-python=$2
-shift 2
+weights=$2
+python=$3
+shift 3
 
 # One rank of a node says it for all.
-as_ever() {
+tell() {
     local rank=${SLURM_LOCALID:-${MPI_LOCALRANKID:-${OMPI_COMM_WORLD_LOCAL_RANK:-${FLUX_TASK_LOCAL_ID:-${PALS_LOCAL_RANKID:-0}}}}}
-    [ "$rank" != 0 ] || echo "launch.sh: $(hostname): not staged: $1" >&2
+    [ "$rank" != 0 ] || echo "launch.sh: $(hostname): $1" >&2
+}
+as_ever() {
+    tell "not staged: $1"
     [ -z "$making" ] || exec {making}>&- # others wait for it
     exec "$python" "${arguments[@]}"
 }
@@ -37,6 +43,8 @@ mkdir -m 700 "$folder" 2>/dev/null
 copy=$(basename "$archive" .tar)
 copy=$folder/${copy#.}
 
+free_megabytes() { df -Pk "$folder" | awk 'NR == 2 { print int($4 / 1024) }'; }
+
 make_copy() {
     local other needed free
     for other in "$folder"/*.used; do
@@ -44,13 +52,25 @@ make_copy() {
         flock --nonblock "$other" rm -rf "${other%.used}" "$other"
     done
     rm -rf "$folder"/*.part
-    needed=$(($(stat -c %s "$archive") * 11 / 10 / 1024)) || return
-    free=$(df -Pk "$folder" | awk 'NR == 2 { print $4 }')
+    needed=$(($(stat -c %s "$archive") * 11 / 10 / 1048576 + 1)) || return
+    free=$(free_megabytes)
     if [ "$free" -lt "$needed" ]; then
-        as_ever "$place has $((free / 1024)) MB left, and the environment takes $((needed / 1024))"
+        as_ever "$place has $free MB left, and the environment takes $needed"
     fi
     mkdir "$copy.part" && tar -xf "$archive" -C "$copy.part" && mv "$copy.part" "$copy" && return
     rm -rf "$copy.part"
+    return 1
+}
+
+# Below the copy of the environment, so that both are removed together.
+copy_weights() {
+    local target=$copy/weights$weights original
+    original=$(stat -c '%s %Y' "$weights") || return
+    [ "$(stat -c '%s %Y' "$target")" != "$original" ] || return 0
+    [ "$(free_megabytes)" -gt $((${original% *} / 1048576)) ] || return
+    # Under another name first: a rank of another job may be reading the older one.
+    mkdir -p "${target%/*}" && cp --preserve=timestamps "$weights" "$target.part" && mv "$target.part" "$target" && return
+    rm -f "$target.part"
     return 1
 }
 
@@ -62,6 +82,13 @@ flock --wait 900 "$making" || as_ever "another rank does not come to an end with
 # Held as long as this rank lives, so that nobody removes the copy.
 exec {used}>"$copy.used"
 flock --shared "$used"
+if [ -n "$weights" ]; then
+    if copy_weights 2>/dev/null; then
+        export HPCBENCH_STAGED_WEIGHTS=$copy/weights
+    else
+        tell "$weights is not staged: it could not be copied to $place"
+    fi
+fi
 exec {making}>&-
 
 # Modules come from the copy, the package first of all. See stage.sh for the working folder.
