@@ -20,9 +20,13 @@ def mpiexec(ranks: int) -> list[str]:
     launcher = shutil.which("mpiexec", path=beside) or shutil.which("mpiexec")
     if launcher is None:
         pytest.skip("needs mpiexec, which comes with ./launch.sh setup or with the site's MPI")
-    # MPICH's kills the survivors of a rank's death otherwise.
-    version = subprocess.run([launcher, "--version"], capture_output=True, text=True, check=False)
-    survive = ["-disable-auto-cleanup"] if "HYDRA" in version.stdout else []
+    # They kill the survivors of a rank's death otherwise.
+    answer = subprocess.run([launcher, "--version"], capture_output=True, text=True, check=False)
+    survive = []
+    if "HYDRA" in answer.stdout:
+        survive = ["-disable-auto-cleanup"]
+    elif "Open MPI" in answer.stdout:
+        survive = ["--rtos", "recoverable,error-nonzero-status=false"]
     return [launcher, *survive, "-n", str(ranks)]
 
 

@@ -45,8 +45,12 @@ def mounted(*words: object) -> Iterator[None]:
 @contextlib.contextmanager
 def read_only(folder: Path) -> Iterator[None]:
     """Nothing can be opened for writing below a folder."""
+    remount = ["mount", "-o", "remount,bind,ro", str(folder)]
     with mounted("--bind", folder, folder):
-        subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
+        # Refused at moments when something is open there for writing.
+        end = time.monotonic() + 30
+        while subprocess.run(remount, check=False).returncode:
+            assert time.monotonic() < end, "the folder cannot be made read-only"
         yield
 
 

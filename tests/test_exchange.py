@@ -518,6 +518,7 @@ def test_force_constants_in_a_file_are_taken_as_they_are(dft: Store, reference_d
     assert (row["verdict"], row["formula"]) == ("stable", "Ba4Te4")
     assert row["nac_params"] == ""
     assert np.isnan(row["energy"])
+    assert np.isnan(row["noise_path"])
 
 
 @pytest.mark.reference

@@ -69,6 +69,8 @@ def test_one_crystal_is_a_frozen_value(finished: Path) -> None:
     assert copper.verdicts["phononbench"] == "stable"
     assert copper.row["attempts"] == 1
     assert copper.row["peak_memory"] > 1e7
+    assert 0 < copper.row["force_noise"] < 1e-4
+    assert 0 <= copper.row["noise_mesh"] < 0.1
     assert len(copper.row["stage_steps"]) == len(copper.row["stage_energy"]) == 2
     assert copper.row["stage_energy"][-1] == copper.energy
     with pytest.raises(dataclasses.FrozenInstanceError):

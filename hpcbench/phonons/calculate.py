@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hpcbench.errors import PhononError
 from hpcbench.phonons.force_constants import fit_force_constants, subtract_drift
+from hpcbench.phonons.noise import Noise, measure_noise
 from hpcbench.phonons.spectrum import (
     BandPath,
     MeshResult,
@@ -57,6 +58,8 @@ class PhononResult:
     symmetrisation_change : float
         Largest change of a force constant by symmetrisation, in eV/A^2; NaN where force constants
         were given.
+    noise : Noise
+        NaN where force constants were given.
     forces : ndarray, shape (nsupercells, natoms, 3)
         Forces without drift, in eV/A; none where force constants were given.
     path : BandPath
@@ -75,6 +78,7 @@ class PhononResult:
     displacements: int
     largest_drift: float
     symmetrisation_change: float
+    noise: Noise
     forces: NDArray[np.float64]
     path: BandPath
     spectra: dict[str, Spectrum]
@@ -119,7 +123,20 @@ def analyse(phonon: Phonopy, forces: NDArray[np.float64], settings: PhononSettin
     """
     without_drift, largest_drift = subtract_drift(forces)
     change = fit_force_constants(phonon, without_drift)
-    return _from_force_constants(phonon, settings, without_drift, largest_drift, change)
+    path, mesh, spectra = _spectra(phonon, settings)
+    return PhononResult(
+        phonon,
+        len(forces),
+        largest_drift,
+        float(np.abs(change).max()),
+        measure_noise(phonon, forces, change, spectra),
+        without_drift,
+        path,
+        spectra,
+        mesh,
+        lowest_imaginary_modes(phonon, spectra.values()),
+        verdicts(spectra),
+    )
 
 
 def analyse_force_constants(phonon: Phonopy, settings: PhononSettings) -> PhononResult:
@@ -138,17 +155,26 @@ def analyse_force_constants(phonon: Phonopy, settings: PhononSettings) -> Phonon
     if not np.isfinite(phonon.force_constants).all():
         # LAPACK does not take them.
         raise PhononError("nan", "force constants are not finite")
-    none = np.zeros((0, len(phonon.supercell), 3))
-    return _from_force_constants(phonon, settings, none, float("nan"), float("nan"))
+    path, mesh, spectra = _spectra(phonon, settings)
+    nan = float("nan")
+    return PhononResult(
+        phonon,
+        0,
+        nan,
+        nan,
+        Noise(nan, dict.fromkeys(spectra, nan)),
+        np.zeros((0, len(phonon.supercell), 3)),
+        path,
+        spectra,
+        mesh,
+        lowest_imaginary_modes(phonon, spectra.values()),
+        verdicts(spectra),
+    )
 
 
-def _from_force_constants(
-    phonon: Phonopy,
-    settings: PhononSettings,
-    forces: NDArray[np.float64],
-    largest_drift: float,
-    change: float,
-) -> PhononResult:
+def _spectra(
+    phonon: Phonopy, settings: PhononSettings
+) -> tuple[BandPath, MeshResult, dict[str, Spectrum]]:
     path = seekpath_band_path(
         phonon, settings.band_points, cell_is_standard=settings.primitive_matrix == "P"
     )
@@ -160,15 +186,4 @@ def _from_force_constants(
     }
     if not all(np.isfinite(spectrum.frequencies).all() for spectrum in spectra.values()):
         raise PhononError("nan", "frequencies are not finite")
-    return PhononResult(
-        phonon,
-        len(forces),
-        largest_drift,
-        change,
-        forces,
-        path,
-        spectra,
-        mesh,
-        lowest_imaginary_modes(phonon, spectra.values()),
-        verdicts(spectra),
-    )
+    return path, mesh, spectra

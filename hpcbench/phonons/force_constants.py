@@ -30,7 +30,7 @@ def subtract_drift(forces: NDArray[np.float64]) -> tuple[NDArray[np.float64], fl
     return forces - drift, float(np.abs(drift).max(initial=0.0))
 
 
-def fit_force_constants(phonon: Phonopy, forces: NDArray[np.float64]) -> float:
+def fit_force_constants(phonon: Phonopy, forces: NDArray[np.float64]) -> NDArray[np.float64]:
     """Put symmetrised compact force constants into ``phonon``.
 
     Compact: shape (natoms in primitive cell, natoms in supercell, 3, 3), in eV/A^2. Symmetrised
@@ -39,8 +39,8 @@ def fit_force_constants(phonon: Phonopy, forces: NDArray[np.float64]) -> float:
     default, sums over atoms of up to 1e-3 eV/A^2 are left in compact form, and frequencies near
     Gamma are off by 1e-3 THz: seen with TiPN3.)
 
-    Returns the largest change of a force constant by symmetrisation, in eV/A^2: with exact
-    forces of a harmonic crystal it would be zero.
+    Returns their change by symmetrisation, in eV/A^2: with exact forces of a harmonic crystal it
+    would be zero.
 
     Raises
     ------
@@ -59,4 +59,4 @@ def fit_force_constants(phonon: Phonopy, forces: NDArray[np.float64]) -> float:
                 break
     except Exception as error:  # phonopy raises RuntimeError, ValueError and its own kinds
         raise PhononError("force constants", f"phonopy: {type(error).__name__}: {error}") from error
-    return float(np.abs(phonon.force_constants - raw).max())
+    return np.asarray(phonon.force_constants - raw)

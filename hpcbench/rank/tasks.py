@@ -136,6 +136,7 @@ def phonon_columns(result: PhononResult, criterion: str) -> dict[str, Any]:
         "displacements": result.displacements,
         "largest_drift": result.largest_drift,
         "symmetrisation_change": result.symmetrisation_change,
+        "force_noise": result.noise.forces,
         "supercell_matrix": phonon.supercell_matrix,
         "primitive_matrix": phonon.primitive_matrix,
         "p2s_map": phonon.primitive.p2s_map,
@@ -152,6 +153,7 @@ def phonon_columns(result: PhononResult, criterion: str) -> dict[str, Any]:
     columns |= _mode_columns(result.unstable_modes)
     for place, spectrum in result.spectra.items():
         columns[f"min_frequency_{place}"], columns[f"min_q_{place}"] = spectrum.lowest
+        columns[f"noise_{place}"] = result.noise.frequencies[place]
     return columns
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -126,7 +127,9 @@ def _facts(row: Mapping[str, Any], temperatures: Sequence[float]) -> list[tuple[
         facts.append(("non-analytic data", "kept (nac_params), not applied"))
     for place in PLACES:
         q = ", ".join(f"{x:.3f}" for x in row[f"min_q_{place}"])
-        facts.append((f"lowest, {place}", f"{row[f'min_frequency_{place}']:.4f} THz at ({q})"))
+        lowest, noise = row[f"min_frequency_{place}"], row.get(f"noise_{place}", math.nan)
+        floor = f", noise floor {noise:.4f} THz" if np.isfinite(noise) else ""
+        facts.append((f"lowest, {place}", f"{lowest:.4f} THz at ({q}){floor}"))
     facts.append(("highest", f"{row['max_frequency']:.4f} THz"))
     if temperatures:
         capacities = ", ".join(

@@ -47,6 +47,13 @@ _PLACES = tuple(
     for field in (
         Field(f"min_frequency_{place}", "f8", (), "THz", f"lowest frequency, {place}"),
         Field(f"min_q_{place}", "f8", (3,), "", "its q, reduced, of the primitive cell"),
+        Field(
+            f"noise_{place}",
+            "f8",
+            (),
+            "THz",
+            "root of the standard deviation of its square: closer to zero its sign is not known",
+        ),
     )
 )
 _RELAXATION = (
@@ -65,7 +72,14 @@ _FORCE_CONSTANTS = (
         "f8",
         (),
         "eV/angstrom^2",
-        "largest change of a force constant by permutation symmetry and the sum rule: their noise",
+        "largest change of a force constant by permutation symmetry and the sum rule",
+    ),
+    Field(
+        "force_noise",
+        "f8",
+        (),
+        "eV/angstrom",
+        "standard deviation of a force component, from the symmetry that forces violate",
     ),
 )
 _CELLS = (

@@ -9,12 +9,13 @@ from hpcbench.phonons.calculate import PhononSettings, analyse_force_constants
 from hpcbench.protocols import PROTOCOLS
 from hpcbench.rank.tasks import phonon_columns, rounded_bands
 from hpcbench.store.physics import phonopy_of
+from hpcbench.store.schema import PLACES
 
 FIT = frozenset(
     {
         "displacements", "largest_drift", "symmetrisation_change", "supercell_matrix",
         "primitive_matrix", "p2s_map", "force_constants", "displacement_atoms",
-        "displacement_vectors",
+        "displacement_vectors", "force_noise", *(f"noise_{place}" for place in PLACES),
     }
 )  # fmt: skip
 """Columns of phonons that come from forces, and do not follow from force constants."""
