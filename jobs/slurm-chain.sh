@@ -14,12 +14,19 @@
 #SBATCH --gpus-per-node=4
 #SBATCH --cpus-per-task=8
 #SBATCH --time=04:00:00
+# A node that dies takes its ranks along, and not the job.
+#SBATCH --no-kill
 #SBATCH --no-requeue
 #SBATCH --output=%x-%j.out
 # Two minutes before the end the ranks (not this shell) get SIGUSR2 and write what is finished.
 #SBATCH --signal=USR2@120
 set -e
 
+# As an argument: --export may keep variables from the next job.
+finished_before=
+case ${1-} in
+    --finished-before=*) finished_before=${1#*=} && shift ;;
+esac
 all=("$@")
 submission=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
@@ -31,11 +38,11 @@ if [ $# = 0 ]; then
     exit 2
 fi
 shift
-submission+=(jobs/slurm-chain.sh "${all[@]}")
+submit_next() { sbatch "${@:2}" "${submission[@]}" jobs/slurm-chain.sh "--finished-before=$1" "${all[@]}"; }
 
-if [ -z "$CHAIN_FINISHED" ]; then
-    export CHAIN_FINISHED=-1
-    exec sbatch "${submission[@]}"
+if [ -z "$finished_before" ]; then
+    submit_next -1
+    exit
 fi
 
 # module load ...
@@ -45,12 +52,11 @@ cd "$SLURM_SUBMIT_DIR"
 source jobs/lib/progress.sh
 store=$(./launch.sh run --where "$@")
 now=$(finished)
-if [ "$now" -le "$CHAIN_FINISHED" ]; then
+if [ "$now" -le "$finished_before" ]; then
     echo "the chain ends: the job before this one has finished no crystal"
     exit 1
 fi
-export CHAIN_FINISHED=$now
-next=$(sbatch --parsable --dependency="afternotok:$SLURM_JOB_ID" "${submission[@]}")
+next=$(submit_next "$now" --parsable --dependency="afternotok:$SLURM_JOB_ID")
 echo "$now crystals finished; job $next goes on if this one does not come to the end"
 compute "$@"
 [ $answer = 75 ] || scancel "$next"

@@ -12,6 +12,8 @@
 #SBATCH --gpus-per-node=4
 #SBATCH --cpus-per-task=8
 #SBATCH --time=04:00:00
+# A node that dies takes its ranks along, and not the job.
+#SBATCH --no-kill
 #SBATCH --requeue
 #SBATCH --output=%x-%j.out
 #SBATCH --open-mode=append

@@ -13,6 +13,8 @@
 #SBATCH --gpus-per-node=4
 #SBATCH --cpus-per-task=8
 #SBATCH --time=04:00:00
+# A node that dies takes its ranks along, and not the job.
+#SBATCH --no-kill
 #SBATCH --output=%x-%j.out
 #SBATCH --open-mode=append
 # Two minutes before the end every rank gets SIGUSR2 and writes what it has finished. Without

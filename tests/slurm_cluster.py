@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 DAEMONS = ("munged", "slurmctld", "slurmd")
 CLIENTS = ("srun", "sbatch", "salloc", "scancel", "scontrol", "squeue", "sinfo", "setpriv")
 PATIENCE = 60.0
@@ -72,6 +74,22 @@ class Cluster:
             check=True,
             timeout=PATIENCE,
         ).stdout.strip()
+
+    def kill_node(self, node: str, process: int) -> None:
+        """Let a node go down, with a process on it and all that Slurm has there.
+
+        The last thing of a cluster: the node stays down.
+        """
+        step = psutil.Process(process).parent()
+        assert step is not None
+        daemons = [
+            one
+            for one in psutil.process_iter(["cmdline"])
+            if one.info["cmdline"][-3:] == ["-D", "-N", node]
+        ]
+        for one in (*daemons, step, psutil.Process(process)):
+            one.kill()
+        self.ask("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
 
     def cancel_all(self) -> None:
         """End all jobs, and wait until nothing of them is left."""

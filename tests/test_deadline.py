@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import time
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ase import Atoms
@@ -19,10 +21,11 @@ from hpcbench.config import load_config
 from hpcbench.errors import ConfigError
 from hpcbench.events import read_events
 from hpcbench.farm import launch as launching
-from hpcbench.farm.deadline import LARGEST_SHARE, RESERVE, seconds_for_work, slurm_seconds_left
+from hpcbench.farm.deadline import LARGEST_SHARE, RESERVE, slurm_seconds_left, time_left
 from hpcbench.farm.journal import read_journal
 from hpcbench.planning.costs import CostModel
 from hpcbench.potentials.one_by_one import OneByOne
+from hpcbench.rank.stopping import Stop
 from hpcbench.store.schema import DONE
 
 
@@ -48,14 +51,20 @@ def test_other_times_are_refused(text: str) -> None:
         load_config({"time_limit": text}, environment={})
 
 
+def for_work(*arguments: Any) -> float:
+    left = time_left(*arguments)
+    assert left is not None
+    return left.for_work
+
+
 def test_the_nearer_end_counts_less_a_reserve() -> None:
-    assert seconds_for_work(None, 10.0, {}) is None
-    assert seconds_for_work(100_000.0, 10.0, {}) == pytest.approx(100_000 - 10 - RESERVE)
-    assert seconds_for_work(600.0, 10.0, {}) == pytest.approx(590 - LARGEST_SHARE * 600)
+    assert time_left(None, 10.0, {}) is None
+    assert for_work(100_000.0, 10.0, {}) == pytest.approx(100_000 - 10 - RESERVE)
+    assert for_work(600.0, 10.0, {}) == pytest.approx(590 - LARGEST_SHARE * 600)
     job = {"SLURM_JOB_END_TIME": str(int(time.time()) + 50_000)}
-    assert seconds_for_work(None, 10.0, job) == pytest.approx(50_000 - RESERVE, abs=3)
-    assert seconds_for_work(100_000.0, 10.0, job) == pytest.approx(50_000 - RESERVE, abs=3)
-    assert seconds_for_work(30_000.0, 10.0, job) == pytest.approx(29_990 - RESERVE, abs=3)
+    assert for_work(None, 10.0, job) == pytest.approx(50_000 - RESERVE, abs=3)
+    assert for_work(100_000.0, 10.0, job) == pytest.approx(50_000 - RESERVE, abs=3)
+    assert for_work(30_000.0, 10.0, job) == pytest.approx(29_990 - RESERVE, abs=3)
 
 
 @pytest.fixture
@@ -132,6 +141,42 @@ def test_a_crystal_that_takes_longer_than_the_limit_is_left(
     monkeypatch.setattr(launching, "load_cost_model", lambda *_: CostModel(0.0, 0.0, 1e6, 0.0, 1.0))
     result = hpcbench.run(metals[:1], model=EMT, out=tmp_path / "s.h5", time_limit="60")
     assert len(result.table) == 0
+
+
+def test_a_store_for_which_there_is_no_time_is_left_in_segments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that is killed while it writes a large store is not requeued."""
+    clock, real = [0.0], time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: real() + clock[0])
+    monkeypatch.setattr(launching, "load_cost_model", lambda *_: CostModel(0, 0, 360.0, 0.0, 1.0))
+    monkeypatch.setattr(launching, "CONSOLIDATED_A_SECOND", 1.0)
+    crystals = [bulk("Cu", "fcc", a=3.55 + 0.01 * number) for number in range(10)]
+    out = tmp_path / "s.h5"
+    settings: dict[str, Any] = {"mesh": (4, 4, 4), "workers": 0, "block": 1, "commit_interval": 0}
+    result = hpcbench.run(crystals, model=Slow(clock), out=out, time_limit="30:00", **settings)
+    done = set(result.table.index)
+    assert 0 < len(done) < 10
+    assert not out.exists()
+    assert list((tmp_path / "s.h5.run" / "segments").glob("segment-*"))
+    # Where nothing kills it there is time.
+    again = hpcbench.run(crystals, model=Slow(clock), out=out, **settings)
+    assert out.exists()
+    assert done < set(again.table.index)
+    assert list(again.table["status"]) == [DONE] * 10
+
+
+def test_after_sigterm_there_is_less_time_than_slurm_gives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stop = Stop()
+    stop.install()
+    stop.limit(1000.0, 100.0)
+    assert 1090 < stop.seconds_to_the_kill <= 1100
+    signal.raise_signal(signal.SIGUSR2)
+    assert stop.seconds_to_the_kill > 1090
+    signal.raise_signal(signal.SIGTERM)
+    assert 0 < stop.seconds_to_the_kill <= 20
 
 
 def test_a_run_ends_in_its_time_and_goes_on(tmp_path: Path) -> None:

@@ -411,6 +411,35 @@ def test_shell_syntax(script: Path) -> None:
     subprocess.run(["bash", "-n", script], check=True)
 
 
+def test_a_chain_knows_of_itself_whatever_sbatch_exports(tmp_path: Path) -> None:
+    """With --export=NONE a job has no variables of the one that submitted it."""
+    environment = {"PATH": os.environ["PATH"], "HPCBENCH_PYTHON": sys.executable}
+    environment = with_tool(tmp_path, environment, "sbatch", 'echo submitted "$@" >&2; echo 17')
+    environment = with_tool(tmp_path, environment, "srun", "exit 1")
+    environment = with_tool(tmp_path, environment, "scancel", "exit 0")
+    words = ["--export=NONE", "--nodes=2", "--", "jobs/demo", "--out", str(tmp_path / "s.h5")]
+    script = ROOT / "jobs" / "slurm-chain.sh"
+    for link in ("", "--finished-before=-1"):
+        answer = subprocess.run(
+            [script, *filter(None, [link]), *words],
+            env=environment | {"SLURM_JOB_ID": "5", "SLURM_SUBMIT_DIR": str(ROOT)},
+            cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+        (line,) = (line for line in answer.stderr.splitlines() if line.startswith("submitted"))
+        following = line.split("jobs/slurm-chain.sh ")[1].split()
+        assert following == [f"--finished-before={'0' if link else '-1'}", *words]
+        assert ("--dependency=afternotok:5" in line) == bool(link)
+    # A link that follows one without a result ends the chain.
+    answer = subprocess.run(
+        [script, "--finished-before=0", *words],
+        env=environment | {"SLURM_JOB_ID": "6", "SLURM_SUBMIT_DIR": str(ROOT)},
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert answer.returncode == 1
+    assert "submitted" not in answer.stderr
+    assert "the chain ends" in answer.stdout
+
+
 def test_example_run_file(monkeypatch: pytest.MonkeyPatch) -> None:
     for key in [key for key in os.environ if key.startswith("HPCBENCH_")]:
         monkeypatch.delenv(key)

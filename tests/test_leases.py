@@ -313,6 +313,12 @@ def test_nobody_waits_in_a_collective_call_for_one_that_died(tmp_path: Path) -> 
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (result.returncode, result.stdout) == (3, "both live\n"), result.stderr
     assert f"others have died (rank 1 on {socket.gethostname()})" in result.stderr
+    # Of a rank on another host nothing is known before all have entered the launch's folder.
+    far = script.replace("socket.gethostname(), other", "'far', other")
+    far = "import hpcbench.farm.beginning as b; b.LONGEST_START = 3.0\n" + far
+    result = subprocess.run([sys.executable, "-c", far], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout) == (3, "both live\n"), result.stderr
+    assert "not all were there" in result.stderr
     result = subprocess.run([*command, "over"], capture_output=True, check=False, timeout=60)
     assert result.returncode == 0
 
@@ -330,3 +336,55 @@ def test_who_gives_up_leaves_his_blocks_to_others(tmp_path: Path) -> None:
     assert ranks[1].working() == []
     ranks[1].resume()
     assert ranks[0].working() == [1]
+
+
+def test_a_journal_for_which_there_was_no_room_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path / "journal")
+    write, full = os.write, True
+
+    def no_room(file: int, data: bytes) -> int:
+        return write(file, data[:3] if full else data)
+
+    monkeypatch.setattr(os, "write", no_room)
+    with pytest.raises(OSError, match="no room"):
+        journal.begin(["a"])
+    journal.stop()
+    assert not read_journal(journal.path).in_order
+    full = False
+    journal.stop()
+    told = read_journal(journal.path)
+    # What could not be written did not begin, and the request to stop is not lost.
+    assert told.in_order
+    assert not told.begun
+    journal.close()
+    journal.stop()
+    with pytest.raises(OSError, match="closed"):
+        journal.take(0, 0)
+
+
+def test_a_lease_whose_making_is_answered_with_its_own_link_is_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS: the answer was lost, and the request came again."""
+    symlink_to = Path.symlink_to
+
+    def made_twice(path: Path, target: str) -> None:
+        symlink_to(path, target)
+        symlink_to(path, target)
+
+    mine, _ = leases(tmp_path, 0, 2, [Block((0,)), Block((1,))])
+    others, _ = leases(tmp_path, 1, 2, [Block((0,)), Block((1,))])
+    first = others.take(anything)
+    monkeypatch.setattr(Path, "symlink_to", made_twice)
+    second = mine.take(anything)
+    assert first is not None
+    assert second is not None
+    assert {first.number, second.number} == {0, 1}
+    assert mine.take(anything) is None
+    attendance = Attendance(tmp_path, 0, 1)
+    attendance.enter()
+    attendance.rest()
+    assert attendance.end()
+    attendance.close()

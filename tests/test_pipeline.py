@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -38,6 +39,7 @@ from hpcbench.errors import (
     UnsuitableError,
 )
 from hpcbench.events import EventLog
+from hpcbench.farm import launch as launching
 from hpcbench.farm.devices import own_cores
 from hpcbench.farm.launch import launch
 from hpcbench.farm.world import SingleProcess
@@ -950,3 +952,23 @@ def test_event_log_takes_events_from_threads(tmp_path: Path) -> None:
     log.write("start", total=0, before=0)
     EventLog(tmp_path, 0, "2").write("start", total=0, before=0)
     assert read_stages(tmp_path) is None
+
+
+def test_runs_in_one_process_leave_no_files_open(
+    tmp_path: Path, metals: list[Atoms], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_plan(*arguments: object) -> None:
+        raise SetupError("no plan")
+
+    numbers = []
+    for number in range(3):
+        settings: dict[str, Any] = {"model": EMT(), "mesh": (2, 2, 2), "workers": 0}
+        hpcbench.run(metals[:1], out=tmp_path / f"{number}.h5", **settings)
+        with monkeypatch.context() as patch:
+            patch.setattr(launching, "make_plan", no_plan)
+            with pytest.raises(SetupError, match="no plan"):
+                hpcbench.run(metals[:1], out=tmp_path / f"none-{number}.h5", **settings)
+        numbers.append(len(os.listdir("/proc/self/fd")))
+    assert numbers[1] == numbers[2]
+    time.sleep(1.5)
+    assert not [thread for thread in threading.enumerate() if "_beat" in thread.name]

@@ -204,3 +204,23 @@ def test_where_no_understudy_can_work_the_rank_takes_the_risk(tmp_path: Path) ->
     assert list(hpcbench.open(out).table["status"]) == [DONE] * 9
     messages = [event["message"] for event in events(out, "warning")]
     assert any("no understudy" in message for message in messages)
+
+
+def test_an_understudy_that_somebody_else_stops_makes_nobody_suspect(tmp_path: Path) -> None:
+    """The crystal ends its process once, and its understudy is asked to stop the first time."""
+    harm = (
+        "import pathlib, time; here = pathlib.Path(__file__).parent\n"
+        "            number = len(list(here.glob('was-*')))\n"
+        "            (here / f'was-{number}').touch()\n"
+        "            number == 0 and os.kill(os.getpid(), signal.SIGKILL)\n"
+        "            number == 1 and (os.kill(os.getpid(), signal.SIGTERM), time.sleep(0.5))"
+    )
+    environment = poisoned(tmp_path, harm)
+    sources, out = crystals(tmp_path), tmp_path / "s.h5"
+    arguments = [str(sources), "--out", str(out), "--model", "poison:make", "--workers", "0"]
+    assert run(arguments, env=environment).returncode == -signal.SIGKILL
+    again = run(arguments, env=environment)
+    assert again.returncode == 0, again.stderr
+    assert (hpcbench.open(out).table["status"] == DONE).all()
+    assert events(out, "death") == []
+    assert not any("no understudy" in event["message"] for event in events(out, "warning"))

@@ -292,3 +292,20 @@ def test_staged_ranks_run_from_the_nodes_own_disk(
     assert len(told) >= 2
     for words in told:
         assert all(word.startswith(str(disk)) for word in words)
+
+
+def test_a_node_that_goes_down_takes_its_ranks_and_not_the_job(job: Job) -> None:
+    """The last test of the cluster, which has one node less from then on."""
+    job.take(0.1)
+    number = job.submit(
+        "sbatch", *TWO_RANKS, f"--output={job.folder}/%j.out", "jobs/slurm.sh", *job.words,
+        "--silence", "10",
+    )  # fmt: skip
+    wait_until(lambda: job.finished, "the first crystal")
+    before = job.finished
+    job.cluster.kill_node("n2", job.events(1)[0]["pid"])
+    job.take(0)
+    assert job.end_of(number)["JobState"] == "COMPLETED", job.said
+    assert 0 < before < MANY
+    assert job.all_are_done()
+    assert job.events(1)[-1]["event"] != "end"

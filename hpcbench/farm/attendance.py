@@ -105,6 +105,9 @@ class Attendance:
                 (self._ended / f"last.{holder}").symlink_to(str(self._rank))
             except FileExistsError:
                 last = int(os.readlink(self._ended / f"last.{holder}"))
+                if last == self._rank:
+                    # NFS says so when the answer to making it was lost.
+                    return True
                 if self._is_silent(last):
                     holder += 1
                 else:
@@ -114,9 +117,13 @@ class Attendance:
         self._leaving.set()
         return False
 
+    def leave(self) -> None:
+        """Say no more that this rank is at work."""
+        self._leaving.set()
+
     def close(self) -> None:
         """Let the other ranks go."""
-        self._leaving.set()
+        self.leave()
         create(self._ended / "closed")
 
     def is_closed(self) -> bool:

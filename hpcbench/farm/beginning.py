@@ -6,10 +6,11 @@ import os
 import socket
 import sys
 import threading
+import time
 
 from hpcbench.errors import LaunchError
 from hpcbench.farm.attendance import Attendance, is_gone
-from hpcbench.farm.world import World
+from hpcbench.farm.world import LONGEST_START, World
 
 POLL = 0.5
 # A message names no more ranks than these.
@@ -32,7 +33,8 @@ class Beginning:
         self._rank = world.rank
         self._everyone: list[tuple[str, int]] = world.share((socket.gethostname(), os.getpid()))
         self.attendance: Attendance | None = None
-        """Tells of ranks on other hosts; as soon as there is one."""
+        """Tells of ranks on other hosts. Until there is one, only time does."""
+        self._since = time.monotonic()
         self._over = threading.Event()
         if len(self._everyone) > 1:
             threading.Thread(target=self._watch, daemon=True).start()
@@ -43,18 +45,24 @@ class Beginning:
 
     def _watch(self) -> None:
         while not self._over.wait(POLL):
-            dead = self._dead()
-            if dead and not self._over.is_set():
-                who = ", ".join(f"rank {rank} on {self._everyone[rank][0]}" for rank in dead[:MOST])
+            why = self._why_to_end()
+            if why and not self._over.is_set():
                 print(
-                    f"hpcbench: rank {self._rank} ends before the work has begun, for others "
-                    f"have died ({who}{', ...' if len(dead) > MOST else ''}); give the same "
-                    f"command again",
+                    f"hpcbench: rank {self._rank} ends before the work has begun, for {why}; give "
+                    f"the same command again",
                     file=sys.stderr,
                     flush=True,
                 )
                 # The main thread is inside MPI.
                 os._exit(LaunchError.exit_code)
+
+    def _why_to_end(self) -> str:
+        if dead := self._dead():
+            who = ", ".join(f"rank {rank} on {self._everyone[rank][0]}" for rank in dead[:MOST])
+            return f"others have died ({who}{', ...' if len(dead) > MOST else ''})"
+        if self.attendance is None and time.monotonic() - self._since > LONGEST_START:
+            return f"not all were there after {LONGEST_START / 60:.0f} minutes"
+        return ""
 
     def _dead(self) -> list[int]:
         here = socket.gethostname()

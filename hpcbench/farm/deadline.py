@@ -6,6 +6,7 @@ import os
 import subprocess
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 # Seconds before the end in which no work is begun or gone on with: for the analyses that are
@@ -16,10 +17,18 @@ LARGEST_SHARE = 0.1
 SQUEUE_PATIENCE = 20.0
 
 
-def seconds_for_work(
+@dataclass(frozen=True)
+class TimeLeft:
+    """Seconds from now on in which crystals may be computed, and those after them."""
+
+    for_work: float
+    reserve: float
+
+
+def time_left(
     time_limit: float | None, spent: float, environment: Mapping[str, str] | None = None
-) -> float | None:
-    """Seconds from now on in which crystals may be computed; ``None`` where there is no limit.
+) -> TimeLeft | None:
+    """How much time there is; ``None`` where there is no limit.
 
     The user's limit or the end of the Slurm job, whichever is nearer, less a reserve.
 
@@ -37,7 +46,8 @@ def seconds_for_work(
     if not ends:
         return None
     left = min(ends)
-    return left - min(RESERVE, LARGEST_SHARE * (left + spent))
+    reserve = min(RESERVE, LARGEST_SHARE * (left + spent))
+    return TimeLeft(left - reserve, reserve)
 
 
 def slurm_seconds_left(environment: Mapping[str, str]) -> float | None:

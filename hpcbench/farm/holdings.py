@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from hpcbench.farm.journal import Journal
 
@@ -55,10 +55,11 @@ class Holdings:
         if done:
             self._journal.done(done)
 
-    def seconds_left(self, more: float = 0.0) -> float:
+    def seconds_left(self, more: float = 0.0, without: Container[str] = ()) -> float:
         """Seconds for what has no result yet, and for ``more`` predicted ones.
 
         Predictions are corrected by the pace so far; what is under way counts as half done.
+        Crystals that are in ``without`` do not count.
         """
         with self._lock:
             left = sum(self._left.values())
@@ -67,4 +68,5 @@ class Holdings:
                 busy += time.monotonic() - self._since
             done = self._finished + left / 2
             pace = busy / done if self._finished > 0.0 and done > 0.0 else 1.0
+            left -= sum(seconds for key, seconds in self._left.items() if key in without)
             return (left + more) * pace

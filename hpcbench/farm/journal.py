@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +39,10 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._stopped = False
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._torn = False
+        # A thread may say that the process was asked to stop, at any time.
+        self._lock = threading.Lock()
+        self._file: int | None = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def take(self, block: int, holder: int) -> None:
         """A block is about to be leased."""
@@ -58,22 +62,35 @@ class Journal:
         self._write("died", crystal)
 
     def stop(self) -> None:
-        """The process was asked to stop; said once."""
+        """The process was asked to stop; said once, and tried again where there was no room."""
         if not self._stopped:
-            self._stopped = True
             with contextlib.suppress(OSError):
                 self._write("stop")
+                self._stopped = True
 
     def end(self) -> None:
         """The process ends as it should."""
         with contextlib.suppress(OSError):
             self._write("end")
-            os.close(self._file)
+        self.close()
+
+    def close(self) -> None:
+        """Write no more; does nothing if it is closed."""
+        with self._lock:
+            if self._file is not None:
+                os.close(self._file)
+                self._file = None
 
     def _write(self, *words: str) -> None:
-        line = (" ".join(words) + "\n").encode()
-        if os.write(self._file, line) != len(line):
-            raise OSError(f"{self.path}: no room for a line")
+        with self._lock:
+            if self._file is None:
+                raise OSError(f"{self.path}: closed")
+            # The rest of a line for which there was no room must not spoil the next one.
+            line = ("\n" * self._torn + " ".join(words) + "\n").encode()
+            written = os.write(self._file, line)
+            self._torn = written != len(line)
+            if self._torn:
+                raise OSError(f"{self.path}: no room for a line")
 
 
 @dataclass

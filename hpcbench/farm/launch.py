@@ -19,7 +19,7 @@ from hpcbench.events import EventLog, ProgressReader
 from hpcbench.farm.attendance import Attendance
 from hpcbench.farm.beginning import Beginning
 from hpcbench.farm.checks import check_world
-from hpcbench.farm.deadline import seconds_for_work
+from hpcbench.farm.deadline import time_left
 from hpcbench.farm.devices import choose_device, own_cores
 from hpcbench.farm.disk import compare_room
 from hpcbench.farm.holdings import Holdings
@@ -42,9 +42,12 @@ from hpcbench.rank.stopping import Stop
 from hpcbench.rank.worker import Worker
 from hpcbench.sources import find_files
 from hpcbench.store.consolidate import consolidate
-from hpcbench.store.damage import find_damage, set_aside
+from hpcbench.store.damage import find_damage_apart, set_aside
 from hpcbench.store.reader import Store
 from hpcbench.store.run_folder import RunFolder
+
+# Bytes; half of what was measured (``benchmarks/results/store-cpu.json``).
+CONSOLIDATED_A_SECOND = 6e6
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ def launch(
     """
     folder = RunFolder(config.out)
     beginning = beginning or Beginning(world)
+    leaving = contextlib.ExitStack()
     try:
         files = _together(world, lambda: find_files(config.sources) if records is None else [])
         if potential is None:
@@ -116,16 +120,18 @@ def launch(
         for note in check_world(world, folder.path, config.model if potential is None else ""):
             on_note(note)
         attendance, journal, log = _enter(config, world, folder, name, stop)
+        for thing in (journal, log):
+            leaving.enter_context(contextlib.closing(thing))
+        leaving.callback(attendance.leave)
         beginning.attendance = attendance
-        damaged = world.gather(find_damage(folder.segment_paths()[world.rank :: world.size]))
+        segments = folder.segment_paths()[world.rank :: world.size]
+        damaged = world.gather(_all_or_none(world, lambda: find_damage_apart(segments)))
         _together(world, lambda: _set_aside(damaged))
         gathered = world.gather(read_share(config, files, records, world.rank, world.size))
         plan = _plan(config, world, folder, deciding, gathered, name, retry)
-        seconds = _together(
-            world, lambda: seconds_for_work(config.time_limit, stop.age, environment)
-        )
-        if seconds is not None:
-            stop.limit(seconds)
+        time = _together(world, lambda: time_left(config.time_limit, stop.age, environment))
+        if time is not None:
+            stop.limit(time.for_work, time.reserve)
         # Segments, and the new store beside them.
         if note := compare_room(folder.path, 2 * plan.results_bytes):
             on_note(note)
@@ -142,6 +148,7 @@ def launch(
             beginning,
             stop,
             potential,
+            on_note,
             on_result,
             on_end,
         )
@@ -149,6 +156,7 @@ def launch(
     finally:
         beginning.end()
         folder.unlock()
+        leaving.close()
 
 
 @dataclass(frozen=True)
@@ -166,6 +174,7 @@ class _Call:
     beginning: Beginning
     stop: Stop
     potential: Potential | None
+    on_note: Callable[[str], None]
     on_result: Callable[[Mapping[str, Any]], None]
     on_end: Callable[[RunConfig], None]
 
@@ -202,7 +211,7 @@ def _work_to_the_end(call: _Call) -> Outcome:
             problem = problem or _of_the_disk(error, folder)
         try:
             # A start that failed leaves no store behind.
-            if last and (problem is None or folder.segment_paths()):
+            if last and (problem is None or folder.segment_paths()) and _there_is_time(call):
                 consolidate(folder, schema_of(call.deciding), call.deciding)
                 # How fast it was, for the next plan.
                 learn(Store(folder.store), ProgressReader(folder.events).read())
@@ -218,17 +227,34 @@ def _work_to_the_end(call: _Call) -> Outcome:
         # Each rank, for whoever comes last: one that was stopped and taken for dead may have
         # committed something after the others had consolidated.
         folder.unlock()
+        complete = not call.stop.requested
         try:
-            consolidate_if_idle(folder.store)
+            if _there_is_time(call):
+                consolidate_if_idle(folder.store)
+            elif last:
+                call.on_note(
+                    "no time to bring results together before this is killed: they are safe in "
+                    "segments, and the next start does it, or hpcbench consolidate"
+                )
+            if complete and (last or left_undone):
+                # Others may have done what this rank could not, or died at the very end.
+                complete = not Store(folder.store).unfinished_ids()
         except (OSError, StoreError) as error:
             problem = problem or error
-        complete = not call.stop.requested
-        if left_undone and complete:
-            # Other ranks may have done it.
-            complete = not Store(folder.store).unfinished_ids()
+            complete = False
         log.write("end", complete=complete)
         log.close()
     return Outcome(complete, last, attendance.complete(), problem)
+
+
+def _there_is_time(call: _Call) -> bool:
+    """Whether segments and store can be brought together before this process may be killed."""
+    paths = [call.folder.store, *call.folder.segment_paths()]
+    size = 0
+    for path in paths:
+        with contextlib.suppress(OSError):
+            size += path.stat().st_size
+    return size / CONSOLIDATED_A_SECOND < call.stop.seconds_to_the_kill
 
 
 def _of_the_disk(error: Exception, folder: RunFolder) -> Exception:

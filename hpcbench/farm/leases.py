@@ -79,6 +79,7 @@ class Leases:
         # Predicted for each block and all after it; what was left at the last look, and when.
         seconds = [*(block.seconds for block in blocks), 0.0]
         self._from_here = list(itertools.accumulate(reversed(seconds)))[::-1]
+        self._mine: set[tuple[int, int]] = set()
         self._seen, self._looked = self._from_here[0], time.monotonic()
 
     def take(self, fits: Callable[[Block], bool], *, suspect: bool = False) -> Lease | None:
@@ -168,7 +169,11 @@ class Leases:
         try:
             self._path(number, holder).symlink_to(str(self._rank))
         except FileExistsError:
-            return None
+            # NFS may say so of a link that this rank has just made, when an answer was lost.
+            made = self._holder(number, holder) == self._rank
+            if not made or (number, holder) in self._mine:
+                return None
+        self._mine.add((number, holder))
         return Lease(number, block, holder)
 
     def _holder(self, number: int, holder: int) -> int | None:

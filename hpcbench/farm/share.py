@@ -133,8 +133,9 @@ class Share:
         if lease is not None:
             yield self._open(lease)
         while not (ending.is_set() or self.stop.requested):
-            held = self.holdings.seconds_left()
-            left = self.holdings.seconds_left(self._leases.seconds_left()) - held
+            # Suspects wait until there is nothing else, and must not keep this rank from seeing it.
+            held = self.holdings.seconds_left(without=self._suspects)
+            left = self.holdings.seconds_left(self._leases.seconds_left(), self._suspects) - held
             if held > most_seconds_held(left, self.size, self.config.lease_minutes * 60):
                 time.sleep(POLL)
                 continue
@@ -167,10 +168,12 @@ class Share:
     def _wait_for_estate(self) -> Lease | None:
         """Wait until no rank works any more, or one leaves a block behind."""
         while not self.stop.requested:
+            # Before looking for estates: who dies meanwhile leaves one.
+            working = self.attendance.working()
             if lease := self._inherit():
                 return lease
             self.attendance.rest()
-            if not self.attendance.working():
+            if not working:
                 return None
             self.stop.pause(self.attendance.poll)
         return None

@@ -32,7 +32,7 @@ from hpcbench.rank.stopping import Stop
 POLL = 0.2
 # Exit code of an understudy that ended by an error that is no crystal's.
 UNABLE = 99
-BEGUN, DONE = b"begun\n", b"done\n"
+BEGUN, DONE, ASKED = b"begun\n", b"done\n", b"asked to stop\n"
 # Of MPI and its launchers: the understudy is no rank.
 LAUNCHER_VARIABLES = ("PMI", "PMIX", "OMPI_", "SLURM_STEP_NUM_TASKS", "HYDI_", "MPI_", "PALS_")
 
@@ -41,13 +41,14 @@ class Fate(enum.Enum):
     """What became of a group: computed, given up for a stop, or the understudy died of it.
 
     ``UNABLE`` is one that could not begin, or ended by an error of its own: no crystal is to
-    blame.
+    blame. ``ASKED`` is one that was asked to stop, and its rank was not.
     """
 
     DONE = enum.auto()
     STOPPED = enum.auto()
     DIED = enum.auto()
     UNABLE = enum.auto()
+    ASKED = enum.auto()
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,9 @@ class Understudy:
                 # It has died while it had nothing to do.
                 self.close()
                 continue
-            return self._await(process)
+            fate = self._await(process)
+            if fate is not Fate.ASKED:
+                return fate
         return Fate.UNABLE
 
     def close(self) -> None:
@@ -148,7 +151,7 @@ class Understudy:
 
     def _await(self, process: subprocess.Popen[bytes]) -> Fate:
         assert process.stdout is not None, "it was started with one"
-        asked = begun = False
+        asked = asked_itself = begun = False
         while True:
             if not select.select([process.stdout], [], [], POLL)[0]:
                 if self._stop.requested and not asked:
@@ -158,6 +161,7 @@ class Understudy:
                 continue
             answer = os.read(process.stdout.fileno(), 64)
             begun |= BEGUN in answer
+            asked_itself |= ASKED in answer
             if DONE in answer:
                 return Fate.DONE
             if not answer:
@@ -167,6 +171,8 @@ class Understudy:
         self.how = f"exit code {code}" if code >= 0 else signal.strsignal(-code) or f"{-code}"
         if self._stop.requested:
             return Fate.STOPPED
+        if asked_itself:
+            return Fate.ASKED
         return Fate.DIED if begun and code != UNABLE else Fate.UNABLE
 
 
@@ -219,6 +225,10 @@ def main() -> None:
             worker.attempts.update(attempts)
             if worker.work([crystals]):
                 os.write(answers, DONE)
+    if stop.requested:
+        # By its rank, or by somebody else: no crystal is to blame.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(answers, ASKED)
     log.close()
     journal.end()
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 """Signals that ask a run to stop."""
 POLL = 0.2
+# Slurm's KillWait is half a minute by default, and others wait no longer.
+SECONDS_AFTER_SIGTERM = 20.0
 
 
 class StopRequested(BaseException):
@@ -47,6 +49,7 @@ class Stop:
         self.signal: int | None = None
         self._started = time.monotonic()
         self._end = math.inf
+        self._kill = math.inf
         self._bell: int | None = None
 
     @property
@@ -64,9 +67,15 @@ class Stop:
         """True once a signal has come, or the time is over."""
         return self.signal is not None or self.seconds_left <= 0.0
 
-    def limit(self, seconds: float) -> None:
-        """Stop after so many seconds from now."""
+    @property
+    def seconds_to_the_kill(self) -> float:
+        """Seconds until the process may be killed; infinite where nothing tells of it."""
+        return self._kill - time.monotonic()
+
+    def limit(self, seconds: float, reserve: float = 0.0) -> None:
+        """Stop after so many seconds from now; the process is killed a reserve later."""
         self._end = time.monotonic() + seconds
+        self._kill = min(self._kill, self._end + reserve)
 
     def install(self) -> None:
         """Let SIGINT, SIGTERM and SIGUSR2 ask the run to stop; a second SIGINT ends it at once.
@@ -103,6 +112,8 @@ class Stop:
         if self.signal == signal.SIGINT and number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.raise_signal(signal.SIGINT)
+        if number == signal.SIGTERM:
+            self._kill = min(self._kill, time.monotonic() + SECONDS_AFTER_SIGTERM)
         self.signal = number
 
     def check(self) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from hpcbench.errors import DamageError, StoreError
@@ -11,6 +14,8 @@ from hpcbench.store.inspection import inspect
 from hpcbench.store.table_reader import TableReader
 
 SUFFIX = ".damaged"
+# Seconds after which a process that looks at many files counts as stuck.
+PATIENCE, PATIENCE_A_FILE = 60.0, 10.0
 
 
 def find_damage(paths: Iterable[Path]) -> dict[Path, str]:
@@ -38,13 +43,18 @@ def find_damage(paths: Iterable[Path]) -> dict[Path, str]:
 
 
 def find_damage_apart(paths: Iterable[Path]) -> dict[Path, str]:
-    """The same in a process for each, which may die of it; those that are gone are left out.
+    """The same in a process that may die of it; those that are gone are left out.
+
+    One for all of them; if that does not come to its end, one for each.
 
     Raises
     ------
     StoreError
         As :func:`find_damage`.
     """
+    paths = list(paths)
+    if len(paths) > 1 and (told := _in_one_process(paths)) is not None:
+        return told
     found = {}
     for path in paths:
         try:
@@ -58,6 +68,23 @@ def find_damage_apart(paths: Iterable[Path]) -> dict[Path, str]:
     return found
 
 
+def _in_one_process(paths: Sequence[Path]) -> dict[Path, str] | None:
+    """``None`` where it has died, been stuck, or met a file that is gone or not readable."""
+    try:
+        answer = subprocess.run(
+            [sys.executable, "-m", "hpcbench.store.damage"],
+            input=json.dumps([str(path) for path in paths]),
+            capture_output=True,
+            check=True,
+            text=True,
+            timeout=PATIENCE + PATIENCE_A_FILE * len(paths),
+        )
+        found: dict[str, str] = json.loads(answer.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+    return {Path(path): reason for path, reason in found.items()}
+
+
 def set_aside(damaged: Mapping[Path, str]) -> list[str]:
     """Rename damaged segments, so that nobody takes them for results; a sentence for each."""
     sentences = []
@@ -69,3 +96,8 @@ def set_aside(damaged: Mapping[Path, str]) -> list[str]:
                 f"it are computed again"
             )
     return sentences
+
+
+if __name__ == "__main__":
+    damaged = find_damage(map(Path, json.load(sys.stdin)))
+    json.dump({str(path): reason for path, reason in damaged.items()}, sys.stdout)

@@ -138,7 +138,7 @@ plan_srun() {
 }
 
 srun_interface() {
-    local wanted
+    local wanted known
     case $1 in
         Open\ MPI*) wanted=pmix ;;
         CRAY*) wanted=cray_shasta ;;
@@ -146,7 +146,8 @@ srun_interface() {
         *) wanted=pmi2 ;;
     esac
     # Where the site has built another set, its default is the best guess.
-    if srun --mpi=list 2>&1 | grep -qw "$wanted"; then
+    known=$(srun --mpi=list 2>&1) || :
+    if grep -qw "$wanted" <<<"$known"; then
         echo "--mpi=$wanted"
     fi
 }

@@ -235,11 +235,11 @@ finish() {
             *) die $WRONG_ENVIRONMENT "the launcher ended with exit code $code before any work was done" ;;
         esac
     fi
-    if segments_are_left; then
-        # A rank died before it could do this.
+    "$PYTHON" -m hpcbench status "$STORE" --exit-code --quiet || answer=$?
+    if [ "$answer" != "$STOPPED" ] && segments_are_left; then
+        # A rank died before it could do this. Where there is more to come, the next run does it.
         "$PYTHON" -m hpcbench report --table "$STORE" || :
     fi
-    "$PYTHON" -m hpcbench status "$STORE" --exit-code --quiet || answer=$?
     case "$answer $code" in
         "$STOPPED $WRONG_USE" | "$STOPPED $WRONG_ENVIRONMENT") answer=$code ;;
         "$STOPPED $STOPPED" | 0\ * | 1\ *) ;;

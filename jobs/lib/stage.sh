@@ -30,10 +30,11 @@ print(find_spec("hpcbench").submodule_search_locations[0])'
 
 # Packs what is not packed yet; fails, with a sentence, where it cannot.
 pack() {
-    local part=$ARCHIVE.$$.part inside=${LIBRARY#"$ENVIRONMENT"/}
+    local part=$ARCHIVE.$(hostname).$$.part inside=${LIBRARY#"$ENVIRONMENT"/}
     [ ! -e "$ARCHIVE" ] || return 0
     say "launch.sh: packing $ENVIRONMENT for --stage; once, until something in it changes"
-    rm -f "$ENVIRONMENT"/.hpcbench-stage-*
+    # Those of today may be another job's, which unpacks them or is packing.
+    find "$ENVIRONMENT" -maxdepth 1 -name '.hpcbench-stage-*' -mtime +0 -delete
     # Where the job was started modules are looked for last, and first where Python would: an
     # import must not ask a shared file system for each module.
     if echo 'import os, sys; sys.path.append(os.getcwd())' >"$part.pth" &&

@@ -1,0 +1,126 @@
+"""A rank's share of the work, with the other ranks as what they leave on the disk."""
+
+from __future__ import annotations
+
+import math
+import socket
+import subprocess
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+from hpcbench.farm import leases
+from hpcbench.farm.attendance import Attendance
+from hpcbench.farm.holdings import Holdings
+from hpcbench.farm.journal import Journal, journal_path
+from hpcbench.farm.leases import Leases
+from hpcbench.farm.share import Share
+from hpcbench.planning import holding
+from hpcbench.planning.blocks import Block
+
+SECONDS_A_CRYSTAL = 0.2
+
+
+@dataclass
+class TwoRanks:
+    """Rank 0, and what rank 1 has left when it died with a block under way."""
+
+    launch: Path
+    other: subprocess.Popen[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.other = subprocess.Popen(["sleep", "600"])
+        self.attendance = Attendance(self.launch, 0, 2)
+        self.attendance.enter()
+        alive = self.launch / "alive" / "rank-00001"
+        alive.write_text(f"{socket.gethostname()} {self.other.pid}\n")
+        self.blocks = [Block(rows, 3 * SECONDS_A_CRYSTAL) for rows in ((0, 1, 2), (3, 4, 5))]
+        journal = Journal(journal_path(self.launch, "rank-00001"))
+        lease = Leases(self.launch, 1, 2, self.blocks, journal).take(lambda block: True)
+        assert lease is not None
+        journal.begin([f"crystal-{row}" for row in lease.block.rows])
+        self.theirs = [f"crystal-{row}" for row in lease.block.rows]
+        journal = Journal(journal_path(self.launch, "rank-00000"))
+        self.holdings = Holdings(journal)
+        self.share = Share(
+            SimpleNamespace(lease_minutes=10.0),  # type: ignore[arg-type]
+            SimpleNamespace(launch_folder=lambda name: self.launch, committed_ids=lambda r: set()),  # type: ignore[arg-type]
+            SimpleNamespace(launch="one", blocks=self.blocks, suspicions={}),  # type: ignore[arg-type]
+            0,
+            2,
+            SimpleNamespace(requested=False, seconds_left=math.inf, pause=time.sleep),  # type: ignore[arg-type]
+            self.attendance,
+            journal,
+            Mock(),
+            Mock(),
+            self.holdings,
+            None,
+            self.load,
+        )
+
+    def load(self, rows: Any) -> Any:
+        return [(SimpleNamespace(id=f"crystal-{row}"), SECONDS_A_CRYSTAL) for row in rows]
+
+    def kill(self) -> None:
+        self.other.kill()
+        self.other.wait()
+
+    def end(self) -> None:
+        self.attendance.close()
+        self.kill()
+
+
+@pytest.fixture
+def two_ranks(tmp_path: Path):  # type: ignore[no-untyped-def]
+    ranks = TwoRanks(tmp_path)
+    yield ranks
+    ranks.end()
+
+
+def test_suspects_of_a_dead_rank_do_not_keep_a_rank_from_ending_its_list(
+    two_ranks: TwoRanks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They wait until the list is at its end, and are more than a rank may hold by then."""
+    # As in a run of hours: what is left to take is looked for each time, and a crystal takes
+    # longer than what is never too much.
+    monkeypatch.setattr(leases, "LOOK", 0.0)
+    monkeypatch.setattr(holding, "NEVER_TOO_MUCH", SECONDS_A_CRYSTAL / 10)
+    two_ranks.kill()
+    computed: list[str] = []
+
+    def compute() -> None:
+        for crystals in two_ranks.share._crystals(threading.Event(), None):
+            for crystal in crystals:
+                time.sleep(SECONDS_A_CRYSTAL)
+                computed.append(crystal.id)
+                two_ranks.holdings.finish(crystal.id)
+                two_ranks.holdings.commit([crystal.id])
+
+    thread = threading.Thread(target=compute, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive(), "it waits for ever"
+    assert len(computed) == 3
+    assert sorted(two_ranks.share._suspects) == two_ranks.theirs
+
+
+def test_a_rank_that_dies_while_one_looks_leaves_its_estate(
+    two_ranks: TwoRanks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = two_ranks.attendance.lost
+
+    def lost_just_before() -> list[int]:
+        answer = lost()
+        two_ranks.kill()
+        return answer
+
+    monkeypatch.setattr(two_ranks.attendance, "lost", lost_just_before)
+    lease = two_ranks.share._wait_for_estate()
+    assert lease is not None
+    assert [f"crystal-{row}" for row in lease.block.rows] == two_ranks.theirs
