@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hpcbench.store.table_reader import TableReader
+from hpcbench.store.examiner import Examiner
 
 ADDRESSES = ("DIMENSION_LIST", "REFERENCE_LIST")
 """Attributes that hold places in the file, not values."""
@@ -72,7 +72,7 @@ def _look_in_turn(connection: Any) -> None:
             except Exception as error:
                 values = f"error: {type(error).__name__}"
             try:
-                with TableReader(Path(path), tolerant=True) as reader:
+                with Examiner(Path(path), tolerant=True) as reader:
                     damage = next((str(damage) for damage in reader.damage()), "")
             except Exception as error:
                 damage = f"{type(error).__name__}: {error}"

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from hpcbench.errors import DamageError, StoreError
+from hpcbench.store.examiner import Examiner
 from hpcbench.store.inspection import inspect
-from hpcbench.store.table_reader import TableReader
 
 SUFFIX = ".damaged"
 # Seconds after which a process that looks at many files counts as stuck.
@@ -31,7 +31,7 @@ def find_damage(paths: Iterable[Path]) -> dict[Path, str]:
     found = {}
     for path in paths:
         try:
-            with TableReader(path) as reader:
+            with Examiner(path) as reader:
                 for damage in reader.damage():
                     found[path] = str(damage)
                     break

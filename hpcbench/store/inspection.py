@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from hpcbench.errors import DamageError, StoreError
+from hpcbench.store.examiner import Examiner
 from hpcbench.store.physics import Deviation, check_physics
-from hpcbench.store.table_reader import Damage, TableReader, is_of_system
+from hpcbench.store.table_reader import Damage, is_of_system
 
 # Processes that may die of one file before the rest of it counts as damaged.
 MOST_DEATHS = 50
@@ -183,7 +184,7 @@ def main(order: Mapping[str, Any]) -> None:
     say(reading=["", 0, 0])
     computed = 0
     try:
-        with TableReader(Path(order["path"]), tolerant=True) as reader:
+        with Examiner(Path(order["path"]), tolerant=True) as reader:
             computed = _look(reader, order, say)
     except DamageError as error:
         say(damage=["", 0, 0, str(error).splitlines()[0]])
@@ -192,7 +193,7 @@ def main(order: Mapping[str, Any]) -> None:
     say(computed=computed)
 
 
-def _look(reader: TableReader, order: Mapping[str, Any], say: Callable[..., None]) -> int:
+def _look(reader: Examiner, order: Mapping[str, Any], say: Callable[..., None]) -> int:
     try:
         say(rows=reader.expected_rows())
     except Exception as error:  # a broken file fails in all kinds of ways

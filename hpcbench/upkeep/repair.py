@@ -21,6 +21,7 @@ from hpcbench.phonons.stability import CRITERIA
 from hpcbench.store.consolidate import alone
 from hpcbench.store.damage import SUFFIX, find_damage, find_damage_apart, set_aside
 from hpcbench.store.decorations import decorate
+from hpcbench.store.examiner import Examiner
 from hpcbench.store.fields import (
     Block,
     Field,
@@ -191,7 +192,7 @@ def rebuild(order: Mapping[str, Any]) -> dict[str, Any]:
             raise StoreError(f"{store} was replaced meanwhile; nothing was changed")
         _put_aside(store, aside, keep=True)
 
-    with TableReader(store, tolerant=True) as reader, replacing:
+    with Examiner(store, tolerant=True) as reader, replacing:
         settings = _settings(reader, folder)
         schema = _schema(reader, settings)
         blocks = _intact(reader, schema, damages, settings, fate)
@@ -259,7 +260,7 @@ def _schema(reader: TableReader, settings: Mapping[str, Any]) -> Schema:
 
 
 def _intact(
-    reader: TableReader,
+    reader: Examiner,
     schema: Schema,
     damages: set[Damage],
     settings: Mapping[str, Any],
@@ -299,7 +300,7 @@ def _intact(
 
 
 def _rows_left(
-    reader: TableReader, first: int, end: int, damaged: Mapping[str, str]
+    reader: Examiner, first: int, end: int, damaged: Mapping[str, str]
 ) -> tuple[list[int], dict[str, Values]]:
     """The rows of a block whose essential fields can be had, and those fields, row by row.
 
@@ -335,7 +336,7 @@ def _one_row(reader: TableReader, path: str, row: int) -> Values | None:
 
 
 def _lose(
-    reader: TableReader, first: int, end: int, rows: set[int], damaged: set[str], fate: _Fate
+    reader: Examiner, first: int, end: int, rows: set[int], damaged: set[str], fate: _Fate
 ) -> None:
     if not rows:
         return
