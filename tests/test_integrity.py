@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,20 @@ import h5py
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.calculators.emt import EMT
 from flips import Elsewhere, flip
 
 import hpcbench
 from hpcbench.cli import main
 from hpcbench.errors import StoreError, StoreMismatchError
+from hpcbench.events import read_events
+from hpcbench.rank.rows import schema_of
+from hpcbench.store.consolidate import consolidate
 from hpcbench.store.fields import Field, Schema
 from hpcbench.store.inspection import inspect
+from hpcbench.store.joining import TOGETHER, join_segments, nobody_joins
 from hpcbench.store.physics import deviations
+from hpcbench.store.run_folder import RunFolder
 from hpcbench.store.table_reader import TableReader
 from hpcbench.store.table_writer import TableWriter
 from hpcbench.upkeep.diff import diff
@@ -361,9 +368,6 @@ def test_consolidation_that_is_killed_loses_nothing(
         "print('ready', flush=True)\n"
         "consolidate(folder, schema_of(folder.settings()), folder.settings())\n"
     )
-    from hpcbench.rank.rows import schema_of
-    from hpcbench.store.run_folder import RunFolder
-
     folder = RunFolder(tmp_path / "s.h5")
     folder.create()
     with TableReader(finished) as reader:
@@ -389,9 +393,6 @@ def test_consolidation_that_is_killed_loses_nothing(
 def test_consolidation_while_others_write_and_consolidate(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from hpcbench.rank.rows import schema_of
-    from hpcbench.store.run_folder import RunFolder
-
     folder = RunFolder(tmp_path / "s.h5")
     folder.create()
     with TableReader(finished) as reader:
@@ -430,6 +431,121 @@ def test_consolidation_while_others_write_and_consolidate(
     assert f"{folder.store}: 26 rows" in capsys.readouterr().out
     assert folder.segment_paths() == []
     assert verify(folder.store).counts == {"done": 26}
+
+
+def many_segments(finished: Path, store: Path) -> tuple[RunFolder, Schema, dict[str, Any], Any]:
+    """The folder of a run without results, and how to commit one more."""
+    folder = RunFolder(store)
+    folder.create()
+    with TableReader(finished) as reader:
+        settings, row = reader.settings, reader.row(0)
+    folder.agree(settings)
+    schema = schema_of(settings)
+
+    def commit(number: int, rank: int = 0) -> None:
+        folder.commit([{**row, "id": f"{number:016x}"}], schema, settings, rank)
+
+    return folder, schema, settings, commit
+
+
+def test_segments_of_a_rank_are_joined_and_nobody_misses_a_row(
+    finished: Path, tmp_path: Path
+) -> None:
+    folder, schema, settings, commit = many_segments(finished, tmp_path / "s.h5")
+    for number in range(TOGETHER - 1):
+        commit(number)
+    commit(1000, rank=1)
+    before = hpcbench.open(folder.store)
+    assert join_segments(folder, schema, settings, 0) == 0
+    commit(TOGETHER)
+    assert len(folder.segment_paths()) == TOGETHER + 1
+    # While others consolidate the segments stay.
+    with nobody_joins(folder):
+        assert join_segments(folder, schema, settings, 0) == 0
+    assert join_segments(folder, schema, settings, 0) == TOGETHER
+    assert len(folder.segment_paths()) == 2
+    # Whoever has it open reads on, and sees what has come since.
+    assert len([before.row(key) for key in list(before.ids)]) == TOGETHER
+    before.refresh()
+    after = hpcbench.open(folder.store)
+    assert len(before) == len(after) == TOGETHER + 1
+    assert folder.committed_ids([0]) == {f"{n:016x}" for n in range(TOGETHER + 1) if n != 15}
+    consolidate(folder, schema, settings)
+    assert verify(folder.store).counts == {"done": TOGETHER + 1}
+
+
+def test_segments_that_are_joined_while_they_are_listed_are_listed_again(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, schema, settings, commit = many_segments(finished, tmp_path / "s.h5")
+    for number in range(TOGETHER):
+        commit(number)
+    segment_paths = RunFolder.segment_paths
+
+    def just_before(self: RunFolder) -> list[Path]:
+        paths = segment_paths(self)
+        monkeypatch.undo()
+        assert join_segments(folder, schema, settings, 0) >= TOGETHER
+        return paths
+
+    monkeypatch.setattr(RunFolder, "segment_paths", just_before)
+    assert len(hpcbench.open(folder.store)) == TOGETHER
+    for number in range(TOGETHER, 2 * TOGETHER):
+        commit(number)
+    monkeypatch.setattr(RunFolder, "segment_paths", just_before)
+    assert len(folder.committed_ids([0])) == 2 * TOGETHER
+
+
+def test_a_run_of_many_commits_leaves_few_segments(tmp_path: Path) -> None:
+    crystals = [bulk("Cu", "fcc", a=3.5 + 0.01 * number) for number in range(3 * TOGETHER)]
+    hpcbench.run(
+        crystals, model=EMT(), out=tmp_path / "s.h5", mesh=(2, 2, 2), workers=0, commit_interval=0
+    )
+    (path,) = (tmp_path / "s.h5.run" / "events").glob("rank-*.jsonl")
+    events = read_events(path)[0]
+    joined = [event["segments"] for event in events if event["event"] == "join"]
+    # The second time with the one that the first has made.
+    assert joined[:2] == [TOGETHER, TOGETHER + 1]
+    assert verify(tmp_path / "s.h5").counts == {"done": len(crystals)}
+
+
+def test_who_joins_segments_may_be_killed_while_others_read_and_consolidate(
+    finished: Path, tmp_path: Path
+) -> None:
+    folder, schema, settings, commit = many_segments(finished, tmp_path / "s.h5")
+    joining = (
+        "import hpcbench.store.joining as joining\n"
+        "from hpcbench.rank.rows import schema_of\n"
+        "from hpcbench.store.run_folder import RunFolder\n"
+        f"folder = RunFolder({str(folder.store)!r})\n"
+        "settings = folder.settings()\n"
+        "print('ready', flush=True)\n"
+        "joining.TOGETHER = 2\n"
+        "while True:\n"
+        "    joining.join_segments(folder, schema_of(settings), settings, 0)\n"
+    )
+    rng = random.Random(8)
+    number = 0
+    for turn in range(6):
+        with subprocess.Popen(
+            [sys.executable, "-c", joining], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            end = time.monotonic() + rng.uniform(0.3, 1.0)
+            while time.monotonic() < end:
+                commit(number)
+                number += 1
+                assert len(hpcbench.open(folder.store)) == number, "a reader misses a row"
+                assert len(folder.committed_ids([0])) <= number
+            if turn == 3:
+                consolidate(folder, schema, settings)
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            process.kill()
+        assert len(hpcbench.open(folder.store)) == number
+    consolidate(folder, schema, settings)
+    assert folder.segment_paths() == []
+    assert verify(folder.store).counts == {"done": number}
 
 
 def rows_in(store: Path) -> dict[str, dict[str, Any]]:

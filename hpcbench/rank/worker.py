@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import time
 import traceback
@@ -31,6 +32,7 @@ from hpcbench.rank.pipeline import Pipeline, Traveller
 from hpcbench.rank.processes import Crew
 from hpcbench.rank.rows import failed_row, provenance_of, schema_of
 from hpcbench.rank.stopping import Stop, StoppablePotential, StopRequested
+from hpcbench.store.joining import TOGETHER, join_segments
 from hpcbench.store.run_folder import RunFolder
 
 
@@ -81,6 +83,7 @@ class Worker:
     on_result: Callable[[Mapping[str, Any]], None] = lambda row: None
     on_commit: Callable[[list[str]], None] = lambda ids: None
     attempts: dict[str, int] = field(default_factory=dict)
+    _commits: Iterator[int] = field(default_factory=lambda: itertools.count(1), init=False)
 
     def work(
         self, blocks: Iterable[Iterable[Crystal]], ending: threading.Event | None = None
@@ -236,6 +239,14 @@ class Worker:
         path = self.folder.commit(rows, schema, self.deciding, self.rank)
         self.log.write("commit", rows=len(rows), segment=path.name)
         self.on_commit([row["id"] for row in rows])
+        if next(self._commits) % TOGETHER == 0:
+            try:
+                joined = join_segments(self.folder, schema, self.deciding, self.rank)
+            except (OSError, StoreError) as error:
+                # They are as good as they were; a damaged one is found where it matters.
+                self.log.write("warning", id="", message=f"segments not joined: {error}")
+            else:
+                self.log.write("join", segments=joined)
 
     def fail(self, crystal: Crystal, error: CrystalError) -> None:
         """Commit the failure of a crystal that has not been computed here.

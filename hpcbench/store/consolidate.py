@@ -15,6 +15,7 @@ from hpcbench.errors import DamageError, StoreError
 from hpcbench.store.damage import find_damage, find_damage_apart, set_aside
 from hpcbench.store.decorations import decorate
 from hpcbench.store.fields import Block, Row, Schema, of_good_size
+from hpcbench.store.joining import nobody_joins
 from hpcbench.store.run_folder import RunFolder, stamp
 from hpcbench.store.schema import UNREADABLE
 from hpcbench.store.table_reader import TableReader
@@ -41,7 +42,8 @@ def consolidate(folder: RunFolder, schema: Schema, settings: Mapping[str, Any]) 
     sentences: list[str] = []
     while True:
         try:
-            rows = _consolidate(folder, schema, settings)
+            with nobody_joins(folder):
+                rows = _consolidate(folder, schema, settings)
             break
         except DamageError as error:
             # Which one, and whether it is: seen by a process that may die of it.

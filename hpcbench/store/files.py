@@ -98,7 +98,9 @@ class Files:
         # Segments are listed before the store is: one that is consolidated in between is then
         # found in the store, not missed.
         segments = self.folder.segment_paths()
-        segments = [path for path in segments if path.exists()]
+        while not all(path.exists() for path in segments):
+            # Joined in between: what was in them is in one that is not in the list.
+            segments = self.folder.segment_paths()
         parts = [*([self.folder.store] if self.folder.store.exists() else []), *segments]
         if not parts and not self.folder.path.exists():
             raise StoreError(f"{self.folder.store}: no such store")
@@ -131,7 +133,7 @@ class Files:
                 self.refresh()
             except OSError:
                 # Network file systems take a file away from those who have it open.
-                if not self._has_changed():
+                if not self._has_changed() and all(part.exists() for part in self.parts):
                     raise
                 self.refresh()
 

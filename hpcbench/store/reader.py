@@ -119,7 +119,8 @@ class Store:
             return []
         with TableReader(self.folder.crystals) as reader:
             listed = zip(reader.column("id"), reader.column("reason"), strict=True)
-            return [key for key, reason in listed if not reason and key not in self._where]
+            there = self._files.where  # also of a part of the store: of the whole run
+            return [key for key, reason in listed if not reason and key not in there]
 
     @property
     def schema(self) -> Schema:

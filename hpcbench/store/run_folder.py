@@ -172,6 +172,16 @@ class RunFolder:
         """Committed segments, oldest first."""
         return sorted(self.segments.glob("segment-*.h5"))
 
+    def segments_of(self, ranks: Iterable[int]) -> list[Path]:
+        """Those that ranks have committed."""
+        endings = tuple(f"-{rank:05d}" for rank in ranks)
+        return [p for p in self.segment_paths() if p.stem.rpartition("-")[0].endswith(endings)]
+
+    def next_segment(self, rank: int) -> Path:
+        """The path of a new one."""
+        name = f"segment-{time.time_ns():020d}-{rank:05d}-{next(self._written):06d}.h5"
+        return self.segments / name
+
     def commit(
         self, rows: Sequence[Row], schema: Schema, settings: Mapping[str, Any], rank: int
     ) -> Path:
@@ -182,8 +192,7 @@ class RunFolder:
         StoreError
             If the disk is full or not writable.
         """
-        name = f"segment-{time.time_ns():020d}-{rank:05d}-{next(self._written):06d}.h5"
-        path = self.segments / name
+        path = self.next_segment(rank)
         try:
             with TableWriter(path, schema, settings, small=True) as writer:
                 writer.append(rows)
@@ -225,12 +234,14 @@ class RunFolder:
 
     def committed_ids(self, ranks: Iterable[int]) -> set[str]:
         """Ids of the crystals that ranks have committed and nobody has consolidated."""
-        endings = tuple(f"-{rank:05d}" for rank in ranks)
+        ranks = list(ranks)
         ids: set[str] = set()
-        for path in self.segment_paths():
-            if path.stem.rpartition("-")[0].endswith(endings):
-                with contextlib.suppress(StoreError), TableReader(path) as reader:
-                    ids |= set(reader.column("id"))
+        for path in (paths := self.segments_of(ranks)):
+            with contextlib.suppress(StoreError), TableReader(path) as reader:
+                ids |= set(reader.column("id"))
+        if not all(path.exists() for path in paths):
+            # Joined meanwhile by their rank, or consolidated.
+            ids |= self.committed_ids(ranks)
         return ids
 
 
