@@ -509,6 +509,30 @@ def test_a_run_of_many_commits_leaves_few_segments(tmp_path: Path) -> None:
     assert verify(tmp_path / "s.h5").counts == {"done": len(crystals)}
 
 
+def test_a_file_that_a_network_file_system_takes_away_is_looked_for_again(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, schema, settings, commit = many_segments(finished, tmp_path / "s.h5")
+    for number in range(TOGETHER):
+        commit(number)
+    store = hpcbench.open(folder.store)
+
+    def stale(self: TableReader, path: str, first: int, end: int | None) -> Any:
+        monkeypatch.undo()
+        if consolidated:
+            consolidate(folder, schema, settings)
+        raise OSError("Can't read data (file read failed: errno = 116, 'Stale file handle')")
+
+    for consolidated in (False, True):
+        monkeypatch.setattr(TableReader, "_values", stale)
+        if consolidated:
+            assert store.row(f"{3:016x}")["natoms"] > 0
+        else:
+            # It is not for a reader to say when that is over.
+            with pytest.raises(StoreError, match="Stale"):
+                store.row(f"{3:016x}")
+
+
 def test_who_joins_segments_may_be_killed_while_others_read_and_consolidate(
     finished: Path, tmp_path: Path
 ) -> None:

@@ -131,7 +131,7 @@ class Files:
                 return read()
             except _ReplacedError:
                 self.refresh()
-            except OSError:
+            except (OSError, StoreError):
                 # Network file systems take a file away from those who have it open.
                 if not self._has_changed() and all(part.exists() for part in self.parts):
                     raise
