@@ -144,7 +144,7 @@ def test_a_crystal_that_takes_longer_than_the_limit_is_left(
 
 
 def test_a_store_for_which_there_is_no_time_is_left_in_segments(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A job that is killed while it writes a large store is not requeued."""
     clock, real = [0.0], time.monotonic
@@ -158,6 +158,7 @@ def test_a_store_for_which_there_is_no_time_is_left_in_segments(
     done = set(result.table.index)
     assert 0 < len(done) < 10
     assert not out.exists()
+    assert "results are safe beside it" in capsys.readouterr().err
     assert list((tmp_path / "s.h5.run" / "segments").glob("segment-*"))
     # Where nothing kills it there is time.
     again = hpcbench.run(crystals, model=Slow(clock), out=out, **settings)

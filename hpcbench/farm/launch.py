@@ -148,7 +148,6 @@ def launch(
             beginning,
             stop,
             potential,
-            on_note,
             on_result,
             on_end,
         )
@@ -174,7 +173,6 @@ class _Call:
     beginning: Beginning
     stop: Stop
     potential: Potential | None
-    on_note: Callable[[str], None]
     on_result: Callable[[Mapping[str, Any]], None]
     on_end: Callable[[RunConfig], None]
 
@@ -232,9 +230,11 @@ def _work_to_the_end(call: _Call) -> Outcome:
             if _there_is_time(call):
                 consolidate_if_idle(folder.store)
             elif last:
-                call.on_note(
-                    "no time to bring results together before this is killed: they are safe in "
-                    "segments, and the next start does it, or hpcbench consolidate"
+                print(
+                    f"hpcbench: no time to bring {folder.store} together: results are safe beside "
+                    f"it, and can be read; the next start does it, or hpcbench consolidate",
+                    file=sys.stderr,
+                    flush=True,
                 )
             if complete and (last or left_undone):
                 # Others may have done what this rank could not, or died at the very end.
@@ -249,12 +249,12 @@ def _work_to_the_end(call: _Call) -> Outcome:
 
 def _there_is_time(call: _Call) -> bool:
     """Whether segments and store can be brought together before this process may be killed."""
-    paths = [call.folder.store, *call.folder.segment_paths()]
+    segments = call.folder.segment_paths()
     size = 0
-    for path in paths:
+    for path in (call.folder.store, *segments):
         with contextlib.suppress(OSError):
             size += path.stat().st_size
-    return size / CONSOLIDATED_A_SECOND < call.stop.seconds_to_the_kill
+    return not segments or size / CONSOLIDATED_A_SECOND < call.stop.seconds_to_the_kill
 
 
 def _of_the_disk(error: Exception, folder: RunFolder) -> Exception:
