@@ -29,7 +29,7 @@ from hpcbench.threads import cap_threads
 if TYPE_CHECKING:
     from hpcbench.farm.plan import Plan
 
-LOG_INTERVAL = 30.0
+LOG_INTERVAL = 60.0
 RANKS_A_SECOND = 8
 # Files that are named in a sentence.
 _NAMED = 5

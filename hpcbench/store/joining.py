@@ -49,7 +49,9 @@ def join_segments(folder: RunFolder, schema: Schema, settings: Mapping[str, Any]
             blocks = (block for reader in readers for _, block in reader.blocks())
             path = folder.next_segment(rank)
             try:
-                with TableWriter(path, schema, settings, check=_require_sound) as writer:
+                with TableWriter(
+                    path, schema, settings, check=_require_sound, small=True
+                ) as writer:
                     writer.append_blocks(of_good_size(blocks, schema))
             except (OSError, RuntimeError) as error:
                 raise StoreError(f"cannot write {path}: {error}") from error
