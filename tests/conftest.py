@@ -46,7 +46,11 @@ def small_environment(tmp_path: Path) -> dict[str, str]:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", home], check=True)
     (site_packages,) = home.glob("lib/python*/site-packages")
     (site_packages / "more.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    variables = {"HPCBENCH_PYTHON": str(home / "bin" / "python")}
+    beside = Path(sys.executable).parent  # mpiexec
+    variables = {
+        "HPCBENCH_PYTHON": str(home / "bin" / "python"),
+        "PATH": f"{beside}{os.pathsep}{os.environ['PATH']}",
+    }
     library = Path(sys.prefix) / "lib" / "libmpi.so.12"
     if library.exists():
         variables["MPI4PY_LIBMPI"] = str(library)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -33,6 +34,7 @@ AuthType=auth/munge
 AuthInfo=socket={home}/munge.socket,cred_expire=5
 CredType=cred/munge
 MpiDefault=none
+FirstJobId={first_job}
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SwitchType=switch/none
@@ -162,6 +164,9 @@ def _configure(home: Path) -> str:
             home=home,
             host=socket.gethostname().split(".")[0],
             ports=_free_ports(3),
+            # MPICH names its shared memory by the job, and a killed rank leaves it behind: another
+            # cluster's job of the same number would find it.
+            first_job=random.randrange(1, 10**7),
             node=f"CPUs=32 RealMemory={megabytes // 2} Gres=gpu:4 State=UNKNOWN",
         )
     )
