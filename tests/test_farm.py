@@ -208,7 +208,8 @@ def many(tmp_path: Path) -> Path:
     return tmp_path / "many.extxyz"
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
+# SIGTERM: test_chaos, test_launch.
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGUSR2])
 def test_a_run_that_was_stopped_goes_on_where_it_was(
     tmp_path: Path, many: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
