@@ -27,7 +27,9 @@ import hpcbench
 from hpcbench.cli import main
 from hpcbench.errors import StoreError, StoreMismatchError
 from hpcbench.events import read_events
+from hpcbench.rank import worker
 from hpcbench.rank.rows import schema_of
+from hpcbench.store import joining
 from hpcbench.store.consolidate import consolidate
 from hpcbench.store.fields import Field, Schema
 from hpcbench.store.inspection import inspect
@@ -496,8 +498,13 @@ def test_segments_that_are_joined_while_they_are_listed_are_listed_again(
     assert len(folder.committed_ids([0])) == 2 * TOGETHER
 
 
-def test_a_run_of_many_commits_leaves_few_segments(tmp_path: Path) -> None:
-    crystals = [bulk("Cu", "fcc", a=3.5 + 0.01 * number) for number in range(3 * TOGETHER)]
+def test_a_run_of_many_commits_leaves_few_segments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = 4
+    for module in (joining, worker):
+        monkeypatch.setattr(module, "TOGETHER", few)
+    crystals = [bulk("Cu", "fcc", a=3.5 + 0.01 * number) for number in range(3 * few)]
     hpcbench.run(
         crystals, model=EMT(), out=tmp_path / "s.h5", mesh=(2, 2, 2), workers=0, commit_interval=0
     )
@@ -505,7 +512,7 @@ def test_a_run_of_many_commits_leaves_few_segments(tmp_path: Path) -> None:
     events = read_events(path)[0]
     joined = [event["segments"] for event in events if event["event"] == "join"]
     # The second time with the one that the first has made.
-    assert joined[:2] == [TOGETHER, TOGETHER + 1]
+    assert joined[:2] == [few, few + 1]
     assert verify(tmp_path / "s.h5").counts == {"done": len(crystals)}
 
 

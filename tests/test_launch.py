@@ -494,19 +494,16 @@ class TestRanks:
         assert "displacement" in answer.stderr
 
     @pytest.mark.skipif(not system_calls.can_count(), reason="needs strace that may trace")
-    @pytest.mark.parametrize("published", [True, False])
     def test_staged_weights_are_read_from_the_shared_disk_once_a_node(
         self,
-        published: bool,
         environment: dict[str, str],
         small_environment: dict[str, str],
         tmp_path: Path,
     ) -> None:
         ase.io.write(tmp_path / "salt.extxyz", [bulk("NaCl", "rocksalt", a=5.6)] * 2)
-        model = "mattersim-v1.0.0-1M" if published else str(tmp_path / "own.pth")
-        folder = tmp_path / ".local/mattersim/pretrained_models"
-        weights = folder / f"{model}.pth" if published else Path(model)
-        weights.parent.mkdir(parents=True, exist_ok=True)
+        model = "mattersim-v1.0.0-1M"
+        weights = tmp_path / ".local/mattersim/pretrained_models" / f"{model}.pth"
+        weights.parent.mkdir(parents=True)
         shutil.copy(DEMO_WEIGHTS, weights)
         disk = tmp_path / "disk"
         disk.mkdir()
@@ -528,6 +525,18 @@ class TestRanks:
         ]
         assert opened.count(str(weights)) == 1
         assert sum(path.startswith(str(disk)) for path in opened) >= 2
+
+    def test_staged_weights_may_be_a_file_of_ones_own(
+        self, environment: dict[str, str], small_environment: dict[str, str], tmp_path: Path
+    ) -> None:
+        own = shutil.copy(DEMO_WEIGHTS, tmp_path / "own.pth")
+        (tmp_path / "hpcbench.toml").write_text(f'sources = ["jobs/demo"]\nmodel = "{own}"\n')
+        answer = give(
+            environment | small_environment,
+            "--dry-run", "--stage", "-n", "2", "run", "--config", tmp_path / "hpcbench.toml",
+        )  # fmt: skip
+        assert answer.returncode == 0, answer.stderr
+        assert f".tar {own} " in answer.stderr
 
     def test_failed_crystal(
         self, environment: dict[str, str], crystals: Path, tmp_path: Path

@@ -59,7 +59,7 @@ def test_noise_that_was_put_there_is_found_and_moves_frequencies_as_foretold(
     size, rng = 1e-4, np.random.default_rng(5)
     noisy = [
         again(phonon, exact_forces + size * rng.standard_normal(exact_forces.shape))
-        for _ in range(30)
+        for _ in range(20)
     ]
     found = np.array([result.noise.forces for result in noisy])
     assert 0.8 < found.mean() / size < 1.3

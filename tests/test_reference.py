@@ -22,7 +22,7 @@ pytestmark = pytest.mark.reference
 
 @pytest.fixture(scope="module")
 def generated(reference_data: Path) -> list[Atoms]:
-    """The first 16 small generated crystals, from all generators alike."""
+    """The first 12 small generated crystals, from all generators alike."""
     by_generator: dict[str, list[Atoms]] = {}
     for atoms in read(reference_data / "generated" / "mix-1000.extxyz", ":"):
         close = atoms.get_all_distances(mic=True)[np.triu_indices(len(atoms), 1)]
@@ -31,7 +31,7 @@ def generated(reference_data: Path) -> list[Atoms]:
     chosen = []
     for rank in range(6):
         chosen += [frames[rank] for frames in by_generator.values() if len(frames) > rank]
-    return chosen[:16]
+    return chosen[:12]
 
 
 @pytest.mark.slow
@@ -65,7 +65,7 @@ def test_generated_crystals_through_chgnet_as_by_hand(generated: list[Atoms]) ->
                 assert row["verdict"] == verdict
             compared += 1
     print(ours.table[["name", "status", "reason", "relaxation_steps", "min_frequency_path"]])
-    assert compared >= 13
+    assert compared >= 10
 
 
 FORCE_SETS = (
