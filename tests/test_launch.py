@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ase.io
+import h5py
 import pytest
 import system_calls
 from ase import Atoms
@@ -537,6 +538,23 @@ class TestRanks:
         )  # fmt: skip
         assert answer.returncode == 0, answer.stderr
         assert f".tar {own} " in answer.stderr
+
+    def test_results_that_cannot_join_a_damaged_store_are_no_success(
+        self, environment: dict[str, str], crystals: Path, tmp_path: Path
+    ) -> None:
+        store = tmp_path / "store.h5"
+        words = ("--out", store, *QUICK)
+        assert give(environment, "-n", "2", "run", crystals, *words).returncode == 0
+        with h5py.File(store) as file:
+            chunk = file["ragged/force_constants/values"].id.get_chunk_info(0)
+        with store.open("r+b") as stream:
+            stream.seek(chunk.byte_offset + chunk.size // 2)
+            stream.write(b"damage")
+        more = tmp_path / "more.extxyz"
+        ase.io.write(more, [bulk("Pt", "fcc", a=3.9), bulk("Pd", "fcc", a=3.9)])
+        answer = give(environment, "-n", "2", "run", crystals, more, *words)
+        assert answer.returncode == 3, answer.stderr
+        assert f"hpcbench repair {store}" in answer.stderr
 
     def test_failed_crystal(
         self, environment: dict[str, str], crystals: Path, tmp_path: Path

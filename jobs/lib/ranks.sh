@@ -237,12 +237,13 @@ finish() {
     fi
     "$PYTHON" -m hpcbench status "$STORE" --exit-code --quiet || answer=$?
     if [ "$answer" != "$STOPPED" ] && segments_are_left; then
-        # A rank died before it could do this. Where there is more to come, the next run does it.
-        "$PYTHON" -m hpcbench report --table "$STORE" || :
+        # A rank died before it could do this, or cannot: the store may be damaged. Where there is
+        # more to come, the next run does it.
+        "$PYTHON" -m hpcbench report --table "$STORE" || answer=$WRONG_ENVIRONMENT
     fi
     case "$answer $code" in
         "$STOPPED $WRONG_USE" | "$STOPPED $WRONG_ENVIRONMENT") answer=$code ;;
-        "$STOPPED $STOPPED" | 0\ * | 1\ *) ;;
+        "$STOPPED $STOPPED" | 0\ * | 1\ * | "$WRONG_ENVIRONMENT "*) ;;
         "$STOPPED "*)
             [ $SIGNALS -gt 0 ] || say "launch.sh: a rank died (the launcher's exit code was $code):" \
                 "the same command goes on from here"
