@@ -239,7 +239,8 @@ finish() {
     if [ "$answer" != "$STOPPED" ] && segments_are_left; then
         # A rank died before it could do this, or cannot: the store may be damaged. Where there is
         # more to come, the next run does it.
-        "$PYTHON" -m hpcbench report --table "$STORE" || answer=$WRONG_ENVIRONMENT
+        "$PYTHON" -m hpcbench report --table "$STORE" ||
+            ! segments_are_left || answer=$WRONG_ENVIRONMENT
     fi
     case "$answer $code" in
         "$STOPPED $WRONG_USE" | "$STOPPED $WRONG_ENVIRONMENT") answer=$code ;;
