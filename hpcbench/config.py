@@ -267,7 +267,7 @@ class RunConfig:
         metavar="N",
     )
     commit_interval: float = _setting(
-        30.0,
+        60.0,
         kind.not_negative,
         "where it is computed",
         "seconds after which results are committed to the disk: what a kill may cost",

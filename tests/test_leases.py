@@ -18,11 +18,9 @@ from hpcbench.farm.holdings import Holdings
 from hpcbench.farm.journal import Journal, journal_path, read_journal
 from hpcbench.farm.leases import Lease, Leases
 from hpcbench.farm.suspicion import (
-    FEWER,
     MOST_DEATHS,
     Suspicion,
     fold_launches,
-    groups,
     suspects_of_rank,
 )
 from hpcbench.planning.blocks import Block
@@ -132,20 +130,9 @@ def test_a_journal_is_read_up_to_a_torn_line(tmp_path: Path) -> None:
 def test_who_was_asked_to_stop_makes_no_suspects(tmp_path: Path, last: str) -> None:
     journal = Journal(journal_path(tmp_path, "rank-00000"))
     journal.begin(["a", "b", "c"])
-    assert suspects_of_rank(tmp_path, 0, {"b"}) == {"a": Suspicion(2), "c": Suspicion(2)}
+    assert suspects_of_rank(tmp_path, 0, {"b"}) == {"a": Suspicion(), "c": Suspicion()}
     getattr(journal, last)()
     assert suspects_of_rank(tmp_path, 0, {"b"}) == {}
-
-
-def test_suspects_are_grouped_by_the_company_in_which_a_process_died() -> None:
-    large = {f"l{number:02d}": Suspicion(20 * FEWER) for number in range(50)}
-    small = {f"s{number}": Suspicion(FEWER) for number in range(3)}
-    lengths = [len(group) for group in groups(large | small)]
-    assert sum(lengths) == 53
-    assert lengths[:2] == [20, 20]
-    for group in groups(large | small):
-        assert len(group) == 1 or not any(key in small for key in group[1:])
-    assert all(len(group) == 1 for group in groups(small))
 
 
 def launch_folder(tmp_path: Path, name: str) -> Path:
@@ -158,7 +145,7 @@ def test_deaths_are_counted_over_launches_and_forgiven(tmp_path: Path) -> None:
     file = tmp_path / "attempts.json"
     first = launch_folder(tmp_path, "1")
     Journal(journal_path(first, "rank-00000")).begin(["a", "b", "c"])
-    assert fold_launches([first], file, {"b"}) == {"a": Suspicion(2), "c": Suspicion(2)}
+    assert fold_launches([first], file, {"b"}) == {"a": Suspicion(), "c": Suspicion()}
     assert not first.exists()
     for number in range(1, MOST_DEATHS + 1):
         launch = launch_folder(tmp_path, f"2{number}")
@@ -167,12 +154,12 @@ def test_deaths_are_counted_over_launches_and_forgiven(tmp_path: Path) -> None:
         rank.died("a")
         rank.end()
         told = fold_launches([launch], file, {"b", "c"})
-        assert told == {"a": Suspicion(1, number)}
+        assert told == {"a": Suspicion(number)}
     # Nobody has seen how this understudy ended: it may have been killed with its rank.
     launch = launch_folder(tmp_path, "3")
     Journal(journal_path(launch, "rank-00000.understudy-host-1")).begin(["a"], alone=True)
-    assert fold_launches([launch], file, {"b", "c"}) == {"a": Suspicion(1, MOST_DEATHS)}
-    assert fold_launches([], file, {"b", "c"}, forgiven={"a"}) == {"a": Suspicion(1, 0)}
+    assert fold_launches([launch], file, {"b", "c"}) == {"a": Suspicion(MOST_DEATHS)}
+    assert fold_launches([], file, {"b", "c"}, forgiven={"a"}) == {"a": Suspicion(0)}
     assert fold_launches([], file, {"a", "b", "c"}) == {}
 
 

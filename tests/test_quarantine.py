@@ -16,6 +16,7 @@ from farm import QUICK, mpiexec, run
 
 import hpcbench
 from hpcbench.events import read_events
+from hpcbench.farm.journal import read_journal
 from hpcbench.store.schema import DONE, FAILED
 
 POISON = """
@@ -95,6 +96,26 @@ def test_one_process_gets_over_it_with_the_next_command(tmp_path: Path) -> None:
     table = hpcbench.open(out).table
     assert sorted(table["status"]) == [DONE] * 8 + [FAILED] * 2
     assert table["reason"].str.startswith("kills its process").sum() == 2
+
+
+def test_suspects_are_computed_alone_however_many_were_under_way(tmp_path: Path) -> None:
+    out = tmp_path / "s.h5"
+    arguments = [str(crystals(tmp_path, others=20)), "--out", str(out), "--model", "poison:make"]
+    arguments += ["--block", "21"]
+    # Meanwhile the others are begun.
+    environment = poisoned(tmp_path, "import time; time.sleep(1.0); os._exit(1)")
+    launches = out.with_name(out.name + ".run") / "launches"
+    assert run(arguments, env=environment).returncode == 1
+    (journal,) = launches.glob("*/journal/rank-00000")
+    suspects = list(read_journal(journal).begun)
+    assert len(suspects) > 2 and not hpcbench.open(out).table["status"].eq(DONE).any()
+    assert run(arguments, env=environment).returncode == 1
+    journals = launches.glob("*/journal/*.understudy-*")
+    begun = [line for path in journals for line in path.read_text().splitlines() if line != "end"]
+    table = hpcbench.open(out).table
+    (gold,) = table.index[table["status"] == FAILED]
+    # Once each, and three times the one that is to blame.
+    assert sorted(begun) == sorted(f"alone {key}" for key in [*suspects, gold, gold])
 
 
 def test_a_potential_that_was_handed_in_kills_the_program_three_times(tmp_path: Path) -> None:

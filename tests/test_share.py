@@ -41,11 +41,9 @@ class TwoRanks:
         alive = self.launch / "alive" / "rank-00001"
         alive.write_text(f"{socket.gethostname()} {self.other.pid}\n")
         self.blocks = [Block(rows, 3 * SECONDS_A_CRYSTAL) for rows in ((0, 1, 2), (3, 4, 5))]
-        journal = Journal(journal_path(self.launch, "rank-00001"))
-        lease = Leases(self.launch, 1, 2, self.blocks, journal).take(lambda block: True)
-        assert lease is not None
-        journal.begin([f"crystal-{row}" for row in lease.block.rows])
-        self.theirs = [f"crystal-{row}" for row in lease.block.rows]
+        self.journal = Journal(journal_path(self.launch, "rank-00001"))
+        self.leases = Leases(self.launch, 1, 2, self.blocks, self.journal)
+        self.theirs = self.lease_and_begin()
         journal = Journal(journal_path(self.launch, "rank-00000"))
         self.holdings = Holdings(journal)
         self.share = Share(
@@ -66,6 +64,14 @@ class TwoRanks:
 
     def load(self, rows: Any) -> Any:
         return [(SimpleNamespace(id=f"crystal-{row}"), SECONDS_A_CRYSTAL) for row in rows]
+
+    def lease_and_begin(self) -> list[str]:
+        """Rank 1 takes a block."""
+        lease = self.leases.take(lambda block: True)
+        assert lease is not None
+        begun = [f"crystal-{row}" for row in lease.block.rows]
+        self.journal.begin(begun)
+        return begun
 
     def kill(self) -> None:
         self.other.kill()
@@ -124,3 +130,15 @@ def test_a_rank_that_dies_while_one_looks_leaves_its_estate(
     lease = two_ranks.share._wait_for_estate()
     assert lease is not None
     assert [f"crystal-{row}" for row in lease.block.rows] == two_ranks.theirs
+
+
+def test_who_has_suspects_leaves_the_rest_of_an_estate_to_others(two_ranks: TwoRanks) -> None:
+    """Suspects are computed one after the other: many of them want many ranks."""
+    two_ranks.lease_and_begin()
+    two_ranks.kill()
+    assert list(two_ranks.share._crystals(threading.Event(), None)) == [[]]
+    assert len(two_ranks.share._suspects) == 3
+    # Those are done.
+    two_ranks.share._suspects.clear()
+    assert list(two_ranks.share._crystals(threading.Event(), None)) == [[]]
+    assert len(two_ranks.share._suspects) == 3

@@ -19,7 +19,7 @@ import psutil
 
 # Shared file systems show a new time stamp up to a minute late.
 SILENCE_OF_THE_DEAD = 120.0
-HEARTBEAT = 10.0
+HEARTBEAT = 20.0
 # After so many seconds the thread notices that the rank has left.
 LONGEST_WAIT = 1.0
 POLL = 0.2

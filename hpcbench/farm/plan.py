@@ -13,7 +13,7 @@ import numpy as np
 from hpcbench.config import RunConfig
 from hpcbench.crystal import Crystal
 from hpcbench.errors import SetupError
-from hpcbench.farm.suspicion import MOST_DEATHS, Suspicions, fold_launches, groups, set_aside
+from hpcbench.farm.suspicion import MOST_DEATHS, Suspicions, fold_launches, set_aside
 from hpcbench.planning.blocks import Block, make_blocks
 from hpcbench.planning.costs import CostModel
 from hpcbench.planning.listing import Listed, together, write_list
@@ -102,14 +102,17 @@ def make_plan(
         if entry.problem is None and entry.record.id not in finished
     }
     suspicions = {key: suspicions[key] for key in pending if key in suspicions}
-    clean = [row for key, row in pending.items() if key not in suspicions]
-    seconds = [entry.seconds for entry in crystals]
     # A rank holds a block while it computes another one.
     longest = config.lease_minutes * 60 / 2
-    blocks = make_blocks(clean, [seconds[row] for row in clean], ranks, config.block, longest)
-    for group in groups(suspicions):
-        rows = tuple(pending[key] for key in group)
-        blocks.append(Block(rows, sum(seconds[row] for row in rows), suspect=True))
+
+    def blocks_of(rows: Sequence[int]) -> list[Block]:
+        return make_blocks(
+            rows, [crystals[row].seconds for row in rows], ranks, config.block, longest
+        )
+
+    blocks = blocks_of([row for key, row in pending.items() if key not in suspicions])
+    suspects = blocks_of([row for key, row in pending.items() if key in suspicions])
+    blocks += [dataclasses.replace(block, suspect=True) for block in suspects]
     folder.remove_torn_files()
     total = len(crystals) + len(unreadable)
     sizes = [

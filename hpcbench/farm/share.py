@@ -21,7 +21,6 @@ from hpcbench.farm.suspicion import (
     MOST_DEATHS,
     Suspicion,
     Suspicions,
-    groups,
     joined,
     set_aside,
     suspects_of_rank,
@@ -139,7 +138,10 @@ class Share:
             if held > most_seconds_held(left, self.size, self.config.lease_minutes * 60):
                 time.sleep(POLL)
                 continue
-            lease = self._leases.take(self._fits) or self._inherit()
+            lease = self._leases.take(self._fits)
+            # Who has suspects to compute leaves what else the dead have left to the others.
+            if lease is None and not self._suspects:
+                lease = self._inherit()
             if lease is None:
                 return
             yield self._open(lease)
@@ -222,59 +224,50 @@ class Share:
                     break
                 self._open(lease)
                 continue
-            group = groups(self._suspects)[0]
-            if not self._compute_group(group):
+            # Those that have ended a process come last: the others are probably innocent.
+            key = min(self._suspects, key=lambda key: (self._suspects[key].deaths, key))
+            if not self._compute_suspect(key):
                 return False
         if self.understudy is not None:
             self.understudy.close()
         return not self.stop.requested
 
-    def _compute_group(self, group: list[str]) -> bool:
-        """Have a group of suspects computed; false if asked to stop before."""
-        rows = [self._rows[key] for key in group]
+    def _compute_suspect(self, key: str) -> bool:
+        """Have a suspect computed, alone; false if asked to stop before."""
+        row, attempts = self._rows[key], self._suspects[key].attempts
         if self.understudy is None:
             # No other process can have the potential, or the device.
-            self.journal.begin(group, alone=len(group) == 1)
-            crystals = [crystal for crystal, _ in self.load(rows)]
-            for key in group:
-                self.worker.attempts[key] = self._suspects.pop(key).attempts
-            return self.worker.work([crystals])
-        attempts = {key: self._suspects[key].attempts for key in group}
-        fate = self.understudy.compute(rows, attempts)
-        if fate is Fate.DONE:
-            left = []
-        else:
-            committed = self.folder.committed_ids([self.rank])
-            left = [key for key in group if key not in committed]
-        for key in group:
-            if key not in left:
-                del self._suspects[key]
-                self.holdings.finish(key)
-        self.holdings.commit(key for key in group if key not in left)
-        if fate is Fate.DIED:
-            self._note_death(left)
-        elif fate is Fate.UNABLE:
+            self.journal.begin([key], alone=True)
+            ((crystal, _),) = self.load([row])
+            self.worker.attempts[key] = attempts
+            del self._suspects[key]
+            return self.worker.work([[crystal]])
+        fate = self.understudy.compute(row, attempts)
+        if fate is Fate.DONE or key in self.folder.committed_ids([self.rank]):
+            del self._suspects[key]
+            self.holdings.finish(key)
+            self.holdings.commit([key])
+        elif fate is Fate.DIED:
+            self._note_death(key)
+        if fate is Fate.UNABLE:
             # A GPU may allow one process only. Then this rank takes the risk.
             self.log.write("warning", id="", message=f"no understudy: {self.understudy.how}")
             self.understudy = None
         return fate is not Fate.STOPPED
 
-    def _note_death(self, left: list[str]) -> None:
-        """The understudy died of these; what is left of the group goes on in smaller company."""
+    def _note_death(self, key: str) -> None:
+        """The understudy died of a suspect."""
         assert self.understudy is not None, "it has died"
-        self.log.write("death", ids=left, how=self.understudy.how)
-        for key in left:
-            was = self._suspects[key]
-            alone = len(left) == 1
-            if alone:
-                self.journal.died(key)
-            self._suspects[key] = was.and_also(Suspicion(len(left), int(alone)))
-            if self._suspects[key].deaths >= MOST_DEATHS:
-                suspicion = self._suspects.pop(key)
-                self.worker.attempts[key] = suspicion.attempts - 1
-                ((crystal, _),) = self.load([self._rows[key]])
-                self.worker.fail(crystal, set_aside(suspicion.deaths, self.understudy.how))
-                self.holdings.finish(key)
+        self.log.write("death", ids=[key], how=self.understudy.how)
+        self.journal.died(key)
+        suspicion = self._suspects[key].and_also(Suspicion(1))
+        self._suspects[key] = suspicion
+        if suspicion.deaths >= MOST_DEATHS:
+            del self._suspects[key]
+            self.worker.attempts[key] = suspicion.attempts - 1
+            ((crystal, _),) = self.load([self._rows[key]])
+            self.worker.fail(crystal, set_aside(suspicion.deaths, self.understudy.how))
+            self.holdings.finish(key)
 
 
 @contextlib.contextmanager

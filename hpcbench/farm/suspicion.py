@@ -1,7 +1,7 @@
 """Crystals that may have ended a process: who they are, and what becomes of them.
 
-What a process had begun and not committed when it died is suspect. Suspects are computed by an
-understudy, in ever smaller company; one that ends it alone several times is set aside.
+What a process had begun and not committed when it died is suspect. Each suspect is computed alone,
+by an understudy; one that ends it several times is set aside.
 """
 
 from __future__ import annotations
@@ -19,9 +19,6 @@ from hpcbench.store.run_folder import replace_text
 
 # Deaths alone after which a crystal is set aside.
 MOST_DEATHS = 3
-# Suspects are computed in a company that is smaller than the one which died by this factor:
-# alone at once where that had no more crystals than this.
-FEWER = 16
 SET_ASIDE = "kills its process"
 """The kind of failure of a crystal that was set aside."""
 
@@ -32,31 +29,18 @@ class Suspicion:
 
     Attributes
     ----------
-    company : int
-        The smallest number of crystals, itself included, among which it was when its process
-        died.
     deaths : int
         How many times it ended a process that computed nothing else.
     attempts : int
         How many times a process died that had begun it.
     """
 
-    company: int
     deaths: int = 0
     attempts: int = field(default=1, compare=False)
 
-    @property
-    def largest_company(self) -> int:
-        """In so large a company it is computed next."""
-        return max(1, self.company // FEWER)
-
     def and_also(self, other: Suspicion) -> Suspicion:
         """With what else is held against it."""
-        return Suspicion(
-            min(self.company, other.company),
-            self.deaths + other.deaths,
-            self.attempts + other.attempts,
-        )
+        return Suspicion(self.deaths + other.deaths, self.attempts + other.attempts)
 
 
 Suspicions = dict[str, Suspicion]
@@ -72,36 +56,22 @@ def set_aside(deaths: int, how: str = "") -> CrystalError:
     )
 
 
-def groups(suspicions: Mapping[str, Suspicion]) -> list[list[str]]:
-    """Suspects in groups that may be computed together, the largest groups first."""
-    result: list[list[str]] = []
-    for key in sorted(suspicions, key=lambda key: (-suspicions[key].company, key)):
-        if result and len(result[-1]) < suspicions[key].largest_company:
-            result[-1].append(key)
-        else:
-            result.append([key])
-    return result
-
-
 def suspects_of(told: Told, finished: Container[str]) -> Suspicions:
     """Whom the journal of a dead process makes suspect."""
-    result: Suspicions = {}
-    if not told.in_order:
-        begun = [key for key in told.begun if key not in finished]
-        # Only the last one can have been alone when the process died.
-        alone = bool(begun) and told.begun[begun[-1]] and begun[-1] == list(told.begun)[-1]
-        if alone:
-            result[begun[-1]] = Suspicion(1, 1)
-        else:
-            result = {key: Suspicion(len(begun)) for key in begun}
-    return result
+    if told.in_order:
+        return {}
+    begun = [key for key in told.begun if key not in finished]
+    # Only the last one can have been alone when the process died.
+    if begun and told.begun[begun[-1]] and begun[-1] == list(told.begun)[-1]:
+        return {begun[-1]: Suspicion(1)}
+    return {key: Suspicion() for key in begun}
 
 
 def deaths_of(told: Told, finished: Container[str]) -> Suspicions:
     """Whom a rank has seen ending its understudy."""
     died = [key for key in told.died if key not in finished]
     # As an attempt it is in the understudy's own journal.
-    return {key: Suspicion(1, died.count(key), attempts=0) for key in died}
+    return {key: Suspicion(died.count(key), attempts=0) for key in died}
 
 
 def suspects_of_rank(launch: Path, rank: int, finished: Container[str]) -> Suspicions:
@@ -167,8 +137,8 @@ def fold_launches(
         if key in finished:
             del suspicions[key]
         elif key in forgiven:
-            suspicions[key] = Suspicion(1, attempts=suspicions[key].attempts)
-    values = {key: [s.company, s.deaths, s.attempts] for key, s in sorted(suspicions.items())}
+            suspicions[key] = Suspicion(attempts=suspicions[key].attempts)
+    values = {key: [s.deaths, s.attempts] for key, s in sorted(suspicions.items())}
     if launches or values != kept["suspicions"]:
         # First the names of the launches, then their folders: after a kill in between, nothing
         # is counted twice.
@@ -181,7 +151,7 @@ def fold_launches(
 
 def _of_understudy(told: Told, finished: Container[str]) -> Suspicions:
     """An understudy's death alone counts only where its rank has seen it: both may be killed."""
-    return {key: Suspicion(s.company) for key, s in suspects_of(told, finished).items()}
+    return {key: Suspicion() for key in suspects_of(told, finished)}
 
 
 def _read(file: Path) -> dict[str, Any]:

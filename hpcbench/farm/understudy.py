@@ -1,8 +1,8 @@
 """A process that computes suspects in place of its rank: if it dies, only it does.
 
 The rank's side is :class:`Understudy`; the other side is this module run as a program. The rank
-sends groups of rows of the list of crystals, one after the other; the understudy commits the
-results of a group as segments of its rank and says so.
+sends rows of the list of crystals, one after the other; the understudy commits the result of each
+as a segment of its rank and says so.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,7 @@ LAUNCHER_VARIABLES = ("PMI", "PMIX", "OMPI_", "SLURM_STEP_NUM_TASKS", "HYDI_", "
 
 
 class Fate(enum.Enum):
-    """What became of a group: computed, given up for a stop, or the understudy died of it.
+    """What became of a crystal: computed, given up for a stop, or the understudy died of it.
 
     ``UNABLE`` is one that could not begin, or ended by an error of its own: no crystal is to
     blame. ``ASKED`` is one that was asked to stop, and its rank was not.
@@ -86,7 +86,7 @@ class Order:
 
 
 class Understudy:
-    """The understudy of this rank; its process starts with the first group, and after a death."""
+    """The understudy of this rank; its process starts with the first crystal, and after a death."""
 
     def __init__(self, order: Order, stop: Stop) -> None:
         self._order = order
@@ -95,16 +95,13 @@ class Understudy:
         self.how = ""
         """How the last one ended, in words."""
 
-    def compute(self, rows: Sequence[int], attempts: Mapping[str, int]) -> Fate:
-        """Let it compute rows of the list of crystals, together.
-
-        ``attempts`` says how often each, by its id, was begun before.
-        """
+    def compute(self, row: int, attempts: int) -> Fate:
+        """Let it compute a row of the list of crystals, which was begun so often before."""
         for _ in range(2):
             process = self._process or self._start()
             try:
                 assert process.stdin is not None, "it was started with one"
-                pickle.dump((list(rows), dict(attempts)), process.stdin)
+                pickle.dump((row, attempts), process.stdin)
                 process.stdin.flush()
             except BrokenPipeError:
                 # It has died while it had nothing to do.
@@ -215,15 +212,14 @@ def main() -> None:
         )
         while not stop.requested:
             try:
-                rows, attempts = pickle.load(sys.stdin.buffer)
+                row, attempts = pickle.load(sys.stdin.buffer)
             except EOFError:
                 break
-            crystals = [crystal for crystal, _ in load(rows)]
-            ids = [crystal.id for crystal in crystals]
-            journal.begin(ids, alone=len(ids) == 1)
+            ((crystal, _),) = load([row])
+            journal.begin([crystal.id], alone=True)
             os.write(answers, BEGUN)
-            worker.attempts.update(attempts)
-            if worker.work([crystals]):
+            worker.attempts[crystal.id] = attempts
+            if worker.work([[crystal]]):
                 os.write(answers, DONE)
     if stop.requested:
         # By its rank, or by somebody else: no crystal is to blame.
