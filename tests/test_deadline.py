@@ -150,7 +150,7 @@ def test_a_store_for_which_there_is_no_time_is_left_in_segments(
     clock, real = [0.0], time.monotonic
     monkeypatch.setattr(time, "monotonic", lambda: real() + clock[0])
     monkeypatch.setattr(launching, "load_cost_model", lambda *_: CostModel(0, 0, 360.0, 0.0, 1.0))
-    monkeypatch.setattr(launching, "CONSOLIDATED_A_SECOND", 1.0)
+    monkeypatch.setattr("hpcbench.farm.ending.CONSOLIDATED_A_SECOND", 1.0)
     crystals = [bulk("Cu", "fcc", a=3.55 + 0.01 * number) for number in range(10)]
     out = tmp_path / "s.h5"
     settings: dict[str, Any] = {"mesh": (4, 4, 4), "workers": 0, "block": 1, "commit_interval": 0}

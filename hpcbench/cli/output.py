@@ -92,7 +92,7 @@ def import_command(options: argparse.Namespace) -> int:
 
 def report_command(options: argparse.Namespace) -> int:
     """Write the HTML report."""
-    from hpcbench.farm.launch import consolidate_if_idle
+    from hpcbench.farm.ending import consolidate_if_idle
     from hpcbench.store.reader import Store
 
     path = store_path(options.store)

@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from hpcbench.config import RunConfig, settings_hash
-from hpcbench.errors import HpcbenchError, PotentialError, SetupError, StoreError
-from hpcbench.events import EventLog, ProgressReader
+from hpcbench.errors import HpcbenchError, SetupError, StoreError
+from hpcbench.events import EventLog
 from hpcbench.farm.attendance import Attendance
 from hpcbench.farm.beginning import Beginning
 from hpcbench.farm.checks import check_world
 from hpcbench.farm.deadline import time_left
 from hpcbench.farm.devices import choose_device, own_cores
 from hpcbench.farm.disk import compare_room
+from hpcbench.farm.ending import Ending, Outcome, in_words
 from hpcbench.farm.holdings import Holdings
 from hpcbench.farm.journal import Journal, journal_path
 from hpcbench.farm.plan import Plan, make_plan, name_launch
@@ -31,38 +32,16 @@ from hpcbench.farm.weights import provide_weights
 from hpcbench.farm.world import World
 from hpcbench.planning.blocks import MOST_UNDER_WAY
 from hpcbench.planning.costs import load_cost_model
-from hpcbench.planning.hindsight import learn
 from hpcbench.planning.listing import Listed, Record, read_share
 from hpcbench.potentials.protocol import Potential
 from hpcbench.potentials.registry import check_name, weights_sha256
 from hpcbench.rank.beside import Inbox
 from hpcbench.rank.processes import make_crew, number_of_processes
-from hpcbench.rank.rows import schema_of
 from hpcbench.rank.stopping import Stop
 from hpcbench.rank.worker import Worker
 from hpcbench.sources import find_files
-from hpcbench.store.consolidate import consolidate
 from hpcbench.store.damage import find_damage_apart, set_aside
-from hpcbench.store.reader import Store
 from hpcbench.store.run_folder import RunFolder
-
-# Bytes; half of what was measured (``benchmarks/results/store-cpu.json``).
-CONSOLIDATED_A_SECOND = 6e6
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a launch ended on this rank.
-
-    ``complete`` is false where the run was asked to stop. ``last`` is true on the one rank
-    that has the last word: it has consolidated the store. ``nobody_died`` says whether all
-    ranks came to their end. ``problem`` is the error that ended this rank's work, if one did.
-    """
-
-    complete: bool
-    last: bool
-    nobody_died: bool
-    problem: Exception | None
 
 
 def launch(
@@ -178,7 +157,7 @@ class _Call:
 
 
 def _work_to_the_end(call: _Call) -> Outcome:
-    attendance, folder, log = call.attendance, call.folder, call.log
+    log = call.log
     log.write(
         "start",
         ranks=call.world.size,
@@ -192,79 +171,12 @@ def _work_to_the_end(call: _Call) -> Outcome:
         left_undone = _work(call)
     except Exception as error:
         log.write("error", traceback=traceback.format_exc())
-        problem = _of_the_disk(error, folder)
+        problem = in_words(error, call.folder)
     finally:
         # After an error as well: ranks leave together, and what they did is consolidated.
-        if not isinstance(problem, PotentialError):
-            # A potential that breaks may have been broken by a crystal: those are suspects.
-            call.journal.stop()
-        last = False
-        try:
-            if problem is not None or left_undone or call.stop.requested:
-                attendance.give_up()
-            attendance.rest()
-            last = attendance.end()
-        except OSError as error:
-            # The others see this rank leave.
-            problem = problem or _of_the_disk(error, folder)
-        try:
-            # A start that failed leaves no store behind.
-            if last and (problem is None or folder.segment_paths()) and _there_is_time(call):
-                consolidate(folder, schema_of(call.deciding), call.deciding)
-                # How fast it was, for the next plan.
-                learn(Store(folder.store), ProgressReader(folder.events).read())
-                call.on_end(call.config)
-        except Exception as error:
-            # A rank that was stopped may have been replaced meanwhile.
-            if not attendance.is_closed():
-                problem = problem or error
-        finally:
-            if last:
-                with contextlib.suppress(OSError):
-                    attendance.close()
-        # Each rank, for whoever comes last: one that was stopped and taken for dead may have
-        # committed something after the others had consolidated.
-        folder.unlock()
-        complete = not call.stop.requested
-        try:
-            if _there_is_time(call):
-                consolidate_if_idle(folder.store)
-            elif last:
-                print(
-                    f"hpcbench: no time to bring {folder.store} together: results are safe beside "
-                    f"it, and can be read; the next start does it, or hpcbench consolidate",
-                    file=sys.stderr,
-                    flush=True,
-                )
-            if complete and (last or left_undone):
-                # Others may have done what this rank could not, or died at the very end.
-                complete = not Store(folder.store).unfinished_ids()
-        except (OSError, StoreError) as error:
-            problem = problem or error
-            complete = False
-        log.write("end", complete=complete)
-        log.close()
-    return Outcome(complete, last, attendance.complete(), problem)
-
-
-def _there_is_time(call: _Call) -> bool:
-    """Whether segments and store can be brought together before this process may be killed."""
-    segments = call.folder.segment_paths()
-    size = 0
-    for path in (call.folder.store, *segments):
-        with contextlib.suppress(OSError):
-            size += path.stat().st_size
-    return not segments or size / CONSOLIDATED_A_SECOND < call.stop.seconds_to_the_kill
-
-
-def _of_the_disk(error: Exception, folder: RunFolder) -> Exception:
-    """An error of the file system below the run folder, in words."""
-    if not isinstance(error, OSError) or str(folder.path) not in str(error.filename):
-        return error
-    return StoreError(
-        f"{error.filename}: {error.strerror}; what was computed is safe: mend this and give the "
-        f"same command again"
-    )
+        ending = Ending(call.folder, call.deciding, call.attendance, call.journal, log, call.stop)
+        outcome = ending.leave(left_undone, problem, lambda: call.on_end(call.config))
+    return outcome
 
 
 def _set_aside(damaged: Iterable[Mapping[Path, str]]) -> None:
@@ -407,27 +319,6 @@ def _work(call: _Call) -> bool:
         )
         share.work()
     return share.left_undone
-
-
-def consolidate_if_idle(store: str | os.PathLike[str]) -> None:
-    """Consolidate what a launch left in segments, and remove torn files, unless one is under way.
-
-    For a launch whose ranks did not all come to their end.
-    """
-    folder = RunFolder(store)
-    if not (folder.segment_paths() or folder.torn_files()):
-        return
-    try:
-        folder.lock()
-    except StoreError:
-        return
-    try:
-        folder.remove_torn_files()
-        if folder.segment_paths():
-            deciding = folder.settings()
-            consolidate(folder, schema_of(deciding), deciding)
-    finally:
-        folder.unlock()
 
 
 def deciding_settings(config: RunConfig, weights: str) -> dict[str, Any]:
