@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import h5py
 
+from hpcbench.errors import DamageError
+from hpcbench.store.contents import read_contents
 from hpcbench.store.integrity import GROUP, digest, digest_frame
 from hpcbench.store.table_reader import NOT_AS_WRITTEN, Damage, TableReader, is_of_system
 
@@ -50,6 +53,7 @@ class Examiner(TableReader):
             # Without its sums a value is as good as HDF5's own checksums say.
             sums = dict.fromkeys(self._fields, [None] * len(edges))
             if frame not in skip:
+                yield from self._damage_of_contents()
                 yield from self._damage_of_frame()
             sums = self.sums()
         except Exception as error:  # a broken file fails in all kinds of ways
@@ -98,6 +102,13 @@ class Examiner(TableReader):
         except Exception:
             return False
         return kind not in ENCODINGS
+
+    def _damage_of_contents(self) -> Iterator[Damage]:
+        if isinstance(self.path, Path):
+            try:
+                read_contents(self.path)
+            except DamageError as error:
+                yield Damage("", 0, 0, str(error))
 
     def _damage_of_frame(self) -> Iterator[Damage]:
         length = self.expected_rows()

@@ -19,6 +19,7 @@ import h5py
 from hpcbench.errors import DamageError, HpcbenchError, StoreError
 from hpcbench.phonons.stability import CRITERIA
 from hpcbench.store.consolidate import alone
+from hpcbench.store.contents import Contents, read_contents
 from hpcbench.store.damage import SUFFIX, find_damage, find_damage_apart, set_aside
 from hpcbench.store.decorations import decorate
 from hpcbench.store.examiner import Examiner
@@ -37,7 +38,7 @@ from hpcbench.store.inspection import READING, inspect
 from hpcbench.store.run_folder import RunFolder, stamp
 from hpcbench.store.schema import DONE, result_schema
 from hpcbench.store.table_reader import NOT_AS_WRITTEN, Damage, TableReader
-from hpcbench.store.table_writer import TableWriter
+from hpcbench.store.table_writer import TableWriter, temporary_name
 from hpcbench.upkeep.again import columns_again
 
 ESSENTIAL = frozenset(
@@ -107,7 +108,12 @@ def repair(store: Path, patience: float = 120.0) -> Repair:
     folder = RunFolder(store)
     if not store.exists() and not folder.segment_paths():
         raise StoreError(f"{store}: no such store")
-    if store.exists() and not folder.path.exists() and not h5py.is_hdf5(store):
+    if (
+        store.exists()
+        and not folder.path.exists()
+        and not h5py.is_hdf5(store)
+        and _contents(store) is None
+    ):
         raise StoreError(f"{store}: not an HDF5 file")
     sentences = set_aside(find_damage_apart(folder.segment_paths()))
     if not store.exists():
@@ -117,20 +123,22 @@ def repair(store: Path, patience: float = 120.0) -> Repair:
     if not found.damages and not _twice(store):
         return Repair(sentences=tuple(sentences))
     aside = _free_name(store)
-    order = {
-        "store": str(store),
-        "aside": str(aside),
-        "before": before,
-        "damages": [list(asdict(damage).values()) for damage in found.damages],
-        "is_whole": found.is_whole,
-    }
-    process = subprocess.run(
-        [sys.executable, "-m", "hpcbench.upkeep.repair"],
-        input=json.dumps(order),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with _put_together(store) as source:
+        damages = found.damages if source == store else inspect(source, 0, patience).damages
+        order = {
+            "store": str(store),
+            "source": str(source),
+            "aside": str(aside),
+            "before": before,
+            "damages": [list(asdict(damage).values()) for damage in damages],
+        }
+        process = subprocess.run(
+            [sys.executable, "-m", "hpcbench.upkeep.repair"],
+            input=json.dumps(order),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     if process.returncode == StoreError.exit_code:
         raise StoreError(process.stderr.strip())
     if process.returncode:
@@ -145,6 +153,38 @@ def repair(store: Path, patience: float = 120.0) -> Repair:
         damaged=str(aside),
         sentences=tuple(sentences),
     )
+
+
+def _contents(store: Path) -> Contents | None:
+    try:
+        return read_contents(store)
+    except DamageError:
+        return None
+
+
+@contextlib.contextmanager
+def _put_together(store: Path) -> Iterator[Path]:
+    """A file of the damaged one's values, found without its structure; itself if that fails.
+
+    Raises
+    ------
+    StoreError
+        If there is no room for it.
+    """
+    contents = _contents(store)
+    if contents is None:
+        yield store
+        return
+    folder = RunFolder(store)
+    path = temporary_name(folder.path if folder.path.exists() else store.parent, store.name)
+    try:
+        with TableWriter(path, contents.schema, contents.settings) as writer:
+            writer.put_together(store, contents)
+        yield path
+    except OSError as error:
+        raise StoreError(f"{store}: cannot be repaired: {error}") from error
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _twice(store: Path) -> list[str]:
@@ -176,7 +216,7 @@ def rebuild(order: Mapping[str, Any]) -> dict[str, Any]:
     StoreError
         If it cannot be written, or the damaged one has been replaced.
     """
-    store, aside = Path(order["store"]), Path(order["aside"])
+    store, source, aside = (Path(order[name]) for name in ("store", "source", "aside"))
     folder = RunFolder(store)
     damages = {Damage(*values) for values in order["damages"]}
     fate = _Fate()
@@ -192,7 +232,7 @@ def rebuild(order: Mapping[str, Any]) -> dict[str, Any]:
             raise StoreError(f"{store} was replaced meanwhile; nothing was changed")
         _put_aside(store, aside, keep=True)
 
-    with Examiner(store, tolerant=True) as reader, replacing:
+    with Examiner(source, tolerant=True) as reader, replacing:
         settings = _settings(reader, folder)
         schema = _schema(reader, settings)
         blocks = _intact(reader, schema, damages, settings, fate)
