@@ -94,7 +94,7 @@ MISTAKES = [
     (["show", "x", "--store", "missing.h5"], 3, "no such store"),
     (["report", "missing.h5"], 3, "no such store"),
     (["export", "missing.h5"], 3, "no such store"),
-    (["status", "copper.cif"], 3, "cannot be opened as HDF5"),
+    (["status", "copper.cif"], 3, "is no HDF5 file"),
     (["models", "fetch", "chgnet"], 3, "nothing to fetch for 'chgnet'"),
 ]
 

@@ -203,15 +203,33 @@ def test_changed_units_and_settings_are_damage(store: Path, name: str) -> None:
     assert unit == "eV/angstrom^2"
 
 
-def test_a_file_that_is_torn_off_is_all_lost(store: Path) -> None:
+def test_a_file_that_is_cut_off_is_all_lost(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = store.stat().st_size
     with store.open("r+b") as stream:
-        stream.truncate(store.stat().st_size // 2)
-    assert not verify(store).is_sound
-    result = repair(store)
-    assert result.kept == 0
-    assert "nothing in it can be read" in result.sentences
+        stream.truncate(size // 2)
+    assert main(["verify", str(store)]) == 1
+    said = capsys.readouterr().out
+    assert f"{store}: cut off: {size // 2} of" in said and said.count(str(store)) == 2
+    assert "put a copy of it there" in said and "repair" not in said
+    assert main(["show", "Cu", str(store)]) == 3
+    assert "hpcbench verify says more" in capsys.readouterr().err
+    assert main(["repair", str(store)]) == 1
+    assert "there is no store any more: the same hpcbench run" in capsys.readouterr().out
     run_metals(store, METALS)
     assert verify(store).counts == {"done": 7}
+
+
+def test_what_is_lost_is_named(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with h5py.File(store, "r+") as file:
+        file["crystals/energy"][3] = 7.0
+    assert main(["repair", str(store)]) == 1
+    said = capsys.readouterr().out
+    assert "7 results are lost" in said
+    with TableReader(RunFolder(store).crystals) as reader:
+        for key, name in zip(reader.column("id"), reader.column("name"), strict=True):
+            assert f"  {key} {name}\n" in said
 
 
 def test_nothing_to_repair(store: Path) -> None:

@@ -216,7 +216,7 @@ def test_what_is_no_store_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no such store"):
         hpcbench.open(tmp_path / "missing.h5")
     (tmp_path / "text.h5").write_text("no HDF5")
-    with pytest.raises(StoreError, match="cannot be opened as HDF5"):
+    with pytest.raises(StoreError, match="is no HDF5 file"):
         hpcbench.open(tmp_path / "text.h5")
     h5py.File(tmp_path / "other.h5", "w").close()
     with pytest.raises(StoreError, match="not one that hpcbench wrote"):

@@ -12,6 +12,8 @@ from hpcbench.cli.look import store_path
 
 # Seconds between two lines about how far it has come.
 _PAUSE = 10.0
+_MOST_NAMED = 20
+_AGAIN = "the same hpcbench run computes what is missing"
 
 
 def verify_command(options: argparse.Namespace) -> int:
@@ -27,7 +29,11 @@ def verify_command(options: argparse.Namespace) -> int:
             print(f"{path}: {deviation}")
     for key in found.twice:
         print(f"{store}: {key} is in it more than once")
-    if found.is_damaged:
+    if found.is_lost(store):
+        print(
+            f"nothing in {store} can be read: put a copy of it there if you have one, else {_AGAIN}"
+        )
+    elif found.is_damaged:
         print(f"hpcbench repair {store} makes a store of what is intact")
     elif not found.is_sound:
         print("the values are as they were written, and do not go together: please report this")
@@ -71,7 +77,10 @@ def repair_command(options: argparse.Namespace) -> int:
     if not result.damaged:
         print(f"{store}: nothing to repair")
         return 1 if result.sentences else 0
-    print(f"{store}: {result.kept} rows are intact; the damaged store is {result.damaged}")
+    if result.kept:
+        print(f"{store}: {result.kept} rows are intact; the damaged store is {result.damaged}")
+    else:
+        print(f"{store} is {result.damaged} now, and there is no store any more: {_AGAIN}")
     if result.computed_again:
         print(f"spectra and verdicts of {result.computed_again} of them were computed again")
     for field, rows in sorted((result.emptied or {}).items()):
@@ -80,9 +89,25 @@ def repair_command(options: argparse.Namespace) -> int:
     if not lost:
         # Of a file that cannot be opened nobody knows how many there were.
         return 0 if result.kept else 1
-    print(f"{lost} results are lost; the same hpcbench run computes them again:")
-    for key in result.lost_ids:
-        print(f"  {key}")
+    print(f"{lost} results are lost; {_AGAIN}")
+    names = _names(store)
+    for key in result.lost_ids[:_MOST_NAMED]:
+        print(f"  {key} {names.get(key, '')}".rstrip())
+    if more := len(result.lost_ids[_MOST_NAMED:]):
+        print(f"  and {more} more, which hpcbench status {store} counts as to be computed")
     if result.lost_unnamed:
         print(f"  {result.lost_unnamed} whose ids cannot be read")
     return 1
+
+
+def _names(store: Path) -> dict[str, str]:
+    """Names for people, by id, from the list of the run."""
+    from hpcbench.errors import StoreError
+    from hpcbench.store.run_folder import RunFolder
+    from hpcbench.store.table_reader import TableReader
+
+    try:
+        with TableReader(RunFolder(store).crystals) as reader:
+            return dict(zip(reader.column("id"), reader.column("name"), strict=True))
+    except StoreError:
+        return {}

@@ -142,6 +142,14 @@ def read_contents(path: Path) -> Contents | None:
             ) from error
 
 
+def can_be_put_together(path: Path) -> bool:
+    """Whether a file has a list that reads back."""
+    try:
+        return read_contents(path) is not None
+    except DamageError:
+        return False
+
+
 def _read(archive: zipfile.ZipFile) -> Contents:
     told = json.loads(archive.read(_LIST))
     places, sums = (np.load(io.BytesIO(archive.read(name))) for name in (_PLACES, _SUMS))

@@ -12,6 +12,7 @@ from pathlib import Path
 from hpcbench.errors import DamageError, StoreError
 from hpcbench.store.examiner import Examiner
 from hpcbench.store.inspection import inspect
+from hpcbench.store.table_reader import without_path
 
 SUFFIX = ".damaged"
 # Seconds after which a process that looks at many files counts as stuck.
@@ -36,7 +37,7 @@ def find_damage(paths: Iterable[Path]) -> dict[Path, str]:
                     found[path] = str(damage)
                     break
         except DamageError as error:
-            found[path] = str(error)
+            found[path] = without_path(error, path)
         except OSError as error:
             raise StoreError(f"{path}: cannot be read: {error}") from error
     return found

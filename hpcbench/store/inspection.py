@@ -23,7 +23,7 @@ from typing import Any
 from hpcbench.errors import DamageError, StoreError
 from hpcbench.store.examiner import Examiner
 from hpcbench.store.physics import Deviation, check_physics
-from hpcbench.store.table_reader import Damage, is_of_system
+from hpcbench.store.table_reader import Damage, is_of_system, without_path
 
 # Processes that may die of one file before the rest of it counts as damaged.
 MOST_DEATHS = 50
@@ -187,7 +187,7 @@ def main(order: Mapping[str, Any]) -> None:
         with Examiner(Path(order["path"]), tolerant=True) as reader:
             computed = _look(reader, order, say)
     except DamageError as error:
-        say(damage=["", 0, 0, str(error).splitlines()[0]])
+        say(damage=["", 0, 0, without_path(error, Path(order["path"]))])
     except (StoreError, OSError, MemoryError) as error:
         say(error=str(error) or type(error).__name__)
     say(computed=computed)

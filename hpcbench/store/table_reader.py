@@ -8,6 +8,7 @@ import functools
 import io
 import itertools
 import json
+import re
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ _SMALL = 16 * 2**20
 
 
 NOT_AS_WRITTEN = "not what was written"
+_SAYS_MORE = "hpcbench verify says more"
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class TableReader:
         except OSError as error:
             if is_of_system(error):
                 raise StoreError(f"{self.path}: cannot be read: {error}") from error
-            raise DamageError(f"{self.path}: cannot be opened as HDF5: {error}") from error
+            raise DamageError(f"{self.path}: {_in_words(error)}; {_SAYS_MORE}") from error
         try:
             self._require_format()
         except (KeyError, OSError, RuntimeError) as error:
@@ -222,8 +224,7 @@ class TableReader:
             if is_of_system(error):
                 raise StoreError(f"{self.path}: cannot be read: {error}") from error
             raise DamageError(
-                f"{self.path} is damaged: {path} does not read back ({error}); hpcbench verify "
-                f"says more"
+                f"{self.path} is damaged: {path} does not read back ({error}); {_SAYS_MORE}"
             ) from error
 
     def _values(self, path: str, first: int, end: int | None) -> Values:
@@ -338,6 +339,21 @@ def _close_all() -> None:
     for reader in list(_OPEN):
         with contextlib.suppress(Exception):  # nobody is left to be told
             reader.close()
+
+
+def _in_words(error: OSError) -> str:
+    """Why HDF5 cannot open a file."""
+    if cut := re.search(r"truncated file: eof = (\d+),.* stored_eof = (\d+)", str(error)):
+        there, written = map(int, cut.groups())
+        return f"cut off: {there} of {written} bytes are there"
+    if "file signature not found" in str(error):
+        return "is no HDF5 file, or its beginning is damaged"
+    return f"cannot be opened as HDF5 ({error})"
+
+
+def without_path(error: DamageError, path: Path) -> str:
+    """What a :class:`TableReader` has said of a file, for those who know which and what to do."""
+    return str(error).removeprefix(f"{path}: ").removesuffix(f"; {_SAYS_MORE}").splitlines()[0]
 
 
 def is_of_system(error: BaseException) -> bool:

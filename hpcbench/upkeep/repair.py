@@ -19,7 +19,7 @@ import h5py
 from hpcbench.errors import DamageError, HpcbenchError, StoreError
 from hpcbench.phonons.stability import CRITERIA
 from hpcbench.store.consolidate import alone
-from hpcbench.store.contents import Contents, read_contents
+from hpcbench.store.contents import can_be_put_together, read_contents
 from hpcbench.store.damage import SUFFIX, find_damage, find_damage_apart, set_aside
 from hpcbench.store.decorations import decorate
 from hpcbench.store.examiner import Examiner
@@ -112,7 +112,7 @@ def repair(store: Path, patience: float = 120.0) -> Repair:
         store.exists()
         and not folder.path.exists()
         and not h5py.is_hdf5(store)
-        and _contents(store) is None
+        and not can_be_put_together(store)
     ):
         raise StoreError(f"{store}: not an HDF5 file")
     sentences = set_aside(find_damage_apart(folder.segment_paths()))
@@ -155,13 +155,6 @@ def repair(store: Path, patience: float = 120.0) -> Repair:
     )
 
 
-def _contents(store: Path) -> Contents | None:
-    try:
-        return read_contents(store)
-    except DamageError:
-        return None
-
-
 @contextlib.contextmanager
 def _put_together(store: Path) -> Iterator[Path]:
     """A file of the damaged one's values, found without its structure; itself if that fails.
@@ -171,7 +164,7 @@ def _put_together(store: Path) -> Iterator[Path]:
     StoreError
         If there is no room for it.
     """
-    contents = _contents(store)
+    contents = read_contents(store) if can_be_put_together(store) else None
     if contents is None:
         yield store
         return

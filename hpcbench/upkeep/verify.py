@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpcbench.errors import StoreError
+from hpcbench.store.contents import can_be_put_together
 from hpcbench.store.inspection import Inspection, inspect
 from hpcbench.store.run_folder import RunFolder, stamp
 from hpcbench.store.table_reader import TableReader
@@ -39,6 +40,11 @@ class Verification:
     def is_damaged(self) -> bool:
         """Whether something is not what was written."""
         return bool(self.twice) or any(found.damages for found in self.files.values())
+
+    def is_lost(self, store: Path) -> bool:
+        """Whether nothing can be rescued from the store itself."""
+        found = self.files.get(store)
+        return found is not None and found.rows < 0 and not can_be_put_together(store)
 
     @property
     def is_sound(self) -> bool:
