@@ -175,11 +175,15 @@ class TableReader:
             By id, when the crystal failed.
         """
         ids = self.column("id")
-        finished = self.column("finished") if voided else np.zeros(len(ids))
-        for index, key in enumerate(ids):
-            # Not a number: set aside before anything was computed.
-            if key not in voided or str(voided[key]) != str(float(finished[index])):
-                yield index, key
+        if not voided:
+            return iter(enumerate(ids))
+        finished = self.column("finished")
+        # Not a number: set aside before anything was computed.
+        return (
+            (index, key)
+            for index, key in enumerate(ids)
+            if key not in voided or str(voided[key]) != str(float(finished[index]))
+        )
 
     def column(self, name: str) -> NDArray[Any]:
         """A whole column, shape (N, ...); texts as ``str`` objects."""

@@ -75,6 +75,8 @@ give ./launch.sh setup on the login node, or activate an environment that has hp
         -c constraints.txt -e ".[$(join "$wanted")]") ||
         die $WRONG_ENVIRONMENT "the installation failed; the reason is above"
     drop_broken_torchvision
+    # Once, and not by each rank: Python may be told to write no bytecode, or may not be able to.
+    "$PYTHON" -m compileall -q "$ROOT/hpcbench"
     printf '%s\nbase %s\n' "$(installation_key "$PYTHON")" "$wanted" >"$STAMP"
 }
 
