@@ -68,6 +68,10 @@ def test_one_crystal_is_a_frozen_value(finished: Path) -> None:
     np.testing.assert_array_equal(store.force_constants(copper.id), copper.force_constants)
     assert copper.verdicts["phononbench"] == "stable"
     assert copper.row["attempts"] == 1
+    # What a person sees who prints it.
+    assert len(repr(store["Au sc"])) < 1500 and "UnstableMode(frequency=-" in repr(store["Au sc"])
+    with pytest.raises(KeyError, match="takes names"):
+        store.row("Cu")
     assert copper.row["peak_memory"] > 1e7
     assert 0 < copper.row["force_noise"] < 1e-4
     assert 0 <= copper.row["noise_mesh"] < 0.1

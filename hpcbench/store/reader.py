@@ -334,7 +334,9 @@ class Store:
                 found = np.flatnonzero(reader.column("id") == key)
                 if len(found):
                     return reader.row(int(found[0]))
-        raise KeyError(key)
+        raise KeyError(
+            f"{self.path} has no crystal with the id {key!r}; store[name] takes names too"
+        )
 
     def force_constants(self, key: str) -> NDArray[np.float64]:
         """Compact force constants of a crystal by its id, shape (nprim, nsuper, 3, 3), eV/A^2.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,8 +33,8 @@ class Cell:
     """
 
     numbers: NDArray[np.int32]
-    lattice: NDArray[np.float64]
-    positions: NDArray[np.float64]
+    lattice: NDArray[np.float64] = field(repr=False)
+    positions: NDArray[np.float64] = field(repr=False)
 
     def to_ase(self) -> Atoms:
         """As ASE ``Atoms``."""
@@ -67,7 +67,7 @@ class UnstableMode:
 
     frequency: float
     qpoint: NDArray[np.float64]
-    eigenvector: NDArray[np.complex128]
+    eigenvector: NDArray[np.complex128] = field(repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,10 +111,10 @@ class Result:
     relaxed: Cell | None
     energy: float | None
     min_frequencies: dict[str, float]
-    bands: Bands | None
-    force_constants: NDArray[np.float64] | None
+    bands: Bands | None = field(repr=False)
+    force_constants: NDArray[np.float64] | None = field(repr=False)
     unstable_modes: tuple[UnstableMode, ...]
-    row: Mapping[str, Any]
+    row: Mapping[str, Any] = field(repr=False)
 
 
 def result_of(row: Mapping[str, Any]) -> Result:
