@@ -21,6 +21,7 @@ from hpcbench.farm.holdings import Holdings
 from hpcbench.farm.journal import Journal, journal_path
 from hpcbench.farm.leases import Leases
 from hpcbench.farm.share import Share
+from hpcbench.farm.understudy import Fate
 from hpcbench.planning import holding
 from hpcbench.planning.blocks import Block
 
@@ -142,3 +143,24 @@ def test_who_has_suspects_leaves_the_rest_of_an_estate_to_others(two_ranks: TwoR
     two_ranks.share._suspects.clear()
     assert list(two_ranks.share._crystals(threading.Event(), None)) == [[]]
     assert len(two_ranks.share._suspects) == 3
+
+
+def test_an_understudy_stays_for_the_next_block_of_suspects(two_ranks: TwoRanks) -> None:
+    """It takes seconds to start, and on a GPU a part of its memory."""
+    share = two_ranks.share
+    share.understudy = Mock()
+    share.understudy.compute.return_value = Fate.DONE
+    two_ranks.lease_and_begin()
+    two_ranks.kill()
+    for blocks in (1, 2):
+        assert list(share._crystals(threading.Event(), None)) == [[]]
+        assert share._compute_suspects()
+        assert share.understudy.compute.call_count == 3 * blocks
+    share.understudy.close.assert_not_called()
+
+
+def test_an_understudy_makes_room_for_other_work(two_ranks: TwoRanks) -> None:
+    two_ranks.share.understudy = Mock()
+    work = two_ranks.share._crystals(threading.Event(), None)
+    assert [crystal.id for crystal in next(work)] != two_ranks.theirs
+    two_ranks.share.understudy.close.assert_called_once()

@@ -212,6 +212,10 @@ class Share:
         )
         clean = [crystal for key, crystal in crystals.items() if key not in suspects]
         if clean:
+            if self.understudy is not None:
+                # It shares the device, and takes long to start: it stays while there is only
+                # more for it to do.
+                self.understudy.close()
             self.journal.begin([crystal.id for crystal in clean])
         return clean
 
@@ -228,8 +232,6 @@ class Share:
             key = min(self._suspects, key=lambda key: (self._suspects[key].deaths, key))
             if not self._compute_suspect(key):
                 return False
-        if self.understudy is not None:
-            self.understudy.close()
         return not self.stop.requested
 
     def _compute_suspect(self, key: str) -> bool:
