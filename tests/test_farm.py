@@ -127,12 +127,15 @@ def test_progress_is_read_from_logs_being_written(tmp_path: Path) -> None:
     old, new = EventLog(tmp_path, 0, "1"), EventLog(tmp_path, 0, "2")
     old.write("start", total=9, before=0)
     old.write("crystal", id="z", status="done", verdict="stable")
+    # Kept back for a while otherwise, on a machine that halts in between.
+    old.flush()
     reader = ProgressReader(tmp_path)
     assert reader.read().finished == 1
     new.write("start", total=10, before=4)
     new.write("crystal", id="a", status="done", verdict="stable")
     new.write("crystal", id="b", status="failed", verdict="")
     new.write("crystal", id="a", status="done", verdict="stable")  # computed twice: counts once
+    new.flush()
     with (tmp_path / "rank-00000.jsonl").open("a") as stream:
         stream.write('{"time": 1, "launch": "2", "ev')  # a line not yet whole
     progress = reader.read()
