@@ -162,11 +162,12 @@ class RunConfig:
         metavar="L",
         decides=True,
     )
-    mesh: tuple[int, ...] = _setting(
+    mesh: tuple[float, ...] = _setting(
         (20, 20, 20),
         kind.mesh,
         "what is computed",
-        "q mesh for thermal properties and the mesh criterion",
+        "q mesh for thermal properties and the mesh criterion: three numbers, whose mesh does not "
+        "meet Gamma where they are even, or a length in A as phonopy takes it, whose mesh does",
         metavar="N",
         many=True,
         decides=True,

@@ -106,11 +106,14 @@ def switch(value: Any) -> bool:
     raise ValueError("true or false")
 
 
-def mesh(value: Any) -> tuple[int, ...]:
-    """Three whole numbers above 0."""
-    numbers = tuple(count(x) for x in as_list(value))
+def mesh(value: Any) -> tuple[float, ...]:
+    """Three whole numbers above 0, or one length."""
+    values = as_list(value)
+    if len(values) == 1:
+        return (positive(values[0]),)
+    numbers = tuple(count(x) for x in values)
     if len(numbers) != 3 or min(numbers) < 1:
-        raise ValueError("three whole numbers above 0")
+        raise ValueError("three whole numbers above 0, or a length")
     return numbers
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 
 import by_hand
@@ -10,6 +11,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.emt import EMT
 from ase.io import read
 from ase.neighborlist import neighbor_list
 from conftest import DEMO
@@ -59,6 +61,23 @@ def test_bands_and_thermal_properties_are_phonopys_by_hand(name: str, demo64) ->
     np.testing.assert_allclose(got.mesh.heat_capacity, thermal.heat_capacity, atol=1e-6)
     below = expected.mesh.frequencies < 0.1
     assert got.mesh.left_out == pytest.approx(below.mean(), abs=1e-12)
+
+
+def test_a_mesh_by_length_is_phonopys() -> None:
+    """As ``phonopy --mesh 75``, which Lee and Xia take: around Gamma, finer for small cells."""
+    atoms = bulk("Cu")
+    chosen = dataclasses.replace(settings(), mesh=(75.0,))
+    info = PotentialInfo("EMT", "ase", "", "", "float64", "cpu", None)
+    got = compute(atoms, CalculatorPotential(EMT(), info), chosen=chosen)
+    expected = got.phonon.replicate()
+    expected.force_constants = got.phonon.force_constants
+    mesh = expected.run_mesh(75.0)
+    assert list(mesh.mesh_numbers) == [36, 36, 36]
+    np.testing.assert_array_equal(got.spectra["mesh"].frequencies, mesh.frequencies)
+    assert not np.abs(got.spectra["mesh"].qpoints).sum(axis=1).all()
+    thermal = expected.run_thermal_properties(temperatures=TEMPERATURES, cutoff_frequency=0.1)
+    for name in ("free_energy", "entropy", "heat_capacity"):
+        np.testing.assert_allclose(getattr(got.mesh, name), getattr(thermal, name), rtol=1e-12)
 
 
 class Springs(Calculator):

@@ -68,6 +68,11 @@ def test_one_crystal_is_a_frozen_value(finished: Path) -> None:
     np.testing.assert_array_equal(store.force_constants(copper.id), copper.force_constants)
     assert copper.verdicts["phononbench"] == "stable"
     assert copper.row["attempts"] == 1
+    assert copper.row["character"] in ("clean", "within noise")
+    # A primitive cell of one atom has no optical modes.
+    assert abs(copper.row["gamma_acoustic"]) < 1e-3 and np.isnan(copper.row["gamma_optical"])
+    assert "at commensurate q" in store["Au sc"].row["character"]
+    assert store["Au sc"].row["imaginary_path"] > 0.1 > copper.row["imaginary_path"]
     # What a person sees who prints it.
     assert len(repr(store["Au sc"])) < 1500 and "UnstableMode(frequency=-" in repr(store["Au sc"])
     with pytest.raises(KeyError, match="takes names"):

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcbench.errors import PhononError
+from hpcbench.phonons.character import Character, character, modes_at_gamma
 from hpcbench.phonons.force_constants import fit_force_constants, subtract_drift
-from hpcbench.phonons.noise import Noise, measure_noise
+from hpcbench.phonons.noise import UNKNOWN_NOISE, Noise, measure_noise
 from hpcbench.phonons.spectrum import (
     BandPath,
     MeshResult,
@@ -37,7 +38,7 @@ class PhononSettings:
     displacement: float
     symprec: float
     band_points: int
-    mesh: tuple[int, ...]
+    mesh: tuple[float, ...]
     temperatures: tuple[float, ...]
     cutoff_frequency: float
 
@@ -70,6 +71,8 @@ class PhononResult:
         Thermal properties.
     unstable_modes : tuple of Mode
         The lowest mode of each place, where it is imaginary.
+    character : Character
+        What kind of negative frequencies there are.
     verdicts : dict
         ``stable`` or ``unstable`` by the name of each criterion.
     """
@@ -84,6 +87,7 @@ class PhononResult:
     spectra: dict[str, Spectrum]
     mesh: MeshResult
     unstable_modes: tuple[Mode, ...]
+    character: Character
     verdicts: dict[str, str]
 
     @property
@@ -124,28 +128,34 @@ def analyse(phonon: Phonopy, forces: NDArray[np.float64], settings: PhononSettin
     without_drift, largest_drift = subtract_drift(forces)
     change = fit_force_constants(phonon, without_drift)
     path, mesh, spectra = _spectra(phonon, settings)
+    noise = measure_noise(phonon, forces, change, spectra)
     return PhononResult(
         phonon,
         len(forces),
         largest_drift,
         float(np.abs(change).max()),
-        measure_noise(phonon, forces, change, spectra),
+        noise,
         without_drift,
         path,
         spectra,
         mesh,
         lowest_imaginary_modes(phonon, spectra.values()),
+        _character(phonon, spectra, noise, mesh),
         verdicts(spectra),
     )
 
 
-def analyse_force_constants(phonon: Phonopy, settings: PhononSettings) -> PhononResult:
+def analyse_force_constants(
+    phonon: Phonopy, settings: PhononSettings, noise: Noise = UNKNOWN_NOISE
+) -> PhononResult:
     """Spectra, thermal properties and verdicts from force constants as they are.
 
     Parameters
     ----------
     phonon : Phonopy
         With compact force constants, which are neither fitted nor symmetrised here.
+    noise : Noise
+        Of the forces that they are from.
 
     Raises
     ------
@@ -162,14 +172,23 @@ def analyse_force_constants(phonon: Phonopy, settings: PhononSettings) -> Phonon
         0,
         nan,
         nan,
-        Noise(nan, dict.fromkeys(spectra, nan)),
+        noise,
         np.zeros((0, len(phonon.supercell), 3)),
         path,
         spectra,
         mesh,
         lowest_imaginary_modes(phonon, spectra.values()),
+        _character(phonon, spectra, noise, mesh),
         verdicts(spectra),
     )
+
+
+def _character(
+    phonon: Phonopy, spectra: dict[str, Spectrum], noise: Noise, mesh: MeshResult
+) -> Character:
+    acoustic, optical = modes_at_gamma(phonon)
+    reciprocal = np.linalg.inv(phonon.primitive.cell).T
+    return character(spectra, acoustic, optical, reciprocal, noise.frequencies, mesh.weights)
 
 
 def _spectra(

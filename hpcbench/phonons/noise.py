@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -42,6 +43,10 @@ class Noise:
 
     forces: float
     frequencies: dict[str, float]
+
+
+UNKNOWN_NOISE = Noise(math.nan, dict.fromkeys(("path", "commensurate", "mesh"), math.nan))
+"""Of force constants whose forces are not there."""
 
 
 def measure_noise(

@@ -13,15 +13,12 @@ from phonopy.phonon.band_structure import get_band_qpoints
 from phonopy.phonon.mesh import MeshSymmetryFallbackWarning
 
 from hpcbench.errors import PhononError
-from hpcbench.phonons.stability import Spectrum
+from hpcbench.phonons.stability import IMAGINARY, Spectrum
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from phonopy import Phonopy
-
-
-_NOISE = -1e-3  # THz
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +126,7 @@ def lowest_imaginary_modes(phonon: Phonopy, spectra: Iterable[Spectrum]) -> tupl
     lowest = {}
     for spectrum in spectra:
         frequency, qpoint = spectrum.lowest
-        if frequency < _NOISE:
+        if frequency < IMAGINARY:
             lowest[tuple(np.round(qpoint, 9))] = qpoint
     if not lowest:
         return ()
@@ -174,7 +171,7 @@ class MeshResult:
 
 def run_mesh(
     phonon: Phonopy,
-    mesh: Sequence[int],
+    mesh: Sequence[float],
     temperatures: Sequence[float],
     cutoff_frequency: float,
 ) -> MeshResult:
@@ -182,8 +179,9 @@ def run_mesh(
 
     Parameters
     ----------
-    mesh : sequence of 3 int
-        As in ``phonopy --mesh``: Monkhorst-Pack, an even number does not meet Gamma.
+    mesh : sequence of 3 int, or of one length in A
+        As in ``phonopy --mesh``: Monkhorst-Pack, an even number does not meet Gamma; of a length
+        phonopy makes a mesh around Gamma, finer for smaller cells.
     temperatures : sequence of float
         In K.
     cutoff_frequency : float
@@ -193,7 +191,7 @@ def run_mesh(
         # A shifted mesh lowers the symmetry that phonopy can use for some lattices: slower,
         # and the same result. It is the mesh that the literature's numbers are from.
         warnings.simplefilter("ignore", MeshSymmetryFallbackWarning)
-        result = phonon.run_mesh(list(mesh))
+        result = phonon.run_mesh(mesh[0] if len(mesh) == 1 else [int(n) for n in mesh])
     spectrum = Spectrum(np.array(result.qpoints), np.array(result.frequencies))
     weights = np.array(result.weights, dtype=np.int64)
     thermal = phonon.run_thermal_properties(

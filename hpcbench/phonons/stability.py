@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+IMAGINARY = -1e-3
+"""THz, of the strictest criterion in use: acoustic modes at Gamma are never exactly zero."""
 KELVIN_PER_TERAHERTZ = 47.992
 """h/k_B in K per THz, as Loew et al. convert."""
 

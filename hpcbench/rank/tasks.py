@@ -151,9 +151,17 @@ def phonon_columns(result: PhononResult, criterion: str) -> dict[str, Any]:
         "commensurate_frequencies": result.spectra["commensurate"].frequencies.ravel(),
     }
     columns |= _mode_columns(result.unstable_modes)
+    character = result.character
+    columns |= {
+        "character": ", ".join(character.kinds),
+        "gamma_acoustic": character.gamma_acoustic,
+        "gamma_optical": character.gamma_optical,
+        "min_frequency_near_gamma": character.near_gamma,
+    }
     for place, spectrum in result.spectra.items():
         columns[f"min_frequency_{place}"], columns[f"min_q_{place}"] = spectrum.lowest
         columns[f"noise_{place}"] = result.noise.frequencies[place]
+        columns[f"imaginary_{place}"] = character.imaginary[place]
     return columns
 
 

@@ -130,6 +130,8 @@ def _facts(row: Mapping[str, Any], temperatures: Sequence[float]) -> list[tuple[
         lowest, noise = row[f"min_frequency_{place}"], row.get(f"noise_{place}", math.nan)
         floor = f", noise floor {noise:.4f} THz" if np.isfinite(noise) else ""
         facts.append((f"lowest, {place}", f"{lowest:.4f} THz at ({q}){floor}"))
+    if row.get("character"):
+        facts.append(("negative frequencies", str(row["character"])))
     facts.append(("highest", f"{row['max_frequency']:.4f} THz"))
     if temperatures:
         capacities = ", ".join(

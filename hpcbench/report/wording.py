@@ -144,5 +144,6 @@ def _setting(key: str, value: Any) -> str:
         return str(value)[:12] or DASH
     if isinstance(value, list):
         between = " × " if key == "mesh" or (key == "supercell" and len(value) == 3) else ", "
-        return between.join(_setting("", x) for x in value)
+        length = " A, length" if key == "mesh" and len(value) == 1 else ""
+        return between.join(_setting("", x) for x in value) + length
     return plain(value) if isinstance(value, float) else str(value)

@@ -47,6 +47,7 @@ _PLACES = tuple(
     for field in (
         Field(f"min_frequency_{place}", "f8", (), "THz", f"lowest frequency, {place}"),
         Field(f"min_q_{place}", "f8", (3,), "", "its q, reduced, of the primitive cell"),
+        Field(f"imaginary_{place}", "f8", (), "", "share of its modes that are below -0.001 THz"),
         Field(
             f"noise_{place}",
             "f8",
@@ -170,6 +171,16 @@ def result_schema(
         Field("verdict", "category", meaning="by the protocol's criterion"),
         *(Field(name, "category", meaning="by this criterion") for name in criteria),
         *_PLACES,
+        Field("character", "category", meaning="kind of negative frequencies, in words"),
+        Field("gamma_acoustic", "f8", (), "THz", "lowest acoustic mode at Gamma: 0 but for errors"),
+        Field("gamma_optical", "f8", (), "THz", "lowest other mode at Gamma"),
+        Field(
+            "min_frequency_near_gamma",
+            "f8",
+            (),
+            "THz",
+            "lowest of three branches, nearer to Gamma than half of the nearest commensurate q",
+        ),
         Field("max_frequency", "f8", (), "THz", "highest frequency seen anywhere"),
         Field("modes_left_out", "f8", (), "", "share of mesh modes under the cut-off frequency"),
         Field("free_energy", "f8", thermal, "kJ/mol", "Helmholtz, of the primitive cell"),

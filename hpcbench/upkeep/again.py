@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from hpcbench.phonons.calculate import PhononSettings, analyse_force_constants
+from hpcbench.phonons.noise import Noise
 from hpcbench.protocols import PROTOCOLS
 from hpcbench.rank.tasks import phonon_columns, rounded_bands
 from hpcbench.store.physics import phonopy_of
@@ -42,6 +44,10 @@ def columns_again(row: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[s
         settings["cutoff_frequency"],
     )
     phonon = phonopy_of(row, settings["symprec"])
-    columns = phonon_columns(analyse_force_constants(phonon, phonons), protocol.criterion)
+    # An older store does not have it.
+    noise = {place: float(row.get(f"noise_{place}", math.nan)) for place in PLACES}
+    known = Noise(float(row.get("force_noise", math.nan)), noise)
+    result = analyse_force_constants(phonon, phonons, known)
+    columns = phonon_columns(result, protocol.criterion)
     columns["band_frequencies"] = rounded_bands(columns["band_frequencies"])
     return {name: value for name, value in columns.items() if name not in FIT}

@@ -55,7 +55,8 @@ DERIVED = frozenset(
         "modes_left_out", "free_energy", "entropy", "heat_capacity", "band_labels",
         "band_qpoints", "band_segments", "band_frequencies", "commensurate_qpoints",
         "commensurate_frequencies", "mode_frequencies", "mode_qpoints", "mode_eigenvectors",
-        *(f"min_{what}_{place}" for what in ("frequency", "q")
+        "character", "gamma_acoustic", "gamma_optical", "min_frequency_near_gamma",
+        *(f"{what}_{place}" for what in ("min_frequency", "min_q", "imaginary")
           for place in ("path", "commensurate", "mesh")),
     }
 )  # fmt: skip

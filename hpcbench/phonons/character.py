@@ -1,0 +1,169 @@
+"""What kind of negative frequencies a crystal has: where they are, and whether they are real."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpcbench.phonons.stability import IMAGINARY, Spectrum
+
+if TYPE_CHECKING:
+    from phonopy import Phonopy
+
+CLEAN = "clean"
+"""No negative frequency anywhere."""
+NOISE = "within noise"
+"""Negative ones, all of them closer to zero than the noise floor of their place."""
+AT_GAMMA = "at Gamma"
+"""A mode at Gamma that is not acoustic: the cell itself would distort."""
+AT_COMMENSURATE = "at commensurate q"
+"""Exact for the supercell: it would distort; in a 2x2x2 supercell at the zone boundary."""
+BETWEEN = "between commensurate q"
+"""Only where frequencies are interpolated: a larger supercell may not have them."""
+NEAR_GAMMA = "acoustic near Gamma"
+"""Only of long acoustic waves: an elastic instability, or interpolation again."""
+CHARACTERS = (CLEAN, NOISE, AT_GAMMA, AT_COMMENSURATE, BETWEEN, NEAR_GAMMA)
+
+# Of the distance from Gamma to the nearest other commensurate q.
+_NEAR = 0.5
+_ACOUSTIC = 3
+_AT_GAMMA = 1e-8  # 1/A
+
+
+@dataclass(frozen=True)
+class Character:
+    """What kind of negative frequencies a crystal has.
+
+    A frequency is negative here if it is below -0.001 THz and farther from zero than the noise
+    floor of its place, where that is known.
+
+    Attributes
+    ----------
+    kinds : tuple of str
+        Of ``CHARACTERS``, the gravest first; of those after ``AT_GAMMA`` the first that is so.
+    gamma_acoustic : float
+        The lowest of the three acoustic modes at Gamma, in THz: zero but for errors.
+    gamma_optical : float
+        The lowest other mode at Gamma, in THz; not a number if there is none.
+    near_gamma : float
+        The lowest of the three lowest modes near Gamma, on the path and the mesh, in THz; near is
+        half as far as the nearest commensurate q. Not a number if no q is there.
+    imaginary : dict
+        By place: the share of its modes that are below -0.001 THz, the acoustic ones at Gamma
+        left out.
+    """
+
+    kinds: tuple[str, ...]
+    gamma_acoustic: float
+    gamma_optical: float
+    near_gamma: float
+    imaginary: dict[str, float]
+
+
+def modes_at_gamma(phonon: Phonopy) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Frequencies at Gamma in THz: of the three acoustic modes, and of the others; ascending.
+
+    Acoustic are those that move all atoms alike: with e the eigenvector and m the masses, the
+    three with the largest sum over directions of ``|sum_k sqrt(m_k) e_k|^2``.
+    """
+    result = phonon.run_qpoints([[0.0, 0.0, 0.0]], with_eigenvectors=True)
+    vectors = result.eigenvectors[0].T.reshape(len(result.frequencies[0]), -1, 3)
+    masses = np.sqrt(phonon.primitive.masses)
+    alike = (np.abs(np.einsum("k,bkx->bx", masses, vectors)) ** 2).sum(axis=1)
+    is_acoustic = np.zeros(len(alike), dtype=bool)
+    is_acoustic[np.argsort(alike)[-_ACOUSTIC:]] = True
+    frequencies = np.asarray(result.frequencies[0])
+    return np.sort(frequencies[is_acoustic]), np.sort(frequencies[~is_acoustic])
+
+
+def character(
+    spectra: Mapping[str, Spectrum],
+    acoustic: NDArray[np.float64],
+    optical: NDArray[np.float64],
+    reciprocal: NDArray[np.float64],
+    noise: Mapping[str, float],
+    weights: NDArray[np.int64],
+) -> Character:
+    """What kind of negative frequencies there are.
+
+    Parameters
+    ----------
+    spectra : mapping
+        By place: ``path``, ``commensurate``, ``mesh``.
+    acoustic, optical : ndarray
+        At Gamma, in THz, from :func:`modes_at_gamma`.
+    reciprocal : ndarray, shape (3, 3)
+        Reciprocal lattice vectors of the primitive cell as rows, in 1/A.
+    noise : mapping
+        Noise floor by place, in THz; not a number where it is not known.
+    weights : ndarray, shape (nq,)
+        How many q-points of the mesh each of it stands for.
+    """
+    limit = {place: min(IMAGINARY, -float(np.nan_to_num(noise[place]))) for place in spectra}
+    distances = {place: _from_gamma(s.qpoints, reciprocal) for place, s in spectra.items()}
+    away = {place: distance > _AT_GAMMA for place, distance in distances.items()}
+    commensurate = spectra["commensurate"].frequencies[away["commensurate"]]
+    radius = _NEAR * distances["commensurate"][away["commensurate"]].min(
+        initial=np.linalg.norm(reciprocal, axis=1).min()
+    )
+    near, is_far, is_near = np.inf, False, False
+    for place in ("path", "mesh"):
+        frequencies = np.sort(spectra[place].frequencies, axis=1)
+        long = (distances[place] < radius) & away[place]
+        waves = frequencies[long, :_ACOUSTIC]
+        near = min(near, float(waves.min(initial=np.inf)))
+        is_near |= bool((waves < limit[place]).any())
+        is_far |= bool(
+            (frequencies[distances[place] >= radius] < limit[place]).any()
+            or (frequencies[long, _ACOUSTIC:] < limit[place]).any()
+        )
+    kinds = [
+        kind
+        for kind, frequencies in ((AT_GAMMA, optical), (AT_COMMENSURATE, commensurate))
+        if (frequencies < limit["commensurate"]).any()
+    ]
+    if not kinds:
+        lowest = min(spectrum.lowest[0] for spectrum in spectra.values())
+        is_noise = NOISE if lowest < IMAGINARY else CLEAN
+        kinds = [BETWEEN if is_far else NEAR_GAMMA if is_near else is_noise]
+    return Character(
+        tuple(kinds),
+        float(acoustic.min()),
+        float(optical.min(initial=np.inf)) if len(optical) else float("nan"),
+        near if np.isfinite(near) else float("nan"),
+        {
+            place: _share(spectrum, away[place], optical, weights if place == "mesh" else None)
+            for place, spectrum in spectra.items()
+        },
+    )
+
+
+def _from_gamma(
+    qpoints: NDArray[np.float64], reciprocal: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Distance in 1/A of each q from the nearest reciprocal lattice point."""
+    folded = qpoints - np.rint(qpoints)
+    shifts = np.array(list(itertools.product((-1, 0, 1), repeat=3)))
+    vectors = (folded[:, None, :] + shifts) @ reciprocal
+    distances: NDArray[np.float64] = np.linalg.norm(vectors, axis=2).min(axis=1)
+    return distances
+
+
+def _share(
+    spectrum: Spectrum,
+    away: NDArray[np.bool_],
+    optical: NDArray[np.float64],
+    weights: NDArray[np.int64] | None,
+) -> float:
+    """Of the modes, those at Gamma that are not acoustic included."""
+    counted = np.ones(len(spectrum.qpoints)) if weights is None else weights.astype(np.float64)
+    below = (spectrum.frequencies[away] < IMAGINARY).sum(axis=1) @ counted[away]
+    at_gamma = counted[~away].sum()
+    below += at_gamma * (optical < IMAGINARY).sum()
+    modes = counted[away].sum() * spectrum.frequencies.shape[1] + at_gamma * len(optical)
+    return float(below / modes) if modes else 0.0
