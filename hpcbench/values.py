@@ -11,6 +11,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+# Shorter than any in use: who gives one small number means so many points along each axis.
+SHORTEST_MESH = 30.0
+
 
 def as_list(value: Any) -> list[Any]:
     """A value as a list: texts are split at blanks and commas."""
@@ -107,13 +110,16 @@ def switch(value: Any) -> bool:
 
 
 def mesh(value: Any) -> tuple[float, ...]:
-    """Three whole numbers above 0, or one length."""
+    """Three whole numbers above 0, or one length in A."""
     values = as_list(value)
+    wanted = f"three whole numbers above 0, or a length of at least {SHORTEST_MESH:g} A"
     if len(values) == 1:
-        return (positive(values[0]),)
+        if (length := number(values[0])) < SHORTEST_MESH:
+            raise ValueError(wanted)
+        return (length,)
     numbers = tuple(count(x) for x in values)
     if len(numbers) != 3 or min(numbers) < 1:
-        raise ValueError("three whole numbers above 0, or a length")
+        raise ValueError(wanted)
     return numbers
 
 

@@ -65,7 +65,7 @@ def test_protocols_fill_in_what_was_not_given() -> None:
         ("supercell = [1.5, 2, 2]", "supercell expects 3 whole numbers"),
         ("supercell = [0, 2, 2]", "positive determinant"),
         ("mesh = [0, 1, 1]", "mesh expects three whole numbers above 0, or a length"),
-        ("mesh = -75", "mesh expects a number above 0"),
+        ("mesh = 20", "mesh expects three whole numbers above 0, or a length of at least 30"),
         ("model = 5", "model expects text"),
         ("share_gpu = 3", "share_gpu expects true or false"),
         ("sources = [1]", "sources expects text"),

@@ -228,7 +228,7 @@ class TestWrongUse:
     def test_wrong_setting_starts_nothing(
         self, environment: dict[str, str], crystals: Path
     ) -> None:
-        answer = give(environment, "-n", "2", "run", crystals, "--mesh", "4", "4")
+        answer = give(environment, "-n", "2", "run", crystals, "--mesh", "4")
         assert answer.returncode == 2
         assert "+ " not in answer.stderr
         assert answer.stderr.count("mesh expects") == 1
