@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import hpcbench
-from hpcbench.phonons.stability import CRITERIA
+from hpcbench.criteria import CRITERIA
 from hpcbench.rank.tasks import rounded_bands
 from hpcbench.store.consolidate import consolidate
 from hpcbench.store.run_folder import RunFolder

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcbench import values as kind
+from hpcbench.criteria import Criterion, as_tables, criteria_of, own_criteria
 from hpcbench.errors import ConfigError
 from hpcbench.protocols import PROTOCOLS, Protocol
 
@@ -67,9 +68,9 @@ def _setting(
 class RunConfig:
     """All settings of a run.
 
-    ``None`` in ``fmax`` and ``max_steps`` stands for the protocol's own value, and 0 in
-    ``max_edges`` for the device's: see :meth:`resolved`. Settings that
-    decide results are hashed into :meth:`settings_hash`, which names the run; the others
+    ``None`` in ``criterion``, ``fmax`` and ``max_steps`` stands for the protocol's own value, and
+    0 in ``max_edges`` for the device's: see :meth:`resolved`. Settings that decide results are
+    hashed into :meth:`settings_hash`, which names the run; the others
     (where to write, how much to batch) may change from one run of a store to the next.
     """
 
@@ -85,6 +86,25 @@ class RunConfig:
         "what is computed",
         "robust idealises the relaxed cell and relaxes on before it displaces; phononbench does "
         "what that paper's scripts do",
+        decides=True,
+    )
+    criterion: str | None = _setting(
+        None,
+        kind.text,
+        "what is computed",
+        "the criterion whose answer is the verdict; all others stand beside it (robust: "
+        "phononbench-v3, phononbench: phononbench)",
+        metavar="NAME",
+        decides=True,
+    )
+    criteria: tuple[Criterion, ...] = _setting(
+        (),
+        own_criteria,
+        "what is computed",
+        "a TOML file of criteria of your own: tables [[criteria]] with name, place (path, "
+        "commensurate or mesh), threshold (THz), and gamma_threshold for the three lowest modes "
+        "at Gamma (THz, or 'left out')",
+        metavar="FILE",
         decides=True,
     )
     model: str = _setting(
@@ -302,6 +322,7 @@ class RunConfig:
         protocol = self.protocol_definition
         return dataclasses.replace(
             self,
+            criterion=protocol.criterion if self.criterion is None else self.criterion,
             fmax=protocol.fmax if self.fmax is None else self.fmax,
             max_steps=protocol.max_steps if self.max_steps is None else self.max_steps,
         )
@@ -310,6 +331,10 @@ class RunConfig:
         """The settings that decide results, as JSON types."""
         resolved = self.resolved()
         values = {f.name: getattr(resolved, f.name) for f in settings() if f.metadata["decides"]}
+        values["criteria"] = as_tables(self.criteria)
+        if not self.criteria:
+            # The hash of those who have none is what it was before there could be any.
+            del values["criteria"]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
@@ -348,8 +373,10 @@ def _from_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    checked = _checked(values, str(path))
     # Paths in a file mean the same wherever the command is given from.
+    if isinstance(values.get("criteria"), str):
+        values["criteria"] = path.parent / values["criteria"]
+    checked = _checked(values, str(path))
     if "sources" in checked:
         checked["sources"] = tuple(str(path.parent / x) for x in checked["sources"])
     if "out" in checked:
@@ -401,6 +428,13 @@ def load_config(
     given = {k: v for k, v in (flags or {}).items() if v is not None}
     values |= _checked(given, where)
     config = RunConfig(**values).resolved()
+    names = [criterion.name for criterion in criteria_of({"criteria": config.criteria})]
+    if config.criterion not in names:
+        near = difflib.get_close_matches(str(config.criterion), names, 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ConfigError(
+            f"{where}: criterion expects one of {', '.join(names)}{hint}, not {config.criterion!r}"
+        )
     if config.pressure and config.relax != "full":
         raise ConfigError(
             f"{where}: pressure {config.pressure:g} GPa needs relax full: with {config.relax} "

@@ -18,11 +18,11 @@ from ase.io import read, write
 
 import hpcbench
 from hpcbench.cli import main
+from hpcbench.criteria import CRITERIA
 from hpcbench.errors import SourceError, StoreError
 from hpcbench.exchange.exporting import export
 from hpcbench.exchange.finding import find
 from hpcbench.exchange.importing import import_config, import_found
-from hpcbench.phonons.stability import CRITERIA
 from hpcbench.store.reader import Store
 
 MESH = (4, 4, 4)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from phonopy import Phonopy
 from phonopy.harmonic.force_constants import compact_fc_to_full_fc
 
+from hpcbench.criteria import Criterion
 from hpcbench.phonons.calculate import PhononResult, PhononSettings, analyse, prepare
 
 SETTINGS = PhononSettings("auto", 0.01, 1e-5, 51, (8, 8, 8), (300.0,), 0.0)
@@ -96,3 +97,37 @@ def test_a_long_displacement_is_noise_too(demo64) -> None:
         found.append(result.noise.frequencies["mesh"])
     # Of central differences the square of the displacement remains, in the force constants.
     assert 15 < (found[1] / found[0]) ** 2 < 35
+
+
+def root(square: float) -> float:
+    return float(np.sign(square) * np.sqrt(abs(square)))
+
+
+def test_the_verdict_is_undetermined_where_noise_decides(demo64) -> None:
+    """The share of noisy copies that answer otherwise than the exact forces tells the truth."""
+    phonon = prepare(crystal("AlN rattled"), np.diag([2, 2, 2]), SETTINGS)
+    analyse(phonon, forces_of(demo64, phonon), SETTINGS)
+    exact_forces = harmonic_forces(phonon)
+    exact = again(phonon, exact_forces)
+    assert exact.undetermined == ()
+    # A criterion at the lowest optical mode of the mesh, and others farther and farther from it.
+    frequencies = exact.spectra["mesh"].frequencies
+    lowest = float(frequencies.min())
+    size, rng = 1e-3, np.random.default_rng(6)
+    one = again(phonon, exact_forces + size * rng.standard_normal(exact_forces.shape))
+    floor = one.noise.frequencies["mesh"]
+    shifts = (-4.0, -0.5, 0.5, 4.0)
+    criteria = tuple(
+        Criterion(f"shift{shift:g}", "mesh", root(lowest * abs(lowest) + shift * floor**2))
+        for shift in shifts
+    )
+    settings = replace(SETTINGS, criteria=criteria)
+    counts = dict.fromkeys(shifts, 0)
+    for _ in range(20):
+        forces = exact_forces + size * rng.standard_normal(exact_forces.shape)
+        result = analyse(pickle.loads(pickle.dumps(phonon)), forces, settings)
+        for shift, criterion in zip(shifts, criteria, strict=True):
+            counts[shift] += criterion.name in result.undetermined
+    assert counts[-4.0] < 5
+    assert counts[4.0] < 5
+    assert min(counts[-0.5], counts[0.5]) > 8, counts

@@ -17,11 +17,12 @@ from ase.neighborlist import neighbor_list
 from conftest import DEMO
 from phonopy.physical_units import get_physical_units
 
+from hpcbench.criteria import CRITERIA
 from hpcbench.errors import PhononError
 from hpcbench.phonons.calculate import PhononResult, PhononSettings, analyse, prepare
 from hpcbench.phonons.force_constants import fit_force_constants, subtract_drift
 from hpcbench.phonons.spectrum import seekpath_band_path
-from hpcbench.phonons.stability import CRITERIA, Spectrum, is_stable, verdicts
+from hpcbench.phonons.stability import Spectrum, is_stable, verdicts
 from hpcbench.phonons.supercells import full_matrix
 from hpcbench.potentials.ase_calculator import CalculatorPotential, PotentialCalculator
 from hpcbench.potentials.protocol import Potential, PotentialInfo
@@ -296,7 +297,7 @@ def test_each_criterion_looks_at_its_own_place() -> None:
     bad = spectrum([0, 0, 0, 5], [-5, 2, 3, 4])
     for place in ("path", "commensurate", "mesh"):
         spectra = dict.fromkeys(("path", "commensurate", "mesh"), CLEAN) | {place: bad}
-        for name, verdict in verdicts(spectra).items():
+        for name, verdict in verdicts(spectra, CRITERIA).items():
             assert verdict == ("unstable" if BY_NAME[name].place == place else "stable")
 
 

@@ -13,8 +13,8 @@ from ase import Atoms
 from ase.build import bulk
 
 import hpcbench
+from hpcbench.criteria import CRITERIA
 from hpcbench.errors import StoreError, UsageError
-from hpcbench.phonons.stability import CRITERIA
 from hpcbench.report import html
 from hpcbench.report.bands import path_points, point_label, save_bands
 from hpcbench.report.drawings import MOST_BYTES, bands_svg, histogram_svg, plain, share_svg
@@ -191,14 +191,28 @@ def test_numbers_are_those_of_the_table(store: Store, report: str) -> None:
     numbers = f"crystals 6 done 4 stable {stable} unstable {4 - stable} failed 2 unreadable 0"
     assert numbers in page.text
     for criterion in CRITERIA:
-        (row,) = [row for row in page.rows if len(row) == 8 and row[0] == criterion.name]
+        (row,) = [row for row in page.rows if len(row) == 9 and row[0] == criterion.name]
         count = int((done[criterion.column] == "stable").sum())
-        assert row[4:6] == [str(count), f"{100 * count / 4:.1f} %"]
-        assert row[7] == f"{100 * count / 6:.1f} %"
+        within = sum(criterion.name in names.split(", ") for names in done["within_noise"])
+        assert row[4:7] == [str(count), str(within), f"{100 * count / 4:.1f} %"]
+        assert row[8] == f"{100 * count / 6:.1f} %"
         assert float(row[2].replace("−", "-")) == criterion.threshold
     assert "by criterion phononbench-v3 (lowest frequency on the band path ≥ −0.1\u00a0THz)" in (
         re.sub(r"[ \n]+", " ", "".join(page.words))
     )
+
+
+def test_kinds_of_negative_frequencies_are_counted(store: Store, report: str) -> None:
+    done = store.table[store.table["status"] == "done"]
+    rows = {row[0]: row[1:] for row in Page(report).rows if len(row) == 4}
+    kinds = done["character"].astype(str)
+    del rows["negative frequencies"]
+    assert rows.keys() == set(kinds)
+    assert len(rows) > 1
+    for kind, (count, share, stable) in rows.items():
+        assert int(count) == (kinds == kind).sum()
+        assert share == f"{100 * int(count) / len(done):.1f} %"
+        assert int(stable) == ((kinds == kind) & (done["verdict"] == "stable")).sum()
 
 
 def test_settings_are_shown_with_units(report: str) -> None:

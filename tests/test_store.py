@@ -17,8 +17,8 @@ import pytest
 from ase import Atoms
 
 import hpcbench
+from hpcbench.criteria import CRITERIA
 from hpcbench.errors import StoreError, StoreMismatchError, UsageError
-from hpcbench.phonons.stability import CRITERIA
 from hpcbench.store.consolidate import consolidate
 from hpcbench.store.fields import Field, Schema
 from hpcbench.store.reader import Store

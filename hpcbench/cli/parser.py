@@ -76,6 +76,8 @@ along. Born charges and dielectric tensors are kept in the column nac_params, an
 _IMPORT_SETTINGS = (
     "out",
     "protocol",
+    "criterion",
+    "criteria",
     "symprec",
     "symmetry_tolerance",
     "mesh",

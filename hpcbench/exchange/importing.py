@@ -22,6 +22,8 @@ from hpcbench.store.table_writer import TableWriter
 
 INHERITED = (
     "protocol",
+    "criterion",
+    "criteria",
     "symprec",
     "symmetry_tolerance",
     "mesh",
@@ -96,14 +98,13 @@ def import_config(found: Found, flags: Mapping[str, Any], file: str | None) -> R
 def import_settings(config: RunConfig) -> dict[str, Any]:
     """What decides the results of an import, with its hash, as JSON types."""
     every = config.deciding_settings()
-    deciding = {key: every[key] for key in INHERITED}
+    deciding = {key: every[key] for key in INHERITED if key in every}
     deciding |= {
         "model": MODEL,
         "weights_sha256": "",
         "relax": "none",
         "supercell": "source",
         "dtype": "float64",
-        "criterion": config.protocol_definition.criterion,
     }
     deciding["hash"] = settings_hash(deciding)
     return deciding
@@ -136,7 +137,7 @@ def import_found(
     deciding = import_settings(config)
     how = How(
         phonon_settings(config),
-        config.protocol_definition.criterion,
+        str(config.criterion),
         config.symmetry_tolerance,
         config.keep_forces,
     )

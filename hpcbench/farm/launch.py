@@ -328,7 +328,6 @@ def deciding_settings(config: RunConfig, weights: str) -> dict[str, Any]:
         # A file is known by its content: the same weights may lie in another folder.
         deciding["model"] = Path(config.model).name
     deciding["weights_sha256"] = weights
-    deciding["criterion"] = config.protocol_definition.criterion
     deciding["hash"] = settings_hash(deciding)
     return deciding
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcbench.criteria import CRITERIA, Criterion
 from hpcbench.errors import PhononError
 from hpcbench.phonons.character import Character, character, modes_at_gamma
 from hpcbench.phonons.force_constants import fit_force_constants, subtract_drift
@@ -18,11 +19,12 @@ from hpcbench.phonons.spectrum import (
     Mode,
     commensurate_qpoints,
     frequencies_at,
-    lowest_imaginary_modes,
+    imaginary_modes,
+    lowest_modes,
     run_mesh,
     seekpath_band_path,
 )
-from hpcbench.phonons.stability import Spectrum, verdicts
+from hpcbench.phonons.stability import Spectrum, is_undetermined, verdicts
 from hpcbench.phonons.supercells import displace
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class PhononSettings:
     mesh: tuple[float, ...]
     temperatures: tuple[float, ...]
     cutoff_frequency: float
+    criteria: tuple[Criterion, ...] = CRITERIA
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,12 +72,14 @@ class PhononResult:
         Spectra by place: ``path``, ``commensurate``, ``mesh``.
     mesh : MeshResult
         Thermal properties.
-    unstable_modes : tuple of Mode
-        The lowest mode of each place, where it is imaginary.
+    lowest_modes : dict
+        The lowest mode of each place.
     character : Character
         What kind of negative frequencies there are.
     verdicts : dict
         ``stable`` or ``unstable`` by the name of each criterion.
+    undetermined : tuple of str
+        Names of the criteria whose answers the noise could change.
     """
 
     phonon: Phonopy
@@ -86,14 +91,20 @@ class PhononResult:
     path: BandPath
     spectra: dict[str, Spectrum]
     mesh: MeshResult
-    unstable_modes: tuple[Mode, ...]
+    lowest_modes: dict[str, Mode]
     character: Character
     verdicts: dict[str, str]
+    undetermined: tuple[str, ...]
 
     @property
     def max_frequency(self) -> float:
         """Highest frequency of all spectra in THz."""
         return max(spectrum.highest for spectrum in self.spectra.values())
+
+    @property
+    def unstable_modes(self) -> tuple[Mode, ...]:
+        """The lowest mode of each place, where it is imaginary; one that is in several once."""
+        return imaginary_modes(self.lowest_modes.values())
 
 
 def prepare(atoms: Atoms, supercell_matrix: NDArray[np.int64], settings: PhononSettings) -> Phonopy:
@@ -128,7 +139,7 @@ def analyse(phonon: Phonopy, forces: NDArray[np.float64], settings: PhononSettin
     without_drift, largest_drift = subtract_drift(forces)
     change = fit_force_constants(phonon, without_drift)
     path, mesh, spectra = _spectra(phonon, settings)
-    noise = measure_noise(phonon, forces, change, spectra)
+    noise = measure_noise(phonon, forces, change, spectra, settings.criteria)
     return PhononResult(
         phonon,
         len(forces),
@@ -139,9 +150,14 @@ def analyse(phonon: Phonopy, forces: NDArray[np.float64], settings: PhononSettin
         path,
         spectra,
         mesh,
-        lowest_imaginary_modes(phonon, spectra.values()),
+        lowest_modes(phonon, spectra),
         _character(phonon, spectra, noise, mesh),
-        verdicts(spectra),
+        verdicts(spectra, settings.criteria),
+        tuple(
+            c.name
+            for c in settings.criteria
+            if is_undetermined(c, spectra[c.place], noise.spreads[c.place])
+        ),
     )
 
 
@@ -177,9 +193,10 @@ def analyse_force_constants(
         path,
         spectra,
         mesh,
-        lowest_imaginary_modes(phonon, spectra.values()),
+        lowest_modes(phonon, spectra),
         _character(phonon, spectra, noise, mesh),
-        verdicts(spectra),
+        verdicts(spectra, settings.criteria),
+        (),
     )
 
 

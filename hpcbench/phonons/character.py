@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcbench.phonons.spectrum import acoustic_share
 from hpcbench.phonons.stability import IMAGINARY, Spectrum
 
 if TYPE_CHECKING:
@@ -73,8 +74,7 @@ def modes_at_gamma(phonon: Phonopy) -> tuple[NDArray[np.float64], NDArray[np.flo
     """
     result = phonon.run_qpoints([[0.0, 0.0, 0.0]], with_eigenvectors=True)
     vectors = result.eigenvectors[0].T.reshape(len(result.frequencies[0]), -1, 3)
-    masses = np.sqrt(phonon.primitive.masses)
-    alike = (np.abs(np.einsum("k,bkx->bx", masses, vectors)) ** 2).sum(axis=1)
+    alike = acoustic_share(vectors, phonon.primitive.masses)
     is_acoustic = np.zeros(len(alike), dtype=bool)
     is_acoustic[np.argsort(alike)[-_ACOUSTIC:]] = True
     frequencies = np.asarray(result.frequencies[0])

@@ -11,23 +11,32 @@ import numpy as np
 from numpy.typing import NDArray
 from phonopy.physical_units import get_physical_units
 
+from hpcbench.criteria import PLACES
 from hpcbench.phonons.force_constants import fit_force_constants, subtract_drift
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from phonopy import Phonopy
 
+    from hpcbench.criteria import Criterion
     from hpcbench.phonons.stability import Spectrum
 
 # Sets of made-up forces: a standard deviation over them is good to a quarter, the root of that,
 # which is what we tell, to an eighth.
 _SAMPLES = 8
+# A mode is looked at whose square is nearer to a threshold's than so many times the largest
+# spread of squares seen at the lowest modes' q: others have no chance.
+_REACH = 3.0
+# q-points of a place that are looked at: its lowest.
+_MOST_QPOINTS = 64
+_AT_GAMMA = 1e-8
+_ACOUSTIC = 3
 # Where symmetrisation changes so little of random force constants, it says nothing of their noise.
 _NO_CHANGE = 1e-3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Noise:
     """What forces violate of laws that hold exactly, and what follows for frequencies.
 
@@ -39,13 +48,18 @@ class Noise:
         By place, in THz, for the lowest mode of its spectrum: the root of the standard deviation
         of its squared frequency. A mode whose frequency is closer to zero may be of either sign;
         one of a larger frequency f is uncertain by about the square of this, over 2 f.
+    spreads : dict
+        By place: the standard deviation of each mode's squared frequency in THz^2, shape
+        (nq, nbands). Zero for the three lowest modes at Gamma, and for modes that are too far from
+        the thresholds of all criteria to cross one. Empty where the noise is not known.
     """
 
     forces: float
     frequencies: dict[str, float]
+    spreads: dict[str, NDArray[np.float64]]
 
 
-UNKNOWN_NOISE = Noise(math.nan, dict.fromkeys(("path", "commensurate", "mesh"), math.nan))
+UNKNOWN_NOISE = Noise(math.nan, dict.fromkeys(PLACES, math.nan), {})
 """Of force constants whose forces are not there."""
 
 
@@ -54,6 +68,7 @@ def measure_noise(
     forces: NDArray[np.float64],
     change: NDArray[np.float64],
     spectra: Mapping[str, Spectrum],
+    criteria: Iterable[Criterion],
 ) -> Noise:
     """The noise of a crystal's forces, carried through to its lowest frequencies.
 
@@ -75,19 +90,17 @@ def measure_noise(
         Of the force constants by symmetrisation, in eV/A^2.
     spectra : mapping of str to Spectrum
         By place.
+    criteria : iterable of Criterion
+        Whose thresholds matter.
     """
     rng = np.random.default_rng(0)  # the same crystal gives the same numbers
     qpoints = {place: spectrum.lowest[1] for place, spectrum in spectra.items()}
     copy = pickle.loads(pickle.dumps(phonon))
-    constants, changes = [], []
-    # By place, of noise of 1 eV/A. Force constants may be large: none are kept.
-    matrices: dict[str, list[NDArray[np.complex128]]] = {place: [] for place in qpoints}
+    constants, changes = [], []  # of noise of 1 eV/A
     for _ in range(_SAMPLES):
         made_up, _ = subtract_drift(rng.standard_normal(forces.shape))
         changes.append(np.linalg.norm(fit_force_constants(copy, made_up)))
-        constants.append(np.linalg.norm(copy.force_constants))
-        for place, qpoint in qpoints.items():
-            matrices[place].append(_matrix(copy, qpoint))
+        constants.append(np.array(copy.force_constants))
     without_drift, _ = subtract_drift(forces)
     # Independent noise of n atoms adds up to its root of n.
     by_sum = float(np.sqrt(forces.shape[1] * np.mean(forces.mean(axis=1) ** 2)))
@@ -97,13 +110,53 @@ def measure_noise(
         of_each = np.linalg.norm(changes) / np.sqrt(_SAMPLES)
         by_permutation = float(np.linalg.norm(change) / of_each)
     noise = float(np.nanmax([by_sum, by_symmetry, by_permutation]))
-    frequencies = {}
-    for place, qpoint in qpoints.items():
-        exact = _matrix(phonon, qpoint)
-        lowest = np.linalg.eigvalsh(exact)[0]
-        moved = [np.linalg.eigvalsh(exact + noise * one)[0] - lowest for one in matrices[place]]
-        frequencies[place] = float(np.mean(np.square(moved)) ** 0.25)
-    return Noise(noise, frequencies)
+    lowest = np.array(list(qpoints.values()))
+    matrices = [_matrices(copy, lowest, one) for one in constants]
+    exact = _matrices(phonon, lowest, phonon.force_constants)
+    moved = [np.linalg.eigvalsh(exact + noise * one)[:, 0] for one in matrices]
+    squares = np.square(moved - np.linalg.eigvalsh(exact)[:, 0]).mean(axis=0)
+    reach = _REACH * noise * _spread(phonon, lowest, matrices).max()
+    spreads = {}
+    for place, spectrum in spectra.items():
+        thresholds = [c.threshold for c in criteria if c.place == place]
+        spreads[place] = np.zeros_like(spectrum.frequencies)
+        near = _near(spectrum, thresholds, reach)
+        if not len(near):
+            continue
+        matrices = [_matrices(copy, spectrum.qpoints[near], one) for one in constants]
+        spreads[place][near] = noise * _spread(phonon, spectrum.qpoints[near], matrices)
+        spreads[place][_is_gamma(spectrum), :_ACOUSTIC] = 0.0
+    return Noise(noise, dict(zip(spectra, map(float, squares**0.25), strict=True)), spreads)
+
+
+def _is_gamma(spectrum: Spectrum) -> NDArray[np.bool_]:
+    away = np.abs(spectrum.qpoints - np.rint(spectrum.qpoints)).max(axis=1)
+    is_gamma: NDArray[np.bool_] = away < _AT_GAMMA
+    return is_gamma
+
+
+def _near(spectrum: Spectrum, thresholds: Sequence[float], reach: float) -> NDArray[np.int64]:
+    """The lowest q-points with a mode that is within reach (THz^2) of a threshold (THz)."""
+    squares = spectrum.frequencies * np.abs(spectrum.frequencies)
+    squares[_is_gamma(spectrum), :_ACOUSTIC] = np.inf
+    is_near = np.zeros(len(squares), dtype=bool)
+    for threshold in thresholds:
+        is_near |= (np.abs(squares - threshold * abs(threshold)) < reach).any(axis=1)
+    near = np.flatnonzero(is_near)
+    return near[np.argsort(squares[near].min(axis=1))][:_MOST_QPOINTS]
+
+
+def _spread(
+    phonon: Phonopy, qpoints: NDArray[np.float64], matrices: Sequence[NDArray[np.complex128]]
+) -> NDArray[np.float64]:
+    """Standard deviation of squared frequencies, shape (nq, nbands), to first order.
+
+    ``matrices`` are what is added to the dynamical matrices, shape (nq, nbands, nbands) each.
+    """
+    vectors = phonon.run_qpoints(qpoints, with_eigenvectors=True).eigenvectors
+    moved = [(vectors.conj() * (one @ vectors)).sum(axis=1).real for one in matrices]
+    spread: NDArray[np.float64] = np.sqrt(np.square(moved).mean(axis=0))
+    return spread
 
 
 def _violated_symmetry(phonon: Phonopy, forces: NDArray[np.float64]) -> float:
@@ -131,7 +184,10 @@ def _violated_symmetry(phonon: Phonopy, forces: NDArray[np.float64]) -> float:
     return float(np.sqrt(squares / degrees)) if degrees > 0.5 else float("nan")
 
 
-def _matrix(phonon: Phonopy, qpoint: NDArray[np.float64]) -> NDArray[np.complex128]:
-    """The dynamical matrix at q, in THz^2."""
-    result = phonon.run_qpoints([qpoint], with_dynamical_matrices=True)
-    return np.asarray(result.dynamical_matrices[0]) * get_physical_units().DefaultToTHz ** 2
+def _matrices(
+    phonon: Phonopy, qpoints: NDArray[np.float64], force_constants: NDArray[np.float64]
+) -> NDArray[np.complex128]:
+    """Dynamical matrices in THz^2, shape (nq, nbands, nbands)."""
+    phonon.force_constants = force_constants
+    result = phonon.run_qpoints(qpoints, with_dynamical_matrices=True)
+    return np.asarray(result.dynamical_matrices) * get_physical_units().DefaultToTHz ** 2

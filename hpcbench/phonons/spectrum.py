@@ -16,7 +16,7 @@ from hpcbench.errors import PhononError
 from hpcbench.phonons.stability import IMAGINARY, Spectrum
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from phonopy import Phonopy
 
@@ -110,36 +110,51 @@ class Mode:
         Reduced coordinates of the primitive cell's reciprocal lattice.
     eigenvector : ndarray, shape (natoms, 3)
         Complex, normalised, of the primitive cell's atoms, with phonopy's phases.
+    acoustic : float
+        Share that moves all atoms alike: 1 in the acoustic branches near Gamma.
     """
 
     frequency: float
     qpoint: NDArray[np.float64]
     eigenvector: NDArray[np.complex128]
+    acoustic: float
 
 
-def lowest_imaginary_modes(phonon: Phonopy, spectra: Iterable[Spectrum]) -> tuple[Mode, ...]:
-    """The lowest mode of each spectrum, where it is imaginary; one that is in several once.
-
-    Imaginary is below -0.001 THz, as for the strictest criterion in use: acoustic modes at Gamma
-    are never exactly zero.
-    """
-    lowest = {}
-    for spectrum in spectra:
-        frequency, qpoint = spectrum.lowest
-        if frequency < IMAGINARY:
-            lowest[tuple(np.round(qpoint, 9))] = qpoint
-    if not lowest:
-        return ()
-    qpoints = np.array(list(lowest.values()))
+def lowest_modes(phonon: Phonopy, spectra: Mapping[str, Spectrum]) -> dict[str, Mode]:
+    """The lowest mode of each spectrum, by place."""
+    qpoints = np.array([spectrum.lowest[1] for spectrum in spectra.values()])
     result = phonon.run_qpoints(qpoints, with_eigenvectors=True)
-    modes = []
-    for qpoint, frequencies, vectors in zip(
-        qpoints, result.frequencies, result.eigenvectors, strict=True
+    modes = {}
+    for place, qpoint, frequencies, vectors in zip(
+        spectra, qpoints, result.frequencies, result.eigenvectors, strict=True
     ):
         branch = int(np.argmin(frequencies))
         vector = vectors[:, branch].reshape(-1, 3)
-        modes.append(Mode(float(frequencies[branch]), qpoint, vector))
-    return tuple(modes)
+        share = float(acoustic_share(vector, phonon.primitive.masses))
+        modes[place] = Mode(float(frequencies[branch]), qpoint, vector, share)
+    return modes
+
+
+def imaginary_modes(modes: Iterable[Mode]) -> tuple[Mode, ...]:
+    """Those below -0.001 THz, one that stands twice once.
+
+    That is below for the strictest criterion in use: acoustic modes at Gamma are never exactly
+    zero.
+    """
+    found = {tuple(np.round(m.qpoint, 9)): m for m in modes if m.frequency < IMAGINARY}
+    return tuple(found.values())
+
+
+def acoustic_share(
+    vectors: NDArray[np.complex128], masses: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Share of modes that moves all atoms alike: 1 for an acoustic mode at Gamma.
+
+    ``sum_x |sum_k sqrt(m_k) e_kx|^2 / sum_k m_k`` for eigenvectors e, shape (..., natoms, 3).
+    """
+    alike = np.einsum("k,...kx->...x", np.sqrt(masses), vectors)
+    share: NDArray[np.float64] = (np.abs(alike) ** 2).sum(axis=-1) / np.sum(masses)
+    return share
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,71 +1,17 @@
-"""Criteria of dynamical stability: what each one looks at, and where it draws the line."""
+"""What criteria of dynamical stability say of a spectrum."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcbench.criteria import Criterion
+
 IMAGINARY = -1e-3
 """THz, of the strictest criterion in use: acoustic modes at Gamma are never exactly zero."""
-KELVIN_PER_TERAHERTZ = 47.992
-"""h/k_B in K per THz, as Loew et al. convert."""
-
-
-@dataclass(frozen=True)
-class Criterion:
-    """One criterion of stability.
-
-    A crystal is unstable when any frequency is below ``threshold``. The three lowest modes at
-    Gamma are compared with ``gamma_threshold`` instead, or left out where it is ``None`` and
-    ``gamma_apart`` is set.
-
-    Attributes
-    ----------
-    name : str
-        Its name in tables.
-    place : str
-        Where it looks: ``path`` (the band path), ``commensurate`` (the q commensurate with the
-        supercell), or ``mesh``.
-    threshold : float
-        In THz.
-    gamma_apart : bool
-        Whether the three lowest modes at Gamma are treated apart.
-    gamma_threshold : float or None
-        Threshold in THz for those; ``None`` leaves them out.
-    source : str
-        Where the criterion is from.
-    """
-
-    name: str
-    place: str
-    threshold: float
-    gamma_apart: bool = False
-    gamma_threshold: float | None = None
-    source: str = ""
-
-    @property
-    def column(self) -> str:
-        """The name of its column in a store."""
-        return "verdict_" + self.name.replace("-", "_")
-
-
-CRITERIA = (
-    Criterion("phononbench", "path", -0.001, source="PhononBench, arXiv 2512.21227v1 and its code"),
-    Criterion("phononbench-v3", "path", -0.1, source="PhononBench, arXiv 2512.21227v3"),
-    Criterion(
-        "loew",
-        "commensurate",
-        0.0,
-        gamma_apart=True,
-        gamma_threshold=-50.0 / KELVIN_PER_TERAHERTZ,
-        source="Loew et al., npj Comput. Mater. 11, 178 (text)",
-    ),
-    Criterion("lee-xia", "path", -0.5, source="Lee and Xia, arXiv 2407.09674"),
-    Criterion("mattersim", "path", -0.299, source="MatterSim's PhononWorkflow"),
-    Criterion("mesh", "mesh", -0.1, gamma_apart=True, source="acoustic modes at Gamma left out"),
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +58,22 @@ def is_stable(criterion: Criterion, spectrum: Spectrum) -> bool:
     )
 
 
-def verdicts(spectra: dict[str, Spectrum]) -> dict[str, str]:
-    """``stable`` or ``unstable`` by every criterion; spectra by place."""
-    return {c.name: "stable" if is_stable(c, spectra[c.place]) else "unstable" for c in CRITERIA}
+def is_undetermined(criterion: Criterion, spectrum: Spectrum, spread: NDArray[np.float64]) -> bool:
+    """Whether moving each mode by its own noise would change the criterion's answer.
+
+    Parameters
+    ----------
+    spread : ndarray, shape (nq, nbands)
+        Standard deviation of each mode's squared frequency, in THz^2.
+    """
+    squares = spectrum.frequencies * np.abs(spectrum.frequencies)
+    answers = []
+    for moved in (squares - spread, squares + spread):
+        frequencies = np.sign(moved) * np.sqrt(np.abs(moved))
+        answers.append(is_stable(criterion, Spectrum(spectrum.qpoints, frequencies)))
+    return answers[0] != answers[1]
+
+
+def verdicts(spectra: Mapping[str, Spectrum], criteria: Iterable[Criterion]) -> dict[str, str]:
+    """``stable`` or ``unstable`` by the name of each criterion; spectra by place."""
+    return {c.name: "stable" if is_stable(c, spectra[c.place]) else "unstable" for c in criteria}

@@ -93,7 +93,7 @@ class Route:
         columns: dict[str, Any] = yield OnCpu(
             ANALYSIS,
             analyse_forces,
-            (displaced.phonon, forces, settings, protocol.criterion, keep),
+            (displaced.phonon, forces, settings, str(config.criterion), keep),
         )
         return done_row(crystal, relaxation, columns, self.rank, self.provenance)
 

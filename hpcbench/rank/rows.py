@@ -9,9 +9,9 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from hpcbench.criteria import criteria_of
 from hpcbench.crystal import Crystal
 from hpcbench.errors import CrystalError
-from hpcbench.phonons.stability import CRITERIA
 from hpcbench.planning.listing import identity
 from hpcbench.potentials.protocol import PotentialInfo
 from hpcbench.store.fields import Schema
@@ -26,7 +26,7 @@ def schema_of(deciding: Mapping[str, Any], band_dtype: str = "float32") -> Schem
     """The schema of the results that these deciding settings give."""
     return result_schema(
         len(deciding["temperatures"]),
-        tuple(c.column for c in CRITERIA),
+        tuple(c.column for c in criteria_of(deciding)),
         band_dtype,
         deciding["dtype"],
     )

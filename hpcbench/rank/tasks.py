@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcbench.config import RunConfig
+from hpcbench.criteria import column_of, criteria_of
 from hpcbench.errors import CrystalError, HpcbenchError
 from hpcbench.phonons.calculate import PhononResult, PhononSettings, analyse, prepare
 from hpcbench.phonons.spectrum import Mode
-from hpcbench.phonons.stability import CRITERIA
 from hpcbench.phonons.supercells import displaced_copies
 from hpcbench.potentials.copies import DisplacedCopies
 
@@ -62,6 +62,8 @@ class Keep:
     band_dtype: str
 
 
+UNDETERMINED = "undetermined"
+"""The verdict where the noise could change the criterion's answer."""
 BAND_STEP = 2.0**-17
 """In THz: digits of bands beyond it are noise, which takes a tenth of their room."""
 
@@ -76,6 +78,7 @@ def phonon_settings(config: RunConfig) -> PhononSettings:
         config.mesh,
         config.temperatures,
         config.cutoff_frequency,
+        criteria_of({"criteria": config.criteria}),
     )
 
 
@@ -124,10 +127,12 @@ def rounded_bands(frequencies: NDArray[np.float64]) -> NDArray[np.float32]:
 def phonon_columns(result: PhononResult, criterion: str) -> dict[str, Any]:
     """A result of phonons by the store's columns, without forces."""
     phonon, mesh = result.phonon, result.mesh
+    is_within_noise = criterion in result.undetermined
     displaced = (phonon.dataset or {}).get("first_atoms", [])
     columns = {
-        "verdict": result.verdicts[criterion],
-        **{c.column: result.verdicts[c.name] for c in CRITERIA},
+        "verdict": UNDETERMINED if is_within_noise else result.verdicts[criterion],
+        "within_noise": ", ".join(result.undetermined),
+        **{column_of(name): verdict for name, verdict in result.verdicts.items()},
         "max_frequency": result.max_frequency,
         "modes_left_out": mesh.left_out,
         "free_energy": mesh.free_energy,
@@ -161,6 +166,7 @@ def phonon_columns(result: PhononResult, criterion: str) -> dict[str, Any]:
     for place, spectrum in result.spectra.items():
         columns[f"min_frequency_{place}"], columns[f"min_q_{place}"] = spectrum.lowest
         columns[f"noise_{place}"] = result.noise.frequencies[place]
+        columns[f"acoustic_{place}"] = result.lowest_modes[place].acoustic
         columns[f"imaginary_{place}"] = character.imaginary[place]
     return columns
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcbench.phonons.stability import Criterion
+from hpcbench.criteria import Criterion
 from hpcbench.report.bands import (
     LINE,
     WARNING,

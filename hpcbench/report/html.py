@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from hpcbench.phonons.stability import CRITERIA, Criterion
+from hpcbench.criteria import PLACES, Criterion, criteria_of
 from hpcbench.report.bands import replace_file
 from hpcbench.report.drawings import bands_svg, histogram_svg, number, share_svg
 from hpcbench.report.wording import (
@@ -30,7 +31,7 @@ from hpcbench.report.wording import (
     texts_of,
     wilson_interval,
 )
-from hpcbench.store.schema import DONE, FAILED, PLACES, UNREADABLE
+from hpcbench.store.schema import DONE, FAILED, UNREADABLE
 
 if TYPE_CHECKING:
     import pandas
@@ -86,9 +87,20 @@ class CriterionRow:
     criterion: Criterion
     looks_at: str
     stable: str
+    undetermined: str
     share: str
     interval: str
     share_of_all: str
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Crystals with one kind of negative frequencies, and how many the verdict calls stable."""
+
+    name: str
+    count: int
+    share: str
+    stable: int
 
 
 @dataclass(frozen=True)
@@ -143,6 +155,8 @@ def _write(path: Path, data: bytes) -> None:
 def _content(store: Store) -> dict[str, Any]:
     """What the template prints."""
     table, settings = store.table, store.settings
+    criteria = criteria_of(settings)
+    criterion = next(c for c in criteria if c.name == settings["criterion"])
     done = table[table["status"] == DONE]
     counts = {status: int((table["status"] == status).sum()) for status in (FAILED, UNREADABLE)}
     verdicts = texts_of(done, "verdict")
@@ -171,18 +185,20 @@ def _content(store: Store) -> dict[str, Any]:
         "failed": counts[FAILED],
         "unreadable": counts[UNREADABLE],
         "unfinished": len(store.unfinished_ids()),
-        "criterion": settings.get("criterion", ""),
-        "criterion_sentence": sentence(str(settings.get("criterion", ""))),
+        "criterion": criterion.name,
+        "criterion_sentence": sentence(criterion),
         "stand_in": settings.get("model") == STAND_IN,
         "settings": settings_rows(settings),
         "versions": _versions(table),
-        "figures": _figures(done, str(settings.get("criterion", ""))),
-        "criteria": [_criterion_row(c, done, counts[FAILED]) for c in CRITERIA],
+        "figures": _figures(done, criteria, criterion),
+        "criteria": [_criterion_row(c, done, counts[FAILED]) for c in criteria],
+        "kinds": _kinds(done),
         "failures": _failures(table),
         "rows": rows,
         "verdict_words": sorted({row.verdict for row in rows}),
         "drawings": [
-            _drawing(store, key, *by_key[key]) for key in map(str, done.index[:MOST_BANDS])
+            _drawing(store, key, *by_key[key], criteria, criterion)
+            for key in map(str, done.index[:MOST_BANDS])
         ],
     }
 
@@ -202,10 +218,27 @@ def _criterion_row(criterion: Criterion, done: pandas.DataFrame, failed: int) ->
         criterion,
         looks_at(criterion),
         str(stable) if verdicts else DASH,
+        str(_within_noise(criterion, done)) if verdicts else DASH,
         percent(stable, len(verdicts)),
         wilson_interval(stable, len(verdicts)),
         percent(stable, len(verdicts) + failed) if verdicts else DASH,
     )
+
+
+def _within_noise(criterion: Criterion, done: pandas.DataFrame) -> int:
+    """Crystals for which noise could change a criterion's answer."""
+    return sum(criterion.name in names.split(", ") for names in texts_of(done, "within_noise"))
+
+
+def _kinds(done: pandas.DataFrame) -> list[Kind]:
+    """Crystals by their character, the most frequent first; an older store has none."""
+    characters, verdicts = texts_of(done, "character"), texts_of(done, "verdict")
+    counts = Counter(filter(None, characters))
+    stable = Counter(c for c, v in zip(characters, verdicts, strict=False) if v == "stable")
+    return [
+        Kind(name, count, percent(count, len(done)), stable[name])
+        for name, count in counts.most_common()
+    ]
 
 
 def _failures(table: pandas.DataFrame) -> list[Failure]:
@@ -284,15 +317,25 @@ def _crystal_row(
     )
 
 
-def _drawing(store: Store, key: str, record: Mapping[str, Any], row: CrystalRow) -> Drawing:
-    others = [c.name for c in CRITERIA if text_of(record.get(c.column)) not in ("", row.verdict)]
-    other = "unstable" if row.verdict == "stable" else "stable"
+def _drawing(
+    store: Store,
+    key: str,
+    record: Mapping[str, Any],
+    row: CrystalRow,
+    criteria: Iterable[Criterion],
+    criterion: Criterion,
+) -> Drawing:
+    answer = text_of(record.get(criterion.column))
+    others = [c.name for c in criteria if text_of(record.get(c.column)) not in ("", answer)]
+    other = "unstable" if answer == "stable" else "stable"
     otherwise = f"{other} by {', '.join(others)}" if others else ""
     # The drawing escapes its own texts.
     return Drawing(row, otherwise, Markup(bands_svg(store.bands(key))))
 
 
-def _figures(done: pandas.DataFrame, criterion: str) -> list[Markup]:
+def _figures(
+    done: pandas.DataFrame, criteria: Iterable[Criterion], criterion: Criterion
+) -> list[Markup]:
     """The share over the threshold, and the histogram; none without frequencies."""
     if "min_frequency_path" not in done:
         return []
@@ -303,10 +346,10 @@ def _figures(done: pandas.DataFrame, criterion: str) -> list[Markup]:
         place: finite[f"min_frequency_{place}"].to_numpy(dtype=float)
         for place in ("path", "commensurate")
     }
-    stable = np.array([verdict == "stable" for verdict in texts_of(finite, "verdict")])
-    on_path = [c for c in CRITERIA if c.place == "path"]
+    stable = np.array([verdict == "stable" for verdict in texts_of(finite, criterion.column)])
+    on_path = [c for c in criteria if c.place == "path"]
     return [
-        Markup(share_svg(lowest, on_path, criterion)),
+        Markup(share_svg(lowest, on_path, criterion.name)),
         Markup(histogram_svg(lowest["path"], stable)),
     ]
 

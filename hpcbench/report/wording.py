@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
-from hpcbench.phonons.stability import CRITERIA, Criterion
+from hpcbench.criteria import Criterion
 from hpcbench.report.drawings import number, plain
 
 if TYPE_CHECKING:
@@ -86,11 +86,8 @@ def group_html(record: Mapping[str, Any]) -> Markup:
     return groups[0] if len(set(groups)) == 1 else Markup(" → ").join(groups)
 
 
-def sentence(name: str) -> str:
+def sentence(found: Criterion) -> str:
     """What has to be true for a crystal to be stable by a criterion."""
-    found = next((c for c in CRITERIA if c.name == name), None)
-    if found is None:
-        return ""
     where, threshold = PLACE_NAMES[found.place], f"{plain(found.threshold)}\u00a0THz"
     if not found.gamma_apart:
         return f"lowest frequency on the {where} ≥ {threshold}"

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcbench.criteria import PLACES
 from hpcbench.store.bands import Bands, bands_of
-from hpcbench.store.schema import DONE, PLACES
+from hpcbench.store.schema import DONE
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from hpcbench.criteria import PLACES
 from hpcbench.store.fields import Field, Schema
 
 DONE, FAILED, UNREADABLE = "done", "failed", "unreadable"
 """The values of ``status``: computed; read but not computed; could not be read."""
-
-PLACES = ("path", "commensurate", "mesh")
-"""Where a spectrum is looked at."""
 
 CRYSTALS = Schema(
     columns=(
@@ -47,6 +45,13 @@ _PLACES = tuple(
     for field in (
         Field(f"min_frequency_{place}", "f8", (), "THz", f"lowest frequency, {place}"),
         Field(f"min_q_{place}", "f8", (3,), "", "its q, reduced, of the primitive cell"),
+        Field(
+            f"acoustic_{place}",
+            "f8",
+            (),
+            "",
+            "share of this mode that moves all atoms alike: 1 in the acoustic branches near Gamma",
+        ),
         Field(f"imaginary_{place}", "f8", (), "", "share of its modes that are below -0.001 THz"),
         Field(
             f"noise_{place}",
@@ -168,8 +173,11 @@ def result_schema(
         Field("spacegroup_number", "i4", meaning="relaxed, at the symmetry tolerance; 0 unknown"),
         Field("spacegroup_before", "category", meaning="international symbol, as given"),
         Field("spacegroup_number_before", "i4", meaning="as given, at the symmetry tolerance"),
-        Field("verdict", "category", meaning="by the protocol's criterion"),
+        Field(
+            "verdict", "category", meaning="by the store's criterion; undetermined within the noise"
+        ),
         *(Field(name, "category", meaning="by this criterion") for name in criteria),
+        Field("within_noise", "category", meaning="criteria whose answer the noise could change"),
         *_PLACES,
         Field("character", "category", meaning="kind of negative frequencies, in words"),
         Field("gamma_acoustic", "f8", (), "THz", "lowest acoustic mode at Gamma: 0 but for errors"),

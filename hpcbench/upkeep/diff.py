@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hpcbench.criteria import PLACES
 from hpcbench.store.reader import Store
-from hpcbench.store.schema import PLACES
 
 if TYPE_CHECKING:
     import pandas

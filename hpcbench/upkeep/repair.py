@@ -16,8 +16,8 @@ from typing import Any
 
 import h5py
 
+from hpcbench.criteria import PLACES, criteria_of
 from hpcbench.errors import DamageError, HpcbenchError, StoreError
-from hpcbench.phonons.stability import CRITERIA
 from hpcbench.store.consolidate import alone
 from hpcbench.store.contents import can_be_put_together, read_contents
 from hpcbench.store.damage import SUFFIX, find_damage, find_damage_apart, set_aside
@@ -49,18 +49,21 @@ ESSENTIAL = frozenset(
     }
 )  # fmt: skip
 """Fields without which a result is lost."""
-DERIVED = frozenset(
+_DERIVED = frozenset(
     {
-        "verdict", *(criterion.column for criterion in CRITERIA), "max_frequency",
-        "modes_left_out", "free_energy", "entropy", "heat_capacity", "band_labels",
+        "max_frequency", "modes_left_out", "free_energy", "entropy", "heat_capacity", "band_labels",
         "band_qpoints", "band_segments", "band_frequencies", "commensurate_qpoints",
         "commensurate_frequencies", "mode_frequencies", "mode_qpoints", "mode_eigenvectors",
         "character", "gamma_acoustic", "gamma_optical", "min_frequency_near_gamma",
-        *(f"{what}_{place}" for what in ("min_frequency", "min_q", "imaginary")
-          for place in ("path", "commensurate", "mesh")),
+        *(f"{what}_{place}" for what in ("min_frequency", "min_q", "acoustic", "imaginary")
+          for place in PLACES),
     }
 )  # fmt: skip
-"""Fields that are computed again from the force constants. A row is kept without any other."""
+
+
+def is_derived(name: str) -> bool:
+    """Whether a field is computed again from the force constants. A row is kept without others."""
+    return name in _DERIVED or name.startswith("verdict")
 
 
 @dataclass(frozen=True)
@@ -278,7 +281,7 @@ def _schema(reader: TableReader, settings: Mapping[str, Any]) -> Schema:
     """The file's fields and those it should have, with units and meanings as they should be."""
     known = result_schema(
         len(settings.get("temperatures", ())),
-        tuple(criterion.column for criterion in CRITERIA),
+        tuple(criterion.column for criterion in criteria_of(settings)),
         force_dtype=settings.get("dtype", "float32"),
     )
     there = reader.schema
@@ -325,9 +328,10 @@ def _intact(
         block = conform(Block(len(rows), intact.values | mended), schema)
         block = _without_twice(block, fate)
         names = {path.rpartition("/")[2] for path in damaged - essential}
-        for name in names - DERIVED:
+        derived = set(filter(is_derived, names))
+        for name in names - derived:
             fate.emptied[name] += len(block)
-        if names & DERIVED:
+        if derived:
             block = _computed_again(block, schema, settings, fate)
         fate.kept += len(block)
         yield block

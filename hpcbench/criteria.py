@@ -1,0 +1,167 @@
+"""Criteria of dynamical stability: those of the literature, and a user's own from a TOML file."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PLACES = ("path", "commensurate", "mesh")
+"""Where a spectrum is looked at."""
+KELVIN_PER_TERAHERTZ = 47.992
+"""h/k_B in K per THz, as Loew et al. convert."""
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One criterion of stability.
+
+    A crystal is unstable when any frequency is below ``threshold``. The three lowest modes at
+    Gamma are compared with ``gamma_threshold`` instead, or left out where it is ``None`` and
+    ``gamma_apart`` is set.
+
+    Attributes
+    ----------
+    name : str
+        Its name in tables.
+    place : str
+        Where it looks: ``path`` (the band path), ``commensurate`` (the q commensurate with the
+        supercell), or ``mesh``.
+    threshold : float
+        In THz.
+    gamma_apart : bool
+        Whether the three lowest modes at Gamma are treated apart.
+    gamma_threshold : float or None
+        Threshold in THz for those; ``None`` leaves them out.
+    source : str
+        Where the criterion is from.
+    """
+
+    name: str
+    place: str
+    threshold: float
+    gamma_apart: bool = False
+    gamma_threshold: float | None = None
+    source: str = ""
+
+    @property
+    def column(self) -> str:
+        """The name of its column in a store."""
+        return column_of(self.name)
+
+
+def column_of(name: str) -> str:
+    """The column of a store with the answers of a criterion of this name."""
+    return "verdict_" + name.replace("-", "_")
+
+
+CRITERIA = (
+    Criterion("phononbench", "path", -0.001, source="PhononBench, arXiv 2512.21227v1 and its code"),
+    Criterion("phononbench-v3", "path", -0.1, source="PhononBench, arXiv 2512.21227v3"),
+    Criterion(
+        "loew",
+        "commensurate",
+        0.0,
+        gamma_apart=True,
+        gamma_threshold=-50.0 / KELVIN_PER_TERAHERTZ,
+        source="Loew et al., npj Comput. Mater. 11, 178 (text)",
+    ),
+    Criterion("lee-xia", "path", -0.5, source="Lee and Xia, arXiv 2407.09674"),
+    Criterion("mattersim", "path", -0.299, source="MatterSim's PhononWorkflow"),
+    Criterion("mesh", "mesh", -0.1, gamma_apart=True, source="acoustic modes at Gamma left out"),
+)
+"""Those that every store has."""
+
+LEFT_OUT = "left out"
+"""In a file: ``gamma_threshold`` of a criterion that leaves the acoustic modes at Gamma out."""
+_KEYS = ("name", "place", "threshold", "gamma_threshold", "source")
+
+
+def own_criteria(value: Any) -> tuple[Criterion, ...]:
+    """A user's own criteria, from the path of a TOML file or from its tables.
+
+    The file has a table ``[[criteria]]`` for each, with ``name``, ``place`` and ``threshold``
+    (THz). ``gamma_threshold`` (THz) treats the three lowest modes at Gamma apart; the words
+    ``left out`` leave them out. ``source`` may say where it is from.
+
+    Raises
+    ------
+    ValueError
+        With what is expected.
+    """
+    if isinstance(value, str | Path):
+        value = _from_file(Path(value))
+    if not isinstance(value, Sequence):
+        raise ValueError("a TOML file, or tables [[criteria]]")
+    found = tuple(x if isinstance(x, Criterion) else _from_table(x) for x in value)
+    columns = [criterion.column for criterion in (*CRITERIA, *found)]
+    for criterion in found:
+        if columns.count(criterion.column) > 1:
+            raise ValueError(f"another name than {criterion.name}, which is taken")
+    return found
+
+
+def as_tables(criteria: Sequence[Criterion]) -> list[dict[str, Any]]:
+    """Criteria as JSON types, which :func:`own_criteria` takes back."""
+    tables = []
+    for criterion in criteria:
+        table = dataclasses.asdict(criterion)
+        apart, gamma = table.pop("gamma_apart"), table.pop("gamma_threshold")
+        if apart:
+            table["gamma_threshold"] = LEFT_OUT if gamma is None else gamma
+        tables.append(table)
+    return tables
+
+
+def criteria_of(settings: Mapping[str, Any]) -> tuple[Criterion, ...]:
+    """All criteria of a store, from its settings."""
+    return (*CRITERIA, *own_criteria(settings.get("criteria", ())))
+
+
+def _from_file(path: Path) -> Any:
+    try:
+        with path.open("rb") as stream:
+            values = tomllib.load(stream)
+    except OSError as error:
+        raise ValueError(f"a TOML file that can be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"valid TOML ({error})") from None
+    if set(values) != {"criteria"}:
+        raise ValueError("a file of tables [[criteria]] and nothing else")
+    return values["criteria"]
+
+
+def _from_table(table: Any) -> Criterion:
+    if not isinstance(table, Mapping):
+        raise ValueError("tables [[criteria]]")
+    for key in table:
+        if key not in _KEYS:
+            near = difflib.get_close_matches(key, _KEYS, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"criteria of {', '.join(_KEYS)}, not {key!r}{hint}")
+    name, place = table.get("name"), table.get("place")
+    if not (isinstance(name, str) and re.fullmatch(r"[a-z][a-z0-9_-]*", name)):
+        raise ValueError(f"a name of small letters, digits and dashes, not {name!r}")
+    if place not in PLACES:
+        raise ValueError(f"place of {name} to be one of {', '.join(PLACES)}, not {place!r}")
+    gamma = table.get("gamma_threshold")
+    return Criterion(
+        name,
+        place,
+        _terahertz(table.get("threshold"), f"threshold of {name}"),
+        gamma is not None,
+        None if gamma in (None, LEFT_OUT) else _terahertz(gamma, f"gamma_threshold of {name}"),
+        str(table.get("source", "")),
+    )
+
+
+def _terahertz(value: Any, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{what} to be a number in THz, not {value!r}")
+    return float(value)
