@@ -38,9 +38,13 @@ class Minimise:
 
 @dataclass(frozen=True, eq=False)
 class ForcesOn:
-    """Forces on displaced copies of a supercell; answered by an array (ncopies, natoms, 3)."""
+    """Forces on displaced copies of a supercell; answered by an array (ncopies, natoms, 3).
+
+    ``in_double`` asks for them in double precision.
+    """
 
     copies: DisplacedCopies
+    in_double: bool = False
 
 
 Request = OnCpu | Minimise | ForcesOn

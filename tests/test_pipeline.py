@@ -469,17 +469,17 @@ def test_writer_commits_after_a_while_and_at_the_end() -> None:
     commits: list[list[Any]] = []
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     writer = Writer(lambda rows: commits.append(list(rows)), 0.3, inbox, Account())
-    writer.put({"id": "a"})
-    writer.put({"id": "b"})
+    writer.put([{"id": "a"}])
+    writer.put([{"id": "b"}])
     time.sleep(0.1)
     assert commits == []
     time.sleep(0.5)
     assert commits == [[{"id": "a"}, {"id": "b"}]]
-    writer.put({"id": "c"})
+    writer.put([{"id": "c"}])
     writer.hurry()
     time.sleep(0.1)
     assert len(commits) == 2
-    writer.put({"id": "d"})
+    writer.put([{"id": "d"}])
     writer.close()
     assert [row["id"] for rows in commits for row in rows] == ["a", "b", "c", "d"]
 
@@ -495,10 +495,10 @@ def test_rows_that_could_not_be_written_are_tried_again_at_the_end() -> None:
 
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     writer = Writer(commit, 0.0, inbox, Account())
-    writer.put({"id": "a"})
+    writer.put([{"id": "a"}])
     failed = inbox.get(timeout=5)
     assert isinstance(failed, WritingFailed)
-    writer.put({"id": "b"})
+    writer.put([{"id": "b"}])
     room = True
     writer.close()
     assert [row["id"] for row in there] == ["a", "b"]

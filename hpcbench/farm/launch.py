@@ -26,7 +26,7 @@ from hpcbench.farm.ending import Ending, Outcome, in_words
 from hpcbench.farm.holdings import Holdings
 from hpcbench.farm.journal import Journal, journal_path
 from hpcbench.farm.plan import Plan, make_plan, name_launch
-from hpcbench.farm.share import Share, load_crystals, load_for
+from hpcbench.farm.share import Share, double_of, load_crystals, load_for
 from hpcbench.farm.understudy import Order, Understudy
 from hpcbench.farm.weights import provide_weights
 from hpcbench.farm.world import World
@@ -301,6 +301,9 @@ def _work(call: _Call) -> bool:
             MOST_UNDER_WAY,
             on_result,
             holdings.commit,
+            load_double=(
+                double_of(config, device, world.local_size) if call.potential is None else None
+            ),
         )
         share = Share(
             config,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +32,8 @@ from hpcbench.planning.blocks import Block
 from hpcbench.planning.holding import most_seconds_held
 from hpcbench.planning.listing import crystal_of
 from hpcbench.potentials.protocol import Potential
-from hpcbench.potentials.registry import load_potential
+from hpcbench.potentials.registry import load_potential, weights_file
+from hpcbench.rank.rows import DOUBLE
 from hpcbench.rank.stopping import Stop
 from hpcbench.rank.worker import Worker
 from hpcbench.store.run_folder import RunFolder
@@ -312,3 +315,13 @@ def load_for(config: RunConfig, device: str, ranks_on_host: int) -> Potential:
 
     self_test(potential)
     return potential
+
+
+def double_of(config: RunConfig, device: str, ranks_on_host: int) -> Callable[[], Potential] | None:
+    """Loads the potential of a run in double precision; ``None`` where it has no other one."""
+    if config.dtype == DOUBLE or weights_file(config.model) is None:
+        # Others than MatterSim keep the precision that they have.
+        return None
+    # The same passes take twice the memory.
+    double = dataclasses.replace(config, dtype=DOUBLE, max_edges=config.max_edges // 2)
+    return functools.cache(lambda: load_for(double, device, ranks_on_host))

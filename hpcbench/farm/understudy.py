@@ -182,7 +182,7 @@ def main() -> None:
     os.dup2(2, 1)
     order: Order = pickle.load(sys.stdin.buffer)
 
-    from hpcbench.farm.share import load_crystals, load_for
+    from hpcbench.farm.share import double_of, load_crystals, load_for
     from hpcbench.planning.blocks import MOST_UNDER_WAY
     from hpcbench.rank.processes import make_crew
     from hpcbench.rank.worker import Worker
@@ -209,6 +209,7 @@ def main() -> None:
             crew,
             inbox,
             MOST_UNDER_WAY,
+            load_double=double_of(order.config, order.device, order.ranks_on_host),
         )
         while not stop.requested:
             try:

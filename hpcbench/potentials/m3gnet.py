@@ -189,7 +189,11 @@ class RearrangedM3GNet:
             energies, grad_radial, grad_threebody = self._network(
                 numbers, centre, neighbour, radial.detach(), threebody.detach()
             )
-        (gradient,) = torch.autograd.grad((radial, threebody), leaf, (grad_radial, grad_threebody))
+        with torch.enable_grad():
+            # One number: given gradients of outputs, torch loads sympy to compare their shapes,
+            # a third of a second and hundreds of files in every rank.
+            slope = (radial * grad_radial).sum() + (threebody * grad_threebody).sum()
+        (gradient,) = torch.autograd.grad(slope, leaf)
         unordered = torch.empty_like(gradient)
         unordered[order] = gradient
         return energies.double(), unordered

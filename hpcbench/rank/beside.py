@@ -109,15 +109,15 @@ class Writer:
         self._inbox = inbox
         self._account = account
         # None asks for a commit at once.
-        self._given: queue.Queue[Row | None] = queue.Queue(self.MOST_WAITING)
+        self._given: queue.Queue[Sequence[Row] | None] = queue.Queue(self.MOST_WAITING)
         self._rows: list[Row] = []
         self._closed = False
         self._thread = threading.Thread(target=self._write, name="writer", daemon=True)
         self._thread.start()
 
-    def put(self, row: Row) -> None:
-        """Give a row to be written."""
-        self._given.put(row)
+    def put(self, rows: Sequence[Row]) -> None:
+        """Give the rows of a crystal to be written, all in one commit."""
+        self._given.put(rows)
 
     def hurry(self) -> None:
         """Commit what there is: the run is about to end."""
@@ -142,12 +142,11 @@ class Writer:
         while not self._closed:
             # Without rows there is nothing to wake up for.
             timeout = max(0.0, due - time.monotonic()) if self._rows and not failed else None
-            row = None
+            rows = None
             with contextlib.suppress(queue.Empty):
-                row = self._given.get(timeout=timeout)
-            if row is not None:
-                self._rows.append(row)
-            if failed or (row is not None and time.monotonic() < due):
+                rows = self._given.get(timeout=timeout)
+            self._rows += rows or ()
+            if failed or (rows is not None and time.monotonic() < due):
                 continue
             try:
                 self._commit_rows()
@@ -156,9 +155,7 @@ class Writer:
                 self._inbox.put(WritingFailed(error))
             due = time.monotonic() + self._interval
         while not self._given.empty():
-            row = self._given.get()
-            if row is not None:
-                self._rows.append(row)
+            self._rows += self._given.get() or ()
 
     def _commit_rows(self) -> None:
         if self._rows:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from hpcbench.config import RunConfig
 from hpcbench.crystal import Crystal
-from hpcbench.errors import UnsuitableError
+from hpcbench.errors import HpcbenchError, UnsuitableError
 from hpcbench.phonons.supercells import full_matrix
 from hpcbench.potentials.protocol import PotentialInfo
-from hpcbench.rank.rows import done_row, provenance_of
+from hpcbench.rank.rows import done_row, provenance_of, row_again
 from hpcbench.rank.tasks import (
     Displaced,
     Keep,
@@ -27,6 +27,7 @@ from hpcbench.rank.tasks import (
 )
 from hpcbench.relaxation.relax import relaxation_requests
 from hpcbench.requests import ForcesOn, OnCpu, Request
+from hpcbench.store.schema import UNDETERMINED
 
 DISPLACEMENTS, ANALYSIS = "displacements", "analysis"
 """Stages of the work on processor cores; that of the relaxation is ``symmetry``."""
@@ -46,23 +47,30 @@ class Route:
         Of this process.
     provenance : str
         As it is written into each row.
+    has_double : bool
+        Whether forces can be had in double precision, where the run is in single.
     """
 
     config: RunConfig
     info: PotentialInfo
     rank: int
     provenance: str
+    has_double: bool = False
 
     @classmethod
-    def of(cls, config: RunConfig, info: PotentialInfo, rank: int) -> Route:
+    def of(
+        cls, config: RunConfig, info: PotentialInfo, rank: int, *, has_double: bool = False
+    ) -> Route:
         """The route of a rank."""
-        return cls(config, info, rank, provenance_of(info))
+        return cls(config, info, rank, provenance_of(info), has_double)
 
-    def journey(self, crystal: Crystal) -> Generator[Request, Any, dict[str, Any]]:
+    def journey(self, crystal: Crystal) -> Generator[Request, Any, list[dict[str, Any]]]:
         """Relax a crystal, displace it, ask for forces, and analyse them.
 
+        Where noise decides the verdict, forces are computed again in double precision.
+
         Yields requests, is sent their answers, and returns the crystal's row, without the
-        seconds that it took.
+        seconds that it took; behind it that of the computation again.
 
         Raises
         ------
@@ -90,12 +98,21 @@ class Route:
         )
         keep = Keep(config.keep_forces, config.band_dtype)
         forces: NDArray[np.float64] = yield ForcesOn(displaced.copies)
+        how = settings, str(config.criterion), keep
         columns: dict[str, Any] = yield OnCpu(
-            ANALYSIS,
-            analyse_forces,
-            (displaced.phonon, forces, settings, str(config.criterion), keep),
+            ANALYSIS, analyse_forces, (displaced.phonon, forces, *how)
         )
-        return done_row(crystal, relaxation, columns, self.rank, self.provenance)
+        row = done_row(crystal, relaxation, columns, self.rank, self.provenance)
+        if row["verdict"] != UNDETERMINED or not self.has_double:
+            return [row]
+        try:
+            forces = yield ForcesOn(displaced.copies, in_double=True)
+            columns = yield OnCpu(ANALYSIS, analyse_forces, (displaced.phonon, forces, *how))
+        except HpcbenchError as error:
+            warnings.warn(f"not computed again in float64: {error}", stacklevel=1)
+            return [row]
+        again = row_again(row, columns, self.provenance)
+        return [{**row, "verdict": again["verdict"], "again": again["again"]}, again]
 
 
 def _require_elements(crystal: Crystal, info: PotentialInfo) -> None:

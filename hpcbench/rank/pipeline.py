@@ -33,7 +33,7 @@ from hpcbench.relaxation.in_flight import InFlight
 from hpcbench.relaxation.start import Start
 from hpcbench.requests import ForcesOn, Minimise, OnCpu, Request
 
-Journey = Generator[Request, Any, dict[str, Any]]
+Journey = Generator[Request, Any, list[dict[str, Any]]]
 
 # Tasks for each worker process that feed the potential, and analyses: enough to keep it busy, few
 # enough for the memory.
@@ -104,8 +104,10 @@ class Pipeline:
     stop : Stop
         Whether the run was asked to stop.
     on_end : callable
-        Told each crystal that has come to its end, with its row or the error that ended it. It
+        Told each crystal that has come to its end, with its rows or the error that ended it. It
         may raise to end the rank's work.
+    load_double : callable, optional
+        Loads the potential in double precision, when that is first asked for.
     """
 
     def __init__(
@@ -118,7 +120,8 @@ class Pipeline:
         account: Account,
         most_under_way: int,
         stop: Stop,
-        on_end: Callable[[Traveller, dict[str, Any] | HpcbenchError], None],
+        on_end: Callable[[Traveller, list[dict[str, Any]] | HpcbenchError], None],
+        load_double: Callable[[], Potential] | None = None,
     ) -> None:
         self._potential = potential
         self._journey = journey
@@ -129,6 +132,7 @@ class Pipeline:
         self._most_under_way = most_under_way
         self._stop = stop
         self._on_end = on_end
+        self._load_double = load_double
         self._count = 0
         self._read: deque[Crystal] = deque()
         self._list_ended = False
@@ -138,6 +142,7 @@ class Pipeline:
         self._flying: dict[int, float] = {}
         self._in_flight = InFlight(potential)
         self._pool = ForcePool(potential)
+        self._double: ForcePool | None = None
         self.last_good: Crystal | None = None
         """The last crystal for which the potential has computed a minimum or forces."""
 
@@ -156,14 +161,14 @@ class Pipeline:
         while True:
             self._receive()
             self._admit()
-            full = self._pool.fills_a_pass()
-            self._crew.hungry = not full and len(self._to_minimise) < READY
-            if full:
-                self._force_pass()
+            full = next((pool for pool in self._pools if pool.fills_a_pass()), None)
+            self._crew.hungry = full is None and len(self._to_minimise) < READY
+            if full is not None:
+                self._force_pass(full)
             elif self._to_minimise or len(self._in_flight):
                 self._relaxation_step()
-            elif len(self._pool):
-                self._force_pass()
+            elif waiting := next((pool for pool in self._pools if len(pool)), None):
+                self._force_pass(waiting)
             elif self._under_way or self._read or not self._list_ended:
                 self._wait()
             else:
@@ -255,7 +260,7 @@ class Pipeline:
     def _resume(self, traveller: Traveller, answer: Any) -> None:
         """Give a traveller its answer, or throw it the error; then take its next request."""
         request: Request | None = None
-        outcome: dict[str, Any] | HpcbenchError
+        outcome: list[dict[str, Any]] | HpcbenchError
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
@@ -292,7 +297,8 @@ class Pipeline:
                 try:
                     with self._pass(PREPARING) as costs:
                         costs[traveller.number] = 1.0
-                        self._pool.add(traveller.number, request.copies)
+                        pool = self._pool_in_double() if request.in_double else self._pool
+                        pool.add(traveller.number, request.copies)
                 except HpcbenchError as error:
                     self._resume(traveller, error)
 
@@ -319,9 +325,19 @@ class Pipeline:
             del self._flying[number]
         self._answer(ended)
 
-    def _force_pass(self) -> None:
+    @property
+    def _pools(self) -> list[ForcePool]:
+        return [self._pool] if self._double is None else [self._pool, self._double]
+
+    def _pool_in_double(self) -> ForcePool:
+        if self._double is None:
+            assert self._load_double is not None, "nobody asks for what there is not"
+            self._double = ForcePool(self._load_double())
+        return self._double
+
+    def _force_pass(self, pool: ForcePool) -> None:
         with self._pass(FORCES) as costs:
-            passed = self._pool.run_pass()
+            passed = pool.run_pass()
             costs.update(passed.costs)
         self._answer(passed.finished)
 

@@ -15,11 +15,13 @@ from hpcbench.errors import CrystalError
 from hpcbench.planning.listing import identity
 from hpcbench.potentials.protocol import PotentialInfo
 from hpcbench.store.fields import Schema
-from hpcbench.store.schema import DONE, FAILED, result_schema
+from hpcbench.store.schema import AGAIN, DONE, FAILED, result_schema
 from hpcbench.versions import deciding_versions
 
 if TYPE_CHECKING:
     from hpcbench.relaxation.relax import Relaxation
+
+DOUBLE = "float64"
 
 
 def schema_of(deciding: Mapping[str, Any], band_dtype: str = "float32") -> Schema:
@@ -72,6 +74,23 @@ def done_row(
         "stage_fmax": [stage.fmax for stage in relaxation.stages],
         "stage_stress": [stage.stress for stage in relaxation.stages],
         **columns,
+    }
+
+
+def row_again(
+    row: Mapping[str, Any], columns: Mapping[str, Any], provenance: str
+) -> dict[str, Any]:
+    """The row of a crystal's phonons from forces in double precision.
+
+    ``row`` is that of the crystal, ``columns`` what the phonons give.
+    """
+    return {
+        **row,
+        **columns,
+        "id": f"{row['id']}{AGAIN}{DOUBLE}",
+        "parent": row["id"],
+        "again": DOUBLE,
+        "provenance": json.dumps(json.loads(provenance) | {"dtype": DOUBLE}, sort_keys=True),
     }
 
 

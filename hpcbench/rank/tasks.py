@@ -24,6 +24,7 @@ from hpcbench.phonons.calculate import PhononResult, PhononSettings, analyse, pr
 from hpcbench.phonons.spectrum import Mode
 from hpcbench.phonons.supercells import displaced_copies
 from hpcbench.potentials.copies import DisplacedCopies
+from hpcbench.store.schema import UNDETERMINED
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -62,8 +63,6 @@ class Keep:
     band_dtype: str
 
 
-UNDETERMINED = "undetermined"
-"""The verdict where the noise could change the criterion's answer."""
 BAND_STEP = 2.0**-17
 """In THz: digits of bands beyond it are noise, which takes a tenth of their room."""
 

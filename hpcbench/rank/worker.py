@@ -68,6 +68,8 @@ class Worker:
         Told the ids of rows that are on the disk; from another thread.
     attempts : dict
         By id, how often a crystal was begun before, where that is known.
+    load_double : callable, optional
+        Loads the potential in double precision, where the run is in single and there is one.
     """
 
     config: RunConfig
@@ -83,6 +85,7 @@ class Worker:
     on_result: Callable[[Mapping[str, Any]], None] = lambda row: None
     on_commit: Callable[[list[str]], None] = lambda ids: None
     attempts: dict[str, int] = field(default_factory=dict)
+    load_double: Callable[[], Potential] | None = None
     _commits: Iterator[int] = field(default_factory=lambda: itertools.count(1), init=False)
 
     def work(
@@ -119,16 +122,18 @@ class Worker:
             if ending is not None:
                 cleaning.callback(ending.set)
             potential = StoppablePotential(self.potential, self.stop)
-            route = Route.of(self.config, potential.info, self.rank)
+            load_double = self._load_stoppable_double if self.load_double else None
+            has_double = load_double is not None
+            route = Route.of(self.config, potential.info, self.rank, has_double=has_double)
 
-            def on_end(traveller: Traveller, outcome: dict[str, Any] | HpcbenchError) -> None:
+            def on_end(traveller: Traveller, outcome: list[dict[str, Any]] | HpcbenchError) -> None:
                 self._tell(traveller, outcome)
                 if isinstance(outcome, (EvaluationError, TooLargeError)):
                     self._require_sound(potential, pipeline.last_good, outcome)
-                row = self._row(traveller, outcome, route.provenance)
-                writer.put(row)
-                self._log_result(traveller, row)
-                self.on_result(row)
+                rows = self._rows(traveller, outcome, route.provenance)
+                writer.put(rows)
+                self._log_result(traveller, rows[0])
+                self.on_result(rows[0])
 
             pipeline = Pipeline(
                 potential,
@@ -140,6 +145,7 @@ class Worker:
                 self.most_under_way,
                 self.stop,
                 on_end,
+                load_double,
             )
             try:
                 pipeline.run()
@@ -154,6 +160,10 @@ class Worker:
                     pipeline.say_farewell()
         return finished
 
+    def _load_stoppable_double(self) -> Potential:
+        assert self.load_double is not None, "asked for where there is one"
+        return StoppablePotential(self.load_double(), self.stop)
+
     def _said_well(self, blocks: Iterable[Iterable[Crystal]]) -> Iterator[list[Crystal]]:
         try:
             for block in blocks:
@@ -165,7 +175,7 @@ class Worker:
                 f"the same command again"
             ) from error
 
-    def _tell(self, traveller: Traveller, outcome: dict[str, Any] | HpcbenchError) -> None:
+    def _tell(self, traveller: Traveller, outcome: list[dict[str, Any]] | HpcbenchError) -> None:
         """Write warnings and unexpected errors into the event log, with the crystal's id."""
         crystal = traveller.crystal
         for message in sorted(traveller.warnings):
@@ -198,22 +208,23 @@ class Worker:
         except CrystalError:
             return
 
-    def _row(
-        self, traveller: Traveller, outcome: dict[str, Any] | HpcbenchError, provenance: str
-    ) -> Row:
+    def _rows(
+        self, traveller: Traveller, outcome: list[dict[str, Any]] | HpcbenchError, provenance: str
+    ) -> list[Row]:
         if isinstance(outcome, HpcbenchError):
             if not isinstance(outcome, CrystalError):
                 outcome = CrystalError("potential", str(outcome))
-            outcome = failed_row(traveller.crystal, outcome, self.rank, provenance)
+            outcome = [failed_row(traveller.crystal, outcome, self.rank, provenance)]
         seconds = traveller.seconds
         relaxation, forces = seconds[RELAXATION], seconds[FORCES] + seconds[PREPARING]
-        return {
-            **outcome,
-            **self._attempt(traveller.crystal),
+        attempt = self._attempt(traveller.crystal)
+        # All that the crystal took; a computation again has no account of its own.
+        took = {
             "seconds_relaxation": relaxation,
             "seconds_forces": forces,
             "seconds_analysis": sum(seconds.values()) - relaxation - forces,
         }
+        return [{**outcome[0], **attempt, **took}, *({**row, **attempt} for row in outcome[1:])]
 
     def _attempt(self, crystal: Crystal) -> dict[str, Any]:
         device = self.potential.info.device

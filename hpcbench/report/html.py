@@ -31,7 +31,7 @@ from hpcbench.report.wording import (
     texts_of,
     wilson_interval,
 )
-from hpcbench.store.schema import DONE, FAILED, UNREADABLE
+from hpcbench.store.schema import DONE, FAILED, UNDETERMINED, UNREADABLE
 
 if TYPE_CHECKING:
     import pandas
@@ -101,6 +101,15 @@ class Kind:
     count: int
     share: str
     stable: int
+
+
+@dataclass(frozen=True)
+class Again:
+    """What became of the crystals that were computed again in double precision."""
+
+    count: int
+    determined: int
+    changed: int
 
 
 @dataclass(frozen=True)
@@ -193,6 +202,7 @@ def _content(store: Store) -> dict[str, Any]:
         "figures": _figures(done, criteria, criterion),
         "criteria": [_criterion_row(c, done, counts[FAILED]) for c in criteria],
         "kinds": _kinds(done),
+        "again": _again(store, done, criterion),
         "failures": _failures(table),
         "rows": rows,
         "verdict_words": sorted({row.verdict for row in rows}),
@@ -228,6 +238,18 @@ def _criterion_row(criterion: Criterion, done: pandas.DataFrame, failed: int) ->
 def _within_noise(criterion: Criterion, done: pandas.DataFrame) -> int:
     """Crystals for which noise could change a criterion's answer."""
     return sum(criterion.name in names.split(", ") for names in texts_of(done, "within_noise"))
+
+
+def _again(store: Store, done: pandas.DataFrame, criterion: Criterion) -> Again:
+    again = store.again.table
+    if not len(again):
+        return Again(0, 0, 0)
+    before = done.reindex(again["parent"])
+    answers = zip(
+        texts_of(before, criterion.column), texts_of(again, criterion.column), strict=True
+    )
+    determined = sum(verdict != UNDETERMINED for verdict in texts_of(again, "verdict"))
+    return Again(len(again), determined, sum(one != other for one, other in answers))
 
 
 def _kinds(done: pandas.DataFrame) -> list[Kind]:
@@ -307,7 +329,7 @@ def _crystal_row(
             for place in PLACES
         ),
         highest=_frequency(record.get("max_frequency")),
-        verdict=verdict or "undetermined",
+        verdict=verdict or UNDETERMINED,
         style=verdict if verdict in ("stable", "unstable") else "open",
         reason=reason,
         # The space group also as it is typed, without subscripts.

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hpcbench.criteria import PLACES
-from hpcbench.store.schema import DONE
+from hpcbench.store.schema import DONE, UNDETERMINED
 
 if TYPE_CHECKING:
     from hpcbench.store.bands import Bands
@@ -25,7 +25,7 @@ from hpcbench.store.reader import Store
 # More rows than this are a file's business: a table's end should still be on the screen.
 MOST_ROWS = 60
 WIDTH_OF_A_FILE = 140
-STYLES = {"stable": "green", "unstable": "red", "undetermined": "yellow"}
+STYLES = {"stable": "green", "unstable": "red", UNDETERMINED: "yellow"}
 
 
 def console() -> Console:
@@ -58,13 +58,15 @@ def print_results(store: Store) -> None:
         out.print(f"... and {len(table) - MOST_ROWS} more: hpcbench export {store.path}")
     done = int((table["status"] == DONE).sum())
     stable = int((table["verdict"] == "stable").sum()) if "verdict" in table else 0
-    undetermined = int((table["verdict"] == "undetermined").sum()) if "verdict" in table else 0
+    undetermined = int((table["verdict"] == UNDETERMINED).sum()) if "verdict" in table else 0
+    again = len(store.again)
     unfinished = len(store.unfinished_ids())
     share = f" ({100 * stable / done:.1f} %)" if done else ""
     out.print(
         f"\n{len(table)} crystals: {done} done, {stable} of them stable{share} by criterion "
         f"{store.settings['criterion']}, "
         + (f"{undetermined} undetermined within the noise, " if undetermined else "")
+        + (f"{again} computed again in float64, " if again else "")
         + f"{len(table) - done} not computed"
         + (f", {unfinished} still to compute" if unfinished else ""),
         highlight=False,

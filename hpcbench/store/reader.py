@@ -20,7 +20,7 @@ from hpcbench.store.files import Files
 from hpcbench.store.physics import phonopy_of
 from hpcbench.store.result import Result, compact_force_constants, result_of
 from hpcbench.store.run_folder import RunFolder
-from hpcbench.store.schema import CRYSTALS, DONE
+from hpcbench.store.schema import AGAIN, CRYSTALS, DONE
 from hpcbench.store.table_reader import TableReader
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ class Store:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._files = Files(path)
         self._chosen: list[str] | None = None
+        # By the generation of the files, as the table.
+        self._selected: tuple[int, dict[str, tuple[Path, int]]] | None = None
         self._table: tuple[int, pandas.DataFrame] | None = None
 
     @property
@@ -91,9 +93,13 @@ class Store:
     def _where(self) -> dict[str, tuple[Path, int]]:
         """Of the crystals of this store, or of this part of it."""
         where = self._files.where
-        if self._chosen is None:
-            return where
-        return {key: where[key] for key in self._chosen if key in where}
+        if self._selected is None or self._selected[0] != self._files.generation:
+            chosen = self._chosen
+            if chosen is None:
+                chosen = [key for key in where if AGAIN not in key]
+            some = {key: where[key] for key in chosen if key in where}
+            self._selected = self._files.generation, some
+        return self._selected[1]
 
     def __len__(self) -> int:
         return len(self._where)
@@ -172,6 +178,15 @@ class Store:
             raise UsageError(f"{self.path} has no crystal {unknown[0]!r}: give ids")
         return self._some(wanted.tolist())
 
+    @property
+    def again(self) -> Store:
+        """The computations again of crystals whose verdict noise decides: in float64.
+
+        Their ids are the crystal's with ``:float64``; the column ``parent`` has the crystal's.
+        The store itself, its table and its length, is of the crystals alone.
+        """
+        return self._some(key for key in self._files.where if AGAIN in key)
+
     def where(self, condition: str) -> Store:
         """The crystals for which a condition holds, as pandas' ``query`` takes it.
 
@@ -186,11 +201,11 @@ class Store:
             raise UsageError(f"{condition!r} is no condition on the table: {error}") from error
 
     def _some(self, ids: Iterable[str]) -> Store:
-        """A store with some of the crystals, in the order of storage."""
+        """A store with some of the rows, in the order of storage."""
         wanted = set(ids)
         some = copy.copy(self)
-        some._chosen = [key for key in self._where if key in wanted]
-        some._table = None
+        some._chosen = [key for key in self._files.where if key in wanted]
+        some._selected = some._table = None
         return some
 
     def __iter__(self) -> Iterator[Result]:
@@ -295,7 +310,7 @@ class Store:
         UsageError
             If it stands for none or for several.
         """
-        if words in self._where:
+        if self._has(words):
             return words
         table = self.table
         matches = list(table.index[table["name"] == words]) or [
@@ -321,12 +336,16 @@ class Store:
         """
 
         def read() -> dict[str, Any]:
-            if key not in self._where:
+            if not self._has(key):
                 return self._listed_row(key)
             part, index = self._files.where[key]
             return self._files.reader(part).row(index)
 
         return self._files.steadily(read)
+
+    def _has(self, key: str) -> bool:
+        """Whether there is such a crystal, or such a computation again."""
+        return key in self._where or (AGAIN in key and key in self._files.where)
 
     def _listed_row(self, key: str) -> dict[str, Any]:
         if self.folder.crystals.exists():

@@ -10,6 +10,12 @@ from hpcbench.store.fields import Field, Schema
 DONE, FAILED, UNREADABLE = "done", "failed", "unreadable"
 """The values of ``status``: computed; read but not computed; could not be read."""
 
+UNDETERMINED = "undetermined"
+"""The ``verdict`` where noise could change the criterion's answer."""
+
+AGAIN = ":"
+"""Between a crystal's id and what is different, in the id of a computation again."""
+
 CRYSTALS = Schema(
     columns=(
         Field("id", "str", meaning="content id"),
@@ -177,6 +183,8 @@ def result_schema(
             "verdict", "category", meaning="by the store's criterion; undetermined within the noise"
         ),
         *(Field(name, "category", meaning="by this criterion") for name in criteria),
+        Field("again", "category", meaning="what the verdict is from: empty, or float64"),
+        Field("parent", "str", meaning="of a computation again: the crystal's id; else empty"),
         Field("within_noise", "category", meaning="criteria whose answer the noise could change"),
         *_PLACES,
         Field("character", "category", meaning="kind of negative frequencies, in words"),

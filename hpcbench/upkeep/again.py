@@ -10,8 +10,9 @@ from hpcbench.criteria import PLACES, criteria_of
 from hpcbench.phonons.calculate import PhononSettings, analyse_force_constants
 from hpcbench.phonons.noise import Noise
 from hpcbench.protocols import PROTOCOLS
-from hpcbench.rank.tasks import UNDETERMINED, phonon_columns, rounded_bands
+from hpcbench.rank.tasks import phonon_columns, rounded_bands
 from hpcbench.store.physics import phonopy_of
+from hpcbench.store.schema import UNDETERMINED
 
 FIT = frozenset(
     {
@@ -53,5 +54,8 @@ def columns_again(row: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[s
     columns = phonon_columns(result, settings["criterion"])
     if settings["criterion"] in row.get("within_noise", "").split(", "):
         columns["verdict"] = UNDETERMINED
+    if not row.get("parent"):
+        # The verdict of the computation again is in its own row.
+        columns["again"] = ""
     columns["band_frequencies"] = rounded_bands(columns["band_frequencies"])
     return {name: value for name, value in columns.items() if name not in FIT}

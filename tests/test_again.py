@@ -1,0 +1,129 @@
+"""Crystals whose verdict noise decides are computed again in double precision."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import DEMO
+
+import hpcbench
+from hpcbench.cli import main
+from hpcbench.report.html import write_report
+from hpcbench.store.schema import AGAIN
+
+NAMES = ("C_start_strained", "Cu_start_strained")
+# Relaxed cells differ by more than the noise of forces. An even mesh does not meet Gamma.
+QUICK = ["--relax", "none", "--mesh", "4", "4", "4", "--band-points", "21", "--no-report"]
+
+
+def run(folder: Path, *arguments: str, ranks: int = 1) -> hpcbench.Store:
+    crystals = folder / "crystals"
+    if not crystals.exists():
+        crystals.mkdir(parents=True)
+        for name in NAMES:
+            shutil.copy(DEMO / f"{name}.cif", crystals)
+    command = [sys.executable, "-m", "hpcbench", "run", str(crystals), *QUICK]
+    if ranks > 1:
+        mpiexec = Path(sys.executable).parent / "mpiexec"
+        command = [str(mpiexec), "-n", str(ranks), *command]
+    out = folder / "store.h5"
+    command += ["--model", "mattersim-demo", "--out", str(out), *arguments]
+    subprocess.run(command, check=True, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return hpcbench.open(out)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> hpcbench.Store:
+    """Diamond is judged by a threshold that is nearer to its lowest mode than its noise."""
+    folder = tmp_path_factory.mktemp("again")
+    double = run(folder / "double", "--dtype", "float64")
+    row = double.row(double.find(NAMES[0]))
+    lowest = row["min_frequency_mesh"]
+    (folder / "single").mkdir()
+    (folder / "single" / "own.toml").write_text(
+        f'[[criteria]]\nname = "near"\nplace = "mesh"\nthreshold = {lowest - 1e-7:.12f}\n'
+        'gamma_threshold = "left out"\n'
+    )
+    return run(folder / "single", "--criteria", "own.toml", "--criterion", "near")
+
+
+def test_a_crystal_within_the_noise_is_computed_again_in_double(store: hpcbench.Store) -> None:
+    assert len(store) == len(store.table) == len(list(store)) == len(NAMES)
+    diamond = store.row(store.find(NAMES[0]))
+    assert "near" in diamond["within_noise"].split(", ")
+    assert diamond["again"] == "float64"
+    (key,) = store.again.ids
+    again = store.row(key)
+    assert key == f"{diamond['id']}{AGAIN}float64"
+    assert again["parent"] == diamond["id"]
+    assert "float64" in again["provenance"]
+    assert again["within_noise"] == ""
+    # The verdict is that of the computation again; the answers in single precision stay.
+    assert diamond["verdict"] == again["verdict"] == again["verdict_near"] == "stable"
+    assert again["force_noise"] < 1e-3 * diamond["force_noise"]
+    np.testing.assert_array_equal(again["relaxed_positions"], diamond["relaxed_positions"])
+    assert not np.array_equal(again["force_constants"], diamond["force_constants"])
+    assert diamond["seconds_forces"] > 0.0
+    assert np.isnan(again["seconds_forces"])
+
+
+def test_others_are_not_computed_again(store: hpcbench.Store) -> None:
+    copper = store.row(store.find(NAMES[1]))
+    assert (copper["within_noise"], copper["again"], copper["parent"]) == ("", "", "")
+    assert f"{copper['id']}{AGAIN}float64" not in store.again
+
+
+def test_the_computation_again_is_a_result_like_others(store: hpcbench.Store) -> None:
+    (key,) = store.again.ids
+    assert store[key].verdict == "stable"
+    assert len(store.phonopy(key).supercell) == 16
+    assert list(store.again.table.index) == [key]
+    assert store.unfinished_ids() == []
+    assert store.where("natoms < 10").ids == store.ids
+    assert main(["verify", str(store.path)]) == 0
+
+
+def test_the_report_says_how_many_changed(
+    store: hpcbench.Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = " ".join(write_report(store, tmp_path / "report.html").read_text().split())
+    assert "1 crystal within the noise was computed again in float64" in page
+    assert main(["report", str(store.path), "--table", "-o", str(tmp_path / "r.html")]) == 0
+    assert "1 computed again in float64" in capsys.readouterr().out
+
+
+def test_exports_are_of_the_crystals(store: hpcbench.Store, tmp_path: Path) -> None:
+    assert main(["export", str(store.path), "-o", str(tmp_path / "t.csv")]) == 0
+    assert len((tmp_path / "t.csv").read_text().splitlines()) == 1 + len(NAMES)
+    folder = tmp_path / "cif"
+    assert main(["export", str(store.path), "--format", "cif", "-o", str(folder)]) == 0
+    assert len(list(folder.rglob("*.cif"))) == len(NAMES)
+
+
+def test_repair_keeps_computations_again(store: hpcbench.Store, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.h5"
+    data = bytearray(store.path.read_bytes())
+    # In the middle of values: one field of the rows is lost at most.
+    data[len(data) // 2 : len(data) // 2 + 8] = bytes(8)
+    copy.write_bytes(data)
+    assert main(["repair", str(copy)]) in (0, 1)
+    mended = hpcbench.open(copy)
+    lost = set(store.again.ids) | set(store.ids)
+    lost -= set(mended.ids) | set(mended.again.ids)
+    for key in mended.again.ids:
+        assert mended.row(key)["parent"]
+    assert len(lost) < 3
+
+
+@pytest.mark.mpi
+def test_ranks_compute_again_as_one_process_does(store: hpcbench.Store, tmp_path: Path) -> None:
+    shutil.copy(store.path.parent / "own.toml", tmp_path)
+    ranks = run(tmp_path, "--criteria", "own.toml", "--criterion", "near", ranks=2)
+    assert ranks.again.ids == store.again.ids
+    assert dict(ranks.table["verdict"]) == dict(store.table["verdict"])
