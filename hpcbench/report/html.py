@@ -241,9 +241,9 @@ def _within_noise(criterion: Criterion, done: pandas.DataFrame) -> int:
 
 
 def _again(store: Store, done: pandas.DataFrame, criterion: Criterion) -> Again:
-    again = store.again.table
-    if not len(again):
+    if not len(store.again):
         return Again(0, 0, 0)
+    again = store.again.table
     before = done.reindex(again["parent"])
     answers = zip(
         texts_of(before, criterion.column), texts_of(again, criterion.column), strict=True
