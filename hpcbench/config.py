@@ -301,6 +301,9 @@ class RunConfig:
         "keep the forces of the displaced supercells in the store, for training data or another "
         "fit; they take as much room as the force constants",
     )
+    keep_dos: bool = _setting(
+        False, kind.switch, "input and output", "keep the phonon density of states in the store"
+    )
     band_dtype: str = _setting(
         "float32",
         kind.one_of("float32", "float64"),

@@ -42,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _dispatch(options: argparse.Namespace) -> int:
     # Imported here: each command loads what it needs and no more.
     command = options.command
-    if command == "run":
+    if command == "reanalyse":
+        from hpcbench.cli.run import reanalyse_command as handler
+    elif command == "run":
         from hpcbench.cli.run import run_command as handler
     elif command == "plan":
         from hpcbench.cli.plan import plan_command as handler

@@ -7,87 +7,19 @@ import dataclasses
 from typing import Any
 
 from hpcbench import __version__
+from hpcbench.cli.texts import (
+    DESCRIPTION,
+    EPILOG,
+    IMPORT_DESCRIPTION,
+    IMPORT_SETTINGS,
+    PLAN_DESCRIPTION,
+    REANALYSE_DESCRIPTION,
+    REANALYSE_SETTINGS,
+    RUN_DESCRIPTION,
+    RUN_EPILOG,
+)
 from hpcbench.config import DEFAULT_FILE, settings
 from hpcbench.exchange.formats import FORMATS
-
-DESCRIPTION = """\
-Phonons and stability verdicts of very many crystals.
-
-  hpcbench run crystals/ --out store.h5          compute; the same again goes on
-  srun -n 32 python -m hpcbench run ...          one MPI rank per GPU
-  hpcbench plan crystals/                        how long that will take
-  hpcbench status                                how far it has come
-  hpcbench show NAME                             one crystal, its bands drawn
-  hpcbench report                                tables and figures as one HTML file
-  hpcbench verify                                is the store what was written?
-"""
-
-EPILOG = """\
-exit codes: 0 done, 1 some crystals failed, 2 wrong use, 3 wrong environment,
-75 stopped before the end: give the same command again
-"""
-
-RUN_DESCRIPTION = """\
-Relax crystals, compute their phonons, and write verdicts, force constants and bands
-into one HDF5 store.
-
-SOURCE is a folder (searched recursively), a file, a pattern, a .zip or .tar(.gz), or a
-list of such in a .txt file. Files may be CIF, POSCAR, extended XYZ, pymatgen JSON, an ASE
-database, or phonopy.yaml.
-
-A run that was killed is continued by the same command; crystals that are finished are
-not computed again.
-"""
-
-RUN_EPILOG = f"""\
-Settings may also stand in a TOML file (--config; {DEFAULT_FILE} of the working folder where
-no SOURCE is given), with underscores for dashes, and in environment variables
-(HPCBENCH_MAX_STEPS for --max-steps). Flags win over the environment, the environment over
-the file.
-
-examples:
-  hpcbench run generated/ --model mattersim-v1.0.0-5M --out generated.h5
-  hpcbench run POSCAR --relax none --supercell 3 3 3 --dtype float64
-  srun -n 32 python -m hpcbench run list.txt --protocol phononbench --out bench.h5
-"""
-
-
-PLAN_DESCRIPTION = """\
-Predict rank-hours, wall time, memory and the size of the store, before anything runs. Takes
-SOURCE and settings as `hpcbench run` does; reads the crystals, loads no potential.
-
-How fast a potential is on a device is learnt from runs (in ~/.cache/hpcbench/rates.json) and
-guessed before the first one. What the store has already is left out.
-"""
-
-
-IMPORT_DESCRIPTION = """\
-Make a store of phonons that others computed: the folders that PhononBench's scripts write
-(YAML with force constants, relaxed CIF, Lable.txt), and phonopy's YAML files, compressed or
-not, with force constants or forces in them or beside them (force_constants.hdf5,
-FORCE_CONSTANTS, FORCE_SETS). Spectra, verdicts and thermal properties are computed as in a run.
-
-Where there are PhononBench's labels, the protocol is phononbench if none is given, and the
-labels are compared with the verdicts. A folder that `hpcbench export` wrote brings its settings
-along. Born charges and dielectric tensors are kept in the column nac_params, and not applied.
-"""
-
-# What decides the results of an import, and how it is done.
-_IMPORT_SETTINGS = (
-    "out",
-    "protocol",
-    "criterion",
-    "criteria",
-    "symprec",
-    "symmetry_tolerance",
-    "mesh",
-    "band_points",
-    "temperatures",
-    "cutoff_frequency",
-    "workers",
-    "keep_forces",
-    "band_dtype",
-)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -106,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_show(commands)
     _add_export(commands)
     _add_import(commands)
+    _add_reanalyse(commands)
     _add_report(commands)
     _add_check(commands)
     _add_combine(commands)
@@ -292,7 +225,18 @@ def _add_import(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="folders, files, patterns")
-    _add_settings(parser, only=_IMPORT_SETTINGS)
+    _add_settings(parser, only=IMPORT_SETTINGS)
+
+
+def _add_reanalyse(commands: Any) -> None:
+    parser = commands.add_parser(
+        "reanalyse",
+        help="other meshes, criteria or temperatures, from the stored force constants",
+        description=REANALYSE_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_store(parser)
+    _add_settings(parser, only=REANALYSE_SETTINGS)
 
 
 def _add_report(commands: Any) -> None:

@@ -28,6 +28,7 @@ from hpcbench.threads import cap_threads
 
 if TYPE_CHECKING:
     from hpcbench.farm.plan import Plan
+    from hpcbench.upkeep.reanalysis import Reanalysis
 
 LOG_INTERVAL = 60.0
 RANKS_A_SECOND = 8
@@ -45,19 +46,40 @@ def run_command(options: argparse.Namespace) -> int:
     if options.where_weights:
         print(_weights_path(config_of(options).model))
         return 0
+    return _as_a_rank(lambda: (config_of(options), None), options.retry_failed)
+
+
+def reanalyse_command(options: argparse.Namespace) -> int:
+    """Analyse a store again, as one rank of the world that this process belongs to."""
+
+    def prepare() -> tuple[RunConfig, Reanalysis]:
+        from hpcbench.cli.look import store_path
+        from hpcbench.upkeep.reanalysis import REANALYSED, reanalysis
+
+        flags = {name: getattr(options, name) for name in REANALYSED}
+        parent = Path(store_path(options.store))
+        instead = reanalysis(parent, flags, options.config, options.out)
+        return instead.config, instead
+
+    return _as_a_rank(prepare, None)
+
+
+def _as_a_rank(
+    prepare: Callable[[], tuple[RunConfig, Reanalysis | None]], retry: str | None
+) -> int:
     stand_between()
     # First of all: a signal during the imports below must not kill the rank.
     stop = Stop()
     stop.install()
     cap_threads()
-    config = config_of(options)
+    config, instead = prepare()
     world = join_world()
     # Before the heavy imports: they take longest of all that comes before the work.
     beginning = Beginning(world)
     if world.size == 1:
-        return _run(config, world, beginning, stop, options.retry_failed)[0]
+        return _run(config, world, beginning, stop, instead, retry)[0]
     try:
-        code, everyone_is_there = _run(config, world, beginning, stop, options.retry_failed)
+        code, everyone_is_there = _run(config, world, beginning, stop, instead, retry)
     except HpcbenchError as error:
         # Before the work began an error is every rank's: one says it.
         if world.rank == 0:
@@ -125,7 +147,12 @@ def ignored_note(sources: Sequence[str]) -> str:
 
 
 def _run(
-    config: RunConfig, world: World, beginning: Beginning, stop: Stop, retry: str | None
+    config: RunConfig,
+    world: World,
+    beginning: Beginning,
+    stop: Stop,
+    instead: Reanalysis | None,
+    retry: str | None,
 ) -> tuple[int, bool]:
     """The exit code, and whether no rank died."""
     from hpcbench.farm.launch import launch
@@ -135,7 +162,7 @@ def _run(
     on_end = _show_results if world.size > 1 else lambda config: None
     if world.size == 1 and (note := lonely()):
         _tell_note(note, world)
-    if world.rank == 0 and (note := ignored_note(config.sources)):
+    if world.rank == 0 and instead is None and (note := ignored_note(config.sources)):
         _tell_note(note, world)
     with _progress(config, world) as (on_plan, on_result):
         outcome = launch(
@@ -143,6 +170,7 @@ def _run(
             world,
             beginning=beginning,
             stop=stop,
+            instead=instead,
             retry=retry,
             on_note=lambda note: _tell_note(note, world),
             on_plan=on_plan,
@@ -185,11 +213,12 @@ def _show_results(config: RunConfig) -> None:
     from hpcbench.rank.account import read_stages
     from hpcbench.report.terminal import print_results
     from hpcbench.store.reader import Store
+    from hpcbench.store.schema import REANALYSIS_OF
 
     store = Store(config.out)
     print_results(store)
     stages = read_stages(store.folder.events)
-    if stages is not None:
+    if stages is not None and REANALYSIS_OF not in store.settings:
         print(stages.lines())
     if config.report:
         _write_report(store)

@@ -14,7 +14,7 @@ from hpcbench.exchange import phononbench
 from hpcbench.exchange.finding import Found, Job
 from hpcbench.exchange.one_crystal import MODEL, NOTHING, How, id_by_origin, import_one
 from hpcbench.rank.rows import schema_of
-from hpcbench.rank.tasks import phonon_settings
+from hpcbench.rank.tasks import Keep, phonon_settings
 from hpcbench.store.decorations import decorate
 from hpcbench.store.run_folder import RunFolder
 from hpcbench.store.schema import DONE
@@ -139,7 +139,7 @@ def import_found(
         phonon_settings(config),
         str(config.criterion),
         config.symmetry_tolerance,
-        config.keep_forces,
+        Keep(config.keep_forces, config.band_dtype, config.keep_dos),
     )
     summary = Imported()
     rows = _rows(found.jobs, how, _workers(config.workers), summary, tell)

@@ -25,7 +25,7 @@ from hpcbench.phonons.calculate import (
     analyse_force_constants,
 )
 from hpcbench.planning.listing import identity
-from hpcbench.rank.tasks import phonon_columns
+from hpcbench.rank.tasks import Keep, phonon_columns
 from hpcbench.relaxation.symmetry import find_space_group
 from hpcbench.sources import SourceFile, Unreadable, read_file
 from hpcbench.store.schema import DONE, FAILED, UNREADABLE
@@ -43,12 +43,12 @@ NOTHING = "no force constants"
 
 @dataclass(frozen=True)
 class How:
-    """How crystals are imported; as in ``RunConfig``."""
+    """How crystals are imported."""
 
     phonons: PhononSettings
     criterion: str
     symmetry_tolerance: float
-    keep_forces: bool
+    keep: Keep
 
 
 def import_one(job: Job, how: How) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def _best(job: Job, how: How) -> tuple[Path, Calculation]:
                 job.beside,
                 how.phonons.primitive_matrix,
                 how.phonons.symprec,
-                with_forces=how.keep_forces,
+                with_forces=how.keep.forces,
             )
         except CrystalError as error:
             problem = problem or error
@@ -180,8 +180,8 @@ def _done_row(
     crystal: Crystal, calculation: Calculation, result: PhononResult, how: How
 ) -> dict[str, Any]:
     group = find_space_group(crystal.to_ase(), how.symmetry_tolerance)
-    columns = phonon_columns(result, how.criterion)
-    if how.keep_forces and forces_in(calculation.dataset):
+    columns = phonon_columns(result, how.criterion, how.keep)
+    if how.keep.forces and forces_in(calculation.dataset):
         columns["forces"] = _forces(calculation.dataset or {})
     columns["displacements"] = calculation.displaced
     nac = calculation.nac_params

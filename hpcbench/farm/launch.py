@@ -24,6 +24,7 @@ from hpcbench.farm.devices import choose_device, own_cores
 from hpcbench.farm.disk import compare_room
 from hpcbench.farm.ending import Ending, Outcome, in_words
 from hpcbench.farm.holdings import Holdings
+from hpcbench.farm.instead import Instead
 from hpcbench.farm.journal import Journal, journal_path
 from hpcbench.farm.plan import Plan, make_plan, name_launch
 from hpcbench.farm.share import Share, double_of, load_crystals, load_for
@@ -31,7 +32,7 @@ from hpcbench.farm.understudy import Order, Understudy
 from hpcbench.farm.weights import provide_weights
 from hpcbench.farm.world import World
 from hpcbench.planning.blocks import MOST_UNDER_WAY
-from hpcbench.planning.costs import load_cost_model
+from hpcbench.planning.costs import CostModel, load_cost_model
 from hpcbench.planning.listing import Listed, Record, read_share
 from hpcbench.potentials.protocol import Potential
 from hpcbench.potentials.registry import check_name, weights_sha256
@@ -52,6 +53,7 @@ def launch(
     stop: Stop,
     records: Iterable[Record] | None = None,
     potential: Potential | None = None,
+    instead: Instead | None = None,
     retry: str | None = None,
     environment: Mapping[str, str] | None = None,
     on_note: Callable[[str], None] = lambda note: None,
@@ -74,6 +76,8 @@ def launch(
         Crystals to take instead of reading ``config.sources``; on rank 0.
     potential : Potential, optional
         A loaded potential to use instead of loading ``config.model``.
+    instead : Instead, optional
+        What is done with crystals instead of computing their phonons.
     retry : str, optional
         Compute those again that failed for a reason which begins like this.
     environment : mapping, optional
@@ -88,6 +92,9 @@ def launch(
         For all that is wrong with the settings, the sources, the machine or the store; on
         every rank, before any work is done.
     """
+    if instead is not None:
+        potential = instead.potential
+        records = instead.records() if world.rank == 0 else ()
     folder = RunFolder(config.out)
     beginning = beginning or Beginning(world)
     leaving = contextlib.ExitStack()
@@ -95,7 +102,7 @@ def launch(
         files = _together(world, lambda: find_files(config.sources) if records is None else [])
         if potential is None:
             provide_weights(config.model, world, on_note)
-        deciding, name = _together(world, lambda: _open_folder(config, folder, potential))
+        deciding, name = _together(world, lambda: _open_folder(config, folder, potential, instead))
         for note in check_world(world, folder.path, config.model if potential is None else ""):
             on_note(note)
         attendance, journal, log = _enter(config, world, folder, name, stop)
@@ -107,7 +114,8 @@ def launch(
         damaged = world.gather(_all_or_none(world, lambda: find_damage_apart(segments)))
         _together(world, lambda: _set_aside(damaged))
         gathered = world.gather(read_share(config, files, records, world.rank, world.size))
-        plan = _plan(config, world, folder, deciding, gathered, name, retry)
+        rates = None if instead is None else instead.rates
+        plan = _plan(config, world, folder, deciding, gathered, name, rates, retry)
         time = _together(world, lambda: time_left(config.time_limit, stop.age, environment))
         if time is not None:
             stop.limit(time.for_work, time.reserve)
@@ -127,6 +135,7 @@ def launch(
             beginning,
             stop,
             potential,
+            instead,
             on_result,
             on_end,
         )
@@ -152,6 +161,7 @@ class _Call:
     beginning: Beginning
     stop: Stop
     potential: Potential | None
+    instead: Instead | None
     on_result: Callable[[Mapping[str, Any]], None]
     on_end: Callable[[RunConfig], None]
 
@@ -192,12 +202,13 @@ def _plan(
     deciding: Mapping[str, Any],
     gathered: Sequence[Sequence[Listed] | SetupError],
     name: str,
+    known: CostModel | None,
     retry: str | None,
 ) -> Plan:
     """Write the list, and plan; then all ranks hold the folder, or none."""
 
     def plan() -> Plan:
-        rates = load_cost_model(
+        rates = known or load_cost_model(
             config.model, deciding["weights_sha256"], config.dtype, config.device
         )
         plan = make_plan(config, folder, deciding, gathered, name, world.size, rates, retry)
@@ -267,7 +278,9 @@ def _work(call: _Call) -> bool:
         else potential.info.device
     )
     call.beginning.end()
-    processes = number_of_processes(config.workers, device, cores, plan.pending / world.size)
+    # Beside a potential, or in its place.
+    place = device if call.instead is None else ""
+    processes = number_of_processes(config.workers, place, cores, plan.pending / world.size)
     inbox: Inbox = queue.SimpleQueue()
     holdings = Holdings(call.journal)
 
@@ -301,6 +314,7 @@ def _work(call: _Call) -> bool:
             MOST_UNDER_WAY,
             on_result,
             holdings.commit,
+            way=None if call.instead is None else call.instead.way,
             load_double=(
                 double_of(config, device, world.local_size) if call.potential is None else None
             ),
@@ -353,15 +367,16 @@ def _together(world: World, action: Callable[[], Any]) -> Any:
 
 
 def _open_folder(
-    config: RunConfig, folder: RunFolder, potential: Potential | None
+    config: RunConfig, folder: RunFolder, potential: Potential | None, instead: Instead | None
 ) -> tuple[dict[str, Any], str]:
     """Take the folder; gives the deciding settings and the launch's name."""
-    if potential is None:
+    if instead is not None:
+        deciding = dict(instead.deciding)
+    elif potential is None:
         check_name(config.model)
-        weights = weights_sha256(config.model)
+        deciding = deciding_settings(config, weights_sha256(config.model))
     else:
-        weights = potential.info.weights_sha256
-    deciding = deciding_settings(config, weights)
+        deciding = deciding_settings(config, potential.info.weights_sha256)
     folder.create()
     folder.lock()
     folder.agree(deciding)

@@ -184,6 +184,16 @@ class MeshResult:
     left_out: float
 
 
+def density_of_states(phonon: Phonopy) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Frequencies in THz, and states per THz and primitive cell, on the mesh of :func:`run_mesh`.
+
+    By phonopy, as ``phonopy --dos`` does: tetrahedra, 201 points from the lowest frequency to
+    the highest. The integral is three times the number of atoms.
+    """
+    result = phonon.run_total_dos()
+    return np.array(result.frequency_points), np.array(result.dos)
+
+
 def run_mesh(
     phonon: Phonopy,
     mesh: Sequence[float],

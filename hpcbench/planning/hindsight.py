@@ -24,7 +24,7 @@ from hpcbench.planning.costs import (
     supercell_of,
 )
 from hpcbench.planning.listing import crystal_of
-from hpcbench.store.schema import DONE
+from hpcbench.store.schema import DONE, REANALYSIS_OF
 from hpcbench.store.table_reader import TableReader
 
 if TYPE_CHECKING:
@@ -117,7 +117,8 @@ def learn(store: Store, progress: Progress) -> CostModel | None:
         If the list of crystals cannot be read.
     """
     what = taken(store, progress)
-    if what is None or len(what.ids) < FEWEST:
+    # A reanalysis says nothing of the potential.
+    if what is None or len(what.ids) < FEWEST or REANALYSIS_OF in store.settings:
         return None
     settings, device = store.settings, what.provenance["device"]
     potential = (settings["model"], settings["weights_sha256"], settings["dtype"], device)

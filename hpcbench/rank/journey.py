@@ -96,7 +96,7 @@ class Route:
         displaced: Displaced = yield OnCpu(
             DISPLACEMENTS, displace_supercell, (relaxation.atoms, supercell_matrix, settings)
         )
-        keep = Keep(config.keep_forces, config.band_dtype)
+        keep = Keep(config.keep_forces, config.band_dtype, config.keep_dos)
         forces: NDArray[np.float64] = yield ForcesOn(displaced.copies)
         how = settings, str(config.criterion), keep
         columns: dict[str, Any] = yield OnCpu(

@@ -271,7 +271,7 @@ def number_of_processes(wanted: int | str, device: str, cores: float, crystals: 
     wanted : int or "auto"
         The setting.
     device : str
-        The potential's; it decides how much there is to do beside it.
+        The potential's; it decides how much there is to do beside it. Empty where there is none.
     cores : float
         Cores that this rank may use, see :func:`hpcbench.farm.devices.own_cores`.
     crystals : float
@@ -279,6 +279,8 @@ def number_of_processes(wanted: int | str, device: str, cores: float, crystals: 
     """
     if not isinstance(wanted, str):
         return wanted
+    if not device:
+        return max(0, math.floor(cores))
     most = MOST_FOR_A_CPU if device == "cpu" else MOST_FOR_A_GPU
     worth_it = math.floor(crystals / CRYSTALS_A_PROCESS)
     return max(0, min(math.floor(cores) - 1, most, worth_it))

@@ -21,7 +21,7 @@ from hpcbench.config import RunConfig
 from hpcbench.criteria import column_of, criteria_of
 from hpcbench.errors import CrystalError, HpcbenchError
 from hpcbench.phonons.calculate import PhononResult, PhononSettings, analyse, prepare
-from hpcbench.phonons.spectrum import Mode
+from hpcbench.phonons.spectrum import Mode, density_of_states
 from hpcbench.phonons.supercells import displaced_copies
 from hpcbench.potentials.copies import DisplacedCopies
 from hpcbench.store.schema import UNDETERMINED
@@ -57,10 +57,13 @@ class Keep:
         The forces of the displaced supercells.
     band_dtype : str
         Precision of the bands. ``float32`` also rounds them to ``BAND_STEP``.
+    dos : bool
+        The phonon density of states.
     """
 
     forces: bool
     band_dtype: str
+    dos: bool
 
 
 BAND_STEP = 2.0**-17
@@ -110,12 +113,7 @@ def analyse_forces(
         What is among the columns beside force constants and verdicts.
     """
     result = analyse(pickle.loads(phonon), forces, settings)
-    columns = phonon_columns(result, criterion)
-    if keep.forces:
-        columns["forces"] = result.forces.reshape(-1, 3)
-    if keep.band_dtype == "float32":
-        columns["band_frequencies"] = rounded_bands(columns["band_frequencies"])
-    return columns
+    return phonon_columns(result, criterion, keep)
 
 
 def rounded_bands(frequencies: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -123,8 +121,8 @@ def rounded_bands(frequencies: NDArray[np.float64]) -> NDArray[np.float32]:
     return (np.round(frequencies / BAND_STEP) * BAND_STEP).astype(np.float32)
 
 
-def phonon_columns(result: PhononResult, criterion: str) -> dict[str, Any]:
-    """A result of phonons by the store's columns, without forces."""
+def phonon_columns(result: PhononResult, criterion: str, keep: Keep) -> dict[str, Any]:
+    """A result of phonons by the store's columns."""
     phonon, mesh = result.phonon, result.mesh
     is_within_noise = criterion in result.undetermined
     displaced = (phonon.dataset or {}).get("first_atoms", [])
@@ -167,6 +165,12 @@ def phonon_columns(result: PhononResult, criterion: str) -> dict[str, Any]:
         columns[f"noise_{place}"] = result.noise.frequencies[place]
         columns[f"acoustic_{place}"] = result.lowest_modes[place].acoustic
         columns[f"imaginary_{place}"] = character.imaginary[place]
+    if keep.forces:
+        columns["forces"] = result.forces.reshape(-1, 3)
+    if keep.band_dtype == "float32":
+        columns["band_frequencies"] = rounded_bands(columns["band_frequencies"])
+    if keep.dos:
+        columns["dos_frequencies"], columns["dos"] = density_of_states(phonon)
     return columns
 
 

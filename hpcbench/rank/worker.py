@@ -28,7 +28,7 @@ from hpcbench.rank.account import EVENT, FORCES, PREPARING, RELAXATION, Account
 from hpcbench.rank.beside import Inbox, Reader, Row, Writer
 from hpcbench.rank.journey import Route
 from hpcbench.rank.memory import peak_device_memory, peak_memory
-from hpcbench.rank.pipeline import Pipeline, Traveller
+from hpcbench.rank.pipeline import Journey, Pipeline, Traveller
 from hpcbench.rank.processes import Crew
 from hpcbench.rank.rows import failed_row, provenance_of, schema_of
 from hpcbench.rank.stopping import Stop, StoppablePotential, StopRequested
@@ -70,6 +70,8 @@ class Worker:
         By id, how often a crystal was begun before, where that is known.
     load_double : callable, optional
         Loads the potential in double precision, where the run is in single and there is one.
+    way : callable, optional
+        The way of a crystal, if it is not that of a run.
     """
 
     config: RunConfig
@@ -86,6 +88,7 @@ class Worker:
     on_commit: Callable[[list[str]], None] = lambda ids: None
     attempts: dict[str, int] = field(default_factory=dict)
     load_double: Callable[[], Potential] | None = None
+    way: Callable[[Crystal], Journey] | None = None
     _commits: Iterator[int] = field(default_factory=lambda: itertools.count(1), init=False)
 
     def work(
@@ -137,7 +140,7 @@ class Worker:
 
             pipeline = Pipeline(
                 potential,
-                route.journey,
+                self.way or route.journey,
                 reader,
                 self.crew,
                 self.inbox,

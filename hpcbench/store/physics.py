@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcbench.errors import StoreError
-from hpcbench.store.result import compact_force_constants
-from hpcbench.store.schema import DONE
+from hpcbench.store.result import compact_force_constants, has_force_constants
+from hpcbench.store.schema import DONE, REANALYSIS_OF
 from hpcbench.store.table_reader import TableReader
 
 if TYPE_CHECKING:
@@ -52,6 +52,9 @@ def check_physics(
     ``tell`` is told each row before it is looked at.
     """
     done = np.flatnonzero(reader.column("status") == DONE)
+    if REANALYSIS_OF in reader.settings:
+        # Its force constants are in the store that it is of.
+        done = done[:0]
     chosen = done[np.linspace(0, len(done) - 1, min(sample, len(done))).astype(int)]
     if not len(chosen):
         yield 0
@@ -98,11 +101,16 @@ def phonopy_of(row: Mapping[str, Any], symprec: float) -> Phonopy:
     Raises
     ------
     StoreError
-        If the installed phonopy orders the supercell otherwise.
+        If the installed phonopy orders the supercell otherwise, or there are no force constants.
     """
     from phonopy import Phonopy
     from phonopy.structure.atoms import PhonopyAtoms
 
+    if not has_force_constants(row):
+        raise StoreError(
+            f"{row['name']} ({row['id']}): its force constants are in the store that was analysed "
+            f"again"
+        )
     phonon = Phonopy(
         PhonopyAtoms(
             numbers=row["numbers"],

@@ -94,7 +94,7 @@ class Result:
     bands : Bands
         Along the band path.
     force_constants : ndarray, shape (nprim, nsuper, 3, 3)
-        Compact, in eV/A^2.
+        Compact, in eV/A^2; ``None`` in a reanalysis, too.
     unstable_modes : tuple of UnstableMode
         The lowest mode of each place, where it is imaginary.
     row : mapping
@@ -132,10 +132,15 @@ def result_of(row: Mapping[str, Any]) -> Result:
         energy=float(row["energy"]) if done else None,
         min_frequencies={p: float(row.get(f"min_frequency_{p}", math.nan)) for p in PLACES},
         bands=bands_of(row) if done else None,
-        force_constants=compact_force_constants(row) if done else None,
+        force_constants=compact_force_constants(row) if done and has_force_constants(row) else None,
         unstable_modes=_unstable_modes(row) if done else (),
         row=row,
     )
+
+
+def has_force_constants(row: Mapping[str, Any]) -> bool:
+    """Whether they are in this store: those of a reanalysis stay in the one that it is of."""
+    return len(row["force_constants"]) > 0
 
 
 def compact_force_constants(row: Mapping[str, Any]) -> NDArray[np.float64]:

@@ -13,6 +13,9 @@ DONE, FAILED, UNREADABLE = "done", "failed", "unreadable"
 UNDETERMINED = "undetermined"
 """The ``verdict`` where noise could change the criterion's answer."""
 
+REANALYSIS_OF = "reanalysis_of"
+"""In the settings of a reanalysis: the hash of the settings of the store that it is of."""
+
 AGAIN = ":"
 """Between a crystal's id and what is different, in the id of a computation again."""
 
@@ -246,5 +249,7 @@ def result_schema(
         Field("commensurate_qpoints", "f8", (3,), "", "reduced, of the primitive cell"),
         Field("commensurate_frequencies", "f8", (), "THz", "(q, 3 x primitive atoms), flattened"),
         *_MODES,
+        Field("dos_frequencies", "f8", (), "THz", "of the density of states; empty unless kept"),
+        Field("dos", "f8", (), "1/THz", "phonon density of states, of the primitive cell"),
     )
     return Schema(columns, ragged)

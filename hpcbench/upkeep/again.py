@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from hpcbench.criteria import PLACES, criteria_of
 from hpcbench.phonons.calculate import PhononSettings, analyse_force_constants
 from hpcbench.phonons.noise import Noise
 from hpcbench.protocols import PROTOCOLS
-from hpcbench.rank.tasks import phonon_columns, rounded_bands
+from hpcbench.rank.tasks import Keep, phonon_columns
 from hpcbench.store.physics import phonopy_of
-from hpcbench.store.schema import UNDETERMINED
+from hpcbench.store.reader import Store
+from hpcbench.store.schema import AGAIN, DONE, UNDETERMINED
 
 FIT = frozenset(
     {
@@ -23,10 +26,16 @@ FIT = frozenset(
     }
 )  # fmt: skip
 """Columns of phonons that come from forces, and do not follow from force constants."""
+LEFT_OUT = frozenset({"force_constants", "forces", "displacement_atoms", "displacement_vectors"})
+"""Fields that stay in the store that was analysed: the largest, and the same."""
+THERMAL = ("free_energy", "entropy", "heat_capacity")
+AS_STORED = Keep(forces=False, band_dtype="float32", dos=False)
 
 
-def columns_again(row: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Spectra, verdicts and thermal properties of a row, by the settings of its store.
+def columns_again(
+    row: Mapping[str, Any], settings: Mapping[str, Any], keep: Keep = AS_STORED
+) -> dict[str, Any]:
+    """Spectra, verdicts and thermal properties of a row, by the settings of its store or others.
 
     Raises
     ------
@@ -51,11 +60,44 @@ def columns_again(row: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[s
     noise = {place: float(row.get(f"noise_{place}", math.nan)) for place in PLACES}
     known = Noise(float(row.get("force_noise", math.nan)), noise, {})
     result = analyse_force_constants(phonon, phonons, known)
-    columns = phonon_columns(result, settings["criterion"])
+    columns = phonon_columns(result, settings["criterion"], keep)
     if settings["criterion"] in row.get("within_noise", "").split(", "):
         columns["verdict"] = UNDETERMINED
     if not row.get("parent"):
         # The verdict of the computation again is in its own row.
         columns["again"] = ""
-    columns["band_frequencies"] = rounded_bands(columns["band_frequencies"])
     return {name: value for name, value in columns.items() if name not in FIT}
+
+
+def analyse_stored(
+    parent: Path, key: str, settings: Mapping[str, Any], keep: Keep
+) -> list[dict[str, Any]]:
+    """The rows of a crystal, with what follows from its force constants by these settings.
+
+    Behind it that of its computation in double precision, if there is one.
+    """
+    store = _opened(parent)
+    rows = [store.row(key)]
+    if rows[0].get("again"):
+        rows.append(store.row(f"{key}{AGAIN}{rows[0]['again']}"))
+    analysed = [_analysed(row, settings, keep) for row in rows]
+    if len(analysed) > 1:
+        # As in a run: the verdict is that of the computation again.
+        analysed[0]["verdict"] = analysed[1]["verdict"]
+        analysed[0]["again"] = analysed[1]["again"]
+    return analysed
+
+
+def _analysed(row: Mapping[str, Any], settings: Mapping[str, Any], keep: Keep) -> dict[str, Any]:
+    kept = {name: value for name, value in row.items() if name not in LEFT_OUT}
+    if row["status"] != DONE:
+        # Nothing, at as many temperatures as there were.
+        return {name: value for name, value in kept.items() if name not in THERMAL}
+    # Which answers noise could change is known for the store's own q-points and criteria alone.
+    columns = columns_again({**row, "within_noise": ""}, settings, keep)
+    return {**kept, **columns, "within_noise": ""}
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(parent: Path) -> Store:
+    return Store(parent)

@@ -1,0 +1,152 @@
+"""What follows from the force constants of a store, computed again with other settings."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpcbench.config import RunConfig, load_config, settings_hash
+from hpcbench.crystal import Crystal, Origin
+from hpcbench.errors import EvaluationError, StoreError
+from hpcbench.planning.costs import CostModel
+from hpcbench.potentials.one_by_one import OneByOne
+from hpcbench.potentials.protocol import Evaluation, PotentialInfo
+from hpcbench.rank.journey import ANALYSIS
+from hpcbench.rank.tasks import Keep
+from hpcbench.requests import OnCpu, Request
+from hpcbench.store.reader import Store
+from hpcbench.store.schema import REANALYSIS_OF
+from hpcbench.upkeep.again import analyse_stored
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+CHANGEABLE = (
+    "criterion", "criteria", "mesh", "band_points", "temperatures", "cutoff_frequency",
+)  # fmt: skip
+"""Settings that a reanalysis may change."""
+REANALYSED = (*CHANGEABLE, "workers", "time_limit", "commit_interval", "keep_dos", "band_dtype")
+"""Those, and how it is done."""
+_GIVEN = (
+    "crystals/id", "crystals/name", "crystals/origins", "arrays/cell", "ragged/numbers",
+    "ragged/positions", "arrays/supercell_matrix",
+)  # fmt: skip
+# Of a rank, until it has measured its own pace: phonopy's work on a small and on a large cell.
+RATES = CostModel(0.0, 0.0, 0.2, 2e-5, 2.0, where="phonopy's work on one core")
+
+
+@dataclass(frozen=True)
+class Reanalysis:
+    """The analysis of a store with other settings, as a launch takes it.
+
+    Attributes
+    ----------
+    parent : Path
+        The store with the force constants.
+    config : RunConfig
+        Its settings, and those that are changed.
+    deciding : mapping
+        What decides the results.
+    """
+
+    parent: Path
+    config: RunConfig
+    deciding: Mapping[str, Any]
+
+    @property
+    def rates(self) -> CostModel:
+        """How long it takes, about."""
+        return RATES
+
+    @property
+    def potential(self) -> NoPotential:
+        """Stands where a run has its potential."""
+        return NoPotential(self.deciding)
+
+    def records(self) -> Iterator[Crystal]:
+        """The crystals of the store, as they were given; those without a cell are left out."""
+        for row in Store(self.parent).rows(_GIVEN):
+            if len(row["numbers"]):
+                matrix = row["supercell_matrix"]
+                yield Crystal(
+                    row["id"],
+                    row["name"],
+                    tuple(Origin(*origin) for origin in json.loads(row["origins"])),
+                    row["cell"],
+                    row["positions"],
+                    row["numbers"],
+                    matrix if matrix.any() else None,
+                )
+
+    def way(self, crystal: Crystal) -> Generator[Request, Any, list[dict[str, Any]]]:
+        """The way of a crystal: its analysis alone."""
+        keep = Keep(False, self.config.band_dtype, self.config.keep_dos)
+        rows: list[dict[str, Any]] = yield OnCpu(
+            ANALYSIS, analyse_stored, (self.parent, crystal.id, dict(self.deciding), keep)
+        )
+        return rows
+
+
+class NoPotential(OneByOne):
+    """Has the name of the potential that the forces were from; nobody asks it for more."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.info = PotentialInfo(
+            settings["model"], "", "", settings["weights_sha256"], settings["dtype"], "cpu", None
+        )
+
+    def evaluate(self, structures: Sequence[Atoms], *, stress: bool = False) -> list[Evaluation]:
+        """There is none."""
+        raise EvaluationError("a reanalysis has no potential")
+
+
+def reanalysis(
+    parent: Path, flags: Mapping[str, Any], file: str | None, out: str | None = None
+) -> Reanalysis:
+    """What to do to analyse a store again.
+
+    Parameters
+    ----------
+    parent : Path
+        The store.
+    flags : mapping
+        Settings that are given; those that are ``None`` stay as they are.
+    file : str or None
+        A TOML file with settings.
+    out : str, optional
+        Where to write to; by default ``NAME.again.h5`` beside ``NAME.h5``.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`hpcbench.config.load_config`.
+    StoreError
+        If it is a reanalysis itself, or cannot be read.
+    """
+    settings = Store(parent).settings
+    if REANALYSIS_OF in settings:
+        raise StoreError(
+            f"{parent} is a reanalysis itself: give the store that has the force constants"
+        )
+    known = {field.name for field in fields(RunConfig)}
+    stored = {key: value for key, value in settings.items() if key in known}
+    # What a file or the environment sets counts before the store's, and flags before those.
+    plain, elsewhere = RunConfig().resolved(), load_config({}, file)
+    given = {
+        name: getattr(elsewhere, name)
+        for name in REANALYSED
+        if getattr(elsewhere, name) != getattr(plain, name)
+    }
+    given |= {key: value for key, value in flags.items() if value is not None}
+    target = out or os.fspath(parent.with_suffix(f".again{parent.suffix}"))
+    config = load_config({**stored, **given, "out": target, "report": False}, environment={})
+    every = config.deciding_settings()
+    deciding = {key: value for key, value in settings.items() if key != "hash"}
+    deciding |= {key: every[key] for key in CHANGEABLE if key in every}
+    deciding[REANALYSIS_OF] = settings["hash"]
+    deciding["hash"] = settings_hash(deciding)
+    return Reanalysis(parent, config, deciding)
