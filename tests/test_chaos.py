@@ -38,7 +38,6 @@ EVERY_DAY = (
     "a worker process killed",
     "an understudy killed",
     "all ranks asked to stop",
-    "one rank stopped and woken",
     "stopped and woken while consolidating",
 )
 # Clocks that jump by hours, forwards and backwards, in every process at other moments.

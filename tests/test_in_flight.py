@@ -697,7 +697,7 @@ def test_minima_and_calls_of_ase_by_hand_for_metals(emt) -> None:
 
 
 # DESIGN.md has the numbers for 64, which take four minutes.
-GENERATED = 20
+GENERATED = 12
 
 
 @pytest.mark.reference

@@ -17,6 +17,7 @@ import phonopy
 import pytest
 from phonopy.file_IO import parse_FORCE_SETS
 from phonopy.interface.vasp import read_vasp
+from phonopy.structure.atoms import PhonopyAtoms
 
 import hpcbench
 from hpcbench.config import RunConfig
@@ -32,12 +33,18 @@ BASE = np.array([[1, 0, 0], [0, 0.5, -0.5], [0, 0.5, 0.5]])
 BARE = {
     "P2": ((3, 2, 2), np.eye(3)),
     "Amm2": ((3, 2, 2), BASE),
+    "Pc": ((2, 2, 2), np.eye(3)),
+    "P222_1": ((2, 2, 1), np.eye(3)),
+    "P4_1": ((2, 2, 1), np.eye(3)),
     "P-4": ((1, 1, 2), np.eye(3)),
     "I4_1a": ((2, 2, 1), BODY),
     "P4mm": ((3, 3, 2), np.eye(3)),
     "P-42_1m": ((2, 2, 3), np.eye(3)),
     "P3m1": ((4, 4, 2), np.eye(3)),
     "P-3m1": ((3, 3, 2), np.eye(3)),
+    "P31m": ((1, 1, 3), np.eye(3)),
+    "P6": ((2, 2, 1), np.eye(3)),
+    "P6_222": ((2, 2, 2), np.eye(3)),
     "P-6": ((1, 1, 3), np.eye(3)),
     "P-6m2": ((2, 2, 3), np.eye(3)),
     "P-62m": ((1, 1, 2), np.eye(3)),
@@ -51,15 +58,18 @@ PAIRS = (
 )  # fmt: skip
 FILES = (
     "phonopy/test/phonopy_SrTiO3.yaml.xz",
-    "phonopy/test/phonopy_params_NaCl-rd.yaml.xz",
     "phonopy/test/phonopy_params_Si.yaml",
     "phonopy/test/phonopy_params_TiPN3.yaml.xz",
     "phonopy/test/phonopy_params_Zr3N4.yaml",
     "phonopy/example/KCl-SSCHA/phonopy_fc222_JPCM2022.yaml.xz",
+    "phonopy/example/KCl-SSCHA/phonopy_fc444_JPCM2022.yaml.xz",
     "symfc/tests/phonopy_GaN_222_rd.yaml.xz",
+    "symfc/tests/phonopy_GaN_442_rd.yaml.xz",
     "symfc/tests/phonopy_NaCl_222_rd.yaml.xz",
     "symfc/tests/phonopy_SiO2_221_rd.yaml.xz",
+    "symfc/tests/phonopy_SiO2_222_rd.yaml.xz",
     "symfc/tests/phonopy_SnO2_222_rd.yaml.xz",
+    "symfc/tests/phonopy_SnO2_223_rd.yaml.xz",
     "spgrep-modulation/tests/phonopy_64_R_to_12.yaml",
     "spgrep-modulation/tests/phonopy_mp-1265.yaml.xz",
     "spgrep-modulation/tests/phonopy_mp-149.yaml.xz",
@@ -67,12 +77,18 @@ FILES = (
     "spgrep-modulation/tests/phonopy_mp-661.yaml.xz",
 )
 """The others of the table are large, or the same material once more."""
+LONG_WAVES = {"example ZnO", "Pc", "P6", "P6_222", "P4_332", "phonopy_GaN_222_rd"}
+"""Stable, but for long acoustic waves on the path, where it leaves Gamma: -0.07 to -0.27 THz."""
 TEMPERATURES = (0.0, 100.0, 300.0, 1000.0)
 MESH = (6, 6, 6)
 
 
 def stem(path: str) -> str:
     return Path(path).name.removesuffix(".xz").removesuffix(".yaml")
+
+
+def saved_as(name: str) -> str:
+    return name.replace(" ", "-").removeprefix("phonopy_").removeprefix("params_")
 
 
 NAMES = (*(f"example {name}" for name in PAIRS), *BARE, *map(stem, FILES))
@@ -107,7 +123,7 @@ def saved(reference_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
             phonon = load(reference_data / "phonons", name)
             has_forces = phonon.dataset is not None
             phonon.save(
-                folder / f"{name.replace(' ', '-')}.yaml",
+                folder / f"{saved_as(name)}.yaml",
                 settings={"force_sets": has_forces, "force_constants": not has_forces},
             )
     return folder
@@ -133,7 +149,7 @@ def table(reference_data: Path) -> dict[str, dict[str, str]]:
 
 
 def row_of(store: hpcbench.Store, name: str) -> dict[str, Any]:
-    return store.row(store.find(name.replace(" ", "-")))
+    return store.row(store.find(saved_as(name)))
 
 
 def by_phonopy(path: Path) -> phonopy.Phonopy:
@@ -147,6 +163,10 @@ def by_phonopy(path: Path) -> phonopy.Phonopy:
             theirs.symmetrize_force_constants(show_drift=False, use_symfc_projector=False)
         elif theirs.force_constants is None:
             theirs.produce_force_constants(fc_calculator="symfc", show_drift=False)
+        # A store has the elements' masses; one of the files has 28.09 for silicon.
+        theirs.masses = PhonopyAtoms(
+            symbols=theirs.primitive.symbols, cell=np.eye(3), positions=theirs.primitive.positions
+        ).masses
     return theirs
 
 
@@ -156,13 +176,13 @@ def test_spectra_and_thermal_properties_are_phonopys(
 ) -> None:
     pytest.importorskip("symfc")
     row = row_of(store, name)
-    theirs = by_phonopy(saved / f"{name.replace(' ', '-')}.yaml")
+    theirs = by_phonopy(saved / f"{saved_as(name)}.yaml")
     for place in ("band", "commensurate"):
         wanted = np.sort(theirs.run_qpoints(row[f"{place}_qpoints"]).frequencies, axis=1)
         ours = np.reshape(row[f"{place}_frequencies"], wanted.shape)
-        # Squares: at Gamma acoustic frequencies are roots of rounding. The file rounds masses.
+        # Squares: at Gamma acoustic frequencies are roots of rounding.
         squares = ours * np.abs(ours) - wanted * np.abs(wanted)
-        assert np.abs(squares).max() < 2e-6 * max(1.0, np.abs(wanted).max())
+        assert np.abs(squares).max() < 1e-6 * max(1.0, np.abs(wanted).max())
         away = np.abs(wanted) > 0.1
         assert np.abs(ours - wanted)[away].max() < 1e-6
     with warnings.catch_warnings():
@@ -195,8 +215,9 @@ def test_the_kind_of_instability_is_that_of_the_table(
         assert row["verdict_phononbench"] == "unstable"
         assert row["min_frequency_commensurate"] > -1e-3
     else:
-        assert kinds == {CLEAN}
-        assert row["verdict_phononbench_v3"] == row["verdict_mesh"] == "stable"
+        assert kinds == ({NEAR_GAMMA} if name in LONG_WAVES else {CLEAN})
+        assert row["verdict_mesh"] == "stable"
+        assert (row["verdict_phononbench"] == "stable") == (name not in LONG_WAVES)
 
 
 def test_all_three_kinds_are_among_them(

@@ -20,7 +20,7 @@ from hpcbench.cli import main
 from hpcbench.errors import StoreError
 from hpcbench.store.run_folder import RunFolder
 
-METALS = ("Cu", "Al", "Ag", "Ni", "Pd", "Pt")
+METALS = ("Cu", "Al", "Ag", "Pt")
 TEMPERATURES = ("0", "75", "150", "300", "600")
 
 

@@ -15,7 +15,6 @@ import hpcbench
 from hpcbench.crystal import Crystal
 from hpcbench.errors import CrystalError
 from hpcbench.phonons.force_constants import fit_force_constants, subtract_drift
-from hpcbench.phonons.spectrum import commensurate_qpoints, frequencies_at, run_mesh
 
 pytestmark = pytest.mark.reference
 
@@ -66,68 +65,6 @@ def test_generated_crystals_through_chgnet_as_by_hand(generated: list[Atoms]) ->
             compared += 1
     print(ours.table[["name", "status", "reason", "relaxation_steps", "min_frequency_path"]])
     assert compared >= 10
-
-
-FORCE_SETS = (
-    "NaCl", "MgO", "SnO2", "TiO2-anatase", "CaTiO3", "SiO2-HP", "MgB2", "ZnO", "Al2O3",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("name", FORCE_SETS)
-def test_dft_force_sets_give_phonopys_frequencies(name: str, reference_data: Path) -> None:
-    """From stored DFT forces to spectra: the same numbers as phonopy, and as were published."""
-    import csv
-
-    import phonopy
-
-    folder = reference_data / "phonons" / "phonopy" / "example" / name
-    table = reference_data / "phonons" / "min-frequencies.csv"
-    with table.open() as stream:
-        published = {line["tag"]: line for line in csv.DictReader(stream)}[f"example/{name}"]
-    with warnings.catch_warnings():
-        # phonopy speaks of its own defaults having changed.
-        warnings.simplefilter("ignore")
-        loaded = phonopy.load(
-            folder / "phonopy_disp.yaml",
-            force_sets_filename=folder / "FORCE_SETS",
-            is_nac=False,
-            produce_fc=False,
-            log_level=0,
-        )
-    forces = np.array([entry["forces"] for entry in loaded.dataset["first_atoms"]])
-    ours = phonopy.Phonopy(
-        loaded.unitcell,
-        supercell_matrix=loaded.supercell_matrix,
-        primitive_matrix=loaded.primitive_matrix,
-    )
-    ours.dataset = loaded.dataset
-    without_drift, _ = subtract_drift(forces)
-    fit_force_constants(ours, without_drift)
-    at_commensurate = frequencies_at(ours, commensurate_qpoints(ours))
-    numbers = [int(n) for n in published["mesh"].split("x")]
-    mesh = run_mesh(ours, numbers, (300.0,), 0.1)
-    # The published overview: four decimals, plain phonopy, on its own mesh.
-    at_gamma = np.abs(at_commensurate.qpoints).max(axis=1) < 1e-8
-    acoustic = np.sort(np.abs(at_commensurate.frequencies[at_gamma]).ravel())[:3]
-    assert acoustic.max() < 1e-3
-    rest = at_commensurate.frequencies.ravel()
-    lowest = rest[~np.isin(np.abs(rest), acoustic)].min()
-    assert lowest == pytest.approx(float(published["min_freq_commensurate"]), abs=2e-2)
-
-    theirs = loaded
-    theirs.forces = without_drift
-    theirs.produce_force_constants(show_drift=False)
-    theirs.symmetrize_force_constants(show_drift=False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        theirs.run_mesh(numbers)
-    thermal = theirs.run_thermal_properties(temperatures=[300.0], cutoff_frequency=0.1)
-    # Theirs are full force constants, for which one round of symmetrisation is enough.
-    np.testing.assert_allclose(
-        np.sort(mesh.spectrum.frequencies.ravel()), np.sort(theirs.mesh.frequencies.ravel()),
-        atol=1e-6,
-    )  # fmt: skip
-    np.testing.assert_allclose(mesh.free_energy, thermal.free_energy, atol=1e-7)
 
 
 def test_generated_lists_are_examined_without_an_accident(reference_data: Path) -> None:
