@@ -68,7 +68,7 @@ from hpcbench.requests import ForcesOn, OnCpu
 from hpcbench.store.run_folder import RunFolder
 
 INFO = PotentialInfo("toy", "toy", "", "", "float64", "cpu", None)
-KEEP = Keep(forces=False, band_dtype="float64")
+KEEP = Keep(forces=False, band_dtype="float64", dos=False)
 PHONONS = PhononSettings("auto", 0.01, 1e-5, 21, (4, 4, 4), (0.0, 300.0), 0.1)
 
 
