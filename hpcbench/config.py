@@ -148,14 +148,40 @@ class RunConfig:
         metavar="GPA",
         decides=True,
     )
-    supercell: tuple[int, ...] | str = _setting(
+    supercell: tuple[float, ...] | str = _setting(
         (2, 2, 2),
         kind.supercell,
         "what is computed",
-        "supercell of the cell as given: 3 numbers, 9 for a matrix, or the word source to take "
-        "the one in each phonopy.yaml",
+        "supercell of the cell as given: 3 numbers, 9 for a matrix, a length in A that it has at "
+        "least between opposite faces, or the word source to take the one in each phonopy.yaml",
         metavar="N",
         many=True,
+        decides=True,
+    )
+    supercell_atoms: int = _setting(
+        0,
+        kind.count,
+        "what is computed",
+        "most atoms of a supercell that is given by its length, which is lowered for it (0: no "
+        "limit)",
+        metavar="N",
+        decides=True,
+    )
+    supercell_shape: str = _setting(
+        "diagonal",
+        kind.one_of("diagonal", "cubic"),
+        "what is computed",
+        "supercells that are given by their length: multiples of the lattice vectors, or any "
+        "that are about a cube",
+        decides=True,
+    )
+    check_margin: float = _setting(
+        0.0,
+        kind.not_negative,
+        "what is computed",
+        "verdicts whose lowest frequency is nearer to the criterion's threshold than this, in "
+        "THz, are checked in the next larger supercell (0: none)",
+        metavar="THZ",
         decides=True,
     )
     displacement: float = _setting(
@@ -335,9 +361,10 @@ class RunConfig:
         resolved = self.resolved()
         values = {f.name: getattr(resolved, f.name) for f in settings() if f.metadata["decides"]}
         values["criteria"] = as_tables(self.criteria)
-        if not self.criteria:
-            # The hash of those who have none is what it was before there could be any.
-            del values["criteria"]
+        # The hash of those who do not use them is what it was before they were there.
+        for name in ("criteria", "supercell_atoms", "supercell_shape", "check_margin"):
+            if getattr(self, name) == getattr(RunConfig, name, ()):
+                del values[name]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 

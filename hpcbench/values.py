@@ -13,6 +13,7 @@ from typing import Any
 
 # Shorter than any in use: who gives one small number means so many points along each axis.
 SHORTEST_MESH = 30.0
+SHORTEST_SUPERCELL = 5.0
 
 
 def as_list(value: Any) -> list[Any]:
@@ -123,11 +124,22 @@ def mesh(value: Any) -> tuple[float, ...]:
     return numbers
 
 
-def supercell(value: Any) -> tuple[int, ...] | str:
-    """Three or nine whole numbers, or the word ``source``."""
+def supercell(value: Any) -> tuple[float, ...] | str:
+    """Three or nine whole numbers, a length in A, or the word ``source``."""
     values = as_list(value)
     if values == ["source"]:
         return "source"
+    if len(values) == 1:
+        try:
+            length = number(values[0])
+        except ValueError:
+            length = 0.0
+        if length < SHORTEST_SUPERCELL:
+            raise ValueError(
+                f"3 whole numbers, 9 for a full matrix (rows), a length of at least "
+                f"{SHORTEST_SUPERCELL:g} A, or the word source"
+            )
+        return (length,)
     if len(values) == 3 and all(isinstance(x, list | tuple) for x in values):
         values = [y for x in values for y in x]
     try:
@@ -136,7 +148,9 @@ def supercell(value: Any) -> tuple[int, ...] | str:
         exact = []
     numbers = tuple(int(x) for x in exact)
     if len(numbers) not in (3, 9) or list(numbers) != exact:
-        raise ValueError("3 whole numbers, 9 for a full matrix (rows), or the word source")
+        raise ValueError(
+            "3 whole numbers, 9 for a full matrix (rows), a length in A, or the word source"
+        )
     matrix = (
         numbers if len(numbers) == 9 else (numbers[0], 0, 0, 0, numbers[1], 0, 0, 0, numbers[2])
     )

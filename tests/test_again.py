@@ -95,7 +95,7 @@ def test_the_report_says_how_many_changed(
     page = " ".join(write_report(store, tmp_path / "report.html").read_text().split())
     assert "1 crystal within the noise was computed again in float64" in page
     assert main(["report", str(store.path), "--table", "-o", str(tmp_path / "r.html")]) == 0
-    assert "1 computed again in float64" in capsys.readouterr().out
+    assert "1 computed again" in capsys.readouterr().out
 
 
 def test_exports_are_of_the_crystals(store: hpcbench.Store, tmp_path: Path) -> None:

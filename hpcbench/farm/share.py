@@ -33,10 +33,10 @@ from hpcbench.planning.holding import most_seconds_held
 from hpcbench.planning.listing import crystal_of
 from hpcbench.potentials.protocol import Potential
 from hpcbench.potentials.registry import load_potential, weights_file
-from hpcbench.rank.rows import DOUBLE
 from hpcbench.rank.stopping import Stop
 from hpcbench.rank.worker import Worker
 from hpcbench.store.run_folder import RunFolder
+from hpcbench.store.schema import DOUBLE
 from hpcbench.store.table_reader import TableReader
 
 POLL = 0.2

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hpcbench.criteria import CRITERIA, Criterion
 from hpcbench.errors import PhononError
 from hpcbench.phonons.character import Character, character, modes_at_gamma
-from hpcbench.phonons.force_constants import fit_force_constants, subtract_drift
+from hpcbench.phonons.force_constants import decay, fit_force_constants, subtract_drift
 from hpcbench.phonons.noise import UNKNOWN_NOISE, Noise, measure_noise
 from hpcbench.phonons.spectrum import (
     BandPath,
@@ -24,7 +24,7 @@ from hpcbench.phonons.spectrum import (
     run_mesh,
     seekpath_band_path,
 )
-from hpcbench.phonons.stability import Spectrum, is_undetermined, verdicts
+from hpcbench.phonons.stability import Spectrum, is_undetermined, margin, verdicts
 from hpcbench.phonons.supercells import displace
 
 if TYPE_CHECKING:
@@ -80,6 +80,11 @@ class PhononResult:
         ``stable`` or ``unstable`` by the name of each criterion.
     undetermined : tuple of str
         Names of the criteria whose answers the noise could change.
+    margins : dict
+        By the name of each criterion, how far the lowest frequency is above its threshold, in
+        THz; the three lowest modes at Gamma left out.
+    decay : float
+        See :func:`hpcbench.phonons.force_constants.decay`.
     """
 
     phonon: Phonopy
@@ -95,6 +100,8 @@ class PhononResult:
     character: Character
     verdicts: dict[str, str]
     undetermined: tuple[str, ...]
+    margins: dict[str, float]
+    decay: float
 
     @property
     def max_frequency(self) -> float:
@@ -158,6 +165,8 @@ def analyse(phonon: Phonopy, forces: NDArray[np.float64], settings: PhononSettin
             for c in settings.criteria
             if is_undetermined(c, spectra[c.place], noise.spreads[c.place])
         ),
+        {c.name: margin(c, spectra[c.place]) for c in settings.criteria},
+        decay(phonon),
     )
 
 
@@ -197,6 +206,8 @@ def analyse_force_constants(
         _character(phonon, spectra, noise, mesh),
         verdicts(spectra, settings.criteria),
         (),
+        {c.name: margin(c, spectra[c.place]) for c in settings.criteria},
+        decay(phonon),
     )
 
 

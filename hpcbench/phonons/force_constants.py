@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 from phonopy import Phonopy
@@ -11,6 +13,8 @@ from hpcbench.errors import PhononError
 # In eV/A^2. Each round makes what is left ten to thirty times smaller.
 _SMALLEST_SUM = 1e-11
 _MOST_ROUNDS = 50
+_SAME_ATOM = 1e-3  # A
+_NEARLY = 0.9
 
 
 def subtract_drift(forces: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
@@ -60,3 +64,22 @@ def fit_force_constants(phonon: Phonopy, forces: NDArray[np.float64]) -> NDArray
     except Exception as error:  # phonopy raises RuntimeError, ValueError and its own kinds
         raise PhononError("force constants", f"phonopy: {type(error).__name__}: {error}") from error
     return np.asarray(phonon.force_constants - raw)
+
+
+def decay(phonon: Phonopy) -> float:
+    """What is left of the force constants at half the supercell, as a share.
+
+    The largest norm of a force constant (3, 3) between atoms that are farther apart than nine
+    tenths of the radius of the largest sphere in the supercell's Wigner-Seitz cell, over the
+    largest of an atom on itself. Small where the supercell suffices.
+    """
+    vectors, multiplicities = phonon.primitive.get_smallest_vectors()
+    first = multiplicities[:, :, 1]  # (atoms of the supercell, of the primitive cell)
+    shortest = np.linalg.norm(vectors[first] @ phonon.primitive.cell, axis=-1).T
+    norms = np.linalg.norm(phonon.force_constants, axis=(-2, -1))
+    lattice = np.array(phonon.supercell.cell)
+    steps = np.array([s for s in itertools.product((-1, 0, 1), repeat=3) if any(s)])
+    radius = np.linalg.norm(steps @ lattice, axis=1).min() / 2
+    itself = norms[shortest < _SAME_ATOM].max()
+    far = norms[shortest > _NEARLY * radius].max(initial=0.0)
+    return float(far / itself) if itself > 0.0 else float("nan")

@@ -13,6 +13,7 @@ from phonopy.physical_units import get_physical_units
 
 from hpcbench.criteria import PLACES
 from hpcbench.phonons.force_constants import fit_force_constants, subtract_drift
+from hpcbench.phonons.stability import ACOUSTIC, is_gamma
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -30,8 +31,6 @@ _SAMPLES = 8
 _REACH = 3.0
 # q-points of a place that are looked at: its lowest.
 _MOST_QPOINTS = 64
-_AT_GAMMA = 1e-8
-_ACOUSTIC = 3
 # Where symmetrisation changes so little of random force constants, it says nothing of their noise.
 _NO_CHANGE = 1e-3
 
@@ -125,20 +124,14 @@ def measure_noise(
             continue
         matrices = [_matrices(copy, spectrum.qpoints[near], one) for one in constants]
         spreads[place][near] = noise * _spread(phonon, spectrum.qpoints[near], matrices)
-        spreads[place][_is_gamma(spectrum), :_ACOUSTIC] = 0.0
+        spreads[place][is_gamma(spectrum.qpoints), :ACOUSTIC] = 0.0
     return Noise(noise, dict(zip(spectra, map(float, squares**0.25), strict=True)), spreads)
-
-
-def _is_gamma(spectrum: Spectrum) -> NDArray[np.bool_]:
-    away = np.abs(spectrum.qpoints - np.rint(spectrum.qpoints)).max(axis=1)
-    is_gamma: NDArray[np.bool_] = away < _AT_GAMMA
-    return is_gamma
 
 
 def _near(spectrum: Spectrum, thresholds: Sequence[float], reach: float) -> NDArray[np.int64]:
     """The lowest q-points with a mode that is within reach (THz^2) of a threshold (THz)."""
     squares = spectrum.frequencies * np.abs(spectrum.frequencies)
-    squares[_is_gamma(spectrum), :_ACOUSTIC] = np.inf
+    squares[is_gamma(spectrum.qpoints), :ACOUSTIC] = np.inf
     is_near = np.zeros(len(squares), dtype=bool)
     for threshold in thresholds:
         is_near |= (np.abs(squares - threshold * abs(threshold)) < reach).any(axis=1)

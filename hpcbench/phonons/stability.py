@@ -12,6 +12,9 @@ from hpcbench.criteria import Criterion
 
 IMAGINARY = -1e-3
 """THz, of the strictest criterion in use: acoustic modes at Gamma are never exactly zero."""
+ACOUSTIC = 3
+"""Acoustic modes at Gamma."""
+_AT_GAMMA = 1e-8
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,20 +44,36 @@ class Spectrum:
         return float(self.frequencies.max())
 
 
+def is_gamma(qpoints: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which q-points are Gamma, or a reciprocal lattice vector away from it."""
+    found: NDArray[np.bool_] = np.abs(qpoints - np.rint(qpoints)).max(axis=1) < _AT_GAMMA
+    return found
+
+
+def margin(criterion: Criterion, spectrum: Spectrum) -> float:
+    """How far the lowest frequency is above the threshold, in THz; negative below it.
+
+    The three lowest modes at Gamma, which are zero but for errors, are left out.
+    """
+    frequencies = np.sort(spectrum.frequencies, axis=1)
+    frequencies[is_gamma(spectrum.qpoints), :ACOUSTIC] = np.inf
+    return float(frequencies.min()) - criterion.threshold
+
+
 def is_stable(criterion: Criterion, spectrum: Spectrum) -> bool:
     """The criterion's answer for the spectrum of its place."""
     frequencies = np.sort(spectrum.frequencies, axis=1)
     if not criterion.gamma_apart:
         return bool((frequencies >= criterion.threshold).all())
-    away = np.abs(spectrum.qpoints - np.rint(spectrum.qpoints)).max(axis=1) > 1e-8
+    away = ~is_gamma(spectrum.qpoints)
     at_gamma = frequencies[~away]
     acoustic_are_fine = criterion.gamma_threshold is None or bool(
-        (at_gamma[:, :3] >= criterion.gamma_threshold).all()
+        (at_gamma[:, :ACOUSTIC] >= criterion.gamma_threshold).all()
     )
     return (
         acoustic_are_fine
         and bool((frequencies[away] >= criterion.threshold).all())
-        and bool((at_gamma[:, 3:] >= criterion.threshold).all())
+        and bool((at_gamma[:, ACOUSTIC:] >= criterion.threshold).all())
     )
 
 

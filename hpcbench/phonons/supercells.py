@@ -18,10 +18,89 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+# Cells are relaxed to some digits: a height that is a little too low is high enough.
+ROUNDING = 1e-3
+
+
 def full_matrix(supercell: Sequence[int]) -> NDArray[np.int64]:
     """A supercell given as 3 or 9 whole numbers, as a matrix of shape (3, 3)."""
     numbers = np.asarray(supercell, dtype=np.int64)
     return np.diag(numbers) if numbers.size == 3 else numbers.reshape(3, 3)
+
+
+def heights(cell: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distances in A between opposite faces of a cell, whose lattice vectors are rows."""
+    found: NDArray[np.float64] = 1.0 / np.linalg.norm(np.linalg.inv(cell), axis=0)
+    return found
+
+
+def matrix_of_length(
+    cell: NDArray[np.float64], natoms: int, length: float, most_atoms: int, shape: str
+) -> NDArray[np.int64]:
+    """The smallest supercell that is at least so high in all directions, as a matrix (3, 3).
+
+    Parameters
+    ----------
+    cell : ndarray, shape (3, 3)
+        Lattice vectors as rows, in A.
+    natoms : int
+        Atoms in it.
+    length : float
+        Smallest height of the supercell in A.
+    most_atoms : int
+        Where it would have more, the supercell becomes lower, along its longest direction first;
+        never less than the cell. 0: no limit.
+    shape : str
+        ``diagonal``: multiples of the lattice vectors. ``cubic``: any that make it about a cube,
+        by pymatgen's ``CubicSupercellTransformation``.
+    """
+    if shape == "cubic":
+        matrix = _cubic(cell, natoms, length, most_atoms)
+        if matrix is not None:
+            return matrix
+    single = heights(cell)
+    multiples = np.maximum(1, np.ceil(length / single - ROUNDING)).astype(np.int64)
+    while most_atoms and natoms * multiples.prod() > most_atoms and (multiples > 1).any():
+        multiples[np.argmax(np.where(multiples > 1, multiples * single, 0.0))] -= 1
+    return np.diag(multiples)
+
+
+def _cubic(
+    cell: NDArray[np.float64], natoms: int, length: float, most_atoms: int
+) -> NDArray[np.int64] | None:
+    """``None`` where pymatgen finds none within the limits."""
+    from pymatgen.core import Lattice, Structure
+    from pymatgen.transformations.advanced_transformations import CubicSupercellTransformation
+
+    # Of as many atoms as there are: it counts them, and does nothing else with them.
+    points = [[number / (natoms + 1), 0.0, 0.0] for number in range(natoms)]
+    structure = Structure(Lattice(cell), ["H"] * natoms, points)
+    transformation = CubicSupercellTransformation(
+        max_atoms=most_atoms or None, min_length=length, force_diagonal=False
+    )
+    try:
+        transformation.apply_transformation(structure)
+    except AttributeError:  # so it says that there is none
+        return None
+    # pymatgen's rows are the new lattice vectors, phonopy's columns.
+    return np.rint(np.array(transformation.transformation_matrix)).astype(np.int64).T
+
+
+def next_larger(cell: NDArray[np.float64], matrix: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The supercell after this one: one cell more along its lowest direction.
+
+    The other directions follow where they would be lower than that one is then. One that is not
+    diagonal is repeated.
+    """
+    if np.count_nonzero(matrix - np.diag(np.diag(matrix))):
+        base, start = matrix, np.ones(3, dtype=np.int64)
+    else:
+        base, start = np.eye(3, dtype=np.int64), np.diag(matrix)
+    single = heights(base.T @ cell)
+    lowest = int(np.argmin(start * single))
+    target = (start[lowest] + 1) * single[lowest]
+    multiples = np.maximum(start, np.ceil(target / single - ROUNDING).astype(np.int64))
+    return base @ np.diag(multiples)
 
 
 def displace(

@@ -133,7 +133,12 @@ def learn(store: Store, progress: Progress) -> CostModel | None:
     works = [
         predict_work(
             crystal,
-            supercell_of(crystal, settings["supercell"]),
+            supercell_of(
+                crystal,
+                settings["supercell"],
+                settings.get("supercell_atoms", 0),
+                settings.get("supercell_shape", "diagonal"),
+            ),
             settings["symmetry_tolerance"],
             settings["relax"],
         )

@@ -87,7 +87,7 @@ def listed(number: int, record: Record, config: RunConfig) -> Listed:
     except Exception as error:  # one strange crystal must not end the run
         problem = CrystalError("error", f"{type(error).__name__}: {error}")
         return Listed(number, record, problem=problem)
-    matrix = supercell_of(record, config.supercell)
+    matrix = supercell_of(record, config.supercell, config.supercell_atoms, config.supercell_shape)
     work = predict_work(record, matrix, config.symmetry_tolerance, config.relax)
     return Listed(number, record, work)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from hpcbench.config import RunConfig
 from hpcbench.crystal import Crystal
 from hpcbench.errors import HpcbenchError, UnsuitableError
-from hpcbench.phonons.supercells import full_matrix
+from hpcbench.phonons.supercells import next_larger
+from hpcbench.planning.costs import supercell_of
 from hpcbench.potentials.protocol import PotentialInfo
 from hpcbench.rank.rows import done_row, provenance_of, row_again
 from hpcbench.rank.tasks import (
@@ -27,7 +28,10 @@ from hpcbench.rank.tasks import (
 )
 from hpcbench.relaxation.relax import relaxation_requests
 from hpcbench.requests import ForcesOn, OnCpu, Request
-from hpcbench.store.schema import UNDETERMINED
+from hpcbench.store.schema import DOUBLE, LARGER, UNDETERMINED
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 DISPLACEMENTS, ANALYSIS = "displacements", "analysis"
 """Stages of the work on processor cores; that of the relaxation is ``symmetry``."""
@@ -67,10 +71,11 @@ class Route:
     def journey(self, crystal: Crystal) -> Generator[Request, Any, list[dict[str, Any]]]:
         """Relax a crystal, displace it, ask for forces, and analyse them.
 
-        Where noise decides the verdict, forces are computed again in double precision.
+        Where noise decides the verdict, forces are computed again in double precision; where it
+        is marginal, in the next larger supercell.
 
         Yields requests, is sent their answers, and returns the crystal's row, without the
-        seconds that it took; behind it that of the computation again.
+        seconds that it took; behind it those of computations again.
 
         Raises
         ------
@@ -92,27 +97,49 @@ class Route:
         )
         for complaint in relaxation.complaints:
             warnings.warn(complaint, stacklevel=1)
-        settings = phonon_settings(config)
+        displaced = yield from self._displaced(relaxation.atoms, supercell_matrix)
+        columns = yield from self._analysed(displaced, in_double=False)
+        row = done_row(crystal, relaxation, columns, self.rank, self.provenance)
+        again = []
+        in_double = self.has_double and row["verdict"] == UNDETERMINED
+        what = DOUBLE
+        try:
+            if in_double:
+                columns = yield from self._analysed(displaced, in_double=True)
+                again.append(row_again(row, columns, self.provenance, DOUBLE, in_double=True))
+            what = LARGER
+            if abs(columns["margin"]) < config.check_margin:
+                larger = next_larger(relaxation.atoms.cell[:], supercell_matrix)
+                displaced = yield from self._displaced(relaxation.atoms, larger)
+                columns = yield from self._analysed(displaced, in_double=in_double)
+                again.append(row_again(row, columns, self.provenance, LARGER, in_double=in_double))
+        except HpcbenchError as error:
+            warnings.warn(f"not computed again ({what}): {error}", stacklevel=1)
+        if again:
+            row |= {name: again[-1][name] for name in ("verdict", "again")}
+        return [row, *again]
+
+    def _displaced(
+        self, atoms: Atoms, supercell_matrix: NDArray[np.int64]
+    ) -> Generator[Request, Any, Displaced]:
         displaced: Displaced = yield OnCpu(
-            DISPLACEMENTS, displace_supercell, (relaxation.atoms, supercell_matrix, settings)
+            DISPLACEMENTS,
+            displace_supercell,
+            (atoms, supercell_matrix, phonon_settings(self.config)),
         )
+        return displaced
+
+    def _analysed(
+        self, displaced: Displaced, *, in_double: bool
+    ) -> Generator[Request, Any, dict[str, Any]]:
+        config = self.config
         keep = Keep(config.keep_forces, config.band_dtype, config.keep_dos)
-        forces: NDArray[np.float64] = yield ForcesOn(displaced.copies)
-        how = settings, str(config.criterion), keep
+        how = phonon_settings(config), str(config.criterion), keep
+        forces: NDArray[np.float64] = yield ForcesOn(displaced.copies, in_double)
         columns: dict[str, Any] = yield OnCpu(
             ANALYSIS, analyse_forces, (displaced.phonon, forces, *how)
         )
-        row = done_row(crystal, relaxation, columns, self.rank, self.provenance)
-        if row["verdict"] != UNDETERMINED or not self.has_double:
-            return [row]
-        try:
-            forces = yield ForcesOn(displaced.copies, in_double=True)
-            columns = yield OnCpu(ANALYSIS, analyse_forces, (displaced.phonon, forces, *how))
-        except HpcbenchError as error:
-            warnings.warn(f"not computed again in float64: {error}", stacklevel=1)
-            return [row]
-        again = row_again(row, columns, self.provenance)
-        return [{**row, "verdict": again["verdict"], "again": again["again"]}, again]
+        return columns
 
 
 def _require_elements(crystal: Crystal, info: PotentialInfo) -> None:
@@ -125,10 +152,8 @@ def _require_elements(crystal: Crystal, info: PotentialInfo) -> None:
 
 
 def _supercell_matrix(crystal: Crystal, config: RunConfig) -> NDArray[np.int64]:
-    if not isinstance(config.supercell, str):
-        return full_matrix(config.supercell)
-    if crystal.supercell_matrix is None:
+    if isinstance(config.supercell, str) and crystal.supercell_matrix is None:
         raise UnsuitableError(
             "no supercell", "its source names no supercell; give --supercell N N N"
         )
-    return np.asarray(crystal.supercell_matrix, dtype=np.int64)
+    return supercell_of(crystal, config.supercell, config.supercell_atoms, config.supercell_shape)

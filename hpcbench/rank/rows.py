@@ -15,13 +15,11 @@ from hpcbench.errors import CrystalError
 from hpcbench.planning.listing import identity
 from hpcbench.potentials.protocol import PotentialInfo
 from hpcbench.store.fields import Schema
-from hpcbench.store.schema import AGAIN, DONE, FAILED, result_schema
+from hpcbench.store.schema import AGAIN, DONE, DOUBLE, FAILED, result_schema
 from hpcbench.versions import deciding_versions
 
 if TYPE_CHECKING:
     from hpcbench.relaxation.relax import Relaxation
-
-DOUBLE = "float64"
 
 
 def schema_of(deciding: Mapping[str, Any], band_dtype: str = "float32") -> Schema:
@@ -78,19 +76,26 @@ def done_row(
 
 
 def row_again(
-    row: Mapping[str, Any], columns: Mapping[str, Any], provenance: str
+    row: Mapping[str, Any],
+    columns: Mapping[str, Any],
+    provenance: str,
+    what: str,
+    *,
+    in_double: bool,
 ) -> dict[str, Any]:
-    """The row of a crystal's phonons from forces in double precision.
+    """The row of a crystal's phonons computed again.
 
-    ``row`` is that of the crystal, ``columns`` what the phonons give.
+    ``row`` is that of the crystal, ``columns`` what the phonons give, ``what`` of ``AGAINS``.
     """
+    if in_double:
+        provenance = json.dumps(json.loads(provenance) | {"dtype": DOUBLE}, sort_keys=True)
     return {
         **row,
         **columns,
-        "id": f"{row['id']}{AGAIN}{DOUBLE}",
+        "id": f"{row['id']}{AGAIN}{what}",
         "parent": row["id"],
-        "again": DOUBLE,
-        "provenance": json.dumps(json.loads(provenance) | {"dtype": DOUBLE}, sort_keys=True),
+        "again": what,
+        "provenance": provenance,
     }
 
 

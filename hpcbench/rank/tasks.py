@@ -128,6 +128,8 @@ def phonon_columns(result: PhononResult, criterion: str, keep: Keep) -> dict[str
     displaced = (phonon.dataset or {}).get("first_atoms", [])
     columns = {
         "verdict": UNDETERMINED if is_within_noise else result.verdicts[criterion],
+        "margin": result.margins[criterion],
+        "force_constants_decay": result.decay,
         "within_noise": ", ".join(result.undetermined),
         **{column_of(name): verdict for name, verdict in result.verdicts.items()},
         "max_frequency": result.max_frequency,

@@ -31,7 +31,7 @@ from hpcbench.report.wording import (
     texts_of,
     wilson_interval,
 )
-from hpcbench.store.schema import DONE, FAILED, UNDETERMINED, UNREADABLE
+from hpcbench.store.schema import DONE, DOUBLE, FAILED, LARGER, UNDETERMINED, UNREADABLE
 
 if TYPE_CHECKING:
     import pandas
@@ -41,6 +41,10 @@ if TYPE_CHECKING:
 # A page that a browser opens at once: about 5 MB of rows and 2 MB of drawings.
 MOST_ROWS = 5000
 MOST_BANDS = 200
+COMPUTED_AGAIN = {
+    DOUBLE: ("within the noise", "in float64"),
+    LARGER: ("with a marginal verdict", "in the next larger supercell"),
+}
 STAND_IN = "mattersim-demo"
 
 
@@ -105,8 +109,10 @@ class Kind:
 
 @dataclass(frozen=True)
 class Again:
-    """What became of the crystals that were computed again in double precision."""
+    """What became of crystals that were computed again, and why and how they were."""
 
+    why: str
+    how: str
     count: int
     determined: int
     changed: int
@@ -240,16 +246,21 @@ def _within_noise(criterion: Criterion, done: pandas.DataFrame) -> int:
     return sum(criterion.name in names.split(", ") for names in texts_of(done, "within_noise"))
 
 
-def _again(store: Store, done: pandas.DataFrame, criterion: Criterion) -> Again:
+def _again(store: Store, done: pandas.DataFrame, criterion: Criterion) -> list[Again]:
     if not len(store.again):
-        return Again(0, 0, 0)
-    again = store.again.table
-    before = done.reindex(again["parent"])
-    answers = zip(
-        texts_of(before, criterion.column), texts_of(again, criterion.column), strict=True
-    )
-    determined = sum(verdict != UNDETERMINED for verdict in texts_of(again, "verdict"))
-    return Again(len(again), determined, sum(one != other for one, other in answers))
+        return []
+    table, found = store.again.table, []
+    for what, (why, how) in COMPUTED_AGAIN.items():
+        again = table[table["again"] == what]
+        before = done.reindex(again["parent"])
+        answers = zip(
+            texts_of(before, criterion.column), texts_of(again, criterion.column), strict=True
+        )
+        determined = sum(verdict != UNDETERMINED for verdict in texts_of(again, "verdict"))
+        changed = sum(one != other for one, other in answers)
+        if len(again):
+            found.append(Again(why, how, len(again), determined, changed))
+    return found
 
 
 def _kinds(done: pandas.DataFrame) -> list[Kind]:

@@ -66,7 +66,7 @@ def print_results(store: Store) -> None:
         f"\n{len(table)} crystals: {done} done, {stable} of them stable{share} by criterion "
         f"{store.settings['criterion']}, "
         + (f"{undetermined} undetermined within the noise, " if undetermined else "")
-        + (f"{again} computed again in float64, " if again else "")
+        + (f"{again} computed again, " if again else "")
         + f"{len(table) - done} not computed"
         + (f", {unfinished} still to compute" if unfinished else ""),
         highlight=False,

@@ -20,7 +20,7 @@ from hpcbench.store.files import Files
 from hpcbench.store.physics import phonopy_of
 from hpcbench.store.result import Result, compact_force_constants, result_of
 from hpcbench.store.run_folder import RunFolder
-from hpcbench.store.schema import AGAIN, CRYSTALS, DONE
+from hpcbench.store.schema import AGAIN, AGAINS, CRYSTALS, DONE
 from hpcbench.store.table_reader import TableReader
 
 if TYPE_CHECKING:
@@ -180,12 +180,17 @@ class Store:
 
     @property
     def again(self) -> Store:
-        """The computations again of crystals whose verdict noise decides: in float64.
+        """Computations again: in float64 where noise decides, in a larger supercell.
 
-        Their ids are the crystal's with ``:float64``; the column ``parent`` has the crystal's.
+        Their ids are the crystal's with ``:float64`` or ``:larger``; the column ``parent`` has
+        the crystal's.
         The store itself, its table and its length, is of the crystals alone.
         """
         return self._some(key for key in self._files.where if AGAIN in key)
+
+    def versions(self, key: str) -> list[str]:
+        """A crystal's id, and those of its computations again, in the order in which they were."""
+        return [key, *(i for what in AGAINS if (i := f"{key}{AGAIN}{what}") in self._files.where)]
 
     def where(self, condition: str) -> Store:
         """The crystals for which a condition holds, as pandas' ``query`` takes it.

@@ -18,6 +18,9 @@ REANALYSIS_OF = "reanalysis_of"
 
 AGAIN = ":"
 """Between a crystal's id and what is different, in the id of a computation again."""
+DOUBLE, LARGER = "float64", "larger"
+AGAINS = (DOUBLE, LARGER)
+"""What is different: double precision, the next larger supercell."""
 
 CRYSTALS = Schema(
     columns=(
@@ -88,6 +91,13 @@ _FORCE_CONSTANTS = (
         (),
         "eV/angstrom^2",
         "largest change of a force constant by permutation symmetry and the sum rule",
+    ),
+    Field(
+        "force_constants_decay",
+        "f8",
+        (),
+        "",
+        "largest force constant at half the supercell, over the largest of an atom on itself",
     ),
     Field(
         "force_noise",
@@ -186,7 +196,15 @@ def result_schema(
             "verdict", "category", meaning="by the store's criterion; undetermined within the noise"
         ),
         *(Field(name, "category", meaning="by this criterion") for name in criteria),
-        Field("again", "category", meaning="what the verdict is from: empty, or float64"),
+        Field(
+            "margin",
+            "f8",
+            (),
+            "THz",
+            "lowest frequency above the threshold of the verdict's criterion; without the three "
+            "lowest modes at Gamma",
+        ),
+        Field("again", "category", meaning="what the verdict is from: empty, float64, or larger"),
         Field("parent", "str", meaning="of a computation again: the crystal's id; else empty"),
         Field("within_noise", "category", meaning="criteria whose answer the noise could change"),
         *_PLACES,

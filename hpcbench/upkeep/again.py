@@ -15,7 +15,7 @@ from hpcbench.protocols import PROTOCOLS
 from hpcbench.rank.tasks import Keep, phonon_columns
 from hpcbench.store.physics import phonopy_of
 from hpcbench.store.reader import Store
-from hpcbench.store.schema import AGAIN, DONE, UNDETERMINED
+from hpcbench.store.schema import DONE, UNDETERMINED
 
 FIT = frozenset(
     {
@@ -74,17 +74,13 @@ def analyse_stored(
 ) -> list[dict[str, Any]]:
     """The rows of a crystal, with what follows from its force constants by these settings.
 
-    Behind it that of its computation in double precision, if there is one.
+    Behind it those of its computations again, if there are any.
     """
     store = _opened(parent)
-    rows = [store.row(key)]
-    if rows[0].get("again"):
-        rows.append(store.row(f"{key}{AGAIN}{rows[0]['again']}"))
-    analysed = [_analysed(row, settings, keep) for row in rows]
+    analysed = [_analysed(store.row(one), settings, keep) for one in store.versions(key)]
     if len(analysed) > 1:
-        # As in a run: the verdict is that of the computation again.
-        analysed[0]["verdict"] = analysed[1]["verdict"]
-        analysed[0]["again"] = analysed[1]["again"]
+        # As in a run: the verdict is that of the last computation again.
+        analysed[0] |= {name: analysed[-1][name] for name in ("verdict", "again")}
     return analysed
 
 
