@@ -12,22 +12,21 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from ase import Atoms
 from numpy.typing import NDArray
 
 from hpcbench.config import RunConfig
 from hpcbench.criteria import column_of, criteria_of
 from hpcbench.errors import CrystalError, HpcbenchError
 from hpcbench.phonons.calculate import PhononResult, PhononSettings, analyse, prepare
+from hpcbench.phonons.dimensions import dimensionality, vacuum
 from hpcbench.phonons.spectrum import Mode, density_of_states
 from hpcbench.phonons.supercells import displaced_copies
 from hpcbench.potentials.copies import DisplacedCopies
 from hpcbench.store.schema import UNDETERMINED
-
-if TYPE_CHECKING:
-    from ase import Atoms
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +123,8 @@ def rounded_bands(frequencies: NDArray[np.float64]) -> NDArray[np.float32]:
 def phonon_columns(result: PhononResult, criterion: str, keep: Keep) -> dict[str, Any]:
     """A result of phonons by the store's columns."""
     phonon, mesh = result.phonon, result.mesh
+    cell = phonon.unitcell
+    atoms = Atoms(numbers=cell.numbers, cell=cell.cell, positions=cell.positions, pbc=True)
     is_within_noise = criterion in result.undetermined
     displaced = (phonon.dataset or {}).get("first_atoms", [])
     columns = {
@@ -132,6 +133,8 @@ def phonon_columns(result: PhononResult, criterion: str, keep: Keep) -> dict[str
         "force_constants_decay": result.decay,
         "within_noise": ", ".join(result.undetermined),
         **{column_of(name): verdict for name, verdict in result.verdicts.items()},
+        "dimensionality": dimensionality(atoms),
+        "vacuum": vacuum(atoms),
         "max_frequency": result.max_frequency,
         "modes_left_out": mesh.left_out,
         "free_energy": mesh.free_energy,

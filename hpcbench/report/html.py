@@ -31,7 +31,7 @@ from hpcbench.report.wording import (
     texts_of,
     wilson_interval,
 )
-from hpcbench.store.schema import DONE, DOUBLE, FAILED, LARGER, UNDETERMINED, UNREADABLE
+from hpcbench.store.schema import DIMENSIONS, DONE, DOUBLE, FAILED, LARGER, UNDETERMINED, UNREADABLE
 
 if TYPE_CHECKING:
     import pandas
@@ -208,6 +208,7 @@ def _content(store: Store) -> dict[str, Any]:
         "figures": _figures(done, criteria, criterion),
         "criteria": [_criterion_row(c, done, counts[FAILED]) for c in criteria],
         "kinds": _kinds(done),
+        "soft": _soft(done),
         "again": _again(store, done, criterion),
         "failures": _failures(table),
         "rows": rows,
@@ -261,6 +262,16 @@ def _again(store: Store, done: pandas.DataFrame, criterion: Criterion) -> list[A
         if len(again):
             found.append(Again(why, how, len(again), determined, changed))
     return found
+
+
+def _soft(done: pandas.DataFrame) -> str:
+    """Crystals that are no network of bonds, in words; empty if there are none."""
+    if "dimensionality" not in done:
+        return ""
+    counts = done["dimensionality"].value_counts()
+    return ", ".join(
+        f"{counts[n]} of {word}" for n, word in DIMENSIONS.items() if n in counts and n < 3
+    )
 
 
 def _kinds(done: pandas.DataFrame) -> list[Kind]:

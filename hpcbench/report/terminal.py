@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hpcbench.criteria import PLACES
-from hpcbench.store.schema import DONE, UNDETERMINED
+from hpcbench.store.schema import DIMENSIONS, DONE, UNDETERMINED
 
 if TYPE_CHECKING:
     from hpcbench.store.bands import Bands
@@ -138,6 +138,9 @@ def _facts(row: Mapping[str, Any], temperatures: Sequence[float]) -> list[tuple[
         facts.append((f"lowest, {place}", f"{lowest:.4f} THz at ({q}){floor}"))
     if row.get("character"):
         facts.append(("negative frequencies", str(row["character"])))
+    if row.get("dimensionality", 3) in DIMENSIONS and row["dimensionality"] != 3:
+        words = f"{DIMENSIONS[row['dimensionality']]}: soft modes are in their nature"
+        facts.append(("bonds make", f"{words}; widest gap {row['vacuum']:.1f} A"))
     facts.append(("highest", f"{row['max_frequency']:.4f} THz"))
     if temperatures:
         capacities = ", ".join(

@@ -16,6 +16,9 @@ UNDETERMINED = "undetermined"
 REANALYSIS_OF = "reanalysis_of"
 """In the settings of a reanalysis: the hash of the settings of the store that it is of."""
 
+DIMENSIONS = {0: "molecules", 1: "chains", 2: "layers", 3: "network"}
+"""What bonds make without end, by the number of directions: ``dimensionality``."""
+
 AGAIN = ":"
 """Between a crystal's id and what is different, in the id of a computation again."""
 DOUBLE, LARGER = "float64", "larger"
@@ -219,6 +222,12 @@ def result_schema(
             "lowest of three branches, nearer to Gamma than half of the nearest commensurate q",
         ),
         Field("max_frequency", "f8", (), "THz", "highest frequency seen anywhere"),
+        Field(
+            "dimensionality",
+            "i4",
+            meaning="0 molecules, 1 chains, 2 layers, 3 a network of bonds, relaxed; -1 unknown",
+        ),
+        Field("vacuum", "f8", (), "angstrom", "widest gap between atomic planes, relaxed"),
         Field("modes_left_out", "f8", (), "", "share of mesh modes under the cut-off frequency"),
         Field("free_energy", "f8", thermal, "kJ/mol", "Helmholtz, of the primitive cell"),
         Field("entropy", "f8", thermal, "J/K/mol", "of the primitive cell"),

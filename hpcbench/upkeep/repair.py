@@ -52,6 +52,7 @@ ESSENTIAL = frozenset(
 _DERIVED = frozenset(
     {
         "max_frequency", "margin", "force_constants_decay", "modes_left_out", "free_energy",
+        "dimensionality", "vacuum",
         "entropy", "heat_capacity", "band_labels",
         "band_qpoints", "band_segments", "band_frequencies", "commensurate_qpoints",
         "commensurate_frequencies", "mode_frequencies", "mode_qpoints", "mode_eigenvectors",

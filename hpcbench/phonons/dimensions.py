@@ -1,0 +1,63 @@
+"""Whether a crystal is a network, layers, chains or molecules, and how much room there is in it."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from ase import Atoms
+
+from hpcbench.phonons.supercells import heights
+
+UNKNOWN = -1
+NETWORK = 3
+
+
+def dimensionality(atoms: Atoms) -> int:
+    """In how many directions bonds go on without end: 0 to 3, or -1 where it cannot be said.
+
+    Counted as Larsen et al. do (Phys. Rev. Mater. 3, 034003); the largest of all parts counts.
+    What is a network by ASE, from covalent radii, is one. Of the others, where ASE takes some
+    intermetallics for molecules, pymatgen has the last word, from the bonds of ``CrystalNN``: it
+    takes seconds to load. Acoustic modes of layers and chains are soft by nature, and molecules
+    turn: a verdict of those needs another eye.
+    """
+    if _by_radii(atoms) == NETWORK:
+        return NETWORK
+    from pymatgen.analysis.dimensionality import get_dimensionality_larsen
+    from pymatgen.analysis.graphs import StructureGraph
+    from pymatgen.analysis.local_env import CrystalNN
+    from pymatgen.core import Structure
+
+    structure = Structure(
+        atoms.cell[:], atoms.get_chemical_symbols(), atoms.positions, coords_are_cartesian=True
+    )
+    with warnings.catch_warnings():
+        # Of oxidation states that nobody has given, and of electronegativities of noble gases.
+        warnings.simplefilter("ignore")
+        try:
+            bonded = StructureGraph.from_local_env_strategy(structure, CrystalNN())
+            return int(get_dimensionality_larsen(bonded))
+        except Exception:  # pymatgen raises many kinds where it finds no neighbours
+            return UNKNOWN
+
+
+def _by_radii(atoms: Atoms) -> int:
+    from ase.geometry.dimensionality import analyze_dimensionality
+
+    try:
+        # E.g. 02D for layers with molecules between them.
+        kind = analyze_dimensionality(atoms, method="RDA")[0].dimtype
+    except Exception:  # atoms that no radius is known of, or none near
+        return UNKNOWN
+    return max((int(letter) for letter in kind if letter.isdigit()), default=UNKNOWN)
+
+
+def vacuum(atoms: Atoms) -> float:
+    """The widest gap between neighbouring atomic planes along a normal of the cell's faces, in A.
+
+    Some angstrom in a crystal; the empty space beside a slab or a molecule in its box.
+    """
+    fractional = np.sort(atoms.get_scaled_positions(wrap=True), axis=0)
+    gaps = np.diff(fractional, axis=0, append=fractional[:1] + 1.0)
+    return float((gaps.max(axis=0) * heights(atoms.cell[:])).max())
