@@ -517,6 +517,7 @@ class Toys:
         potential: Any = None,
         most: int = 10,
         stop: Stop | None = None,
+        load_double: Any = None,
     ) -> None:
         self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.account = Account()
@@ -543,6 +544,7 @@ class Toys:
             most,
             self.stop,
             self.on_end,
+            load_double,
         )
 
     def on_end(self, traveller: Any, outcome: Any) -> None:
@@ -601,6 +603,46 @@ def test_crystals_that_fail_leave_the_others(monkeypatch: pytest.MonkeyPatch) ->
         0: "dict", 1: "unknown element", 2: "error", 3: "error", 4: "EvaluationError",
         5: "dict", 6: "dict",
     }  # fmt: skip
+
+
+def test_forces_in_double_come_from_their_own_potential() -> None:
+    def journey(number: int) -> Any:
+        forces = yield ForcesOn(copies_of(2, 3))
+        if number % 2:
+            forces = yield ForcesOn(copies_of(2, 3), in_double=True)
+        return {"forces": forces}
+
+    single, double = Recorder(capacity=20), Recorder(capacity=20)
+    loaded = []
+    toys = Toys(journey, 20, single, load_double=lambda: loaded.append(1) or double)
+    toys.run()
+    assert loaded == [1]
+    assert len(toys.ended) == 20
+    for outcome in toys.ended.values():
+        np.testing.assert_array_equal(outcome["forces"], forces_of(copies_of(2, 3)))
+    assert 0 < len(double.passes) < len(single.passes)
+
+
+def test_where_double_cannot_be_had_it_is_tried_once_and_the_run_goes_on() -> None:
+    tried = []
+
+    def load() -> Any:
+        tried.append(1)
+        raise RuntimeError("the device is full")
+
+    def journey(number: int) -> Any:
+        yield ForcesOn(copies_of(2, 3))
+        try:
+            yield ForcesOn(copies_of(2, 3), in_double=True)
+        except PotentialError as error:
+            return {"error": str(error)}
+
+    toys = Toys(journey, 12, load_double=load)
+    toys.run()
+    assert tried == [1]
+    assert [outcome["error"] for outcome in toys.ended.values()] == [
+        "no potential in float64: the device is full"
+    ] * 12
 
 
 def test_what_has_its_forces_is_analysed_when_a_run_is_stopped() -> None:

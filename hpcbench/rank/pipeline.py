@@ -27,7 +27,7 @@ from hpcbench.rank.account import FORCES, PREPARING, RELAXATION, WAITING, Accoun
 from hpcbench.rank.beside import BlockRead, Inbox, ListEnded, Reader, WritingFailed
 from hpcbench.rank.journey import ANALYSIS
 from hpcbench.rank.processes import Crew, Task, TaskEnded
-from hpcbench.rank.stopping import Stop
+from hpcbench.rank.stopping import Stop, StopRequested
 from hpcbench.rank.tasks import messages_of, unexpected
 from hpcbench.relaxation.in_flight import InFlight
 from hpcbench.relaxation.start import Start
@@ -143,6 +143,7 @@ class Pipeline:
         self._in_flight = InFlight(potential)
         self._pool = ForcePool(potential)
         self._double: ForcePool | None = None
+        self._no_double: PotentialError | None = None
         self.last_good: Crystal | None = None
         """The last crystal for which the potential has computed a minimum or forces."""
 
@@ -330,9 +331,17 @@ class Pipeline:
         return [self._pool] if self._double is None else [self._pool, self._double]
 
     def _pool_in_double(self) -> ForcePool:
+        if self._no_double is not None:
+            raise self._no_double
         if self._double is None:
             assert self._load_double is not None, "nobody asks for what there is not"
-            self._double = ForcePool(self._load_double())
+            try:
+                self._double = ForcePool(self._load_double())
+            except StopRequested:
+                raise
+            except Exception as error:  # a full device among them; the run goes on without
+                self._no_double = PotentialError(f"no potential in float64: {error}")
+                raise self._no_double from error
         return self._double
 
     def _force_pass(self, pool: ForcePool) -> None:

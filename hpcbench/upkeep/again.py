@@ -26,8 +26,13 @@ FIT = frozenset(
     }
 )  # fmt: skip
 """Columns of phonons that come from forces, and do not follow from force constants."""
-LEFT_OUT = frozenset({"force_constants", "forces", "displacement_atoms", "displacement_vectors"})
-"""Fields that stay in the store that was analysed: the largest, and the same."""
+LEFT_OUT = frozenset(
+    {
+        "force_constants", "forces", "displacement_atoms", "displacement_vectors",
+        "dos_frequencies", "dos",
+    }
+)  # fmt: skip
+"""Fields that stay in the store that was analysed: the largest, or of another mesh."""
 THERMAL = ("free_energy", "entropy", "heat_capacity")
 AS_STORED = Keep(forces=False, band_dtype="float32", dos=False)
 
