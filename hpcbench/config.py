@@ -85,7 +85,7 @@ class RunConfig:
         kind.one_of(*PROTOCOLS),
         "what is computed",
         "robust idealises the relaxed cell and relaxes on before it displaces; phononbench does "
-        "what that paper's scripts do",
+        "what that paper's scripts do; both does both, and relaxes once",
         decides=True,
     )
     criterion: str | None = _setting(

@@ -50,6 +50,9 @@ class Protocol:
         phonopy's ``primitive_matrix``: ``auto``, or ``P`` for the cell as given.
     criterion : str
         The criterion whose answer is the verdict; all others are stored beside it.
+    beside : str
+        Name of a protocol that is done as well, to the letter; this one goes on from its relaxed
+        crystal, as from its own first stage.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Protocol:
     max_steps: int
     primitive_matrix: str
     criterion: str
+    beside: str = ""
 
     def stages(self, fmax: float, max_steps: int) -> tuple[Stage, ...]:
         """The relaxation's stages for an accepted maximum force in eV/A."""
@@ -72,4 +76,5 @@ class Protocol:
 PROTOCOLS = {
     "robust": Protocol("robust", 0.001, 1000, "auto", "phononbench-v3"),
     "phononbench": Protocol("phononbench", 0.005, 500, "P", "phononbench"),
+    "both": Protocol("both", 0.001, 1000, "auto", "phononbench-v3", beside="phononbench"),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from hpcbench.config import RunConfig
 from hpcbench.crystal import Crystal
-from hpcbench.errors import HpcbenchError, UnsuitableError
+from hpcbench.errors import CrystalError, HpcbenchError, UnsuitableError
 from hpcbench.phonons.supercells import next_larger
 from hpcbench.planning.costs import supercell_of
 from hpcbench.potentials.protocol import PotentialInfo
-from hpcbench.rank.rows import done_row, provenance_of, row_again
+from hpcbench.protocols import PROTOCOLS, Protocol, Stage
+from hpcbench.rank.rows import done_row, failed_row, provenance_of, row_again
 from hpcbench.rank.tasks import (
     Displaced,
     Keep,
@@ -26,7 +27,7 @@ from hpcbench.rank.tasks import (
     displace_supercell,
     phonon_settings,
 )
-from hpcbench.relaxation.relax import relaxation_requests
+from hpcbench.relaxation.relax import Relaxation, continued, relaxation_requests
 from hpcbench.requests import ForcesOn, OnCpu, Request
 from hpcbench.store.schema import DOUBLE, LARGER, UNDETERMINED
 
@@ -71,7 +72,8 @@ class Route:
     def journey(self, crystal: Crystal) -> Generator[Request, Any, list[dict[str, Any]]]:
         """Relax a crystal, displace it, ask for forces, and analyse them.
 
-        Where noise decides the verdict, forces are computed again in double precision; where it
+        Where the protocol has another one beside it, that is done first. Where noise decides the
+        verdict, forces are computed again in double precision; where it
         is marginal, in the next larger supercell.
 
         Yields requests, is sent their answers, and returns the crystal's row, without the
@@ -87,16 +89,57 @@ class Route:
         assert config.fmax is not None, "settings are resolved before a run"
         assert config.max_steps is not None, "settings are resolved before a run"
         _require_elements(crystal, self.info)
-        supercell_matrix = _supercell_matrix(crystal, config)
+        stages = protocol.stages(config.fmax, config.max_steps)
+        if not protocol.beside:
+            relaxation = yield from self._relaxed(crystal.to_ase(), stages)
+            return (yield from self._phonons(crystal, relaxation))
+        beside = PROTOCOLS[protocol.beside]
+        first = yield from self._relaxed(
+            crystal.to_ase(), beside.stages(beside.fmax, beside.max_steps)
+        )
+        literal = yield from self._beside(crystal, first, beside)
+        try:
+            second = yield from self._relaxed(first.atoms, stages[1:])
+            rows = yield from self._phonons(crystal, continued(first, second))
+        except CrystalError as error:
+            # What the other protocol gave is not lost with it.
+            rows = [failed_row(crystal, error, self.rank, self.provenance)]
+        return [*rows, literal]
+
+    def _relaxed(
+        self, atoms: Atoms, stages: Sequence[Stage]
+    ) -> Generator[Request, Any, Relaxation]:
+        config = self.config
         relaxation = yield from relaxation_requests(
-            crystal.to_ase(),
+            atoms,
             mode=config.relax,
-            stages=protocol.stages(config.fmax, config.max_steps),
+            stages=stages,
             symmetry_tolerance=config.symmetry_tolerance,
             pressure=config.pressure * GPa,
         )
         for complaint in relaxation.complaints:
             warnings.warn(complaint, stacklevel=1)
+        return relaxation
+
+    def _beside(
+        self, crystal: Crystal, relaxation: Relaxation, protocol: Protocol
+    ) -> Generator[Request, Any, dict[str, Any]]:
+        """The row by the protocol beside the run's, which may be that of a failure."""
+        supercell_matrix = _supercell_matrix(crystal, self.config)
+        try:
+            displaced = yield from self._displaced(relaxation.atoms, supercell_matrix, protocol)
+            columns = yield from self._analysed(displaced, in_double=False, protocol=protocol)
+            row = done_row(crystal, relaxation, columns, self.rank, self.provenance)
+        except CrystalError as error:
+            row = failed_row(crystal, error, self.rank, self.provenance)
+        return row_again(row, {}, self.provenance, protocol.name, in_double=False)
+
+    def _phonons(
+        self, crystal: Crystal, relaxation: Relaxation
+    ) -> Generator[Request, Any, list[dict[str, Any]]]:
+        """The rows of a relaxed crystal."""
+        config = self.config
+        supercell_matrix = _supercell_matrix(crystal, config)
         displaced = yield from self._displaced(relaxation.atoms, supercell_matrix)
         columns = yield from self._analysed(displaced, in_double=False)
         row = done_row(crystal, relaxation, columns, self.rank, self.provenance)
@@ -120,21 +163,21 @@ class Route:
         return [row, *again]
 
     def _displaced(
-        self, atoms: Atoms, supercell_matrix: NDArray[np.int64]
+        self, atoms: Atoms, supercell_matrix: NDArray[np.int64], protocol: Protocol | None = None
     ) -> Generator[Request, Any, Displaced]:
+        settings = phonon_settings(self.config, protocol)
         displaced: Displaced = yield OnCpu(
-            DISPLACEMENTS,
-            displace_supercell,
-            (atoms, supercell_matrix, phonon_settings(self.config)),
+            DISPLACEMENTS, displace_supercell, (atoms, supercell_matrix, settings)
         )
         return displaced
 
     def _analysed(
-        self, displaced: Displaced, *, in_double: bool
+        self, displaced: Displaced, *, in_double: bool, protocol: Protocol | None = None
     ) -> Generator[Request, Any, dict[str, Any]]:
         config = self.config
         keep = Keep(config.keep_forces, config.band_dtype, config.keep_dos)
-        how = phonon_settings(config), str(config.criterion), keep
+        criterion = str(config.criterion) if protocol is None else protocol.criterion
+        how = phonon_settings(config, protocol), criterion, keep
         forces: NDArray[np.float64] = yield ForcesOn(displaced.copies, in_double)
         columns: dict[str, Any] = yield OnCpu(
             ANALYSIS, analyse_forces, (displaced.phonon, forces, *how)

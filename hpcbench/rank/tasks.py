@@ -26,6 +26,7 @@ from hpcbench.phonons.dimensions import dimensionality, vacuum
 from hpcbench.phonons.spectrum import Mode, density_of_states
 from hpcbench.phonons.supercells import displaced_copies
 from hpcbench.potentials.copies import DisplacedCopies
+from hpcbench.protocols import Protocol
 from hpcbench.store.schema import UNDETERMINED
 
 
@@ -69,10 +70,10 @@ BAND_STEP = 2.0**-17
 """In THz: digits of bands beyond it are noise, which takes a tenth of their room."""
 
 
-def phonon_settings(config: RunConfig) -> PhononSettings:
-    """The part of a run's settings that phonons depend on."""
+def phonon_settings(config: RunConfig, protocol: Protocol | None = None) -> PhononSettings:
+    """The part of a run's settings that phonons depend on, by its protocol or another one."""
     return PhononSettings(
-        config.protocol_definition.primitive_matrix,
+        (protocol or config.protocol_definition).primitive_matrix,
         config.displacement,
         config.symprec,
         config.band_points,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -130,6 +131,18 @@ def relaxation_requests(
             for number, ready in enumerate(prepared, 1)
             if ready.start.operations.complaint
         ),
+    )
+
+
+def continued(first: Relaxation, second: Relaxation) -> Relaxation:
+    """Two relaxations, the second from where the first ended, as one."""
+    return dataclasses.replace(
+        second,
+        steps=first.steps + second.steps,
+        force_calls=first.force_calls + second.force_calls,
+        space_group_before=first.space_group_before,
+        stages=(*first.stages, *second.stages),
+        complaints=(*first.complaints, *second.complaints),
     )
 
 

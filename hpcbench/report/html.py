@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from hpcbench.criteria import PLACES, Criterion, criteria_of
 from hpcbench.report.bands import replace_file
 from hpcbench.report.drawings import bands_svg, histogram_svg, number, share_svg
+from hpcbench.report.protocols import protocols_of
 from hpcbench.report.wording import (
     DASH,
     formula_html,
@@ -209,6 +210,7 @@ def _content(store: Store) -> dict[str, Any]:
         "criteria": [_criterion_row(c, done, counts[FAILED]) for c in criteria],
         "kinds": _kinds(done),
         "soft": _soft(done),
+        "protocols": protocols_of(store, done, criteria, criterion),
         "again": _again(store, done, criterion),
         "failures": _failures(table),
         "rows": rows,

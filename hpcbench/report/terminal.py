@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hpcbench.criteria import PLACES
-from hpcbench.store.schema import DIMENSIONS, DONE, UNDETERMINED
+from hpcbench.store.schema import BESIDE, DIMENSIONS, DONE, UNDETERMINED
 
 if TYPE_CHECKING:
     from hpcbench.store.bands import Bands
@@ -59,7 +59,7 @@ def print_results(store: Store) -> None:
     done = int((table["status"] == DONE).sum())
     stable = int((table["verdict"] == "stable").sum()) if "verdict" in table else 0
     undetermined = int((table["verdict"] == UNDETERMINED).sum()) if "verdict" in table else 0
-    again = len(store.again)
+    again = sum(not key.endswith(BESIDE) for key in store.again.ids)
     unfinished = len(store.unfinished_ids())
     share = f" ({100 * stable / done:.1f} %)" if done else ""
     out.print(

@@ -20,7 +20,7 @@ from hpcbench.store.files import Files
 from hpcbench.store.physics import phonopy_of
 from hpcbench.store.result import Result, compact_force_constants, result_of
 from hpcbench.store.run_folder import RunFolder
-from hpcbench.store.schema import AGAIN, AGAINS, CRYSTALS, DONE
+from hpcbench.store.schema import AGAIN, AGAINS, BESIDE, CRYSTALS, DONE
 from hpcbench.store.table_reader import TableReader
 
 if TYPE_CHECKING:
@@ -180,17 +180,21 @@ class Store:
 
     @property
     def again(self) -> Store:
-        """Computations again: in float64 where noise decides, in a larger supercell.
+        """Computations again: in float64, in a larger supercell, by the protocol beside.
 
-        Their ids are the crystal's with ``:float64`` or ``:larger``; the column ``parent`` has
-        the crystal's.
+        Their ids are the crystal's with ``:float64``, ``:larger`` or ``:phononbench``; the column
+        ``parent`` has the crystal's.
         The store itself, its table and its length, is of the crystals alone.
         """
         return self._some(key for key in self._files.where if AGAIN in key)
 
     def versions(self, key: str) -> list[str]:
-        """A crystal's id, and those of its computations again, in the order in which they were."""
-        return [key, *(i for what in AGAINS if (i := f"{key}{AGAIN}{what}") in self._files.where)]
+        """A crystal's id, and those of its computations again, in the order in which they were.
+
+        The last is that by the protocol which was done beside the run's, if there is one.
+        """
+        names = (*AGAINS, BESIDE)
+        return [key, *(i for what in names if (i := f"{key}{AGAIN}{what}") in self._files.where)]
 
     def where(self, condition: str) -> Store:
         """The crystals for which a condition holds, as pandas' ``query`` takes it.

@@ -23,7 +23,9 @@ AGAIN = ":"
 """Between a crystal's id and what is different, in the id of a computation again."""
 DOUBLE, LARGER = "float64", "larger"
 AGAINS = (DOUBLE, LARGER)
-"""What is different: double precision, the next larger supercell."""
+"""What is different: double precision, the next larger supercell. The verdict is from the last."""
+BESIDE = "phononbench"
+"""Of a protocol that was done beside that of the run, in the id of its row."""
 
 CRYSTALS = Schema(
     columns=(
@@ -207,7 +209,7 @@ def result_schema(
             "lowest frequency above the threshold of the verdict's criterion; without the three "
             "lowest modes at Gamma",
         ),
-        Field("again", "category", meaning="what the verdict is from: empty, float64, or larger"),
+        Field("again", "category", meaning="what its verdict is from: empty, or as in its id"),
         Field("parent", "str", meaning="of a computation again: the crystal's id; else empty"),
         Field("within_noise", "category", meaning="criteria whose answer the noise could change"),
         *_PLACES,

@@ -15,7 +15,7 @@ from hpcbench.protocols import PROTOCOLS
 from hpcbench.rank.tasks import Keep, phonon_columns
 from hpcbench.store.physics import phonopy_of
 from hpcbench.store.reader import Store
-from hpcbench.store.schema import DONE, UNDETERMINED
+from hpcbench.store.schema import AGAINS, DONE, UNDETERMINED
 
 FIT = frozenset(
     {
@@ -50,6 +50,10 @@ def columns_again(
         If the settings are not those of a run.
     """
     protocol = PROTOCOLS[settings["protocol"]]
+    criterion = settings["criterion"]
+    if row.get("again") == protocol.beside != "":
+        protocol = PROTOCOLS[protocol.beside]
+        criterion = protocol.criterion
     phonons = PhononSettings(
         protocol.primitive_matrix,
         settings["displacement"],
@@ -65,8 +69,8 @@ def columns_again(
     noise = {place: float(row.get(f"noise_{place}", math.nan)) for place in PLACES}
     known = Noise(float(row.get("force_noise", math.nan)), noise, {})
     result = analyse_force_constants(phonon, phonons, known)
-    columns = phonon_columns(result, settings["criterion"], keep)
-    if settings["criterion"] in row.get("within_noise", "").split(", "):
+    columns = phonon_columns(result, criterion, keep)
+    if criterion in row.get("within_noise", "").split(", "):
         columns["verdict"] = UNDETERMINED
     if not row.get("parent"):
         # The verdict of the computation again is in its own row.
@@ -83,9 +87,10 @@ def analyse_stored(
     """
     store = _opened(parent)
     analysed = [_analysed(store.row(one), settings, keep) for one in store.versions(key)]
-    if len(analysed) > 1:
-        # As in a run: the verdict is that of the last computation again.
-        analysed[0] |= {name: analysed[-1][name] for name in ("verdict", "again")}
+    for again in analysed[1:]:
+        if again["again"] in AGAINS:
+            # As in a run: the verdict is that of the last computation again.
+            analysed[0] |= {name: again[name] for name in ("verdict", "again")}
     return analysed
 
 

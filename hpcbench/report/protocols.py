@@ -1,0 +1,134 @@
+"""Two protocols side by side: which crystals they judge otherwise, and what differs in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hpcbench.criteria import PLACES, Criterion
+from hpcbench.report.wording import percent, texts_of
+from hpcbench.store.schema import BESIDE, DONE
+
+if TYPE_CHECKING:
+    import pandas
+
+    from hpcbench.store.reader import Store
+
+# THz: the strictest criterion in use, and two looser ones.
+THRESHOLDS = (-0.001, -0.01, -0.1)
+MOST_CHANGED = 200
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Stable crystals by a criterion: of the run's protocol, of the other, and what changed."""
+
+    name: str
+    here: int
+    beside: int
+    became_stable: int
+    became_unstable: int
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A crystal that the protocols judge otherwise by the run's criterion."""
+
+    name: str
+    groups: str
+    beside: str
+    here: str
+    lowest_beside: float
+    lowest_here: float
+    displacements: str
+
+
+@dataclass(frozen=True)
+class Protocols:
+    """What the report shows of two protocols.
+
+    Attributes
+    ----------
+    name : str
+        Of the one beside the run's.
+    count : int
+        Crystals that are done by both.
+    criteria : tuple of Shares
+        By each criterion.
+    places : tuple of Shares
+        By each place and threshold: no frequency there below it.
+    share : str
+        Of stable ones by the run's criterion: beside, and here.
+    changed : tuple of Changed
+        By the run's criterion.
+    """
+
+    name: str
+    count: int
+    criteria: tuple[Shares, ...]
+    places: tuple[Shares, ...]
+    share: tuple[str, str]
+    changed: tuple[Changed, ...]
+
+
+def protocols_of(
+    store: Store, done: pandas.DataFrame, criteria: Sequence[Criterion], criterion: Criterion
+) -> Protocols | None:
+    """Crystals that are done by both protocols; ``None`` where only one was done."""
+    if not len(store.again):
+        return None
+    table = store.again.table
+    beside = table[(table["again"] == BESIDE) & (table["status"] == DONE)].set_index("parent")
+    ids = [key for key in done.index if key in beside.index]
+    if not ids:
+        return None
+    here, beside = done.loc[ids], beside.loc[ids]
+    by_criterion = tuple(
+        _shares(c.name, *(np.array(texts_of(t, c.column)) == "stable" for t in (here, beside)))
+        for c in criteria
+    )
+    by_place = tuple(
+        _shares(
+            f"{place}, {threshold:g} THz",
+            *(t[f"min_frequency_{place}"].to_numpy() >= threshold for t in (here, beside)),
+        )
+        for place in PLACES
+        for threshold in THRESHOLDS
+    )
+    column = criterion.column
+    differs = np.array(texts_of(here, column)) != np.array(texts_of(beside, column))
+    shares = [sum(v == "stable" for v in texts_of(t, column)) for t in (beside, here)]
+    changed = zip(here[differs].to_dict("records"), beside[differs].to_dict("records"), strict=True)
+    lowest = f"min_frequency_{criterion.place}"
+    return Protocols(
+        BESIDE,
+        len(ids),
+        by_criterion,
+        by_place,
+        (percent(shares[0], len(ids)), percent(shares[1], len(ids))),
+        tuple(
+            Changed(
+                str(one["name"]),
+                f"{other['spacegroup']} | {one['spacegroup']}",
+                str(other[column]),
+                str(one[column]),
+                float(other[lowest]),
+                float(one[lowest]),
+                f"{other['displacements']:.0f} | {one['displacements']:.0f}",
+            )
+            for one, other in changed
+        )[:MOST_CHANGED],
+    )
+
+
+def _shares(name: str, here: np.ndarray, beside: np.ndarray) -> Shares:
+    return Shares(
+        name,
+        int(here.sum()),
+        int(beside.sum()),
+        int((here & ~beside).sum()),
+        int((beside & ~here).sum()),
+    )
