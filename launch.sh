@@ -83,8 +83,7 @@ tests() {
         plainly -m pytest "$@"
         return
     fi
-    # Two processes of tests: most of them wait for programs that start.
-    for step in "ruff check ." "ruff format --check ." mypy "pytest -n 2 --dist loadgroup"; do
+    for step in "ruff check ." "ruff format --check ." mypy pytest; do
         # shellcheck disable=SC2086  # several words
         plainly -m $step || failed="$failed $step;"
     done

@@ -23,20 +23,6 @@ from ase.build import bulk  # noqa: E402
 DEMO = Path(__file__).parents[1] / "jobs" / "demo"
 
 
-# Files with tests that kill ranks, start Slurm, watch the clock or the screen. Where tests run in
-# several processes, one of them has all of these; each other file is one's as a whole.
-ONE_AFTER_THE_OTHER = {"test_chaos", "test_deadline", "test_launch", "test_slurm", "test_startup"}
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which tests belong to the same process, where there are several (pytest-xdist)."""
-    for item in items:
-        name = item.path.stem
-        group = "one after the other" if name in ONE_AFTER_THE_OTHER else name
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def reference_data() -> Path:
     """Folder of other people's data, which is not part of the repository."""
