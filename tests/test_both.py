@@ -8,6 +8,7 @@ import ase.io
 import numpy as np
 import pandas
 import pytest
+import spglib
 from conftest import DEMO
 
 import hpcbench
@@ -86,6 +87,25 @@ def test_false_modes_from_residual_strain_are_gone(stores: dict) -> None:  # typ
     assert here["verdict_phononbench"] == here["verdict_mesh"] == "stable"
     assert here["min_frequency_path"] > -1e-3
     assert here["displacements"] < literal["displacements"]
+
+
+def test_symmetry_is_told_at_several_tolerances(stores: dict) -> None:  # type: ignore[type-arg]
+    store = stores["both"]
+    key = store.find("Si_start_rattled")
+    here, literal = store.row(key), store.row(f"{key}:phononbench")
+    given = ase.io.read(DEMO / "Si_start_rattled.cif")
+    by_spglib = [
+        spglib.get_symmetry_dataset(
+            (given.cell[:], given.get_scaled_positions(), given.numbers), symprec=tolerance
+        ).number
+        for tolerance in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+    ]
+    assert list(here["spacegroup_numbers_before"]) == by_spglib
+    assert list(here["spacegroup_numbers"]) == [227] * 5
+    # Relaxed without being idealised, it is diamond to some digits only.
+    assert literal["spacegroup_numbers"][0] != 227
+    assert literal["spacegroup_numbers"][-1] == 227
+    assert list(literal["spacegroup_numbers_before"]) == list(here["spacegroup_numbers_before"])
 
 
 def test_the_report_shows_both(stores: dict, tmp_path: Path) -> None:  # type: ignore[type-arg]

@@ -28,6 +28,7 @@ from hpcbench.rank.tasks import (
     phonon_settings,
 )
 from hpcbench.relaxation.relax import Relaxation, continued, relaxation_requests
+from hpcbench.relaxation.symmetry import space_group_numbers
 from hpcbench.requests import ForcesOn, OnCpu, Request
 from hpcbench.store.schema import DOUBLE, LARGER, UNDETERMINED
 
@@ -130,6 +131,7 @@ class Route:
             displaced = yield from self._displaced(relaxation.atoms, supercell_matrix, protocol)
             columns = yield from self._analysed(displaced, in_double=False, protocol=protocol)
             row = done_row(crystal, relaxation, columns, self.rank, self.provenance)
+            row |= yield from self._symmetry(crystal, relaxation)
         except CrystalError as error:
             row = failed_row(crystal, error, self.rank, self.provenance)
         return row_again(row, {}, self.provenance, protocol.name, in_double=False)
@@ -144,6 +146,7 @@ class Route:
         columns = yield from self._analysed(displaced, in_double=False)
         row = done_row(crystal, relaxation, columns, self.rank, self.provenance)
         again = []
+        row |= yield from self._symmetry(crystal, relaxation)
         in_double = self.has_double and row["verdict"] == UNDETERMINED
         what = DOUBLE
         try:
@@ -161,6 +164,14 @@ class Route:
         if again:
             row |= {name: again[-1][name] for name in ("verdict", "again")}
         return [row, *again]
+
+    def _symmetry(
+        self, crystal: Crystal, relaxation: Relaxation
+    ) -> Generator[Request, Any, dict[str, list[int]]]:
+        given, relaxed = yield OnCpu(
+            "symmetry", space_group_numbers, (crystal.to_ase(), relaxation.atoms)
+        )
+        return {"spacegroup_numbers_before": given, "spacegroup_numbers": relaxed}
 
     def _displaced(
         self, atoms: Atoms, supercell_matrix: NDArray[np.int64], protocol: Protocol | None = None

@@ -42,6 +42,15 @@ def find_space_group(atoms: Atoms, tolerance: float) -> SpaceGroup:
     return SpaceGroup(int(dataset.number), str(dataset.international))
 
 
+TOLERANCES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+"""In A: those at which the symmetry of a crystal is told."""
+
+
+def space_group_numbers(*crystals: Atoms) -> list[list[int]]:
+    """Numbers of the space groups that spglib finds at each of ``TOLERANCES``; 0 for none."""
+    return [[find_space_group(atoms, t).number for t in TOLERANCES] for atoms in crystals]
+
+
 @dataclass(frozen=True, eq=False)
 class Idealised:
     """A cell brought to the exact symmetry found in it.

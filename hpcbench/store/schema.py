@@ -198,6 +198,13 @@ def result_schema(
         Field("spacegroup_before", "category", meaning="international symbol, as given"),
         Field("spacegroup_number_before", "i4", meaning="as given, at the symmetry tolerance"),
         Field(
+            "spacegroup_numbers",
+            "i4",
+            (5,),
+            meaning="relaxed, at 1e-5, 1e-4, 1e-3, 1e-2 and 1e-1 angstrom; 0 unknown",
+        ),
+        Field("spacegroup_numbers_before", "i4", (5,), meaning="as given, at the same tolerances"),
+        Field(
             "verdict", "category", meaning="by the store's criterion; undetermined within the noise"
         ),
         *(Field(name, "category", meaning="by this criterion") for name in criteria),
