@@ -697,7 +697,7 @@ def test_minima_and_calls_of_ase_by_hand_for_metals(emt) -> None:
 
 
 # DESIGN.md has the numbers for 64, which take four minutes.
-GENERATED = 12
+GENERATED = 20
 
 
 @pytest.mark.reference

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -10,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpcbench.config import RunConfig, load_config, settings_hash
-from hpcbench.crystal import Crystal, Origin
+from hpcbench.crystal import Crystal
 from hpcbench.errors import EvaluationError, StoreError
 from hpcbench.planning.costs import CostModel
+from hpcbench.planning.listing import crystal_of
 from hpcbench.potentials.one_by_one import OneByOne
 from hpcbench.potentials.protocol import Evaluation, PotentialInfo
 from hpcbench.rank.journey import ANALYSIS
@@ -71,16 +71,7 @@ class Reanalysis:
         """The crystals of the store, as they were given; those without a cell are left out."""
         for row in Store(self.parent).rows(_GIVEN):
             if len(row["numbers"]):
-                matrix = row["supercell_matrix"]
-                yield Crystal(
-                    row["id"],
-                    row["name"],
-                    tuple(Origin(*origin) for origin in json.loads(row["origins"])),
-                    row["cell"],
-                    row["positions"],
-                    row["numbers"],
-                    matrix if matrix.any() else None,
-                )
+                yield crystal_of({**row, "has_supercell": row["supercell_matrix"].any()})
 
     def way(self, crystal: Crystal) -> Generator[Request, Any, list[dict[str, Any]]]:
         """The way of a crystal: its analysis alone."""
