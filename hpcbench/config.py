@@ -39,6 +39,8 @@ RESERVED_VARIABLES = frozenset(
     }
 )
 DEFAULT_FILE = "hpcbench.toml"
+# Settings that came after the first stores.
+_LATER = ("criteria", "supercell_atoms", "supercell_shape", "largest_supercell", "check_margin")
 
 
 def _setting(
@@ -173,6 +175,14 @@ class RunConfig:
         "what is computed",
         "supercells that are given by their length: multiples of the lattice vectors, or any "
         "that are about a cube",
+        decides=True,
+    )
+    largest_supercell: int = _setting(
+        1000,
+        kind.count,
+        "what is computed",
+        "crystals whose supercell has more atoms than this are set aside (0: none)",
+        metavar="N",
         decides=True,
     )
     check_margin: float = _setting(
@@ -362,7 +372,7 @@ class RunConfig:
         values = {f.name: getattr(resolved, f.name) for f in settings() if f.metadata["decides"]}
         values["criteria"] = as_tables(self.criteria)
         # The hash of those who do not use them is what it was before they were there.
-        for name in ("criteria", "supercell_atoms", "supercell_shape", "check_margin"):
+        for name in _LATER:
             if getattr(self, name) == getattr(RunConfig, name, ()):
                 del values[name]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}

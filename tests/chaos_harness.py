@@ -37,6 +37,7 @@ LOOSE = (
     "gamma_acoustic",
     "noise_",
     "modes_left_out",
+    "mesh_change",
     "free_energy",
     "entropy",
     "heat_capacity",

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase.build import bulk
+from ase.io import write
 from conftest import DEMO
 
 import hpcbench
@@ -121,9 +123,82 @@ def test_repair_keeps_computations_again(store: hpcbench.Store, tmp_path: Path) 
     assert len(lost) < 3
 
 
+def test_a_reanalysis_knows_the_noise(store: hpcbench.Store, tmp_path: Path) -> None:
+    out = tmp_path / "other.h5"
+    words = ["reanalyse", str(store.path), "--out", str(out), "--workers", "0"]
+    assert main([*words, "--band-points", "31"]) == 0
+    other = hpcbench.open(out)
+    for key in (*store.ids, *store.again.ids):
+        before, after = store.row(key), other.row(key)
+        for name in ("within_noise", "verdict", "again", "force_noise"):
+            assert before[name] == after[name]
+        assert after["noise_mesh"] == pytest.approx(before["noise_mesh"], rel=1e-6)
+    # At another threshold that is not near to anything, nothing is within the noise.
+    (tmp_path / "far.toml").write_text(
+        '[[criteria]]\nname = "near"\nplace = "mesh"\nthreshold = -5.0\n'
+    )
+    words[3] = str(tmp_path / "far.h5")
+    assert main([*words, "--criteria", str(tmp_path / "far.toml"), "--criterion", "near"]) == 0
+    far = hpcbench.open(tmp_path / "far.h5")
+    assert set(far.table["within_noise"]) == {""}
+
+
+ROUNDED = """
+from ase.calculators.emt import EMT
+
+class Rounded(EMT):
+    def calculate(self, *arguments, **keywords):
+        super().calculate(*arguments, **keywords)
+        self.results["forces"] = self.results["forces"].round(4)
+"""
+
+
+def test_without_double_precision_displacements_are_longer(tmp_path: Path) -> None:
+    (tmp_path / "rounded.py").write_text(ROUNDED)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    crystal = bulk("Cu", cubic=True)
+    crystal.rattle(0.02, seed=2)
+    write(tmp_path / "Cu.cif", crystal)
+
+    def run_rounded(out: str, *arguments: str) -> hpcbench.Store:
+        command = [sys.executable, "-m", "hpcbench", "run", "Cu.cif", *QUICK, "--out", out]
+        command += ["--model", "rounded:Rounded", *arguments]
+        subprocess.run(command, check=True, cwd=tmp_path, env=environment)
+        return hpcbench.open(tmp_path / out)
+
+    first = run_rounded("first.h5")
+    (row,) = (first.row(key) for key in first.ids)
+    (tmp_path / "own.toml").write_text(
+        '[[criteria]]\nname = "near"\nplace = "mesh"\n'
+        f"threshold = {row['min_frequency_mesh']:.9f}\n"
+    )
+    store = run_rounded("store.h5", "--criteria", "own.toml", "--criterion", "near")
+    (key,) = store.again.ids
+    row, again = store.row(store.ids[0]), store.row(key)
+    assert key == f"{row['id']}{AGAIN}displacement"
+    assert row["within_noise"] == "near"
+    assert row["verdict"] == again["verdict"]
+    for one, length in ((row, 0.01), (again, 0.03)):
+        lengths = np.linalg.norm(one["displacement_vectors"], axis=1)
+        np.testing.assert_allclose(lengths, length, rtol=1e-9)
+    assert again["noise_mesh"] ** 2 < 0.7 * row["noise_mesh"] ** 2
+    page = " ".join(write_report(store, tmp_path / "report.html").read_text().split())
+    assert "was computed again with longer displacements" in page
+
+
 @pytest.mark.mpi
 def test_ranks_compute_again_as_one_process_does(store: hpcbench.Store, tmp_path: Path) -> None:
     shutil.copy(store.path.parent / "own.toml", tmp_path)
     ranks = run(tmp_path, "--criteria", "own.toml", "--criterion", "near", ranks=2)
     assert ranks.again.ids == store.again.ids
     assert dict(ranks.table["verdict"]) == dict(store.table["verdict"])
+
+
+def test_the_report_names_meshes_that_are_not_converged(tmp_path: Path) -> None:
+    write(tmp_path / "Cu.cif", bulk("Cu"))
+    for mesh, says in (("2", True), ("20", False)):
+        command = ["run", str(tmp_path / "Cu.cif"), "--model", "ase.calculators.emt:EMT"]
+        command += ["--band-points", "11", "--workers", "0", "--no-report", "--mesh", mesh, mesh]
+        assert main([*command, mesh, "--out", str(tmp_path / f"{mesh}.h5")]) == 0
+        page = write_report(hpcbench.open(tmp_path / f"{mesh}.h5"), tmp_path / "r.html").read_text()
+        assert ("the free energy of 1 crystal differs" in page) == says

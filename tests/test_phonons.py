@@ -21,11 +21,12 @@ from hpcbench.criteria import CRITERIA
 from hpcbench.errors import PhononError
 from hpcbench.phonons.calculate import PhononResult, PhononSettings, analyse, prepare
 from hpcbench.phonons.force_constants import fit_force_constants, subtract_drift
-from hpcbench.phonons.spectrum import seekpath_band_path
+from hpcbench.phonons.spectrum import run_mesh, seekpath_band_path
 from hpcbench.phonons.stability import Spectrum, is_stable, verdicts
 from hpcbench.phonons.supercells import full_matrix
 from hpcbench.potentials.ase_calculator import CalculatorPotential, PotentialCalculator
 from hpcbench.potentials.protocol import Potential, PotentialInfo
+from hpcbench.rank.tasks import Keep, phonon_columns
 
 TEMPERATURES = (0.0, 75.0, 150.0, 300.0, 600.0, 1000.0)
 
@@ -79,6 +80,33 @@ def test_a_mesh_by_length_is_phonopys() -> None:
     thermal = expected.run_thermal_properties(temperatures=TEMPERATURES, cutoff_frequency=0.1)
     for name in ("free_energy", "entropy", "heat_capacity"):
         np.testing.assert_allclose(getattr(got.mesh, name), getattr(thermal, name), rtol=1e-12)
+
+
+def test_it_is_told_how_far_the_mesh_is_converged() -> None:
+    potential = CalculatorPotential(EMT(), PotentialInfo("EMT", "ase", "", "", "", "cpu", None))
+    found = {}
+    for mesh in ((2, 2, 2), (20, 20, 20), (75.0,)):
+        chosen = dataclasses.replace(settings(), mesh=mesh)
+        result = compute(bulk("Cu"), potential, chosen=chosen)
+        found[mesh] = result.mesh.change
+        half = tuple(n / 2 for n in mesh) if len(mesh) == 1 else tuple(n // 2 for n in mesh)
+        coarse = run_mesh(result.phonon, half, TEMPERATURES, 0.1)
+        dense = result.mesh.free_energy
+        assert result.mesh.change == pytest.approx(np.abs(dense - coarse.free_energy).max())
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            columns = phonon_columns(result, "mesh", Keep(False, "float32", False))
+        said = [str(w.message) for w in caught if "the mesh is not converged" in str(w.message)]
+        assert len(said) == (mesh == (2, 2, 2))
+        assert columns["mesh_change"] == result.mesh.change
+    assert found[2, 2, 2] > 0.1 > found[20, 20, 20]
+
+
+def test_a_mesh_that_phonopy_cannot_make_is_a_reason() -> None:
+    phonon = prepare(bulk("Cu"), np.diag([2, 2, 2]), settings())
+    with pytest.raises(PhononError, match="phonopy: ") as caught:
+        run_mesh(phonon, (4, 4, 4), TEMPERATURES, 0.1)  # it has no force constants
+    assert caught.value.reason.startswith("mesh: ")
 
 
 class Springs(Calculator):

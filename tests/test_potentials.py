@@ -98,8 +98,29 @@ def test_demo_is_never_the_default() -> None:
 
 def test_packages_without_double_precision_refuse_it() -> None:
     with pytest.raises(PotentialError, match="float32 only"):
-        load_potential("chgnet", dtype="float64")
-    check_name("chgnet")
+        load_potential("sevennet-l3i5", dtype="float64")
+    check_name("sevennet-l3i5")
+
+
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")  # CHGNet's own
+def test_chgnet_in_double_precision_is_the_same_potential_with_less_noise() -> None:
+    pytest.importorskip("chgnet")
+    atoms = bulk("NaCl", "rocksalt", a=5.7, cubic=True)
+    atoms.rattle(0.05, seed=1)
+    single, double = (load_potential("chgnet", dtype=d) for d in ("float32", "float64"))
+    (one,), (other,) = (p.evaluate([atoms], stress=True) for p in (single, double))
+    np.testing.assert_allclose(one.forces, other.forces, atol=1e-4)
+    np.testing.assert_allclose(one.stress, other.stress, atol=1e-5)
+    assert np.abs(other.forces.sum(axis=0)).max() < 1e-12
+    # The forces are derivatives of the energy: to five digits, which float32 does not have.
+    step = 1e-4
+    energies = []
+    for sign in (1, -1):
+        moved = atoms.copy()
+        moved.positions[3, 1] += sign * step
+        energies.append(double.evaluate([moved])[0].energy)
+    slope = (energies[1] - energies[0]) / (2 * step)
+    assert slope == pytest.approx(other.forces[3, 1], rel=1e-5)
 
 
 def test_any_ase_calculator_by_import_path() -> None:

@@ -38,6 +38,7 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
         mesh=(4, 4, 4),
         band_points=11,
         dtype="float64",
+        keep_dos=True,
     )
     return path
 
@@ -77,6 +78,12 @@ def test_thermal_properties_are_phonopys(
             # All states of one atom. Gold's has peaks that are narrower than the step.
             states = np.trapezoid(row["dos"], row["dos_frequencies"])
             assert states == pytest.approx(3.0, abs=0.01)
+
+
+def test_a_run_keeps_the_density_of_states_if_asked(parent: Path) -> None:
+    store = hpcbench.open(parent)
+    row = store.row(store.find("Cu"))
+    assert np.trapezoid(row["dos"], row["dos_frequencies"]) == pytest.approx(3.0, abs=0.02)
 
 
 def test_what_is_changed_is_changed_and_the_rest_is_as_it_was(parent: Path, tmp_path: Path) -> None:

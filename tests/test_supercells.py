@@ -20,7 +20,7 @@ from hpcbench.config import load_config
 from hpcbench.crystal import Crystal
 from hpcbench.errors import ConfigError
 from hpcbench.phonons.force_constants import decay
-from hpcbench.phonons.supercells import heights, matrix_of_length, next_larger
+from hpcbench.phonons.supercells import heights, matrix_of_length, next_larger, require_size
 from hpcbench.planning.costs import supercell_of
 from hpcbench.report.html import write_report
 
@@ -92,6 +92,42 @@ def test_settings_give_the_same_supercell_before_the_run_and_in_it() -> None:
     assert "check_margin" not in stored
     with pytest.raises(ConfigError, match="a length of at least 5 A"):
         load_config({"supercell": "2"}, None, {})
+
+
+def test_a_large_supercell_is_set_aside_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    crystals = [bulk("Cu", cubic=True), bulk("Cu", cubic=True) * (4, 4, 2)]
+    ase.io.write(tmp_path / "copper.extxyz", crystals)
+    command = ["run", str(tmp_path / "copper.extxyz"), "--model", "ase.calculators.emt:EMT"]
+    command += ["--mesh", "4", "4", "4", "--band-points", "11", "--workers", "0", "--no-report"]
+    assert main([*command, "--out", str(tmp_path / "s.h5")]) == 1
+    table = hpcbench.open(tmp_path / "s.h5").table.set_index("natoms")
+    assert table["status"].to_dict() == {4: "done", 128: "failed"}
+    assert table["reason"][128] == (
+        "large supercell: 1024 atoms, more than --largest-supercell 1000"
+    )
+    capsys.readouterr()
+    main(["plan", str(tmp_path / "copper.extxyz"), "--model", "ase.calculators.emt:EMT"])
+    assert "large supercell" in capsys.readouterr().out
+    # No limit, and one that the smaller one is above as well.
+    assert require_size(128, np.diag([2, 2, 2]), 0) is None
+    command += ["--largest-supercell", "31", "--out", str(tmp_path / "none.h5")]
+    assert main(command) == 1
+    assert set(hpcbench.open(tmp_path / "none.h5").table["status"]) == {"failed"}
+
+
+def test_a_marginal_verdict_is_not_checked_in_too_large_a_supercell(tmp_path: Path) -> None:
+    ase.io.write(tmp_path / "copper.cif", bulk("Cu", cubic=True))
+    command = ["run", str(tmp_path / "copper.cif"), "--model", "ase.calculators.emt:EMT"]
+    command += ["--mesh", "4", "4", "4", "--band-points", "11", "--workers", "0", "--no-report"]
+    command += ["--check-margin", "100", "--largest-supercell", "100"]
+    assert main([*command, "--out", str(tmp_path / "s.h5")]) == 0
+    (row,) = hpcbench.open(tmp_path / "s.h5").rows()
+    assert (row["status"], row["again"]) == ("done", "")
+    assert row["notes"] == (
+        "not computed again (larger): 108 atoms, more than --largest-supercell 100"
+    )
 
 
 @pytest.fixture(scope="module")

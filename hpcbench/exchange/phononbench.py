@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 from hpcbench.exchange.files import replacing, safe_name, write_settings
 from hpcbench.exchange.frames import write_cif
-from hpcbench.exchange.phonopy_files import put_dataset
 from hpcbench.store.physics import phonopy_of
 from hpcbench.store.schema import DONE
 
@@ -85,7 +84,6 @@ def _names(store: Store) -> dict[str, str]:
 
 def _write_force_constants(row: Mapping[str, Any], symprec: float, path: Path) -> None:
     phonon = phonopy_of(row, symprec)
-    put_dataset(row, phonon)
     with replacing(path) as temporary:
         phonon.save(temporary, settings={"force_constants": True})
 

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from hpcbench.exchange.files import done_rows, file_name, replacing, write_settings
 from hpcbench.store.physics import phonopy_of
 
@@ -36,7 +34,6 @@ def write_calculation(row: Mapping[str, Any], phonon: Phonopy, folder: Path) -> 
     from phonopy.file_IO import write_force_constants_to_hdf5, write_FORCE_SETS
 
     folder.mkdir(parents=True, exist_ok=True)
-    put_dataset(row, phonon)
     with replacing(folder / "phonopy.yaml") as temporary:
         phonon.save(temporary, settings={"force_constants": False, "force_sets": False})
     with replacing(folder / "force_constants.hdf5") as temporary:
@@ -51,26 +48,6 @@ def write_calculation(row: Mapping[str, Any], phonon: Phonopy, folder: Path) -> 
         with replacing(folder / "FORCE_SETS") as temporary:
             write_FORCE_SETS(phonon.dataset, filename=temporary)
     write_bands(row, phonon, folder / "band.yaml")
-
-
-def put_dataset(row: Mapping[str, Any], phonon: Phonopy) -> None:
-    """Give a Phonopy object the displacements of a row, and the forces where they were kept."""
-    atoms, vectors = row["displacement_atoms"], row["displacement_vectors"]
-    if not len(atoms):
-        return
-    displaced = [
-        {"number": int(atom), "displacement": np.array(vector)}
-        for atom, vector in zip(atoms, vectors, strict=True)
-    ]
-    natoms = len(phonon.supercell)
-    if len(row["forces"]):
-        forces = np.asarray(row["forces"], dtype=np.float64).reshape(-1, natoms, 3)
-        for entry, answer in zip(displaced, forces, strict=True):
-            entry["forces"] = answer
-    # Assigning a dataset drops the force constants that it does not belong to.
-    force_constants = phonon.force_constants
-    phonon.dataset = {"natom": natoms, "first_atoms": displaced}
-    phonon.force_constants = force_constants
 
 
 def write_band_files(store: Store, folder: Path) -> int:

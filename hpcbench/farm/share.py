@@ -32,7 +32,7 @@ from hpcbench.planning.blocks import Block
 from hpcbench.planning.holding import most_seconds_held
 from hpcbench.planning.listing import crystal_of
 from hpcbench.potentials.protocol import Potential
-from hpcbench.potentials.registry import load_potential, weights_file
+from hpcbench.potentials.registry import has_both_precisions, load_potential
 from hpcbench.rank.stopping import Stop
 from hpcbench.rank.worker import Worker
 from hpcbench.store.run_folder import RunFolder
@@ -319,8 +319,7 @@ def load_for(config: RunConfig, device: str, ranks_on_host: int) -> Potential:
 
 def double_of(config: RunConfig, device: str, ranks_on_host: int) -> Callable[[], Potential] | None:
     """Loads the potential of a run in double precision; ``None`` where it has no other one."""
-    if config.dtype == DOUBLE or weights_file(config.model) is None:
-        # Others than MatterSim keep the precision that they have.
+    if config.dtype == DOUBLE or not has_both_precisions(config.model):
         return None
     # The same passes take twice the memory.
     double = dataclasses.replace(config, dtype=DOUBLE, max_edges=config.max_edges // 2)

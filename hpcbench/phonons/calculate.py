@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from hpcbench.criteria import CRITERIA, Criterion
 from hpcbench.errors import PhononError
 from hpcbench.phonons.character import Character, character, modes_at_gamma
 from hpcbench.phonons.force_constants import decay, fit_force_constants, subtract_drift
-from hpcbench.phonons.noise import UNKNOWN_NOISE, Noise, measure_noise
+from hpcbench.phonons.noise import UNKNOWN_NOISE, Noise, carry_noise, measure_noise
 from hpcbench.phonons.spectrum import (
     BandPath,
     MeshResult,
@@ -28,6 +29,8 @@ from hpcbench.phonons.stability import Spectrum, is_undetermined, margin, verdic
 from hpcbench.phonons.supercells import displace
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ase import Atoms
     from phonopy import Phonopy
 
@@ -160,11 +163,7 @@ def analyse(phonon: Phonopy, forces: NDArray[np.float64], settings: PhononSettin
         lowest_modes(phonon, spectra),
         _character(phonon, spectra, noise, mesh),
         verdicts(spectra, settings.criteria),
-        tuple(
-            c.name
-            for c in settings.criteria
-            if is_undetermined(c, spectra[c.place], noise.spreads[c.place])
-        ),
+        _undetermined(spectra, noise, settings),
         {c.name: margin(c, spectra[c.place]) for c in settings.criteria},
         decay(phonon),
     )
@@ -180,7 +179,8 @@ def analyse_force_constants(
     phonon : Phonopy
         With compact force constants, which are neither fitted nor symmetrised here.
     noise : Noise
-        Of the forces that they are from.
+        What is known of it. That of forces is carried through to the spectra of these settings
+        where the displacements that the force constants are from are in ``phonon``.
 
     Raises
     ------
@@ -191,12 +191,13 @@ def analyse_force_constants(
         # LAPACK does not take them.
         raise PhononError("nan", "force constants are not finite")
     path, mesh, spectra = _spectra(phonon, settings)
-    nan = float("nan")
+    if phonon.dataset is not None and math.isfinite(noise.forces):
+        noise = carry_noise(phonon, noise.forces, spectra, settings.criteria)
     return PhononResult(
         phonon,
         0,
-        nan,
-        nan,
+        math.nan,
+        math.nan,
         noise,
         np.zeros((0, len(phonon.supercell), 3)),
         path,
@@ -205,9 +206,20 @@ def analyse_force_constants(
         lowest_modes(phonon, spectra),
         _character(phonon, spectra, noise, mesh),
         verdicts(spectra, settings.criteria),
-        (),
+        _undetermined(spectra, noise, settings),
         {c.name: margin(c, spectra[c.place]) for c in settings.criteria},
         decay(phonon),
+    )
+
+
+def _undetermined(
+    spectra: Mapping[str, Spectrum], noise: Noise, settings: PhononSettings
+) -> tuple[str, ...]:
+    """The criteria whose answers noise could change; none where it is not known."""
+    return tuple(
+        c.name
+        for c in settings.criteria
+        if noise.spreads and is_undetermined(c, spectra[c.place], noise.spreads[c.place])
     )
 
 

@@ -92,26 +92,78 @@ def measure_noise(
     criteria : iterable of Criterion
         Whose thresholds matter.
     """
-    rng = np.random.default_rng(0)  # the same crystal gives the same numbers
-    qpoints = {place: spectrum.lowest[1] for place, spectrum in spectra.items()}
-    copy = pickle.loads(pickle.dumps(phonon))
-    constants, changes = [], []  # of noise of 1 eV/A
-    for _ in range(_SAMPLES):
-        made_up, _ = subtract_drift(rng.standard_normal(forces.shape))
-        changes.append(np.linalg.norm(fit_force_constants(copy, made_up)))
-        constants.append(np.array(copy.force_constants))
+    made_up = _made_up(phonon)
     without_drift, _ = subtract_drift(forces)
     # Independent noise of n atoms adds up to its root of n.
     by_sum = float(np.sqrt(forces.shape[1] * np.mean(forces.mean(axis=1) ** 2)))
     by_symmetry = _violated_symmetry(phonon, without_drift)
     by_permutation = float("nan")
-    if np.linalg.norm(changes) > _NO_CHANGE * np.linalg.norm(constants):
-        of_each = np.linalg.norm(changes) / np.sqrt(_SAMPLES)
+    if np.linalg.norm(made_up.changes) > _NO_CHANGE * np.linalg.norm(made_up.constants):
+        of_each = np.linalg.norm(made_up.changes) / np.sqrt(_SAMPLES)
         by_permutation = float(np.linalg.norm(change) / of_each)
     noise = float(np.nanmax([by_sum, by_symmetry, by_permutation]))
-    lowest = np.array(list(qpoints.values()))
+    return _carried(phonon, made_up, noise, spectra, criteria)
+
+
+def carry_noise(
+    phonon: Phonopy,
+    forces: float,
+    spectra: Mapping[str, Spectrum],
+    criteria: Iterable[Criterion],
+) -> Noise:
+    """The noise that is known of a crystal's forces, carried through to these spectra.
+
+    As :func:`measure_noise` does it, which has found that noise before.
+
+    Parameters
+    ----------
+    phonon : Phonopy
+        With symmetrised compact force constants, and the displacements that they are from.
+    forces : float
+        Standard deviation of a component of a force, in eV/A.
+    spectra : mapping of str to Spectrum
+        By place.
+    criteria : iterable of Criterion
+        Whose thresholds matter.
+    """
+    return _carried(phonon, _made_up(phonon), forces, spectra, criteria)
+
+
+@dataclass(frozen=True, eq=False)
+class _MadeUp:
+    """Force constants of made-up forces that are noise of 1 eV/A, several times.
+
+    ``phonon`` is a copy to compute with, ``constants`` are symmetrised, and ``changes`` the norms
+    of what symmetrisation has changed.
+    """
+
+    phonon: Phonopy
+    constants: list[NDArray[np.float64]]
+    changes: list[float]
+
+
+def _made_up(phonon: Phonopy) -> _MadeUp:
+    rng = np.random.default_rng(0)  # the same crystal gives the same numbers
+    made_up = _MadeUp(pickle.loads(pickle.dumps(phonon)), [], [])
+    shape = len((phonon.dataset or {})["first_atoms"]), len(phonon.supercell), 3
+    for _ in range(_SAMPLES):
+        forces, _ = subtract_drift(rng.standard_normal(shape))
+        made_up.changes.append(float(np.linalg.norm(fit_force_constants(made_up.phonon, forces))))
+        made_up.constants.append(np.array(made_up.phonon.force_constants))
+    return made_up
+
+
+def _carried(
+    phonon: Phonopy,
+    made_up: _MadeUp,
+    noise: float,
+    spectra: Mapping[str, Spectrum],
+    criteria: Iterable[Criterion],
+) -> Noise:
+    copy, constants = made_up.phonon, made_up.constants
+    lowest = np.array([spectrum.lowest[1] for spectrum in spectra.values()])
     matrices = [_matrices(copy, lowest, one) for one in constants]
-    exact = _matrices(phonon, lowest, phonon.force_constants)
+    exact = _matrices(copy, lowest, phonon.force_constants)
     moved = [np.linalg.eigvalsh(exact + noise * one)[:, 0] for one in matrices]
     squares = np.square(moved - np.linalg.eigvalsh(exact)[:, 0]).mean(axis=0)
     reach = _REACH * noise * _spread(phonon, lowest, matrices).max()

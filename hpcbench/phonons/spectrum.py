@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -173,6 +174,9 @@ class MeshResult:
         Of the primitive cell, in phonopy's units: kJ/mol, J/K/mol, J/K/mol.
     left_out : float
         Share of the modes that are below the cut-off frequency and so left out.
+    change : float
+        How far the free energy is, at most, from that on a mesh half as dense, in kJ/mol and
+        atom: small where the mesh suffices.
     """
 
     spectrum: Spectrum
@@ -182,6 +186,7 @@ class MeshResult:
     entropy: NDArray[np.float64]
     heat_capacity: NDArray[np.float64]
     left_out: float
+    change: float
 
 
 def density_of_states(phonon: Phonopy) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -211,18 +216,35 @@ def run_mesh(
         In K.
     cutoff_frequency : float
         Modes below it, in THz, are left out.
+
+    Raises
+    ------
+    PhononError
+        If phonopy makes no mesh.
     """
-    with warnings.catch_warnings():
-        # A shifted mesh lowers the symmetry that phonopy can use for some lattices: slower,
-        # and the same result. It is the mesh that the literature's numbers are from.
-        warnings.simplefilter("ignore", MeshSymmetryFallbackWarning)
-        result = phonon.run_mesh(mesh[0] if len(mesh) == 1 else [int(n) for n in mesh])
+
+    def on(dense: float | list[int]) -> tuple[Any, Any]:
+        try:
+            with warnings.catch_warnings():
+                # A shifted mesh lowers the symmetry that phonopy can use for some lattices:
+                # slower, and the same result. It is the mesh that the literature's numbers are
+                # from.
+                warnings.simplefilter("ignore", MeshSymmetryFallbackWarning)
+                result = phonon.run_mesh(dense)
+            return result, phonon.run_thermal_properties(
+                temperatures=np.asarray(temperatures, dtype=np.float64),
+                cutoff_frequency=cutoff_frequency,
+            )
+        except Exception as error:  # phonopy and spglib raise many kinds
+            raise PhononError("mesh", f"phonopy: {type(error).__name__}: {error}") from error
+
+    # The dense one last: phonopy keeps it, for the density of states.
+    _, coarse = on(mesh[0] / 2 if len(mesh) == 1 else [math.ceil(n / 2) for n in mesh])
+    result, thermal = on(mesh[0] if len(mesh) == 1 else [int(n) for n in mesh])
+    change = np.abs(thermal.free_energy - coarse.free_energy).max(initial=0.0)
+    change /= len(phonon.primitive)
     spectrum = Spectrum(np.array(result.qpoints), np.array(result.frequencies))
     weights = np.array(result.weights, dtype=np.int64)
-    thermal = phonon.run_thermal_properties(
-        temperatures=np.asarray(temperatures, dtype=np.float64),
-        cutoff_frequency=cutoff_frequency,
-    )
     below = (spectrum.frequencies < cutoff_frequency).sum(axis=1)
     return MeshResult(
         spectrum,
@@ -232,4 +254,5 @@ def run_mesh(
         np.array(thermal.entropy),
         np.array(thermal.heat_capacity),
         float((below * weights).sum() / (weights.sum() * spectrum.frequencies.shape[1])),
+        float(change),
     )

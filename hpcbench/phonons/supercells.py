@@ -11,7 +11,7 @@ from phonopy import Phonopy
 from phonopy.structure.atoms import PhonopyAtoms
 from phonopy.structure.cells import get_primitive_matrix_with_auto
 
-from hpcbench.errors import PhononError
+from hpcbench.errors import PhononError, UnsuitableError
 from hpcbench.potentials.copies import DisplacedCopies
 
 if TYPE_CHECKING:
@@ -84,6 +84,21 @@ def _cubic(
         return None
     # pymatgen's rows are the new lattice vectors, phonopy's columns.
     return np.rint(np.array(transformation.transformation_matrix)).astype(np.int64).T
+
+
+def require_size(natoms: int, matrix: NDArray[np.int64], largest: int) -> None:
+    """Refuse a supercell of more than ``largest`` atoms; 0: none.
+
+    Raises
+    ------
+    UnsuitableError
+        If it has more.
+    """
+    count = natoms * round(abs(np.linalg.det(matrix)))
+    if count > largest > 0:
+        raise UnsuitableError(
+            "large supercell", f"{count} atoms, more than --largest-supercell {largest}"
+        )
 
 
 def next_larger(cell: NDArray[np.float64], matrix: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -15,6 +15,7 @@ import numpy as np
 from hpcbench.config import RunConfig
 from hpcbench.crystal import Crystal, Origin
 from hpcbench.errors import CrystalError, SetupError, SourceError, UnsuitableError
+from hpcbench.phonons.supercells import require_size
 from hpcbench.planning.costs import Work, predict_work, supercell_of
 from hpcbench.sources import SourceFile, Unreadable, examine, merge, read_file
 from hpcbench.store.schema import CRYSTALS, FAILED, UNREADABLE
@@ -82,12 +83,15 @@ def listed(number: int, record: Record, config: RunConfig) -> Listed:
         return Listed(number, record)
     try:
         examine(record, min_distance=config.min_distance)
+        matrix = supercell_of(
+            record, config.supercell, config.supercell_atoms, config.supercell_shape
+        )
+        require_size(record.natoms, matrix, config.largest_supercell)
     except UnsuitableError as error:
         return Listed(number, record, problem=error)
     except Exception as error:  # one strange crystal must not end the run
         problem = CrystalError("error", f"{type(error).__name__}: {error}")
         return Listed(number, record, problem=problem)
-    matrix = supercell_of(record, config.supercell, config.supercell_atoms, config.supercell_shape)
     work = predict_work(record, matrix, config.symmetry_tolerance, config.relax)
     return Listed(number, record, work)
 

@@ -130,6 +130,17 @@ def load_potential(
     return ase_calculator.load_callable(model, dtype, device)
 
 
+def has_both_precisions(model: str) -> bool:
+    """Whether a potential can be loaded in single as well as in double precision.
+
+    Raises
+    ------
+    PotentialError
+        If published weights are missing.
+    """
+    return model == CHGNET or weights_file(model) is not None
+
+
 def weights_file(model: str) -> Path | None:
     """The weights file that ``model`` names; None where its weights come with a package's code.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hpcbench.config import RunConfig
 from hpcbench.crystal import Crystal
 from hpcbench.errors import CrystalError, HpcbenchError, UnsuitableError
-from hpcbench.phonons.supercells import next_larger
+from hpcbench.phonons.supercells import next_larger, require_size
 from hpcbench.planning.costs import supercell_of
 from hpcbench.potentials.protocol import PotentialInfo
 from hpcbench.protocols import PROTOCOLS, Protocol, Stage
@@ -30,13 +30,16 @@ from hpcbench.rank.tasks import (
 from hpcbench.relaxation.relax import Relaxation, continued, relaxation_requests
 from hpcbench.relaxation.symmetry import space_group_numbers
 from hpcbench.requests import ForcesOn, OnCpu, Request
-from hpcbench.store.schema import DOUBLE, LARGER, UNDETERMINED
+from hpcbench.store.schema import DOUBLE, FARTHER, LARGER, UNDETERMINED
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 DISPLACEMENTS, ANALYSIS = "displacements", "analysis"
 """Stages of the work on processor cores; that of the relaxation is ``symmetry``."""
+# Noise of forces is so many times less noise of force constants, where double precision cannot be
+# had. What a displacement of 0.03 A adds by its length is measured like other noise.
+_FARTHER = 3.0
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,8 @@ class Route:
         """Relax a crystal, displace it, ask for forces, and analyse them.
 
         Where the protocol has another one beside it, that is done first. Where noise decides the
-        verdict, forces are computed again in double precision; where it
-        is marginal, in the next larger supercell.
+        verdict, forces are computed again in double precision, or for
+        longer displacements; where it is marginal, in the next larger supercell.
 
         Yields requests, is sent their answers, and returns the crystal's row, without the
         seconds that it took; behind it those of computations again.
@@ -143,24 +146,34 @@ class Route:
         config = self.config
         supercell_matrix = _supercell_matrix(crystal, config)
         displaced = yield from self._displaced(relaxation.atoms, supercell_matrix)
-        columns = yield from self._analysed(displaced, in_double=False)
-        row = done_row(crystal, relaxation, columns, self.rank, self.provenance)
+        columns = first = yield from self._analysed(displaced, in_double=False)
+        row = done_row(crystal, relaxation, first, self.rank, self.provenance)
         again = []
         row |= yield from self._symmetry(crystal, relaxation)
-        in_double = self.has_double and row["verdict"] == UNDETERMINED
-        what = DOUBLE
+        is_within_noise = row["verdict"] == UNDETERMINED
+        in_double = is_within_noise and self.has_double
+        what = DOUBLE if in_double else FARTHER
         try:
             if in_double:
                 columns = yield from self._analysed(displaced, in_double=True)
-                again.append(row_again(row, columns, self.provenance, DOUBLE, in_double=True))
+            elif is_within_noise and self.info.dtype != DOUBLE:
+                displaced = yield from self._displaced(
+                    relaxation.atoms, supercell_matrix, stretch=_FARTHER
+                )
+                columns = yield from self._analysed(displaced, in_double=False)
+            if columns is not first:
+                again.append(row_again(row, columns, self.provenance, what, in_double=in_double))
             what = LARGER
             if abs(columns["margin"]) < config.check_margin:
                 larger = next_larger(relaxation.atoms.cell[:], supercell_matrix)
+                require_size(crystal.natoms, larger, config.largest_supercell)
                 displaced = yield from self._displaced(relaxation.atoms, larger)
                 columns = yield from self._analysed(displaced, in_double=in_double)
                 again.append(row_again(row, columns, self.provenance, LARGER, in_double=in_double))
         except HpcbenchError as error:
-            warnings.warn(f"not computed again ({what}): {error}", stacklevel=1)
+            note = f"not computed again ({what}): {error}"
+            warnings.warn(note, stacklevel=1)
+            row["notes"] = "; ".join(filter(None, (row["notes"], note)))
         if again:
             row |= {name: again[-1][name] for name in ("verdict", "again")}
         return [row, *again]
@@ -168,15 +181,22 @@ class Route:
     def _symmetry(
         self, crystal: Crystal, relaxation: Relaxation
     ) -> Generator[Request, Any, dict[str, list[int]]]:
+        # Not a stage that feeds the potential: a run that is stopped finishes these.
         given, relaxed = yield OnCpu(
-            "symmetry", space_group_numbers, (crystal.to_ase(), relaxation.atoms)
+            ANALYSIS, space_group_numbers, (crystal.to_ase(), relaxation.atoms)
         )
         return {"spacegroup_numbers_before": given, "spacegroup_numbers": relaxed}
 
     def _displaced(
-        self, atoms: Atoms, supercell_matrix: NDArray[np.int64], protocol: Protocol | None = None
+        self,
+        atoms: Atoms,
+        supercell_matrix: NDArray[np.int64],
+        protocol: Protocol | None = None,
+        *,
+        stretch: float = 1.0,
     ) -> Generator[Request, Any, Displaced]:
         settings = phonon_settings(self.config, protocol)
+        settings = replace(settings, displacement=stretch * settings.displacement)
         displaced: Displaced = yield OnCpu(
             DISPLACEMENTS, displace_supercell, (atoms, supercell_matrix, settings)
         )

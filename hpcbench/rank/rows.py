@@ -55,6 +55,7 @@ def done_row(
         **_place(rank, provenance),
         "status": DONE,
         "reason": "",
+        "notes": "; ".join(relaxation.complaints),
         "spacegroup": relaxation.space_group_after.symbol,
         "spacegroup_number": relaxation.space_group_after.number,
         "spacegroup_before": relaxation.space_group_before.symbol,

@@ -27,7 +27,7 @@ from hpcbench.phonons.spectrum import Mode, density_of_states
 from hpcbench.phonons.supercells import displaced_copies
 from hpcbench.potentials.copies import DisplacedCopies
 from hpcbench.protocols import Protocol
-from hpcbench.store.schema import UNDETERMINED
+from hpcbench.store.schema import COARSE_MESH, UNDETERMINED
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +124,12 @@ def rounded_bands(frequencies: NDArray[np.float64]) -> NDArray[np.float32]:
 def phonon_columns(result: PhononResult, criterion: str, keep: Keep) -> dict[str, Any]:
     """A result of phonons by the store's columns."""
     phonon, mesh = result.phonon, result.mesh
+    if mesh.change > COARSE_MESH:
+        warnings.warn(
+            f"the mesh is not converged: on half of it the free energy differs by "
+            f"{mesh.change:.2g} kJ/mol and atom; give a denser --mesh",
+            stacklevel=1,
+        )
     cell = phonon.unitcell
     atoms = Atoms(numbers=cell.numbers, cell=cell.cell, positions=cell.positions, pbc=True)
     is_within_noise = criterion in result.undetermined
@@ -138,6 +144,7 @@ def phonon_columns(result: PhononResult, criterion: str, keep: Keep) -> dict[str
         "vacuum": vacuum(atoms),
         "max_frequency": result.max_frequency,
         "modes_left_out": mesh.left_out,
+        "mesh_change": mesh.change,
         "free_energy": mesh.free_energy,
         "entropy": mesh.entropy,
         "heat_capacity": mesh.heat_capacity,

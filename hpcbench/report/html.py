@@ -32,7 +32,17 @@ from hpcbench.report.wording import (
     texts_of,
     wilson_interval,
 )
-from hpcbench.store.schema import DIMENSIONS, DONE, DOUBLE, FAILED, LARGER, UNDETERMINED, UNREADABLE
+from hpcbench.store.schema import (
+    COARSE_MESH,
+    DIMENSIONS,
+    DONE,
+    DOUBLE,
+    FAILED,
+    FARTHER,
+    LARGER,
+    UNDETERMINED,
+    UNREADABLE,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -44,6 +54,7 @@ MOST_ROWS = 5000
 MOST_BANDS = 200
 COMPUTED_AGAIN = {
     DOUBLE: ("within the noise", "in float64"),
+    FARTHER: ("within the noise", "with longer displacements"),
     LARGER: ("with a marginal verdict", "in the next larger supercell"),
 }
 STAND_IN = "mattersim-demo"
@@ -210,6 +221,7 @@ def _content(store: Store) -> dict[str, Any]:
         "criteria": [_criterion_row(c, done, counts[FAILED]) for c in criteria],
         "kinds": _kinds(done),
         "soft": _soft(done),
+        "on_coarse_mesh": _on_coarse_mesh(done),
         "protocols": protocols_of(store, done, criteria, criterion),
         "again": _again(store, done, criterion),
         "failures": _failures(table),
@@ -274,6 +286,11 @@ def _soft(done: pandas.DataFrame) -> str:
     return ", ".join(
         f"{counts[n]} of {word}" for n, word in DIMENSIONS.items() if n in counts and n < 3
     )
+
+
+def _on_coarse_mesh(done: pandas.DataFrame) -> int:
+    """Crystals whose mesh is not converged; an older store does not know it."""
+    return int((done["mesh_change"] > COARSE_MESH).sum()) if "mesh_change" in done else 0
 
 
 def _kinds(done: pandas.DataFrame) -> list[Kind]:

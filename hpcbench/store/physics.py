@@ -98,6 +98,9 @@ def deviations(row: Mapping[str, Any], symprec: float) -> Iterator[str]:
 def phonopy_of(row: Mapping[str, Any], symprec: float) -> Phonopy:
     """The ``Phonopy`` object of a crystal's row, with its force constants.
 
+    The displacements that they are from are in it where they are known, and the forces where they
+    were kept.
+
     Raises
     ------
     StoreError
@@ -126,6 +129,24 @@ def phonopy_of(row: Mapping[str, Any], symprec: float) -> Phonopy:
             f"{row['id']}: the installed phonopy orders the supercell otherwise than the one that "
             f"computed it ({json.loads(row['provenance']).get('phonopy')})"
         )
+    phonon.dataset = _dataset(row, len(phonon.supercell))
+    # After the dataset: that drops force constants which it does not belong to.
     force_constants: NDArray[np.float64] = compact_force_constants(row)
     phonon.force_constants = force_constants
     return phonon
+
+
+def _dataset(row: Mapping[str, Any], natoms: int) -> dict[str, Any] | None:
+    """Displacements and forces as phonopy keeps them. A damaged store may lack their fields."""
+    atoms, vectors = row.get("displacement_atoms", ()), row.get("displacement_vectors", ())
+    if not len(atoms):
+        return None
+    displaced = [
+        {"number": int(atom), "displacement": np.array(vector)}
+        for atom, vector in zip(atoms, vectors, strict=True)
+    ]
+    if len(row.get("forces", ())):
+        forces = np.asarray(row["forces"], dtype=np.float64).reshape(-1, natoms, 3)
+        for entry, answer in zip(displaced, forces, strict=True):
+            entry["forces"] = answer
+    return {"natom": natoms, "first_atoms": displaced}

@@ -13,6 +13,9 @@ DONE, FAILED, UNREADABLE = "done", "failed", "unreadable"
 UNDETERMINED = "undetermined"
 """The ``verdict`` where noise could change the criterion's answer."""
 
+COARSE_MESH = 0.1
+"""A ``mesh_change`` above which a mesh is not converged, in kJ/mol and atom: about 1 meV."""
+
 REANALYSIS_OF = "reanalysis_of"
 """In the settings of a reanalysis: the hash of the settings of the store that it is of."""
 
@@ -21,9 +24,10 @@ DIMENSIONS = {0: "molecules", 1: "chains", 2: "layers", 3: "network"}
 
 AGAIN = ":"
 """Between a crystal's id and what is different, in the id of a computation again."""
-DOUBLE, LARGER = "float64", "larger"
-AGAINS = (DOUBLE, LARGER)
-"""What is different: double precision, the next larger supercell. The verdict is from the last."""
+DOUBLE, FARTHER, LARGER = "float64", "displacement", "larger"
+AGAINS = (DOUBLE, FARTHER, LARGER)
+"""What is different: double precision, or where that cannot be had longer displacements; the next
+larger supercell. The verdict is from the last."""
 BESIDE = "phononbench"
 """Of a protocol that was done beside that of the run, in the id of its row."""
 
@@ -193,6 +197,7 @@ def result_schema(
         Field("natoms", "i4", meaning="atoms in the cell"),
         Field("status", "category", meaning="done, failed, or unreadable"),
         Field("reason", "str", meaning="kind and text of what went wrong; empty if done"),
+        Field("notes", "str", meaning="what did not go as asked of one that is done"),
         Field("spacegroup", "category", meaning="international symbol, relaxed"),
         Field("spacegroup_number", "i4", meaning="relaxed, at the symmetry tolerance; 0 unknown"),
         Field("spacegroup_before", "category", meaning="international symbol, as given"),
@@ -238,6 +243,7 @@ def result_schema(
         ),
         Field("vacuum", "f8", (), "angstrom", "widest gap between atomic planes, relaxed"),
         Field("modes_left_out", "f8", (), "", "share of mesh modes under the cut-off frequency"),
+        Field("mesh_change", "f8", (), "kJ/mol", "free energy per atom, against half the mesh"),
         Field("free_energy", "f8", thermal, "kJ/mol", "Helmholtz, of the primitive cell"),
         Field("entropy", "f8", thermal, "J/K/mol", "of the primitive cell"),
         Field("heat_capacity", "f8", thermal, "J/K/mol", "C_V of the primitive cell"),

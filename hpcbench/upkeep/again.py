@@ -21,11 +21,12 @@ FIT = frozenset(
     {
         "displacements", "largest_drift", "symmetrisation_change", "supercell_matrix",
         "primitive_matrix", "p2s_map", "force_constants", "displacement_atoms",
-        "displacement_vectors", "within_noise", "force_noise",
-        *(f"noise_{place}" for place in PLACES),
+        "displacement_vectors", "force_noise",
     }
 )  # fmt: skip
 """Columns of phonons that come from forces, and do not follow from force constants."""
+NOISE = frozenset({"within_noise", *(f"noise_{place}" for place in PLACES)})
+"""Those that follow where the displacements and the noise of the forces are known."""
 LEFT_OUT = frozenset(
     {
         "force_constants", "forces", "displacement_atoms", "displacement_vectors",
@@ -70,12 +71,15 @@ def columns_again(
     known = Noise(float(row.get("force_noise", math.nan)), noise, {})
     result = analyse_force_constants(phonon, phonons, known)
     columns = phonon_columns(result, criterion, keep)
-    if criterion in row.get("within_noise", "").split(", "):
-        columns["verdict"] = UNDETERMINED
+    left_out = FIT
+    if not result.noise.spreads:
+        left_out |= NOISE
+        if criterion in row.get("within_noise", "").split(", "):
+            columns["verdict"] = UNDETERMINED
     if not row.get("parent"):
         # The verdict of the computation again is in its own row.
         columns["again"] = ""
-    return {name: value for name, value in columns.items() if name not in FIT}
+    return {name: value for name, value in columns.items() if name not in left_out}
 
 
 def analyse_stored(
@@ -99,9 +103,9 @@ def _analysed(row: Mapping[str, Any], settings: Mapping[str, Any], keep: Keep) -
     if row["status"] != DONE:
         # Nothing, at as many temperatures as there were.
         return {name: value for name, value in kept.items() if name not in THERMAL}
-    # Which answers noise could change is known for the store's own q-points and criteria alone.
+    # What noise could change is known for the store's own q-points and criteria, or computed.
     columns = columns_again({**row, "within_noise": ""}, settings, keep)
-    return {**kept, **columns, "within_noise": ""}
+    return {**kept, "within_noise": "", **columns}
 
 
 @functools.lru_cache(maxsize=1)
