@@ -150,7 +150,7 @@ def main() -> None:
     result = {
         "machine": {
             "date": str(date.today()),
-            "processor": _processor(),
+            "processor": processor(),
             "ranks": options.ranks,
             "versions": {
                 name: version(name) for name in ("hpcbench", "phonopy", "torch", options.model)
@@ -164,7 +164,8 @@ def main() -> None:
     print(json.dumps(result["result"], indent=1))
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()

@@ -1,0 +1,172 @@
+"""How often labels in single and in double precision differ, for crystals of real generators.
+
+    python benchmarks/precision.py STORE.h5 [--model chgnet] [--ranks 2]
+
+The relaxed crystals of a store (``benchmarks/protocols.py`` makes one) go through ``hpcbench run
+--relax none`` twice, in float32 and in float64, with a criterion for each place, three thresholds,
+and the acoustic modes at Gamma compared as well or left out. A run that was killed is gone on with
+by the same command. Beside it: what the forces of the undisplaced supercell say of their noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import platform
+import subprocess
+import sys
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.io import write
+from protocols import RESULTS, processor
+
+import hpcbench
+from hpcbench.criteria import PLACES
+from hpcbench.store.schema import DONE
+
+THRESHOLDS = (-0.001, -0.01, -0.1)
+GAMMA = {"all modes": "", "acoustic modes at Gamma left out": 'gamma_threshold = "left out"\n'}
+Asked = tuple[str, float, str]
+
+
+def asked() -> dict[str, Asked]:
+    """Place, threshold and what becomes of the acoustic modes, by the name of the criterion."""
+    return {
+        f"c{number}": key for number, key in enumerate(itertools.product(PLACES, THRESHOLDS, GAMMA))
+    }
+
+
+def write_criteria(path: Path) -> None:
+    """The file for ``--criteria``."""
+    path.write_text(
+        "".join(
+            f'[[criteria]]\nname = "{name}"\nplace = "{place}"\nthreshold = {threshold}\n'
+            + GAMMA[gamma]
+            for name, (place, threshold, gamma) in asked().items()
+        )
+    )
+
+
+def compared(single: hpcbench.Store, double: hpcbench.Store) -> list[dict[str, Any]]:
+    """A line for each criterion."""
+    tables = [s.table.set_index("id") for s in (single, double)]
+    tables = [table[table["status"] == DONE] for table in tables]
+    ids = tables[0].index.intersection(tables[1].index)
+    one, two = (table.loc[ids] for table in tables)
+    lines = []
+    for name, (place, threshold, gamma) in asked().items():
+        within = np.array([name in text.split(", ") for text in one["within_noise"]])
+        differ = np.asarray(
+            one[f"verdict_{name}"].astype(str) != two[f"verdict_{name}"].astype(str)
+        )
+        stable = [int((table[f"verdict_{name}"] == "stable").sum()) for table in (one, two)]
+        lines.append(
+            {
+                "place": place,
+                "threshold": threshold,
+                "gamma": gamma,
+                "crystals": len(ids),
+                "stable in float32": stable[0],
+                "stable in float64": stable[1],
+                "labels differ": int(differ.sum()),
+                "of these undetermined in float32": int((differ & within).sum()),
+                "undetermined in float32": int(within.sum()),
+            }
+        )
+    return lines
+
+
+def undisplaced_noise(store: hpcbench.Store, model: str) -> dict[str, Any]:
+    """What equivalent atoms of the undisplaced supercell say of the noise, in eV/A.
+
+    Beside ``force_noise``, which is measured without it.
+    """
+    potential = hpcbench.load_potential(model)
+    pairs = []
+    for row in store.rows():
+        if row["status"] != DONE:
+            continue
+        phonon = store.phonopy(row["id"])
+        supercell, symmetry = phonon.supercell, phonon.symmetry
+        atoms = Atoms(
+            supercell.symbols, positions=supercell.positions, cell=supercell.cell, pbc=True
+        )
+        forces = potential.evaluate([atoms])[0].forces
+        lattice = supercell.cell.T
+        rotations = lattice @ symmetry.symmetry_operations["rotations"] @ np.linalg.inv(lattice)
+        mean, fixed = np.zeros_like(forces), 0.0
+        for rotation, permutation in zip(rotations, symmetry.atomic_permutations, strict=True):
+            mean[permutation] += forces @ rotation.T
+            fixed += np.trace(rotation) * (permutation == np.arange(len(forces))).sum()
+        mean /= len(rotations)
+        degrees = forces.size - fixed / len(rotations)
+        by_symmetry = np.sqrt(((forces - mean) ** 2).sum() / degrees)
+        by_sum = np.sqrt(len(forces) * np.mean(forces.mean(axis=0) ** 2))
+        pairs.append((max(by_symmetry, by_sum), row["force_noise"]))
+    undisplaced, measured = np.array(pairs).T
+    ratios = undisplaced / measured
+    return {
+        "crystals": len(pairs),
+        "undisplaced, median": float(np.median(undisplaced)),
+        "force_noise, median": float(np.median(measured)),
+        "ratio, quartiles": [float(q) for q in np.quantile(ratios, (0.25, 0.5, 0.75))],
+        "undisplaced is larger": int((ratios > 1).sum()),
+        "largest ratio": float(ratios.max()),
+    }
+
+
+def main() -> None:
+    """Of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("store", metavar="STORE.h5", type=Path)
+    parser.add_argument("--model", default="chgnet")
+    parser.add_argument("--ranks", type=int, default=2)
+    options = parser.parse_args()
+    folder = options.store.parent
+    crystals, criteria = folder / "relaxed.extxyz", folder / "thresholds.toml"
+    write_criteria(criteria)
+    relaxed = []
+    for result in hpcbench.open(options.store):
+        if result.relaxed is not None:
+            relaxed.append(result.relaxed.to_ase())
+            relaxed[-1].info["name"] = result.name
+    write(crystals, relaxed)
+    stores = []
+    for dtype in ("float32", "float64"):
+        stores.append(folder / f"{dtype}.h5")
+        command = [sys.executable, "-m", "hpcbench", "run", str(crystals), "--relax", "none"]
+        command += ["--model", options.model, "--dtype", dtype, "--criteria", str(criteria)]
+        command += ["--out", str(stores[-1]), "--no-report"]
+        if options.ranks > 1:
+            launcher = [str(Path(sys.executable).parent / "mpiexec"), "-n", str(options.ranks)]
+            command = [*launcher, *command]
+        subprocess.run(command, check=False)
+    single, double = map(hpcbench.open, stores)
+    result = {
+        "machine": {
+            "date": str(date.today()),
+            "processor": processor(),
+            "python": platform.python_version(),
+            "versions": {n: version(n) for n in ("hpcbench", "phonopy", "torch", options.model)},
+        },
+        "settings": single.settings,
+        "labels": compared(single, double),
+        "force_noise, median": {
+            str(store.settings["dtype"]): float(np.nanmedian(store.table["force_noise"]))
+            for store in (single, double)
+        },
+        "noise of the undisplaced supercell": undisplaced_noise(single, options.model),
+    }
+    path = RESULTS / f"precision-{options.model}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps({k: v for k, v in result.items() if k != "settings"}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
