@@ -19,7 +19,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from hpcbench.api import RunResult, run
-    from hpcbench.config import RunConfig, load_config
+    from hpcbench.config import RunConfig
+    from hpcbench.config_loading import load_config
     from hpcbench.crystal import Crystal, Origin
     from hpcbench.errors import HpcbenchError
     from hpcbench.potentials.registry import load_potential
@@ -48,7 +49,7 @@ _HOMES = {
     "RunConfig": ("hpcbench.config", "RunConfig"),
     "RunResult": ("hpcbench.api", "RunResult"),
     "Store": ("hpcbench.store.reader", "Store"),
-    "load_config": ("hpcbench.config", "load_config"),
+    "load_config": ("hpcbench.config_loading", "load_config"),
     "load_potential": ("hpcbench.potentials.registry", "load_potential"),
     "open": ("hpcbench.store.reader", "open_store"),
     "run": ("hpcbench.api", "run"),

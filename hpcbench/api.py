@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from hpcbench.config import load_config
+from hpcbench.config_loading import load_config
 from hpcbench.crystal import Crystal, Origin
 from hpcbench.errors import UsageError
 

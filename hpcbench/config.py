@@ -1,44 +1,22 @@
-"""The settings of a run: one frozen ``RunConfig`` from TOML, environment and flags.
+"""The settings of a run: one frozen ``RunConfig``.
 
 Every setting is declared once, with its help and its type; the command line, the environment
-variables (``HPCBENCH_MAX_STEPS`` for ``max_steps``) and the TOML keys follow from that. Flags
-win over the environment, the environment over the file, the file over the defaults.
+variables (``HPCBENCH_MAX_STEPS`` for ``max_steps``) and the TOML keys follow from that.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
-import os
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from hpcbench import values as kind
-from hpcbench.criteria import Criterion, as_tables, criteria_of, own_criteria
-from hpcbench.errors import ConfigError
+from hpcbench.criteria import Criterion, as_tables, own_criteria
 from hpcbench.protocols import PROTOCOLS, Protocol
 
-ENVIRONMENT_PREFIX = "HPCBENCH_"
-# Variables with the prefix that are not settings: where the test data lies, what launch.sh uses to
-# find its Python, and what it tells the ranks that it starts with --stage.
-RESERVED_VARIABLES = frozenset(
-    {
-        "HPCBENCH_REFERENCE_DATA",
-        "HPCBENCH_VENV",
-        "HPCBENCH_PYTHON",
-        "HPCBENCH_RANKS",
-        "HPCBENCH_SRUN_ARGS",
-        "HPCBENCH_MPIEXEC_ARGS",
-        "HPCBENCH_FLUX_ARGS",
-        "HPCBENCH_STAGED_WEIGHTS",
-    }
-)
-DEFAULT_FILE = "hpcbench.toml"
 # Settings that came after the first stores.
 _LATER = ("criteria", "supercell_atoms", "supercell_shape", "largest_supercell", "check_margin")
 
@@ -64,6 +42,18 @@ def _setting(
             "decides": decides,
         },
     )
+
+
+ANALYSING = (
+    "criterion", "criteria", "mesh", "band_points", "temperatures", "cutoff_frequency",
+)  # fmt: skip
+"""Settings that decide what follows from force constants."""
+REANALYSED = (*ANALYSING, "workers", "time_limit", "commit_interval", "keep_dos", "band_dtype")
+"""Those of a reanalysis, and how it is done."""
+IMPORTING = ("protocol", "symprec", "symmetry_tolerance", *ANALYSING)
+"""Settings that decide an import."""
+IMPORTED = (*IMPORTING, "workers", "keep_forces", "keep_dos", "band_dtype")
+"""Those, and how it is done."""
 
 
 @dataclass(frozen=True)
@@ -387,97 +377,3 @@ def settings_hash(deciding: Mapping[str, Any]) -> str:
 def settings() -> tuple[dataclasses.Field[Any], ...]:
     """The settings in order of declaration."""
     return dataclasses.fields(RunConfig)
-
-
-def _checked(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    known = {f.name: f for f in settings()}
-    checked = {}
-    for key, value in values.items():
-        name = key.replace("-", "_")
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"{where}: unknown setting {key!r}{hint}")
-        try:
-            checked[name] = known[name].metadata["parse"](value)
-        except ValueError as error:
-            raise ConfigError(f"{where}: {key} expects {error}, not {value!r}") from None
-    return checked
-
-
-def _from_file(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as stream:
-            values = tomllib.load(stream)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    # Paths in a file mean the same wherever the command is given from.
-    if isinstance(values.get("criteria"), str):
-        values["criteria"] = path.parent / values["criteria"]
-    checked = _checked(values, str(path))
-    if "sources" in checked:
-        checked["sources"] = tuple(str(path.parent / x) for x in checked["sources"])
-    if "out" in checked:
-        checked["out"] = str(path.parent / checked["out"])
-    return checked
-
-
-def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    values = {
-        key: value
-        for key, value in environment.items()
-        if key.startswith(ENVIRONMENT_PREFIX) and key not in RESERVED_VARIABLES and value != ""
-    }
-    checked: dict[str, Any] = {}
-    for key, value in values.items():
-        name = key.removeprefix(ENVIRONMENT_PREFIX).lower()
-        parsed = value.split(os.pathsep) if name == "sources" else value
-        checked |= _checked({name: parsed}, f"environment variable {key}")
-    return checked
-
-
-def load_config(
-    flags: Mapping[str, Any] | None = None,
-    file: str | os.PathLike[str] | None = None,
-    environment: Mapping[str, str] | None = None,
-    where: str = "command line",
-) -> RunConfig:
-    """Build the settings from flags, environment and a TOML file, in this order of precedence.
-
-    Parameters
-    ----------
-    flags : mapping, optional
-        Settings by name; those that are ``None`` were not given.
-    file : path, optional
-        A TOML file; its relative paths start from its folder.
-    environment : mapping, optional
-        Environment variables, ``os.environ`` by default.
-    where : str, optional
-        What a message calls the flags.
-
-    Raises
-    ------
-    ConfigError
-        For an unknown key (naming the nearest known one), a wrong type, a bad value, or values
-        that do not go together.
-    """
-    values = _from_file(Path(file)) if file is not None else {}
-    values |= _from_environment(os.environ if environment is None else environment)
-    given = {k: v for k, v in (flags or {}).items() if v is not None}
-    values |= _checked(given, where)
-    config = RunConfig(**values).resolved()
-    names = [criterion.name for criterion in criteria_of({"criteria": config.criteria})]
-    if config.criterion not in names:
-        near = difflib.get_close_matches(str(config.criterion), names, 1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ConfigError(
-            f"{where}: criterion expects one of {', '.join(names)}{hint}, not {config.criterion!r}"
-        )
-    if config.pressure and config.relax != "full":
-        raise ConfigError(
-            f"{where}: pressure {config.pressure:g} GPa needs relax full: with {config.relax} "
-            f"the cell cannot follow it"
-        )
-    return config

@@ -60,7 +60,7 @@ def small_environment(tmp_path: Path) -> dict[str, str]:
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """The settings of the person who runs the tests must not change them."""
-    from hpcbench.config import RESERVED_VARIABLES
+    from hpcbench.config_loading import RESERVED_VARIABLES
 
     for key in list(os.environ):
         if key.startswith("HPCBENCH_") and key not in RESERVED_VARIABLES:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hpcbench.config import RunConfig, load_config, settings, settings_hash
+from hpcbench.config import RunConfig, settings, settings_hash
+from hpcbench.config_loading import load_config
 from hpcbench.criteria import Criterion
 from hpcbench.errors import ConfigError
 

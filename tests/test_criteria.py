@@ -10,7 +10,7 @@ import pytest
 from ase.build import bulk
 
 import hpcbench
-from hpcbench.config import load_config
+from hpcbench.config_loading import load_config
 from hpcbench.criteria import CRITERIA, Criterion, as_tables, criteria_of, own_criteria
 from hpcbench.errors import ConfigError
 from hpcbench.report.html import write_report

@@ -17,7 +17,7 @@ from ase.io import write
 from farm import EMT, run
 
 import hpcbench
-from hpcbench.config import load_config
+from hpcbench.config_loading import load_config
 from hpcbench.errors import ConfigError
 from hpcbench.events import read_events
 from hpcbench.farm import launch as launching

@@ -309,6 +309,7 @@ def test_phononbenchs_folders_give_the_labels_that_its_scripts_gave(
     root, expected = benchmark
     out = tmp_path / "imported.h5"
     words = ["import", str(root), "--out", str(out), "--mesh", "4", "4", "4", "--workers", "2"]
+    words += ["--keep-dos"]
     assert main(words) == 1  # there are labels without phonons
     said = capsys.readouterr().out
     assert "4 of 4 labels agree" in said
@@ -331,6 +332,7 @@ def test_phononbenchs_folders_give_the_labels_that_its_scripts_gave(
         assert result.verdict == result.verdicts["phononbench"] == label.lower()
         assert (label == "unStable") == bool((expected[key] < -1e-3).any())
         assert_same_bands(exact_bands(store, result.id), expected[key], atol=1e-9)
+        assert len(result.row["dos"])
     assert seen == set(expected)
     assert {r.row["imported_label"] for r in store if r.status == "done"} == {"Stable", "unStable"}
 

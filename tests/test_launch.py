@@ -20,7 +20,7 @@ from ase import Atoms
 from ase.build import bulk
 
 import hpcbench
-from hpcbench.config import load_config
+from hpcbench.config_loading import load_config
 from hpcbench.potentials.weights import DEMO_WEIGHTS, on_this_node
 
 ROOT = Path(__file__).parents[1]

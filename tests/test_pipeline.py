@@ -27,7 +27,7 @@ from ase.calculators.emt import EMT
 from ase.units import GPa
 
 import hpcbench
-from hpcbench.config import load_config
+from hpcbench.config_loading import load_config
 from hpcbench.crystal import Crystal
 from hpcbench.errors import (
     EvaluationError,

@@ -16,7 +16,7 @@ from conftest import DEMO
 
 import hpcbench
 from hpcbench.cli import main
-from hpcbench.config import load_config
+from hpcbench.config_loading import load_config
 from hpcbench.crystal import Crystal
 from hpcbench.errors import ConfigError
 from hpcbench.phonons.force_constants import decay

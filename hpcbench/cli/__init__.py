@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpcbench.cli.parser import build_parser
-from hpcbench.config import DEFAULT_FILE
+from hpcbench.config_loading import DEFAULT_FILE
 from hpcbench.errors import HpcbenchError, LaunchError, UsageError
 from hpcbench.farm.world import rank_by_launcher
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from hpcbench.cli.doctor_ranks import check_devices, check_forces, check_store
 from hpcbench.cli.findings import BAD, NOTE, OK, Finding, show, split, survive
 from hpcbench.cli.look import store_path
-from hpcbench.config import DEFAULT_FILE, load_config
+from hpcbench.config_loading import DEFAULT_FILE, load_config
 from hpcbench.errors import HpcbenchError, PotentialError, SetupError, UsageError
 from hpcbench.farm.world import (
     SingleProcess,

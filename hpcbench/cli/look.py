@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpcbench.config import DEFAULT_FILE, load_config
+from hpcbench.config_loading import DEFAULT_FILE, load_config
 from hpcbench.errors import UsageError
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ import sys
 import time
 
 from hpcbench.cli.look import output_path, store_path
+from hpcbench.config import IMPORTED
 from hpcbench.errors import SetupError, UsageError
 from hpcbench.exchange.formats import FORMATS
 from hpcbench.threads import cap_threads
@@ -44,11 +45,10 @@ def import_command(options: argparse.Namespace) -> int:
     """Make a store of phonons that others computed."""
     cap_threads()
     from hpcbench.exchange.finding import find
-    from hpcbench.exchange.importing import INHERITED, import_config, import_found
+    from hpcbench.exchange.importing import import_config, import_found
 
     found = find(options.sources)
-    names = (*INHERITED, "out", "keep_forces", "band_dtype", "workers")
-    flags = {name: getattr(options, name) for name in names}
+    flags = {name: getattr(options, name) for name in ("out", *IMPORTED)}
     config = import_config(found, flags, options.config)
     labels = f", {len(found.label_files)} label files" if found.label_files else ""
     print(f"{len(found.jobs)} crystals{labels}; protocol {config.protocol}", flush=True)

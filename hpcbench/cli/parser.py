@@ -11,14 +11,13 @@ from hpcbench.cli.texts import (
     DESCRIPTION,
     EPILOG,
     IMPORT_DESCRIPTION,
-    IMPORT_SETTINGS,
     PLAN_DESCRIPTION,
     REANALYSE_DESCRIPTION,
-    REANALYSE_SETTINGS,
     RUN_DESCRIPTION,
     RUN_EPILOG,
 )
-from hpcbench.config import DEFAULT_FILE, settings
+from hpcbench.config import IMPORTED, REANALYSED, settings
+from hpcbench.config_loading import DEFAULT_FILE
 from hpcbench.exchange.formats import FORMATS
 
 
@@ -225,7 +224,7 @@ def _add_import(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="folders, files, patterns")
-    _add_settings(parser, only=IMPORT_SETTINGS)
+    _add_settings(parser, only=("out", *IMPORTED))
 
 
 def _add_reanalyse(commands: Any) -> None:
@@ -236,7 +235,7 @@ def _add_reanalyse(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_store(parser)
-    _add_settings(parser, only=REANALYSE_SETTINGS)
+    _add_settings(parser, only=("out", *REANALYSED))
 
 
 def _add_report(commands: Any) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from hpcbench.config import DEFAULT_FILE, RunConfig, load_config, settings
+from hpcbench.config import REANALYSED, RunConfig, settings
+from hpcbench.config_loading import DEFAULT_FILE, load_config
 from hpcbench.errors import (
     DeviceError,
     HpcbenchError,
@@ -54,7 +55,7 @@ def reanalyse_command(options: argparse.Namespace) -> int:
 
     def prepare() -> tuple[RunConfig, Reanalysis]:
         from hpcbench.cli.look import store_path
-        from hpcbench.upkeep.reanalysis import REANALYSED, reanalysis
+        from hpcbench.upkeep.reanalysis import reanalysis
 
         flags = {name: getattr(options, name) for name in REANALYSED}
         parent = Path(store_path(options.store))

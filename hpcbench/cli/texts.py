@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpcbench.config import DEFAULT_FILE
+from hpcbench.config_loading import DEFAULT_FILE
 
 DESCRIPTION = """\
 Phonons and stability verdicts of very many crystals.
@@ -66,24 +66,6 @@ labels are compared with the verdicts. A folder that `hpcbench export` wrote bri
 along. Born charges and dielectric tensors are kept in the column nac_params, and not applied.
 """
 
-# What decides the results of an import, and how it is done.
-IMPORT_SETTINGS = (
-    "out",
-    "protocol",
-    "criterion",
-    "criteria",
-    "symprec",
-    "symmetry_tolerance",
-    "mesh",
-    "band_points",
-    "temperatures",
-    "cutoff_frequency",
-    "workers",
-    "keep_forces",
-    "keep_dos",
-    "band_dtype",
-)
-
 REANALYSE_DESCRIPTION = """\
 Compute spectra, verdicts and thermal properties of a store again from its force constants, with
 other meshes, paths, criteria or temperatures; no potential is needed. They are written into a
@@ -93,17 +75,3 @@ verdicts changed. Settings that are not given stay as they are in the store.
 A reanalysis that was killed is continued by the same command. Ranks share the work:
   srun -n 32 python -m hpcbench reanalyse store.h5 --mesh 75
 """
-REANALYSE_SETTINGS = (
-    "out",
-    "criterion",
-    "criteria",
-    "mesh",
-    "band_points",
-    "temperatures",
-    "cutoff_frequency",
-    "workers",
-    "time_limit",
-    "commit_interval",
-    "keep_dos",
-    "band_dtype",
-)

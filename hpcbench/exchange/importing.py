@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hpcbench.config import RunConfig, load_config, settings_hash
+from hpcbench.config import IMPORTING, RunConfig, settings_hash
+from hpcbench.config_loading import load_config
 from hpcbench.errors import SetupError, StoreError
 from hpcbench.exchange import phononbench
 from hpcbench.exchange.finding import Found, Job
@@ -19,19 +20,6 @@ from hpcbench.store.decorations import decorate
 from hpcbench.store.run_folder import RunFolder
 from hpcbench.store.schema import DONE
 from hpcbench.store.table_writer import TableWriter
-
-INHERITED = (
-    "protocol",
-    "criterion",
-    "criteria",
-    "symprec",
-    "symmetry_tolerance",
-    "mesh",
-    "band_points",
-    "temperatures",
-    "cutoff_frequency",
-)
-"""The settings that decide an import: the same as of a run."""
 
 
 @dataclass(eq=False)
@@ -79,11 +67,11 @@ def import_config(found: Found, flags: Mapping[str, Any], file: str | None) -> R
     Raises
     ------
     ConfigError
-        As :func:`hpcbench.config.load_config`.
+        As :func:`hpcbench.config_loading.load_config`.
     """
     defaults: dict[str, Any] = {"protocol": "phononbench"} if found.label_files else {}
     if len(found.settings) == 1:
-        defaults |= {key: found.settings[0][key] for key in INHERITED if key in found.settings[0]}
+        defaults |= {key: found.settings[0][key] for key in IMPORTING if key in found.settings[0]}
     given = {key: value for key, value in flags.items() if value is not None}
     explicit = load_config(given, file)
     plain = RunConfig().resolved()
@@ -98,7 +86,7 @@ def import_config(found: Found, flags: Mapping[str, Any], file: str | None) -> R
 def import_settings(config: RunConfig) -> dict[str, Any]:
     """What decides the results of an import, with its hash, as JSON types."""
     every = config.deciding_settings()
-    deciding = {key: every[key] for key in INHERITED if key in every}
+    deciding = {key: every[key] for key in IMPORTING if key in every}
     deciding |= {
         "model": MODEL,
         "weights_sha256": "",

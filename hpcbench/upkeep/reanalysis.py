@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpcbench.config import RunConfig, load_config, settings_hash
+from hpcbench.config import ANALYSING, REANALYSED, RunConfig, settings_hash
+from hpcbench.config_loading import load_config
 from hpcbench.crystal import Crystal
 from hpcbench.errors import EvaluationError, StoreError
 from hpcbench.planning.costs import CostModel
@@ -25,12 +26,6 @@ from hpcbench.upkeep.again import analyse_stored
 if TYPE_CHECKING:
     from ase import Atoms
 
-CHANGEABLE = (
-    "criterion", "criteria", "mesh", "band_points", "temperatures", "cutoff_frequency",
-)  # fmt: skip
-"""Settings that a reanalysis may change."""
-REANALYSED = (*CHANGEABLE, "workers", "time_limit", "commit_interval", "keep_dos", "band_dtype")
-"""Those, and how it is done."""
 _GIVEN = (
     "crystals/id", "crystals/name", "crystals/origins", "arrays/cell", "ragged/numbers",
     "ragged/positions", "arrays/supercell_matrix",
@@ -114,7 +109,7 @@ def reanalysis(
     Raises
     ------
     ConfigError
-        As :func:`hpcbench.config.load_config`.
+        As :func:`hpcbench.config_loading.load_config`.
     StoreError
         If it is a reanalysis itself, or cannot be read.
     """
@@ -137,7 +132,7 @@ def reanalysis(
     config = load_config({**stored, **given, "out": target, "report": False}, environment={})
     every = config.deciding_settings()
     deciding = {key: value for key, value in settings.items() if key != "hash"}
-    deciding |= {key: every[key] for key in CHANGEABLE if key in every}
+    deciding |= {key: every[key] for key in ANALYSING if key in every}
     deciding[REANALYSIS_OF] = settings["hash"]
     deciding["hash"] = settings_hash(deciding)
     return Reanalysis(parent, config, deciding)
