@@ -1,11 +1,13 @@
-"""How often labels in single and in double precision differ, for crystals of real generators.
+"""How often noise decides labels, for crystals of real generators.
 
     python benchmarks/precision.py STORE.h5 [--model chgnet] [--ranks 2]
 
 The relaxed crystals of a store (``benchmarks/protocols.py`` makes one) go through ``hpcbench run
---relax none`` twice, in float32 and in float64, with a criterion for each place, three thresholds,
-and the acoustic modes at Gamma compared as well or left out. A run that was killed is gone on with
-by the same command. Beside it: what the forces of the undisplaced supercell say of their noise.
+--relax none`` three times: in float32, in float64, and in float64 with displacements that are a
+hundredth as long, which gives the derivative of the forces itself. There is a criterion for each
+place, three thresholds, and the acoustic modes at Gamma compared as well or left out. A run that
+was killed is gone on with by the same command. Beside it: what forces of the undisplaced supercell
+say of their noise.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -28,8 +31,13 @@ from protocols import RESULTS, processor
 
 import hpcbench
 from hpcbench.criteria import PLACES
-from hpcbench.store.schema import DONE
+from hpcbench.store.schema import DONE, UNDETERMINED
 
+RUNS = {
+    "float32": ("--dtype", "float32"),
+    "float64": ("--dtype", "float64"),
+    "derivative": ("--dtype", "float64", "--displacement", "0.0001"),
+}
 THRESHOLDS = (-0.001, -0.01, -0.1)
 GAMMA = {"all modes": "", "acoustic modes at Gamma left out": 'gamma_threshold = "left out"\n'}
 Asked = tuple[str, float, str]
@@ -53,33 +61,48 @@ def write_criteria(path: Path) -> None:
     )
 
 
-def compared(single: hpcbench.Store, double: hpcbench.Store) -> list[dict[str, Any]]:
+def compared(stores: Mapping[str, hpcbench.Store]) -> list[dict[str, Any]]:
     """A line for each criterion."""
-    tables = [s.table.set_index("id") for s in (single, double)]
-    tables = [table[table["status"] == DONE] for table in tables]
-    ids = tables[0].index.intersection(tables[1].index)
-    one, two = (table.loc[ids] for table in tables)
+    tables = {name: store.table.set_index("id") for name, store in stores.items()}
+    tables = {name: table[table["status"] == DONE] for name, table in tables.items()}
+    ids = tables["float32"].index
+    for table in tables.values():
+        ids = ids.intersection(table.index)
+    tables = {name: table.loc[ids] for name, table in tables.items()}
     lines = []
     for name, (place, threshold, gamma) in asked().items():
-        within = np.array([name in text.split(", ") for text in one["within_noise"]])
-        differ = np.asarray(
-            one[f"verdict_{name}"].astype(str) != two[f"verdict_{name}"].astype(str)
-        )
-        stable = [int((table[f"verdict_{name}"] == "stable").sum()) for table in (one, two)]
-        lines.append(
-            {
-                "place": place,
-                "threshold": threshold,
-                "gamma": gamma,
-                "crystals": len(ids),
-                "stable in float32": stable[0],
-                "stable in float64": stable[1],
-                "labels differ": int(differ.sum()),
-                "of these undetermined in float32": int((differ & within).sum()),
-                "undetermined in float32": int(within.sum()),
+        column = f"verdict_{name}"
+        labels = {run: table[column].astype(str).to_numpy() for run, table in tables.items()}
+        within = {
+            run: np.array([name in text.split(", ") for text in table["within_noise"]])
+            for run, table in tables.items()
+        }
+        line: dict[str, Any] = {"place": place, "threshold": threshold, "gamma": gamma}
+        line["crystals"] = len(ids)
+        line["stable"] = {run: int((these == "stable").sum()) for run, these in labels.items()}
+        line["undetermined"] = {run: int(those.sum()) for run, those in within.items()}
+        for one, other in itertools.combinations(RUNS, 2):
+            differ = labels[one] != labels[other]
+            line[f"{one} and {other} differ"] = {
+                "labels": int(differ.sum()),
+                f"of these undetermined in {one}": int((differ & within[one]).sum()),
             }
-        )
+        lines.append(line)
     return lines
+
+
+def computed_again(store: hpcbench.Store) -> dict[str, int]:
+    """Crystals whose verdict was undetermined, and what became of them."""
+    again = store.again.table
+    before = store.table.set_index("id").loc[again["parent"]]
+    column = "verdict_" + str(store.settings["criterion"]).replace("-", "_")
+    determined = again["verdict"].to_numpy() != UNDETERMINED
+    changed = again[column].astype(str).to_numpy() != before[column].astype(str).to_numpy()
+    return {
+        "undetermined": len(again),
+        "determined by the computation again": int(determined.sum()),
+        "of these with another answer than before": int((determined & changed).sum()),
+    }
 
 
 def undisplaced_noise(store: hpcbench.Store, model: str) -> dict[str, Any]:
@@ -137,17 +160,16 @@ def main() -> None:
             relaxed.append(result.relaxed.to_ase())
             relaxed[-1].info["name"] = result.name
     write(crystals, relaxed)
-    stores = []
-    for dtype in ("float32", "float64"):
-        stores.append(folder / f"{dtype}.h5")
+    for name, settings in RUNS.items():
         command = [sys.executable, "-m", "hpcbench", "run", str(crystals), "--relax", "none"]
-        command += ["--model", options.model, "--dtype", dtype, "--criteria", str(criteria)]
-        command += ["--out", str(stores[-1]), "--no-report"]
+        command += ["--model", options.model, "--criteria", str(criteria), *settings]
+        command += ["--out", str(folder / f"{name}.h5"), "--no-report"]
         if options.ranks > 1:
             launcher = [str(Path(sys.executable).parent / "mpiexec"), "-n", str(options.ranks)]
             command = [*launcher, *command]
         subprocess.run(command, check=False)
-    single, double = map(hpcbench.open, stores)
+    stores = {name: hpcbench.open(folder / f"{name}.h5") for name in RUNS}
+    single = stores["float32"]
     result = {
         "machine": {
             "date": str(date.today()),
@@ -156,10 +178,10 @@ def main() -> None:
             "versions": {n: version(n) for n in ("hpcbench", "phonopy", "torch", options.model)},
         },
         "settings": single.settings,
-        "labels": compared(single, double),
+        "labels": compared(stores),
+        "computed again": computed_again(single),
         "force_noise, median": {
-            str(store.settings["dtype"]): float(np.nanmedian(store.table["force_noise"]))
-            for store in (single, double)
+            name: float(np.nanmedian(store.table["force_noise"])) for name, store in stores.items()
         },
         "noise of the undisplaced supercell": undisplaced_noise(single, options.model),
     }

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.build import bulk
-from ase.io import write
+from ase.io import read, write
 from conftest import DEMO
 
 import hpcbench
@@ -67,10 +67,18 @@ def test_a_crystal_within_the_noise_is_computed_again_in_double(store: hpcbench.
     assert "float64" in again["provenance"]
     assert again["within_noise"] == ""
     # The verdict is that of the computation again; the answers in single precision stay.
-    assert diamond["verdict"] == again["verdict"] == again["verdict_near"] == "stable"
+    assert diamond["verdict"] == again["verdict"] == again["verdict_near"] != "undetermined"
+    exact = run(
+        store.path.parents[1] / "exact", "--dtype", "float64", "--displacement", "0.0001",
+    )  # fmt: skip
+    expected = exact.row(exact.find(NAMES[0]))["min_frequency_mesh"]
+    assert again["min_frequency_mesh"] == pytest.approx(expected, abs=1e-6)
     assert again["force_noise"] < 1e-3 * diamond["force_noise"]
     np.testing.assert_array_equal(again["relaxed_positions"], diamond["relaxed_positions"])
     assert not np.array_equal(again["force_constants"], diamond["force_constants"])
+    # In double precision the displacements are as short as they can be.
+    lengths = np.linalg.norm(again["displacement_vectors"], axis=1)
+    np.testing.assert_allclose(lengths, 1e-4, rtol=1e-9)
     assert diamond["seconds_forces"] > 0.0
     assert np.isnan(again["seconds_forces"])
 
@@ -83,7 +91,7 @@ def test_others_are_not_computed_again(store: hpcbench.Store) -> None:
 
 def test_the_computation_again_is_a_result_like_others(store: hpcbench.Store) -> None:
     (key,) = store.again.ids
-    assert store[key].verdict == "stable"
+    assert store[key].verdict == store.row(key)["verdict_near"]
     assert len(store.phonopy(key).supercell) == 16
     assert list(store.again.table.index) == [key]
     assert store.unfinished_ids() == []
@@ -183,7 +191,30 @@ def test_without_double_precision_displacements_are_longer(tmp_path: Path) -> No
         np.testing.assert_allclose(lengths, length, rtol=1e-9)
     assert again["noise_mesh"] ** 2 < 0.7 * row["noise_mesh"] ** 2
     page = " ".join(write_report(store, tmp_path / "report.html").read_text().split())
-    assert "was computed again with longer displacements" in page
+    assert "was computed again with other displacements" in page
+
+
+def test_in_double_precision_displacements_are_shorter(tmp_path: Path) -> None:
+    """Without symmetry, what is left of noise is the length of the displacements."""
+    atoms = read(DEMO / "AlN_start_strained.cif")
+    atoms.rattle(0.02, seed=3)
+    (tmp_path / "crystals").mkdir()
+    write(tmp_path / "crystals" / "AlN.cif", atoms)
+    first = run(tmp_path, "--dtype", "float64")
+    (row,) = (first.row(key) for key in first.ids)
+    (tmp_path / "own.toml").write_text(
+        '[[criteria]]\nname = "near"\nplace = "mesh"\n'
+        f"threshold = {row['min_frequency_mesh'] + 1e-7:.9f}\n"
+    )
+    first.path.unlink()
+    shutil.rmtree(f"{first.path}.run")
+    store = run(tmp_path, "--dtype", "float64", "--criteria", "own.toml", "--criterion", "near")
+    (key,) = store.again.ids
+    before, again = store.row(store.ids[0]), store.row(key)
+    assert key == f"{before['id']}{AGAIN}displacement"
+    assert (before["within_noise"], again["within_noise"]) == ("near", "")
+    assert again["noise_mesh"] < 0.1 * before["noise_mesh"]
+    assert before["verdict"] == again["verdict"] != "undetermined"
 
 
 @pytest.mark.mpi

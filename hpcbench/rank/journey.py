@@ -30,16 +30,18 @@ from hpcbench.rank.tasks import (
 from hpcbench.relaxation.relax import Relaxation, continued, relaxation_requests
 from hpcbench.relaxation.symmetry import space_group_numbers
 from hpcbench.requests import ForcesOn, OnCpu, Request
-from hpcbench.store.schema import DOUBLE, FARTHER, LARGER, UNDETERMINED
+from hpcbench.store.schema import DISPLACED, DOUBLE, LARGER, UNDETERMINED
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 DISPLACEMENTS, ANALYSIS = "displacements", "analysis"
 """Stages of the work on processor cores; that of the relaxation is ``symmetry``."""
-# Noise of forces is so many times less noise of force constants, where double precision cannot be
-# had. What a displacement of 0.03 A adds by its length is measured like other noise.
-_FARTHER = 3.0
+# Displacements of a computation again, in those of the run. In double precision rounding is no
+# matter, and what is left of the noise comes from their length: CHGNet's forces are not linear
+# over 0.01 A (DESIGN.md). In single precision longer ones make less of rounding; what their length
+# adds is measured like other noise.
+_SHORTER, _LONGER = 0.01, 3.0
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,8 @@ class Route:
         """Relax a crystal, displace it, ask for forces, and analyse them.
 
         Where the protocol has another one beside it, that is done first. Where noise decides the
-        verdict, forces are computed again in double precision, or for
-        longer displacements; where it is marginal, in the next larger supercell.
+        verdict, forces are computed again in double precision and for
+        other displacements; where it is marginal, in the next larger supercell.
 
         Yields requests, is sent their answers, and returns the crystal's row, without the
         seconds that it took; behind it those of computations again.
@@ -146,28 +148,26 @@ class Route:
         config = self.config
         supercell_matrix = _supercell_matrix(crystal, config)
         displaced = yield from self._displaced(relaxation.atoms, supercell_matrix)
-        columns = first = yield from self._analysed(displaced, in_double=False)
-        row = done_row(crystal, relaxation, first, self.rank, self.provenance)
+        columns = yield from self._analysed(displaced, in_double=False)
+        row = done_row(crystal, relaxation, columns, self.rank, self.provenance)
         again = []
         row |= yield from self._symmetry(crystal, relaxation)
         is_within_noise = row["verdict"] == UNDETERMINED
         in_double = is_within_noise and self.has_double
-        what = DOUBLE if in_double else FARTHER
+        what, stretch = DOUBLE if in_double else DISPLACED, 1.0
         try:
-            if in_double:
-                columns = yield from self._analysed(displaced, in_double=True)
-            elif is_within_noise and self.info.dtype != DOUBLE:
+            if is_within_noise:
+                stretch = _SHORTER if in_double or self.info.dtype == DOUBLE else _LONGER
                 displaced = yield from self._displaced(
-                    relaxation.atoms, supercell_matrix, stretch=_FARTHER
+                    relaxation.atoms, supercell_matrix, stretch=stretch
                 )
-                columns = yield from self._analysed(displaced, in_double=False)
-            if columns is not first:
+                columns = yield from self._analysed(displaced, in_double=in_double)
                 again.append(row_again(row, columns, self.provenance, what, in_double=in_double))
             what = LARGER
             if abs(columns["margin"]) < config.check_margin:
                 larger = next_larger(relaxation.atoms.cell[:], supercell_matrix)
                 require_size(crystal.natoms, larger, config.largest_supercell)
-                displaced = yield from self._displaced(relaxation.atoms, larger)
+                displaced = yield from self._displaced(relaxation.atoms, larger, stretch=stretch)
                 columns = yield from self._analysed(displaced, in_double=in_double)
                 again.append(row_again(row, columns, self.provenance, LARGER, in_double=in_double))
         except HpcbenchError as error:

@@ -35,10 +35,10 @@ from hpcbench.report.wording import (
 from hpcbench.store.schema import (
     COARSE_MESH,
     DIMENSIONS,
+    DISPLACED,
     DONE,
     DOUBLE,
     FAILED,
-    FARTHER,
     LARGER,
     UNDETERMINED,
     UNREADABLE,
@@ -54,7 +54,7 @@ MOST_ROWS = 5000
 MOST_BANDS = 200
 COMPUTED_AGAIN = {
     DOUBLE: ("within the noise", "in float64"),
-    FARTHER: ("within the noise", "with longer displacements"),
+    DISPLACED: ("within the noise", "with other displacements"),
     LARGER: ("with a marginal verdict", "in the next larger supercell"),
 }
 STAND_IN = "mattersim-demo"

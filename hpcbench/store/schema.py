@@ -24,10 +24,10 @@ DIMENSIONS = {0: "molecules", 1: "chains", 2: "layers", 3: "network"}
 
 AGAIN = ":"
 """Between a crystal's id and what is different, in the id of a computation again."""
-DOUBLE, FARTHER, LARGER = "float64", "displacement", "larger"
-AGAINS = (DOUBLE, FARTHER, LARGER)
-"""What is different: double precision, or where that cannot be had longer displacements; the next
-larger supercell. The verdict is from the last."""
+DOUBLE, DISPLACED, LARGER = "float64", "displacement", "larger"
+AGAINS = (DOUBLE, DISPLACED, LARGER)
+"""What is different: double precision and shorter displacements; other displacements, where the
+precision is the same; the next larger supercell. The verdict is from the last."""
 BESIDE = "phononbench"
 """Of a protocol that was done beside that of the run, in the id of its row."""
 
