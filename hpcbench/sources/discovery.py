@@ -5,8 +5,9 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from hpcbench.errors import SourceError, UnreadableError
 from hpcbench.sources import archives, formats
@@ -78,7 +79,9 @@ def ignored_files(sources: Sequence[str | Path]) -> list[str]:
 def _ignored_members(path: str) -> Iterator[str]:
     try:
         for member in archives.members(path):
-            if not formats.is_hidden(member.name) and not formats.holds_crystals(member.name):
+            if not formats.is_hidden(member.name) and not formats.is_wanted(
+                member.name, member.open
+            ):
                 yield f"{path}::{member.name}"
     except UnreadableError:
         return  # reading the archive will record this
@@ -121,12 +124,17 @@ def _search(folder: str) -> Iterator[_Found]:
             for name in files
             if not formats.is_hidden(name) and os.path.isfile(os.path.join(parent, name))
         ]
-    if not any(formats.holds_crystals(path) for path in found):
+    wanted = {path for path in found if formats.is_wanted(path, _opener(path))}
+    if not wanted:
         raise SourceError(
             f"The folder {folder!r} holds no crystal files ({len(found)} files of other kinds)."
         )
     for path in sorted(found, key=_sort_key):
-        yield SourceFile(path, explicit=False), formats.holds_crystals(path)
+        yield SourceFile(path, explicit=False), path in wanted
+
+
+def _opener(path: str) -> Callable[[], IO[bytes]]:
+    return lambda: open(path, "rb")
 
 
 def _read_list(path: str, lists: tuple[str, ...]) -> Iterator[_Found]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import bz2
 import codecs
 import gzip
+import io
 import lzma
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, cast
 
 from hpcbench.errors import UnreadableError
@@ -33,6 +34,8 @@ _ENDINGS = {
     ".db": "database",
     ".yaml": "phonopy",
     ".yml": "phonopy",
+    ".csv": "csv",
+    ".pt": "torch",
 }
 # phonopy's results and settings, which lie beside its crystals in every working folder.
 _NOT_CRYSTALS = re.compile(
@@ -52,8 +55,8 @@ def format_of(path: str) -> str:
     Returns
     -------
     str
-        "archive", "cif", "poscar", "xyz", "json", "database", "phonopy", "list", or an empty
-        string where the name says nothing.
+        "archive", "cif", "poscar", "xyz", "json", "database", "phonopy", "csv", "torch", "list",
+        or an empty string where the name says nothing.
     """
     name = _base(path)
     if ARCHIVE.search(name):
@@ -75,6 +78,25 @@ def holds_crystals(path: str) -> bool:
     if kind == "phonopy" and _NOT_CRYSTALS.match(_base(path)):
         return False
     return kind not in ("", "list")
+
+
+def is_wanted(path: str, opener: Callable[[], IO[bytes]]) -> bool:
+    """As :func:`holds_crystals`, but looks into a CSV file for a column of structures.
+
+    Tables of other things lie beside crystals in many folders. One that cannot be opened is
+    wanted: reading it will say why.
+    """
+    if not holds_crystals(path):
+        return False
+    if format_of(path) != "csv":
+        return True
+    from hpcbench.sources import csv_rows
+
+    try:
+        with opener() as stream:
+            return csv_rows.has_structures(_decompressed(stream, path).read(csv_rows.HEADER_BYTES))
+    except Exception:  # damaged archives and compressed files raise many kinds
+        return True
 
 
 def is_hidden(path: str) -> bool:
@@ -112,7 +134,7 @@ def open_entries(
     on raises, whatever its library raises.
     """
     # Imported here, so that looking for files needs none of the parsers.
-    from hpcbench.sources import cif, extxyz, readers
+    from hpcbench.sources import cif, csv_rows, extxyz, readers
 
     kind = format_of(path)
     plain = _decompressed(stream, path)
@@ -121,6 +143,13 @@ def open_entries(
         return extxyz.read_frames(plain, stem_of(path))
     if kind == "database":
         return readers.read_database(plain, stem_of(path))
+    if kind == "csv":
+        return csv_rows.read_rows(plain, path, stem_of(path))
+    if kind == "torch":
+        # Loads torch.
+        from hpcbench.sources import torch_arrays
+
+        return torch_arrays.read_arrays(io.BytesIO(_read_bytes(plain)))
     if kind in ("", "list"):
         name = _base(path)
         raise UnreadableError("unknown format", f"no crystal format is known by the name {name!r}")
@@ -154,11 +183,16 @@ def _decompressed(stream: IO[bytes], path: str) -> IO[bytes]:
     return stream
 
 
-def _read_text(stream: IO[bytes]) -> str:
-    """The whole text. Letters that are not UTF-8 occur in authors' names, and are replaced."""
+def _read_bytes(stream: IO[bytes]) -> bytes:
     data = stream.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
         raise UnreadableError("too large", f"the file has more than {MAX_FILE_BYTES} bytes")
+    return data
+
+
+def _read_text(stream: IO[bytes]) -> str:
+    """The whole text. Letters that are not UTF-8 occur in authors' names, and are replaced."""
+    data = _read_bytes(stream)
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         text = data.decode("utf-16", errors="replace")
     else:

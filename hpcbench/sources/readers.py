@@ -70,6 +70,17 @@ def read_json(text: str) -> Iterator[Entry | UnreadableError]:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UnreadableError("syntax", f"not valid JSON ({error})") from error
+    yield from read_structures(data)
+
+
+def read_structures(data: Any) -> Iterator[Entry | UnreadableError]:
+    """The pymatgen structures in JSON's types; layouts as of :func:`read_json`.
+
+    Raises
+    ------
+    UnreadableError
+        Kind "no structure", if there is none.
+    """
     while isinstance(data, dict) and not _structure_in(data) and "structure" in data:
         data = data["structure"]
     if _structure_in(data):
@@ -81,7 +92,7 @@ def read_json(text: str) -> Iterator[Entry | UnreadableError]:
     else:
         items = []
     if not any(_structure_in(item) for _, item in items):
-        raise UnreadableError("no structure", "the JSON file holds no pymatgen structure")
+        raise UnreadableError("no structure", "there is no pymatgen structure")
     for name, item in items:
         try:
             yield _json_entry(name, item)

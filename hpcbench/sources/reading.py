@@ -58,7 +58,7 @@ def _read_archive(file: SourceFile, with_supercell: bool) -> Iterator[Record]:
         if member is None:
             break
         name = f"{file.path}::{member.name}"
-        if formats.is_hidden(member.name) or not formats.holds_crystals(member.name):
+        if formats.is_hidden(member.name) or not formats.is_wanted(member.name, member.open):
             others += 1
             continue
         found += 1

@@ -1,0 +1,205 @@
+"""Tables with a crystal in each row: CIF text, pymatgen's dictionary, or Wyckoff positions.
+
+CDVAE's family, FlowMM, language models and data sets such as MP-20 write the first, CrystalFormer
+writes the second (``*_struct.csv``) and the third (``output_<space group>.csv``).
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import io
+import json
+import posixpath
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpcbench.errors import UnreadableError
+from hpcbench.sources import cif, readers
+from hpcbench.sources.records import Entry, generator_from_labels, name_from_labels
+
+# A structure takes some kilobytes; the module's own limit of 128 kB cuts large ones off.
+_LONGEST_FIELD = 2**24
+_STRUCTURES = ("cif", "relxed_structure", "relaxed_structure", "structure", "cif_string")
+_WYCKOFF = {"L", "X", "A", "W", "M"}
+HEADER_BYTES = 2**16
+"""Of a file, to look for its header."""
+_SAME_SITE = 1e-3
+"""Fractional coordinates this close are one atom of an orbit."""
+
+
+def structure_column(header: Sequence[str]) -> str:
+    """The column with structures, ``X`` for CrystalFormer's raw output, or an empty string."""
+    by_lower = {name.strip().lower(): name for name in reversed(header)}
+    for name in _STRUCTURES:
+        if name in by_lower:
+            return by_lower[name]
+    if set(header) >= _WYCKOFF:
+        return "X"
+    return next((name for lower, name in by_lower.items() if "cif" in lower.split("_")), "")
+
+
+def has_structures(start: bytes) -> bool:
+    """Whether the beginning of a CSV file names a column with structures."""
+    line = start[:HEADER_BYTES].decode("utf-8-sig", errors="replace").partition("\n")[0]
+    try:
+        header = next(csv.reader([line]), [])
+    except csv.Error:
+        return False
+    return bool(structure_column(header))
+
+
+def read_rows(stream: IO[bytes], path: str, stem: str) -> Iterator[Entry | UnreadableError]:
+    """Rows in order; a bad one as an error.
+
+    Raises
+    ------
+    UnreadableError
+        Kinds "no structure" (the message names the columns), "syntax".
+    """
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
+    try:
+        before = csv.field_size_limit(_LONGEST_FIELD)
+        try:
+            yield from _rows(csv.DictReader(text), path, stem)
+        except csv.Error as error:
+            raise UnreadableError("syntax", f"not a CSV table ({error})") from error
+        finally:
+            csv.field_size_limit(before)
+    finally:
+        # The stream belongs to the caller, who closes it.
+        text.detach()
+
+
+def _rows(rows: csv.DictReader[str], path: str, stem: str) -> Iterator[Entry | UnreadableError]:
+    header = rows.fieldnames or []
+    column = structure_column(header)
+    if not column:
+        named = ", ".join(repr(name) for name in header[:10]) or "none"
+        raise UnreadableError(
+            "no structure", f"no column of structures among {named}: is there one named 'cif'?"
+        )
+    is_raw = set(header) >= _WYCKOFF and column == "X"
+    operations = _operations_of(_space_group_in(path)) if is_raw else None
+    for row in rows:
+        try:
+            if operations is not None:
+                yield _from_wyckoff(row, operations)
+                continue
+            labels = {k: v for k, v in row.items() if k not in (column, None) and v}
+            entry = _structure(row[column] or "")
+            yield Entry(
+                entry.cell,
+                entry.positions,
+                entry.numbers,
+                name_from_labels(dict(labels), stem),
+                generator_from_labels(dict(labels)),
+            )
+        except UnreadableError as error:
+            yield error
+
+
+def _structure(text: str) -> Entry:
+    start = text.lstrip()[:1]
+    if start == "{":
+        entry = next(readers.read_structures(_dictionary(text)))
+    elif start:
+        # Some writers leave the line breaks of a cell as they stand in a program.
+        lines = text.replace("\r\n", "\n") if "\n" in text else text.replace("\\n", "\n")
+        entry = next(cif.read_blocks(lines))
+    else:
+        raise UnreadableError("empty", "the row has no structure")
+    if isinstance(entry, UnreadableError):
+        raise entry
+    return entry
+
+
+def _dictionary(text: str) -> Any:
+    """JSON, or what Python prints of a dictionary."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+        raise UnreadableError("syntax", f"not a structure ({type(error).__name__})") from error
+
+
+def _space_group_in(path: str) -> int:
+    """The number at the end of the file's name, where CrystalFormer puts it."""
+    name = posixpath.basename(path.replace("\\", "/").replace("::", "/"))
+    found = re.search(r"(\d+)\.csv", name, re.IGNORECASE)
+    number = int(found.group(1)) if found else 0
+    if not 1 <= number <= 230:
+        raise UnreadableError(
+            "symmetry",
+            "a table of Wyckoff positions needs its space group at the end of its name, as in "
+            "output_225.csv",
+        )
+    return number
+
+
+Operations = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+@lru_cache(maxsize=256)
+def _operations_of(number: int) -> Operations:
+    """Of a space group in the setting of the International Tables that CrystalFormer has.
+
+    The second choice of origin where there are two, hexagonal axes, unique axis b.
+    """
+    import spglib
+
+    settings = [h for h in range(1, 531) if spglib.get_spacegroup_type(h).number == number]
+    second = [h for h in settings if spglib.get_spacegroup_type(h).choice.startswith("2")]
+    found = spglib.get_symmetry_from_database((second or settings)[0])
+    return np.array(found["rotations"], dtype=np.float64), np.array(found["translations"])
+
+
+def _from_wyckoff(row: Mapping[str, str], operations: Operations) -> Entry:
+    """A row of lattice L, coordinates X, atomic numbers A, and multiplicities M, padded by 0."""
+    from ase.geometry import cellpar_to_cell
+
+    try:
+        lengths_angles, sites, numbers, multiplicities = (
+            np.array(json.loads(row[name]), dtype=np.float64) for name in "LXAM"
+        )
+        cell = np.asarray(cellpar_to_cell(lengths_angles))
+        sites = sites.reshape(-1, 3)
+        if not len(sites) == len(numbers) == len(multiplicities):
+            raise ValueError("X, A and M differ in length")
+    except (ValueError, TypeError, KeyError, AssertionError) as error:
+        raise UnreadableError("syntax", f"L, X, A, W and M are malformed ({error})") from error
+    positions, atoms = [], []
+    for site, number, multiplicity in zip(sites, numbers, multiplicities, strict=True):
+        if number == 0:
+            continue
+        orbit = _orbit(site, operations)
+        if len(orbit) != multiplicity:
+            raise UnreadableError(
+                "symmetry",
+                f"a site at {np.round(site, 4).tolist()} has {len(orbit)} images, but a "
+                f"multiplicity of {multiplicity:g}",
+            )
+        positions.append(orbit)
+        atoms += [int(number)] * len(orbit)
+    if not atoms:
+        raise UnreadableError("no atoms", "there are no atoms")
+    return Entry(cell, np.concatenate(positions) @ cell, atoms)
+
+
+def _orbit(site: NDArray[np.float64], operations: Operations) -> NDArray[np.float64]:
+    rotations, translations = operations
+    images = (rotations @ site + translations) % 1.0
+    kept: list[NDArray[np.float64]] = []
+    for image in images:
+        shifts = np.array(kept).reshape(-1, 3) - image
+        if not (np.abs(shifts - np.rint(shifts)).max(axis=1) < _SAME_SITE).any():
+            kept.append(image)
+    return np.array(kept)

@@ -1,0 +1,387 @@
+"""What generators write, read as it is."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import io
+import json
+import pickle
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+from ase.io import write
+from pymatgen.core import Lattice, Structure
+from pymatgen.io.ase import AseAtomsAdaptor
+from pymatgen.io.cif import CifWriter
+
+from hpcbench.crystal import Crystal
+from hpcbench.errors import SourceError
+from hpcbench.relaxation.symmetry import find_space_group
+from hpcbench.sources import Unreadable, find_files, ignored_files, read_file
+
+# One of each lattice, with different numbers of atoms and no right angle in some.
+CRYSTALS = (
+    bulk("NaCl", "rocksalt", a=5.64),
+    bulk("Mg", "hcp", a=3.2, c=5.2),
+    Atoms("TiO2", scaled_positions=[[0, 0, 0], [0.3, 0.31, 0.1], [0.7, 0.6, 0.9]],
+          cell=[[4.1, 0, 0], [0.7, 4.5, 0], [0.3, -0.4, 3.9]], pbc=True),
+)  # fmt: skip
+
+
+def read(path: Path) -> list[Crystal | Unreadable]:
+    return [record for file in find_files([path]) for record in read_file(file)]
+
+
+def crystals_of(path: Path) -> list[Crystal]:
+    records = read(path)
+    assert not [r.reason for r in records if isinstance(r, Unreadable)]
+    return [record for record in records if isinstance(record, Crystal)]
+
+
+def reasons_of(path: Path) -> list[str]:
+    return [record.reason for record in read(path) if isinstance(record, Unreadable)]
+
+
+def assert_same(found: Sequence[Crystal], expected: Sequence[Atoms], *, atol: float = 1e-5) -> None:
+    """Equal but for a rotation: lengths, angles, elements, fractional coordinates."""
+    assert len(found) == len(expected)
+    for crystal, atoms in zip(found, expected, strict=True):
+        ours = crystal.to_ase()
+        np.testing.assert_allclose(ours.cell.cellpar(), atoms.cell.cellpar(), atol=100 * atol)
+        np.testing.assert_array_equal(ours.numbers, atoms.numbers)
+        shift = ours.get_scaled_positions() - atoms.get_scaled_positions()
+        np.testing.assert_allclose(shift - np.rint(shift), 0.0, atol=atol)
+
+
+def flat_arrays(crystals: Sequence[Atoms]) -> dict[str, torch.Tensor]:
+    """As CDVAE and DiffCSP write them."""
+    return {
+        "frac_coords": torch.tensor(np.concatenate([c.get_scaled_positions() for c in crystals])),
+        "atom_types": torch.tensor(np.concatenate([c.numbers for c in crystals])),
+        "num_atoms": torch.tensor([len(c) for c in crystals]),
+        "lengths": torch.tensor(np.array([c.cell.lengths() for c in crystals])),
+        "angles": torch.tensor(np.array([c.cell.angles() for c in crystals])),
+    }
+
+
+LAYOUTS = {
+    "DiffCSP": flat_arrays(CRYSTALS),
+    "CDVAE": {
+        **{name: array[None] for name, array in flat_arrays(CRYSTALS).items()},
+        "eval_setting": argparse.Namespace(num_evals=1, model_path=".", label=""),
+        "time": 12.5,
+    },
+    "batches": {
+        name: [part, other]
+        for (name, part), other in zip(
+            flat_arrays(CRYSTALS[:2]).items(), flat_arrays(CRYSTALS[2:]).values(), strict=True
+        )
+    },
+    "CrystalFlow": {"crystal_list": [flat_arrays([c]) for c in CRYSTALS], "time": 1.0},
+    "NumPy": [{k: v.numpy() for k, v in flat_arrays([c]).items()} for c in CRYSTALS],
+    "list": [flat_arrays(CRYSTALS[:2]), flat_arrays(CRYSTALS[2:])],
+    "lattices": {
+        **{k: v for k, v in flat_arrays(CRYSTALS).items() if k not in ("lengths", "angles")},
+        "lattices": torch.tensor(np.array([c.cell[:] for c in CRYSTALS])),
+    },
+    "probabilities": flat_arrays(CRYSTALS)
+    | {
+        "atom_types": torch.nn.functional.one_hot(
+            flat_arrays(CRYSTALS)["atom_types"] - 1, 100
+        ).float()
+    },
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_arrays_of_torch(layout: str, tmp_path: Path) -> None:
+    path = tmp_path / "eval_gen.pt"
+    torch.save(LAYOUTS[layout], path)
+    found = crystals_of(path)
+    assert_same(found, CRYSTALS)
+    assert [c.name for c in found] == [f"eval_gen-{n}" for n in range(3)]
+    assert [c.origins[0].index for c in found] == [0, 1, 2]
+
+
+def test_evaluations_come_one_after_the_other(tmp_path: Path) -> None:
+    """CDVAE's arrays have an axis of evaluations in front."""
+    arrays = flat_arrays(CRYSTALS)
+    twice = {name: torch.stack([array, array]) for name, array in arrays.items()}
+    twice["frac_coords"][1] += 0.25
+    torch.save(twice, tmp_path / "eval_gen.pt")
+    found = crystals_of(tmp_path / "eval_gen.pt")
+    moved = [c.copy() for c in CRYSTALS]
+    for atoms in moved:
+        atoms.set_scaled_positions(atoms.get_scaled_positions() + 0.25)
+    assert_same(found, [*CRYSTALS, *moved])
+
+
+def test_a_cell_that_is_none_is_told_and_the_rest_is_read(tmp_path: Path) -> None:
+    arrays = flat_arrays(CRYSTALS)
+    arrays["angles"][1] = torch.tensor([170.0, 170.0, 90.0])
+    arrays["lengths"][2] = torch.tensor([3.0, -1.0, 3.0])
+    torch.save(arrays, tmp_path / "a.pt")
+    first, second, third = read(tmp_path / "a.pt")
+    assert isinstance(first, Crystal)
+    assert isinstance(second, Unreadable)
+    assert isinstance(third, Unreadable)
+    assert second.reason.startswith("no cell: lengths and angles make no cell: [3.2")
+    assert third.reason.startswith("no cell: lengths and angles must be positive")
+
+
+class Bomb:
+    def __reduce__(self) -> Any:
+        return (exec, ("open('exploded', 'w').close()",))
+
+
+def test_a_foreign_class_is_named_and_never_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({**flat_arrays(CRYSTALS), "extra": Bomb()}, "bomb.pt")
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(Bomb(), protocol=2))
+    for name in ("bomb.pt", "plain.pt"):
+        (reason,) = reasons_of(Path(name))
+        assert reason.startswith("unsafe: the file holds objects of ")
+        assert "exec" in reason
+    assert not (tmp_path / "exploded").exists()
+    # With torch's own way of loading it would have been.
+    torch.load("bomb.pt", weights_only=False)
+    assert (tmp_path / "exploded").exists()
+
+
+def test_damaged_and_foreign_files_of_torch_have_reasons(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.save(flat_arrays(CRYSTALS), path)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    assert reasons_of(path)[0].startswith("truncated: ")
+    path.write_bytes(b"no torch at all")
+    assert len(reasons_of(path)) == 1
+    path.write_bytes(b"")
+    assert len(reasons_of(path)) == 1
+    torch.save({"layer.weight": torch.zeros(3)}, path)
+    assert reasons_of(path) == ["no structure: no arrays of crystals in the file ('layer.weight')"]
+    arrays = flat_arrays(CRYSTALS)
+    arrays["num_atoms"][0] += 5
+    torch.save(arrays, path)
+    (reason,) = reasons_of(path)
+    assert reason.startswith("syntax: the arrays do not go together (12 atoms counted, 7 named")
+
+
+def cif_text(atoms: Atoms) -> str:
+    return str(CifWriter(AseAtomsAdaptor.get_structure(atoms), significant_figures=10))
+
+
+def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    data = text.getvalue().encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+@pytest.mark.parametrize("name", ["samples.csv", "samples.csv.gz"])
+@pytest.mark.parametrize("column", ["cif", "CIF", "relxed_structure", "generated_cif"])
+def test_a_column_of_cif_texts(name: str, column: str, tmp_path: Path) -> None:
+    rows = [{"": n, "formula": "x, y", column: cif_text(c)} for n, c in enumerate(CRYSTALS)]
+    write_csv(tmp_path / name, rows)
+    found = crystals_of(tmp_path / name)
+    assert_same(found, CRYSTALS)
+    assert [c.name for c in found] == [f"samples-{n}" for n in range(3)]
+
+
+def test_a_column_of_dictionaries_as_python_and_as_json(tmp_path: Path) -> None:
+    """CrystalFormer's ``*_struct.csv`` has what Python prints."""
+    dictionaries = [AseAtomsAdaptor.get_structure(c).as_dict() for c in CRYSTALS]
+    for text in (repr, json.dumps):
+        write_csv(tmp_path / "x_struct.csv", [{"cif": text(d)} for d in dictionaries])
+        assert_same(crystals_of(tmp_path / "x_struct.csv"), CRYSTALS)
+
+
+def test_names_and_generators_of_rows_are_kept(tmp_path: Path) -> None:
+    rows = [
+        {"material_id": f"mp-{n}", "generator": "LLM", "cif": cif_text(c)}
+        for n, c in enumerate(CRYSTALS)
+    ]
+    write_csv(tmp_path / "a.csv", rows)
+    found = crystals_of(tmp_path / "a.csv")
+    assert [c.name for c in found] == ["LLM-mp-0", "LLM-mp-1", "LLM-mp-2"]
+    assert found[0].origins[0].generator == "LLM"
+
+
+def test_bad_rows_have_reasons_and_the_rest_is_read(tmp_path: Path) -> None:
+    bad = [
+        "", "{'sites': [", "data_x\n_cell_length_a 1", "not a crystal",
+        "{'lattice': nan}", "{" * 3000, cif_text(CRYSTALS[0])[:400],
+    ]  # fmt: skip
+    rows = [{"cif": text} for text in (cif_text(CRYSTALS[0]), *bad, cif_text(CRYSTALS[1]))]
+    write_csv(tmp_path / "a.csv", rows)
+    records = read(tmp_path / "a.csv")
+    assert len(records) == len(rows)
+    assert isinstance(records[0], Crystal)
+    assert isinstance(records[-1], Crystal)
+    for record in records[1:-1]:
+        assert isinstance(record, Unreadable)
+        assert len(record.reason) < 320
+    assert records[1].reason == "empty: the row has no structure"  # type: ignore[union-attr]
+
+
+def test_a_table_without_structures_is_told_if_it_was_named(tmp_path: Path) -> None:
+    write_csv(tmp_path / "energies.csv", [{"name": "a", "energy": 1.0}])
+    (reason,) = reasons_of(tmp_path / "energies.csv")
+    assert reason == (
+        "no structure: no column of structures among 'name', 'energy': is there one named 'cif'?"
+    )
+    with pytest.raises(SourceError, match="holds no crystal files"):
+        find_files([tmp_path])
+    # In a folder and in an archive it is something else that lies there.
+    write(tmp_path / "a.cif", CRYSTALS[0])
+    write_csv(tmp_path / "samples.csv", [{"cif": cif_text(CRYSTALS[1])}])
+    assert len(crystals_of(tmp_path)) == 2
+    assert ignored_files([tmp_path]) == [str(tmp_path / "energies.csv")]
+    for archive in (tmp_path / "a.zip", tmp_path / "a.tar.gz"):
+        members = [tmp_path / n for n in ("a.cif", "samples.csv", "energies.csv")]
+        if archive.suffix == ".zip":
+            with zipfile.ZipFile(archive, "w") as stream:
+                for member in members:
+                    stream.write(member, member.name)
+        else:
+            with tarfile.open(archive, "w:gz") as tar:
+                for member in members:
+                    tar.add(member, member.name)
+        assert len(crystals_of(archive)) == 2
+        assert ignored_files([archive]) == [f"{archive}::energies.csv"]
+
+
+def wyckoff_row(cell: Sequence[float], *sites: tuple[Sequence[float], int, int]) -> dict[str, str]:
+    padding = 21 - len(sites)
+    return {
+        "L": json.dumps(list(cell)),
+        "X": json.dumps([list(x) for x, _, _ in sites] + [[0.0] * 3] * padding),
+        "A": json.dumps([z for _, z, _ in sites] + [0] * padding),
+        "W": json.dumps([1] * len(sites) + [0] * padding),
+        "M": json.dumps([m for _, _, m in sites] + [0] * padding),
+    }
+
+
+@pytest.mark.parametrize(
+    ("group", "row", "spacegroup", "species"),
+    [
+        (225, wyckoff_row([5.64] * 3 + [90] * 3, ([0, 0, 0], 11, 4), ([0.5, 0.5, 0.5], 17, 4)),
+         "Fm-3m", ["Na", "Cl"]),
+        # Two choices of origin: with the second, diamond's site is at an eighth.
+        (227, wyckoff_row([3.57] * 3 + [90] * 3, ([0.125, 0.125, 0.125], 6, 8)), "Fd-3m", ["C"]),
+        (194, wyckoff_row([3.2, 3.2, 5.2, 90, 90, 120], ([1 / 3, 2 / 3, 0.25], 12, 2)),
+         "P6_3/mmc", ["Mg"]),
+        # Hexagonal axes.
+        (166, wyckoff_row([4.3, 4.3, 11.9, 90, 90, 120], ([0, 0, 0.234], 83, 6)), "R-3m", ["Bi"]),
+    ],
+)  # fmt: skip
+def test_wyckoff_positions_become_crystals(
+    group: int, row: dict[str, str], spacegroup: str, species: list[str], tmp_path: Path
+) -> None:
+    """CrystalFormer's raw output, against pymatgen's own expansion where that has the setting."""
+    path = tmp_path / f"output_{group}.csv"
+    write_csv(path, [row])
+    (crystal,) = crystals_of(path)
+    structure = AseAtomsAdaptor.get_structure(crystal.to_ase())
+    assert find_space_group(crystal.to_ase(), 1e-3).number == group
+    sites = [x for x, z in zip(json.loads(row["X"]), json.loads(row["A"]), strict=True) if z]
+    if group != 227:
+        lattice = Lattice.from_parameters(*json.loads(row["L"]))
+        expected = Structure.from_spacegroup(spacegroup, lattice, species, sites)
+        assert structure.matches(expected, scale=False)
+        assert len(structure) == len(expected)
+    else:
+        assert len(structure) == 8
+        assert structure.get_distance(0, 1) > 1.5
+
+
+def test_wyckoff_positions_that_do_not_go_together_have_reasons(tmp_path: Path) -> None:
+    cell = [5.0] * 3 + [90] * 3
+    write_csv(tmp_path / "output_225.csv", [wyckoff_row(cell, ([0, 0, 0], 11, 8))])
+    assert "has 4 images, but a multiplicity of 8" in reasons_of(tmp_path / "output_225.csv")[0]
+    write_csv(tmp_path / "output.csv", [wyckoff_row(cell, ([0, 0, 0], 11, 4))])
+    assert "needs its space group at the end of its name" in reasons_of(tmp_path / "output.csv")[0]
+    row = wyckoff_row(cell, ([0, 0, 0], 11, 4))
+    write_csv(tmp_path / "output_225.csv", [row | {"A": "[1, 2]"}, row | {"X": "nothing"}, row])
+    first, second, third = read(tmp_path / "output_225.csv")
+    assert isinstance(first, Unreadable)
+    assert isinstance(second, Unreadable)
+    assert isinstance(third, Crystal)
+
+
+def test_a_run_takes_what_a_generator_wrote(tmp_path: Path) -> None:
+    metals = [bulk("Cu"), bulk("Al"), bulk("Ag")]
+    torch.save(flat_arrays(metals[:2]), tmp_path / "eval_gen.pt")
+    write_csv(tmp_path / "samples.csv", [{"cif": cif_text(metals[2])}])
+    command = [sys.executable, "-m", "hpcbench", "run", str(tmp_path), "--no-report"]
+    command += ["--model", "ase.calculators.emt:EMT", "--mesh", "4", "4", "4"]
+    command += ["--out", str(tmp_path / "s.h5"), "--band-points", "11", "--workers", "0"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "3 crystals: 3 done" in said
+
+
+NATIVE = (
+    ("diffcsp/DiffCSP_mp_20.pt", 10_000, 0),
+    ("crystalformer/CrystalFormer_mp_20.csv.gz", 999, 0),
+    ("crystalformer/output_65.csv", 10, 0),
+    ("flowmm", 997, 0),
+    ("wyckofftransformer", 1000, 0),
+    ("mattergen/run1", 32, 0),
+    ("mattergen/release-cifs.zip", 770, 2),
+)
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize(("path", "number", "bad"), NATIVE)
+def test_real_files_are_read_whole_and_fast(
+    path: str, number: int, bad: int, reference_data: Path
+) -> None:
+    native = reference_data / "generated" / "native"
+    start = time.process_time()
+    kinds = Counter(isinstance(record, Unreadable) for record in read(native / path))
+    seconds = time.process_time() - start
+    assert (kinds[False], kinds[True]) == (number, bad)
+    if number > 500:
+        # 5,000 a minute are wanted of one core.
+        assert number / seconds > 5000 / 60
+
+
+@pytest.mark.reference
+@pytest.mark.filterwarnings("ignore:.*OLD_ERROR_HANDLING")  # spglib's
+def test_all_groups_are_expanded_in_crystalformers_setting(reference_data: Path) -> None:
+    """By its own list of Wyckoff positions: the general one of each group is the group."""
+    from hpcbench.sources.csv_rows import _operations_of
+
+    path = reference_data / "generated" / "native" / "crystalformer" / "wyckoff_list.csv"
+    site = np.array([0.1234, 0.2718, 0.4142])
+    with path.open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 230
+    for row in rows:
+        general = max(json.loads(row["Wyckoff Positions"].replace("'", '"')), key=len)
+        x, y, z = site
+        expected = [
+            [eval(part, {"x": x, "y": y, "z": z}) for part in text.split(",")] for text in general
+        ]
+        rotations, translations = _operations_of(int(row["Space Group"]))
+        images = rotations @ site + translations
+        key = lambda points: sorted(map(tuple, (np.round(points, 6) % 1.0).round(6)))  # noqa: E731
+        assert key(np.array(expected)) == key(images)
