@@ -296,7 +296,7 @@ def test_merging(store: Path, tmp_path: Path) -> None:
     other = run_metals(tmp_path / "b.h5", ("Cu", "Pt", "Al"))
     only = run_metals(tmp_path / "c.h5", ("Cu",))
     merged = merge([only, other, store], tmp_path / "all.h5")
-    assert (merged.rows, merged.in_several) == (7, 3)
+    assert (merged.crystals, merged.in_several) == (7, 3)
     assert verify(tmp_path / "all.h5").is_sound
     with hpcbench.open(tmp_path / "all.h5") as there:
         copper = there["Cu"]
@@ -309,6 +309,38 @@ def test_merging(store: Path, tmp_path: Path) -> None:
     assert len(hpcbench.open(tmp_path / "all.h5")) == 7
     with pytest.raises(StoreMismatchError, match="dtype"):
         run_metals(tmp_path / "all.h5", METALS, dtype="float32")
+
+
+def test_computations_again_come_from_the_same_store_as_their_crystal(tmp_path: Path) -> None:
+    texts = [Field(name, "str") for name in ("id", "origins", "parent")]
+    columns = (*texts, Field("status", "category"), Field("energy", "f8"))
+    schema = Schema(columns, (Field("numbers", "i4"),))
+
+    def row(key: str, status: str, energy: float) -> dict[str, object]:
+        parent = key.partition(":")[0] if ":" in key else ""
+        text = f'[["{energy:g}.cif", 0, ""]]'
+        return {
+            "id": key, "status": status, "origins": text, "parent": parent, "energy": energy,
+        }  # fmt: skip
+
+    stores = {
+        "1.h5": [row("a", "done", 1.0), row("b", "failed", 1.1), row("b:phononbench", "done", 1.2)],
+        "2.h5": [row("a", "done", 2.0), row("a:float64", "done", 2.1), row("b", "done", 2.2),
+                 row("b:float64", "done", 2.3)],
+    }  # fmt: skip
+    for name, rows in stores.items():
+        with TableWriter(tmp_path / name, schema, {"a": 1}) as writer:
+            writer.append(rows)
+    merged = merge([tmp_path / name for name in stores], tmp_path / "m.h5")
+    assert (merged.crystals, merged.in_several) == (2, 2)
+    with TableReader(tmp_path / "m.h5") as reader:
+        found = dict(zip(reader.column("id"), reader.column("energy"), strict=True))
+        origins = set(reader.column("origins"))
+    assert found == {"a": 1.0, "b": 2.2, "b:float64": 2.3}
+    assert origins == {
+        '[["1.cif", 0, ""], ["2.cif", 0, ""]]',
+        '[["1.1.cif", 0, ""], ["2.2.cif", 0, ""]]',
+    }
 
 
 def test_merging_prefers_what_could_be_computed_and_keeps_origins(tmp_path: Path) -> None:

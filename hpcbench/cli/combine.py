@@ -27,7 +27,8 @@ def merge_command(options: argparse.Namespace) -> int:
 
     merged = merge([Path(store) for store in options.stores], Path(options.output))
     print(
-        f"{options.output}: {merged.rows} crystals, {merged.in_several} of them in several stores"
+        f"{options.output}: {merged.crystals} crystals, {merged.in_several} of them in several "
+        f"stores"
     )
     return 0
 

@@ -24,21 +24,21 @@ class Merged:
 
     Attributes
     ----------
-    rows : int
+    crystals : int
         Of the new store.
     in_several : int
         Crystals that were in more than one store.
     """
 
-    rows: int
+    crystals: int
     in_several: int
 
 
 def merge(stores: Sequence[Path], out: Path) -> Merged:
     """Write the crystals of several stores into a new one.
 
-    A crystal that is in several is taken from the first one that could compute it, and has the
-    origins of all.
+    A crystal that is in several is taken from the first one that could compute it, with its
+    computations again from there, and has the origins of all.
 
     Raises
     ------
@@ -68,10 +68,13 @@ def merge(stores: Sequence[Path], out: Path) -> Merged:
                 refuse_difference(settings, reader.settings, stores[0], f"in {path}")
             schema = schema.union(reader.schema)
             columns = (reader.column(name) for name in ("id", "status", "origins"))
-            for row, (key, status, texts) in enumerate(zip(*columns, strict=True)):
+            parents = _parents(reader)
+            for parent, key, status, texts in zip(parents, *columns, strict=True):
+                if parent != key:
+                    continue
                 origins.setdefault(key, []).append(texts)
                 if key not in found or (found[key].status != DONE and status == DONE):
-                    found[key] = _Place(number, row, status)
+                    found[key] = _Place(number, status)
     try:
         with TableWriter(
             out,
@@ -88,11 +91,18 @@ def merge(stores: Sequence[Path], out: Path) -> Merged:
 
 @dataclass(frozen=True)
 class _Place:
-    """From which store and row a crystal is taken."""
+    """From which store a crystal is taken, with its computations again."""
 
     store: int
-    row: int
     status: str
+
+
+def _parents(reader: TableReader) -> Sequence[str]:
+    """The crystal's id of each row: its own but for computations again."""
+    ids = reader.column("id")
+    if "parent" not in [field.name for field in reader.schema.columns]:
+        return list(ids)
+    return [parent or key for parent, key in zip(reader.column("parent"), ids, strict=True)]
 
 
 def _chosen(
@@ -100,16 +110,19 @@ def _chosen(
     found: Mapping[str, _Place],
     origins: Mapping[str, Sequence[str]],
 ) -> Iterator[Block]:
-    chosen = {(place.store, place.row) for place in found.values()}
     for number, path in enumerate(stores):
         with TableReader(path) as reader:
+            parents = _parents(reader)
             for first, block in reader.blocks():
-                rows = [row for row in range(len(block)) if (number, first + row) in chosen]
+                of = parents[first : first + len(block)]
+                rows = [
+                    r for r, key in enumerate(of) if key in found and found[key].store == number
+                ]
                 if not rows:
                     continue
                 block = block.take(rows)
-                for row, key in enumerate(block.column("id")):
-                    block.column("origins")[row] = _all_origins(origins[key])
+                for row, index in enumerate(rows):
+                    block.column("origins")[row] = _all_origins(origins[of[index]])
                 yield block
 
 
