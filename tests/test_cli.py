@@ -124,11 +124,28 @@ def test_mistakes_are_one_sentence_and_an_exit_code(
     assert "Traceback" not in error
 
 
-def test_unknown_flag_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["run", "--no-such-flag"], "unrecognized arguments: --no-such-flag"),
+        (["run", "copper.cif", "--modle", "chgnet"], "did you mean --model?"),
+        (["run", "copper.cif", "--supercel=3"], "did you mean --supercell?"),
+        (["export", "s.h5", "--wher", "x", "--fromat"], "did you mean --format?"),
+        (["rn", "copper.cif"], "did you mean run?"),
+        (["statsu"], "did you mean status?"),
+        (["copper.cif"], "did you mean hpcbench run copper.cif?"),
+        (["xyz"], "choose from"),
+    ],
+)
+def test_a_wrong_word_is_exit_code_2_and_what_is_near_is_named(
+    words: list[str], text: str, copper: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
-        main(["run", "--no-such-flag"])
+        main(words)
     assert caught.value.code == 2
-    assert "usage" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert text in error
+    assert "usage: hpcbench" in error
 
 
 def test_a_run_and_everything_that_looks_at_it(

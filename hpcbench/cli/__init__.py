@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words:
         parser.print_help()
         return 0
-    options = parser.parse_args(words)
+    options = parser.parse_words(words)
     if options.command is None:
         parser.print_help()
         return 2

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from typing import Any
+import difflib
+import functools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
 
 from hpcbench import __version__
 from hpcbench.cli.texts import (
@@ -21,9 +26,44 @@ from hpcbench.config_loading import DEFAULT_FILE
 from hpcbench.exchange.formats import FORMATS
 
 
-def build_parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """As argparse's, but its complaints name what is near (argparse's own do from Python 3.14)."""
+
+    def parse_words(self, words: Sequence[str]) -> argparse.Namespace:
+        """Parse a command line; ends the process with a sentence if it is wrong."""
+        options, unknown = self.parse_known_args(words)
+        if unknown:
+            parser = self._commands.choices.get(options.command, self)
+            flags = [flag for action in parser._actions for flag in action.option_strings]
+            hints = [hint_at(word.partition("=")[0], flags) for word in unknown]
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}{''.join(hints)}")
+        return options
+
+    def error(self, message: str) -> NoReturn:
+        """As argparse's, with a hint at the nearest choice."""
+        found = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if found:
+            word = found.group(1)
+            message += hint_at(word, re.findall(r"[\w-]+", found.group(2)))
+            if "COMMAND" in message and Path(word).exists():
+                message += f": did you mean hpcbench run {word}?"
+        super().error(message)
+
+    @functools.cached_property
+    def _commands(self) -> Any:
+        kind = argparse._SubParsersAction
+        return next(action for action in self._actions if isinstance(action, kind))
+
+
+def hint_at(word: str, known: Sequence[str]) -> str:
+    """A question about the nearest known word, to be put behind a complaint; or nothing."""
+    near = difflib.get_close_matches(word, known, 1)
+    return f": did you mean {near[0]}?" if near else ""
+
+
+def build_parser() -> Parser:
     """The parser of the whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="hpcbench",
         description=DESCRIPTION,
         epilog=EPILOG,
