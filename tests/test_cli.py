@@ -129,7 +129,7 @@ def test_mistakes_are_one_sentence_and_an_exit_code(
     [
         (["run", "--no-such-flag"], "unrecognized arguments: --no-such-flag"),
         (["run", "copper.cif", "--modle", "chgnet"], "did you mean --model?"),
-        (["run", "copper.cif", "--supercel=3"], "did you mean --supercell?"),
+        (["run", "copper.cif", "--supercel=3"], "could match --supercell, "),
         (["export", "s.h5", "--wher", "x", "--fromat"], "did you mean --format?"),
         (["rn", "copper.cif"], "did you mean run?"),
         (["statsu"], "did you mean status?"),
