@@ -28,9 +28,12 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.io.cif import CifWriter
 
+import hpcbench
+from hpcbench.cli import main
 from hpcbench.crystal import Crystal
 from hpcbench.errors import SourceError
 from hpcbench.relaxation.symmetry import find_space_group
+from hpcbench.report.generators import generators_of
 from hpcbench.sources import Unreadable, find_files, ignored_files, read_file
 
 # One of each lattice, with different numbers of atoms and no right angle in some.
@@ -336,6 +339,90 @@ def test_a_run_takes_what_a_generator_wrote(tmp_path: Path) -> None:
     command += ["--out", str(tmp_path / "s.h5"), "--band-points", "11", "--workers", "0"]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert "3 crystals: 3 done" in said
+
+
+MANIFEST = """
+[[generators]]
+name = "DiffCSP, MP-20"
+files = ["diffcsp/eval_gen.pt"]
+
+[[generators]]
+name = "LLM"
+files = ["llm", "more.txt"]
+"""
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    """Two generators that wrote the same copper; one that wrote junk as well."""
+    for folder in ("diffcsp", "llm"):
+        (tmp_path / folder).mkdir()
+    torch.save(flat_arrays([bulk("Cu"), bulk("Al"), bulk("Al")]), tmp_path / "diffcsp/eval_gen.pt")
+    write_csv(tmp_path / "llm" / "samples.csv", [{"cif": cif_text(bulk("Ag"))}, {"cif": "junk"}])
+    torch.save(flat_arrays([bulk("Cu"), bulk("Si")]), tmp_path / "more.pt")
+    (tmp_path / "more.txt").write_text("more.pt  # by the same")
+    path = tmp_path / "manifest.toml"
+    path.write_text(MANIFEST)
+    return path
+
+
+def test_a_manifest_names_the_generators_of_files(manifest: Path) -> None:
+    records = read(manifest)
+    found = [(r.name, (r.origins[0] if isinstance(r, Crystal) else r.origin).generator)
+             for r in records]  # fmt: skip
+    assert found == [
+        *((f"eval_gen-{n}", "DiffCSP, MP-20") for n in range(3)),
+        ("samples-0", "LLM"), ("samples-1", "LLM"), ("more-0", "LLM"), ("more-1", "LLM"),
+    ]  # fmt: skip
+    # A manifest that lies in a folder is not what the folder is read for.
+    assert {f.generator for f in find_files([manifest.parent])} == {""}
+
+
+def test_a_run_of_a_manifest_counts_for_each_generator(manifest: Path, tmp_path: Path) -> None:
+    out = tmp_path / "s.h5"
+    command = ["run", str(manifest), "--model", "ase.calculators.emt:EMT", "--out", str(out)]
+    command += ["--mesh", "4", "4", "4", "--band-points", "11", "--workers", "0"]
+    assert main(command) == 1  # silicon is nothing for EMT
+    store = hpcbench.open(out)
+    assert len(store) == 5  # copper, aluminium, silver, silicon, and what could not be read
+    copper = store.row(store.find("eval_gen-0"))
+    assert {generator for *_, generator in json.loads(copper["origins"])} == {
+        "DiffCSP, MP-20", "LLM",
+    }  # fmt: skip
+    rows = {row.name: row for row in generators_of(store.table)}
+    one, other = rows["DiffCSP, MP-20"], rows["LLM"]
+    assert (one.written, one.unreadable, one.crystals, one.done) == (3, 0, 2, 2)
+    assert (other.written, other.unreadable, other.crystals, other.done) == (4, 1, 3, 2)
+    assert one.stable == 2
+    assert one.share == "100.0 %"
+    assert other.share_of_crystals == "66.7 %"
+    page = (tmp_path / "s.html").read_text()
+    assert "<td>DiffCSP, MP-20</td>" in page
+    assert main(["plan", str(manifest), "--model", "ase.calculators.emt:EMT"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "is no manifest: it has no [[generators]]. (Settings are given by --config.)"),
+        ('model = "chgnet"', "is no manifest"),
+        ("[[generators]", "is not valid TOML"),
+        (MANIFEST + "\n[other]\n", "nothing else, not 'other'"),
+        (MANIFEST.replace("LLM", "DiffCSP, MP-20"), "two generators of the name 'DiffCSP, MP-20'"),
+        (MANIFEST.replace('name = "LLM"', ""), "generator 2: name expects a text, not None"),
+        (MANIFEST.replace("name =", "nmae ="), "did you mean 'name'?"),
+        (MANIFEST.replace('["llm", "more.txt"]', "[]"), "generator 2 (LLM): files expects a list"),
+        (MANIFEST.replace("more.txt", "gone.txt"), "generator 'LLM': There is no file or folder"),
+        (MANIFEST.replace("more.txt", "manifest.toml"), "names itself"),
+    ],
+)
+def test_a_wrong_manifest_is_one_sentence(
+    text: str, says: str, manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest.write_text(text)
+    command = ["run", str(manifest), "--model", "ase.calculators.emt:EMT"]
+    assert main([*command, "--out", str(manifest.with_name("s.h5"))]) == 2
+    assert says in capsys.readouterr().err
 
 
 NATIVE = (

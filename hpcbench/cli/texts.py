@@ -28,7 +28,8 @@ into one HDF5 store.
 SOURCE is a folder (searched recursively), a file, a pattern, a .zip or .tar(.gz), or a
 list of such in a .txt file. Files may be CIF, POSCAR, extended XYZ, pymatgen JSON, an ASE
 database, phonopy.yaml, or what generators write: .pt files of arrays (CDVAE, DiffCSP,
-CrystalFlow, FlowMM), and CSV tables with structures or Wyckoff positions.
+CrystalFlow, FlowMM), and CSV tables with structures or Wyckoff positions. A manifest.toml
+with tables [[generators]] (name, files) says who wrote what: the report compares them.
 
 A run that was killed is continued by the same command; crystals that are finished are
 not computed again.

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from hpcbench.criteria import PLACES, Criterion, criteria_of
 from hpcbench.report.bands import replace_file
 from hpcbench.report.drawings import bands_svg, histogram_svg, number, share_svg
+from hpcbench.report.generators import generators_of
 from hpcbench.report.protocols import protocols_of
 from hpcbench.report.wording import (
     DASH,
@@ -219,6 +220,7 @@ def _content(store: Store) -> dict[str, Any]:
         "versions": _versions(table),
         "figures": _figures(done, criteria, criterion),
         "criteria": [_criterion_row(c, done, counts[FAILED]) for c in criteria],
+        "generators": generators_of(table),
         "kinds": _kinds(done),
         "soft": _soft(done),
         "on_coarse_mesh": _on_coarse_mesh(done),

@@ -6,11 +6,13 @@ import glob
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 from hpcbench.errors import SourceError, UnreadableError
 from hpcbench.sources import archives, formats
+from hpcbench.sources.manifest import read_manifest
 from hpcbench.sources.records import SourceFile
 
 _Found = tuple[SourceFile, bool]
@@ -23,9 +25,9 @@ def find_files(sources: Sequence[str | Path]) -> list[SourceFile]:
     Parameters
     ----------
     sources : sequence of str or Path
-        Folders (searched to the bottom), files, archives, glob patterns (``**`` included), and
+        Folders (searched to the bottom), files, archives, glob patterns (``**`` included),
         lists: text files (.txt, .list, .lst) with one source a line, relative to the list's
-        folder, and comments after ``#``.
+        folder, and comments after ``#``; and manifests (.toml, ``sources/manifest.py``).
 
     Returns
     -------
@@ -40,15 +42,16 @@ def find_files(sources: Sequence[str | Path]) -> list[SourceFile]:
         A source does not exist, a pattern matches nothing, a folder or a list holds no source,
         or a list names itself.
     """
-    files: dict[str, SourceFile] = {}
+    files: dict[tuple[str, str], SourceFile] = {}
     for file, wanted in _expand_all(sources):
         if wanted:
             # The real path tells "a.cif" from "./a.cif" and from a link to it. What is named
             # stays named, even when a folder gave it first.
-            key = os.path.realpath(file.path)
+            # A file that two generators wrote is read for both.
+            key = os.path.realpath(file.path), file.generator
             earlier = files.setdefault(key, file)
             if file.explicit and not earlier.explicit:
-                files[key] = SourceFile(earlier.path, explicit=True)
+                files[key] = replace(earlier, explicit=True)
     return list(files.values())
 
 
@@ -99,6 +102,8 @@ def _expand(source: str, lists: tuple[str, ...]) -> Iterator[_Found]:
         path = os.path.normpath(source)
         if formats.format_of(path) == "list":
             yield from _read_list(path, lists)
+        elif formats.format_of(path) == "manifest":
+            yield from _of_manifest(path, lists)
         else:
             yield SourceFile(path, explicit=True), True
     elif os.path.exists(source):
@@ -135,6 +140,21 @@ def _search(folder: str) -> Iterator[_Found]:
 
 def _opener(path: str) -> Callable[[], IO[bytes]]:
     return lambda: open(path, "rb")
+
+
+def _of_manifest(path: str, lists: tuple[str, ...]) -> Iterator[_Found]:
+    real = os.path.realpath(path)
+    if real in lists:
+        raise SourceError(f"The manifest {path!r} names itself, directly or through a list.")
+    for generator in read_manifest(path):
+        for source in generator.files:
+            try:
+                for file, wanted in _expand(
+                    os.path.join(os.path.dirname(path), source), (*lists, real)
+                ):
+                    yield replace(file, generator=generator.name), wanted
+            except SourceError as error:
+                raise SourceError(f"{path}, generator {generator.name!r}: {error}") from error
 
 
 def _read_list(path: str, lists: tuple[str, ...]) -> Iterator[_Found]:

@@ -36,6 +36,7 @@ _ENDINGS = {
     ".yml": "phonopy",
     ".csv": "csv",
     ".pt": "torch",
+    ".toml": "manifest",
 }
 # phonopy's results and settings, which lie beside its crystals in every working folder.
 _NOT_CRYSTALS = re.compile(
@@ -56,7 +57,7 @@ def format_of(path: str) -> str:
     -------
     str
         "archive", "cif", "poscar", "xyz", "json", "database", "phonopy", "csv", "torch", "list",
-        or an empty string where the name says nothing.
+        "manifest", or an empty string where the name says nothing.
     """
     name = _base(path)
     if ARCHIVE.search(name):
@@ -72,12 +73,13 @@ def format_of(path: str) -> str:
 def holds_crystals(path: str) -> bool:
     """Whether a file found in a folder or an archive is to be read (archives included).
 
-    Lists are left out: what they name is found with the folder, or is not part of it.
+    Lists and manifests are left out: what they name is found with the folder, or is not part of
+    it.
     """
     kind = format_of(path)
     if kind == "phonopy" and _NOT_CRYSTALS.match(_base(path)):
         return False
-    return kind not in ("", "list")
+    return kind not in ("", "list", "manifest")
 
 
 def is_wanted(path: str, opener: Callable[[], IO[bytes]]) -> bool:
@@ -150,7 +152,7 @@ def open_entries(
         from hpcbench.sources import torch_arrays
 
         return torch_arrays.read_arrays(io.BytesIO(_read_bytes(plain)))
-    if kind in ("", "list"):
+    if kind in ("", "list", "manifest"):
         name = _base(path)
         raise UnreadableError("unknown format", f"no crystal format is known by the name {name!r}")
     text = _read_text(plain)

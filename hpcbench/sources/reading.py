@@ -35,14 +35,25 @@ def read_file(file: SourceFile, *, with_supercell: bool = False) -> Iterator[Rec
         In the order of the file. Content never raises: a damaged file gives the records before
         the damage, and one that says why it ended. At least one record comes from every file.
     """
-    if formats.format_of(file.path) == "archive":
-        yield from _read_archive(file, with_supercell)
-    else:
-        yield from _read_stream(
+    records = (
+        _read_archive(file, with_supercell)
+        if formats.format_of(file.path) == "archive"
+        else _read_stream(
             lambda: open(file.path, "rb"),  # noqa: SIM115 (closed where it is called)
             file.path,
             with_supercell,
         )
+    )
+    if not file.generator:
+        yield from records
+        return
+    for record in records:
+        if isinstance(record, Unreadable):
+            origin = replace(record.origin, generator=file.generator)
+            yield replace(record, origin=origin)
+        else:
+            origins = (replace(origin, generator=file.generator) for origin in record.origins)
+            yield record.with_origins(tuple(origins))
 
 
 def _read_archive(file: SourceFile, with_supercell: bool) -> Iterator[Record]:

@@ -27,10 +27,13 @@ class SourceFile:
     explicit : bool
         True when a person named the file (or a pattern that matched it), False when it was found
         in a folder. A named file of unknown format becomes an :class:`Unreadable` record.
+    generator : str
+        The program that wrote it, where a manifest says so.
     """
 
     path: str
     explicit: bool
+    generator: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,10 @@ class Unreadable:
 
     @property
     def id(self) -> str:
-        """Hash of file and index (not of the reason): "x" and 15 hexadecimal digits."""
+        """Hash of the origin (not of the reason): "x" and 15 hexadecimal digits."""
         key = f"{self.origin.file}\0{self.origin.index}"
+        if self.origin.generator:
+            key += f"\0{self.origin.generator}"
         return "x" + hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:15]
 
     @property
