@@ -54,7 +54,10 @@ def generators_of(table: pandas.DataFrame) -> list[GeneratorRow]:
     """Generators by their share of stable crystals; none where no origin names one."""
     written: Counter[str] = Counter()
     counts: Counter[tuple[str, str]] = Counter()
-    columns = [texts_of(table, name) for name in ("origins", "status", "verdict")]
+    # A store in which nothing was done may lack verdicts.
+    columns = [
+        texts_of(table, name) or [""] * len(table) for name in ("origins", "status", "verdict")
+    ]
     for origins, status, verdict in zip(*columns, strict=True):
         names = [generator for _, _, generator in json.loads(origins or "[]")]
         written.update(names)
