@@ -330,6 +330,15 @@ def test_wyckoff_positions_that_do_not_go_together_have_reasons(tmp_path: Path) 
     assert isinstance(third, Crystal)
 
 
+def test_a_row_that_nobody_foresaw_does_not_end_the_table(tmp_path: Path) -> None:
+    row = wyckoff_row([5.0] * 3 + [90] * 3, ([0, 0, 0], 11, 4))
+    write_csv(tmp_path / "output_225.csv", [row | {"A": row["A"].replace("11", "NaN")}, row])
+    first, second = read(tmp_path / "output_225.csv")
+    assert isinstance(first, Unreadable)
+    assert first.reason.startswith("syntax: ")
+    assert isinstance(second, Crystal)
+
+
 def test_a_run_takes_what_a_generator_wrote(tmp_path: Path) -> None:
     metals = [bulk("Cu"), bulk("Al"), bulk("Ag")]
     torch.save(flat_arrays(metals[:2]), tmp_path / "eval_gen.pt")

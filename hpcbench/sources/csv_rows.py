@@ -102,6 +102,8 @@ def _rows(rows: csv.DictReader[str], path: str, stem: str) -> Iterator[Entry | U
             )
         except UnreadableError as error:
             yield error
+        except Exception as error:  # one strange row must not end the table
+            yield UnreadableError("syntax", f"{type(error).__name__}: {error}")
 
 
 def _structure(text: str) -> Entry:
