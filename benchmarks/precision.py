@@ -6,8 +6,7 @@ The relaxed crystals of a store (``benchmarks/protocols.py`` makes one) go throu
 --relax none`` three times: in float32, in float64, and in float64 with displacements that are a
 hundredth as long, which gives the derivative of the forces itself. There is a criterion for each
 place, three thresholds, and the acoustic modes at Gamma compared as well or left out. A run that
-was killed is gone on with by the same command. Beside it: what forces of the undisplaced supercell
-say of their noise.
+was killed is gone on with by the same command.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase import Atoms
 from ase.io import write
 from protocols import RESULTS, processor
 
@@ -105,45 +103,6 @@ def computed_again(store: hpcbench.Store) -> dict[str, int]:
     }
 
 
-def undisplaced_noise(store: hpcbench.Store, model: str) -> dict[str, Any]:
-    """What equivalent atoms of the undisplaced supercell say of the noise, in eV/A.
-
-    Beside ``force_noise``, which is measured without it.
-    """
-    potential = hpcbench.load_potential(model)
-    pairs = []
-    for row in store.rows():
-        if row["status"] != DONE:
-            continue
-        phonon = store.phonopy(row["id"])
-        supercell, symmetry = phonon.supercell, phonon.symmetry
-        atoms = Atoms(
-            supercell.symbols, positions=supercell.positions, cell=supercell.cell, pbc=True
-        )
-        forces = potential.evaluate([atoms])[0].forces
-        lattice = supercell.cell.T
-        rotations = lattice @ symmetry.symmetry_operations["rotations"] @ np.linalg.inv(lattice)
-        mean, fixed = np.zeros_like(forces), 0.0
-        for rotation, permutation in zip(rotations, symmetry.atomic_permutations, strict=True):
-            mean[permutation] += forces @ rotation.T
-            fixed += np.trace(rotation) * (permutation == np.arange(len(forces))).sum()
-        mean /= len(rotations)
-        degrees = forces.size - fixed / len(rotations)
-        by_symmetry = np.sqrt(((forces - mean) ** 2).sum() / degrees)
-        by_sum = np.sqrt(len(forces) * np.mean(forces.mean(axis=0) ** 2))
-        pairs.append((max(by_symmetry, by_sum), row["force_noise"]))
-    undisplaced, measured = np.array(pairs).T
-    ratios = undisplaced / measured
-    return {
-        "crystals": len(pairs),
-        "undisplaced, median": float(np.median(undisplaced)),
-        "force_noise, median": float(np.median(measured)),
-        "ratio, quartiles": [float(q) for q in np.quantile(ratios, (0.25, 0.5, 0.75))],
-        "undisplaced is larger": int((ratios > 1).sum()),
-        "largest ratio": float(ratios.max()),
-    }
-
-
 def main() -> None:
     """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -183,7 +142,6 @@ def main() -> None:
         "force_noise, median": {
             name: float(np.nanmedian(store.table["force_noise"])) for name, store in stores.items()
         },
-        "noise of the undisplaced supercell": undisplaced_noise(single, options.model),
     }
     path = RESULTS / f"precision-{options.model}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")

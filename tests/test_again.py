@@ -49,7 +49,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> hpcbench.Store:
     lowest = row["min_frequency_mesh"]
     (folder / "single").mkdir()
     (folder / "single" / "own.toml").write_text(
-        f'[[criteria]]\nname = "near"\nplace = "mesh"\nthreshold = {lowest - 1e-7:.12f}\n'
+        f'[[criteria]]\nname = "near"\nplace = "mesh"\nthreshold = {lowest - 7e-4:.12f}\n'
         'gamma_threshold = "left out"\n'
     )
     return run(folder / "single", "--criteria", "own.toml", "--criterion", "near")
@@ -69,16 +69,16 @@ def test_a_crystal_within_the_noise_is_computed_again_in_double(store: hpcbench.
     # The verdict is that of the computation again; the answers in single precision stay.
     assert diamond["verdict"] == again["verdict"] == again["verdict_near"] != "undetermined"
     exact = run(
-        store.path.parents[1] / "exact", "--dtype", "float64", "--displacement", "0.0001",
+        store.path.parents[1] / "exact", "--dtype", "float64", "--displacement", "0.0003",
     )  # fmt: skip
     expected = exact.row(exact.find(NAMES[0]))["min_frequency_mesh"]
     assert again["min_frequency_mesh"] == pytest.approx(expected, abs=1e-6)
-    assert again["force_noise"] < 1e-3 * diamond["force_noise"]
+    assert again["force_noise"] < 0.02 * diamond["force_noise"]
     np.testing.assert_array_equal(again["relaxed_positions"], diamond["relaxed_positions"])
     assert not np.array_equal(again["force_constants"], diamond["force_constants"])
     # In double precision the displacements are as short as they can be.
     lengths = np.linalg.norm(again["displacement_vectors"], axis=1)
-    np.testing.assert_allclose(lengths, 1e-4, rtol=1e-9)
+    np.testing.assert_allclose(lengths, 3e-4, rtol=1e-9)
     assert diamond["seconds_forces"] > 0.0
     assert np.isnan(again["seconds_forces"])
 
@@ -204,7 +204,7 @@ def test_in_double_precision_displacements_are_shorter(tmp_path: Path) -> None:
     (row,) = (first.row(key) for key in first.ids)
     (tmp_path / "own.toml").write_text(
         '[[criteria]]\nname = "near"\nplace = "mesh"\n'
-        f"threshold = {row['min_frequency_mesh'] + 1e-7:.9f}\n"
+        f"threshold = {row['min_frequency_mesh'] + 6e-4:.9f}\n"
     )
     first.path.unlink()
     shutil.rmtree(f"{first.path}.run")
@@ -213,7 +213,7 @@ def test_in_double_precision_displacements_are_shorter(tmp_path: Path) -> None:
     before, again = store.row(store.ids[0]), store.row(key)
     assert key == f"{before['id']}{AGAIN}displacement"
     assert (before["within_noise"], again["within_noise"]) == ("near", "")
-    assert again["noise_mesh"] < 0.1 * before["noise_mesh"]
+    assert again["noise_mesh"] < 0.5 * before["noise_mesh"]
     assert before["verdict"] == again["verdict"] != "undetermined"
 
 

@@ -16,6 +16,7 @@ from phonopy.harmonic.force_constants import compact_fc_to_full_fc
 
 from hpcbench.criteria import Criterion
 from hpcbench.phonons.calculate import PhononResult, PhononSettings, analyse, prepare
+from hpcbench.phonons.supercells import displaced_copies, with_checks
 
 SETTINGS = PhononSettings("auto", 0.01, 1e-5, 51, (8, 8, 8), (300.0,), 0.0)
 # Fcc with one displacement, salts, a crystal without symmetry.
@@ -72,6 +73,75 @@ def test_noise_that_was_put_there_is_found_and_moves_frequencies_as_foretold(
         moved.append(frequency * abs(frequency) - lowest * abs(lowest))
     foretold = np.mean([result.noise.frequencies["mesh"] ** 2 for result in noisy])
     assert 0.4 < foretold / np.sqrt(np.mean(np.square(moved))) < 2.5
+
+
+def checks_of(phonon: Phonopy, force) -> NDArray[np.float64]:  # type: ignore[no-untyped-def]
+    """Forces without the first displacement, and with half of it."""
+    copies = with_checks(displaced_copies(phonon))
+    assert not copies.displacements[-2].any()
+    return np.array([force(copies.atoms[n], copies.displacements[n]) for n in (-2, -1)])
+
+
+@pytest.mark.parametrize("name", CRYSTALS)
+def test_what_goes_with_the_cube_of_a_displacement_is_found(name: str, demo64) -> None:
+    """Forces that bend are put there: with the square, which drops out, and with the cube."""
+    phonon = prepare(crystal(name), np.diag([2, 2, 2]), SETTINGS)
+    analyse(phonon, forces_of(demo64, phonon), SETTINGS)
+    constants = compact_fc_to_full_fc(phonon.primitive, phonon.force_constants)
+    symmetry = phonon.symmetry
+    lattice = phonon.supercell.cell.T
+    turns = lattice @ symmetry.symmetry_operations["rotations"] @ np.linalg.inv(lattice)
+    size, rng = 1e-4, np.random.default_rng(8)
+    raw = rng.standard_normal((len(phonon.supercell), 3)) * size
+    raw -= raw.mean(axis=0)  # forces add up to nothing
+
+    def bent(cube: float, square: float):  # type: ignore[no-untyped-def]
+        def force(atom: int, displacement: NDArray[np.float64]) -> NDArray[np.float64]:
+            # What is added has the symmetry of the crystal: it is the same seen from any side.
+            step = displacement / 0.01
+            added = np.zeros_like(raw)
+            for turn, permutation in zip(turns, symmetry.atomic_permutations, strict=True):
+                if permutation[atom] == atom:
+                    along = (turn @ step)[0]
+                    added += (cube * along**3 + square * along**2) * (raw[permutation] @ turn)
+            here = turns[symmetry.atomic_permutations[:, atom] == atom]
+            return -constants[:, atom] @ displacement + added / np.sqrt(len(here))
+
+        return force
+
+    entries = [(e["number"], np.asarray(e["displacement"])) for e in phonon.dataset["first_atoms"]]
+
+    def found(cube: float, square: float) -> float:
+        force = bent(cube, square)
+        forces = np.array([force(*entry) for entry in entries])
+        copy = pickle.loads(pickle.dumps(phonon))
+        return analyse(copy, forces, SETTINGS, checks_of(phonon, force)).noise.forces
+
+    assert found(0.0, 0.0) < 1e-10
+    with_cube, with_both = found(1.0, 0.0), found(1.0, 1.0)
+    added = bent(1.0, 0.0)(*entries[0]) - bent(0.0, 0.0)(*entries[0])
+    assert with_cube >= 0.99 * np.sqrt(np.mean(added**2))
+    assert with_both < 2.0 * with_cube
+
+
+@pytest.mark.parametrize("name", CRYSTALS)
+def test_noise_is_not_taken_for_the_length_of_displacements(name: str, demo64) -> None:
+    phonon = prepare(crystal(name), np.diag([2, 2, 2]), SETTINGS)
+    analyse(phonon, forces_of(demo64, phonon), SETTINGS)
+    constants = compact_fc_to_full_fc(phonon.primitive, phonon.force_constants)
+    size, rng = 1e-4, np.random.default_rng(9)
+
+    def noisy(atom: int, displacement: NDArray[np.float64]) -> NDArray[np.float64]:
+        exact = -constants[:, atom] @ displacement
+        return exact + size * rng.standard_normal(exact.shape)
+
+    found = []
+    for _ in range(10):
+        forces = np.array([noisy(e["number"], e["displacement"]) for e in
+                           phonon.dataset["first_atoms"]])  # fmt: skip
+        copy = pickle.loads(pickle.dumps(phonon))
+        found.append(analyse(copy, forces, SETTINGS, checks_of(phonon, noisy)).noise.forces)
+    assert 0.8 < np.mean(found) / size < 1.4
 
 
 @pytest.mark.parametrize("name", ["C_start_strained", "GaAs_start_strained", "AlN rattled"])

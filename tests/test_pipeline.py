@@ -45,7 +45,7 @@ from hpcbench.farm.launch import launch
 from hpcbench.farm.world import SingleProcess
 from hpcbench.phonons.calculate import PhononSettings, analyse, prepare
 from hpcbench.phonons.packing import ForcePool
-from hpcbench.phonons.supercells import displaced_copies
+from hpcbench.phonons.supercells import CHECKS, displaced_copies, with_checks
 from hpcbench.potentials.ase_calculator import CalculatorPotential
 from hpcbench.potentials.copies import DisplacedCopies
 from hpcbench.potentials.one_by_one import OneByOne
@@ -270,7 +270,8 @@ def test_workers_load_neither_torch_nor_mpi_and_give_the_same_bits(crew: Process
     stage = protocol.stages(0.001, 10)[-1]
     arguments = (atoms, stage, "full", 0.01, 0.0, atoms.get_volume())
     phonon = prepare(atoms, 2 * np.eye(3, dtype=int), PHONONS)
-    forces = np.random.default_rng(0).normal(size=(len(displaced_copies(phonon)), 16, 3))
+    copies = with_checks(displaced_copies(phonon))
+    forces = np.random.default_rng(0).normal(size=(len(copies), 16, 3))
     matrix = 2 * np.eye(3, dtype=int)
     reports = reports_of(
         crew,
@@ -291,12 +292,13 @@ def test_workers_load_neither_torch_nor_mpi_and_give_the_same_bits(crew: Process
         ],
     )
     assert {tuple(sorted(reports[n].value)) for n in range(1, 20)} == {()}
-    here = analyse(phonon, forces, PHONONS)
+    here = analyse(phonon, forces[:-CHECKS], PHONONS, forces[-CHECKS:])
     got = reports[0].value
     np.testing.assert_array_equal(got["force_constants"], here.phonon.force_constants)
     np.testing.assert_array_equal(got["band_frequencies"], here.spectra["path"].frequencies.ravel())
     np.testing.assert_array_equal(got["free_energy"], here.mesh.free_energy)
-    np.testing.assert_array_equal(there.copies.positions, displaced_copies(phonon).positions)
+    assert got["force_noise"] == here.noise.forces
+    np.testing.assert_array_equal(there.copies.displacements, copies.displacements)
 
 
 LOADED = "__import__('sys').modules.keys() & {'torch', 'mpi4py', 'mattersim'}"
@@ -801,8 +803,8 @@ def test_a_stop_in_the_middle_keeps_what_is_finished(
     def after_forces(call: int, atoms: Atoms) -> None:
         nonlocal forces
         forces += len(atoms) >= 8
-        # AuCu comes first, and has two displaced supercells.
-        if forces == 4:
+        # AuCu comes first: two displaced supercells, and two that tell their noise; then three.
+        if forces == 8:
             stop.signal = signal.SIGTERM
 
     potential.before = after_forces

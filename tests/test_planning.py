@@ -128,7 +128,8 @@ def test_work_follows_size_symmetry_and_what_is_relaxed() -> None:
     assert (small.copies, small.supercell_atoms) == (1, 16)
     assert (large.copies, large.supercell_atoms) == (1, 64)
     assert large.forces == pytest.approx(4 * small.forces)
-    assert low.copies == 48 and low.forces == pytest.approx(48 * large.forces)
+    # With two more each, which tell the noise.
+    assert low.copies == 48 and low.forces == pytest.approx(50 / 3 * large.forces)
     assert low.relaxation > 2 * large.relaxation > 4 * small.relaxation
     fixed = predict_work(diamond, TWO, 0.01, relax="none")
     assert fixed.forces == small.forces and fixed.relaxation < 0.1 * small.relaxation

@@ -131,7 +131,12 @@ def prepare(atoms: Atoms, supercell_matrix: NDArray[np.int64], settings: PhononS
     return phonon
 
 
-def analyse(phonon: Phonopy, forces: NDArray[np.float64], settings: PhononSettings) -> PhononResult:
+def analyse(
+    phonon: Phonopy,
+    forces: NDArray[np.float64],
+    settings: PhononSettings,
+    checks: NDArray[np.float64] | None = None,
+) -> PhononResult:
     """Force constants, spectra, thermal properties and verdicts from forces.
 
     Parameters
@@ -140,6 +145,8 @@ def analyse(phonon: Phonopy, forces: NDArray[np.float64], settings: PhononSettin
         From :func:`prepare`; force constants are put into it.
     forces : ndarray, shape (nsupercells, natoms, 3)
         Forces of the displaced supercells in eV/A, as the potential gives them.
+    checks : ndarray, shape (2, natoms, 3), optional
+        The same of the supercell that is not displaced, and with the first displacement halved.
 
     Raises
     ------
@@ -149,7 +156,7 @@ def analyse(phonon: Phonopy, forces: NDArray[np.float64], settings: PhononSettin
     without_drift, largest_drift = subtract_drift(forces)
     change = fit_force_constants(phonon, without_drift)
     path, mesh, spectra = _spectra(phonon, settings)
-    noise = measure_noise(phonon, forces, change, spectra, settings.criteria)
+    noise = measure_noise(phonon, forces, change, spectra, settings.criteria, checks)
     return PhononResult(
         phonon,
         len(forces),

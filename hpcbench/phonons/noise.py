@@ -68,14 +68,17 @@ def measure_noise(
     change: NDArray[np.float64],
     spectra: Mapping[str, Spectrum],
     criteria: Iterable[Criterion],
+    checks: NDArray[np.float64] | None = None,
 ) -> Noise:
     """The noise of a crystal's forces, carried through to its lowest frequencies.
 
-    Three laws tell what it is. The forces of a supercell add up to nothing. Those of a displaced
-    one have the symmetry that is left to it: what violates these two is rounding, and what the
-    cell itself lacks of its symmetry. And force constants do not depend on the order of their
-    indices: what violates that is also the finite length of the displacement. The law that is
-    violated most says how large the noise is. Made-up forces of such noise, independent in all
+    Four laws tell what it is. The forces of a supercell add up to nothing. They have its
+    symmetry, or what is left of it to a displaced one: what violates these two is rounding, and
+    what the cell itself lacks of its symmetry. Force constants do not depend on the order of their
+    indices: what violates that is also the finite length of the displacement. And forces change
+    in proportion to a displacement: how far they do not, beyond the noise that is known from the
+    first two, is what its length adds. The law that is violated most says how large the noise
+    is. Made-up forces of such noise, independent in all
     components, then go the way of the real ones, and are added to those: so far does the lowest
     frequency move.
 
@@ -91,17 +94,29 @@ def measure_noise(
         By place.
     criteria : iterable of Criterion
         Whose thresholds matter.
+    checks : ndarray, shape (2, natoms, 3), optional
+        As ``forces``: of the supercell that is not displaced, and with the first displacement
+        halved.
     """
     made_up = _made_up(phonon)
-    without_drift, _ = subtract_drift(forces)
+    displaced = (phonon.dataset or {})["first_atoms"]
+    entries = [(entry["number"], np.asarray(entry["displacement"])) for entry in displaced]
+    observed = forces
+    if checks is not None:
+        entries.append((entries[0][0], np.zeros(3)))
+        observed = np.concatenate([forces, checks[:1]])
     # Independent noise of n atoms adds up to its root of n.
-    by_sum = float(np.sqrt(forces.shape[1] * np.mean(forces.mean(axis=1) ** 2)))
-    by_symmetry = _violated_symmetry(phonon, without_drift)
+    by_sum = float(np.sqrt(forces.shape[1] * np.mean(observed.mean(axis=1) ** 2)))
+    by_symmetry = _violated_symmetry(phonon, entries, subtract_drift(observed)[0])
     by_permutation = float("nan")
     if np.linalg.norm(made_up.changes) > _NO_CHANGE * np.linalg.norm(made_up.constants):
         of_each = np.linalg.norm(made_up.changes) / np.sqrt(_SAMPLES)
         by_permutation = float(np.linalg.norm(change) / of_each)
     noise = float(np.nanmax([by_sum, by_symmetry, by_permutation]))
+    if checks is not None:
+        opposite = _opposite(phonon, entries, forces)
+        rounding = float(np.nanmax([by_sum, by_symmetry]))
+        noise = max(noise, _bend(forces[0], opposite, checks[0], checks[1], rounding))
     return _carried(phonon, made_up, noise, spectra, criteria)
 
 
@@ -204,20 +219,73 @@ def _spread(
     return spread
 
 
-def _violated_symmetry(phonon: Phonopy, forces: NDArray[np.float64]) -> float:
+def _opposite(
+    phonon: Phonopy,
+    entries: Sequence[tuple[int, NDArray[np.float64]]],
+    forces: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Forces with the opposite of the first displacement.
+
+    Phonopy has displaced that one as well, unless an operation makes it of the first.
+    """
+    atom, displacement = entries[0]
+    nearly = 1e-6 * np.linalg.norm(displacement)
+    for (other, opposite), found in zip(entries, forces, strict=False):
+        if other == atom and np.abs(opposite + displacement).max() < nearly:
+            return found
+    rotations, permutations = _operations(phonon)
+    turned = np.abs(rotations @ displacement + displacement).max(axis=1) < nearly
+    index = np.flatnonzero(turned & (permutations[:, atom] == atom))[0]
+    result = np.empty_like(forces[0])
+    result[permutations[index]] = forces[0] @ rotations[index].T
+    return result
+
+
+def _bend(
+    whole: NDArray[np.float64],
+    opposite: NDArray[np.float64],
+    none: NDArray[np.float64],
+    half: NDArray[np.float64],
+    rounding: float,
+) -> float:
+    """What the length of a displacement adds to a component of the forces, in eV/A.
+
+    From forces with the displacement, its opposite, none, and half of it. As displacements go in
+    both directions, what goes with the square drops out of force constants, and is taken off
+    here. What goes with the cube is left: three quarters of it stand between a step and two
+    halves. Of the noise that is known, as much is taken off as these sums have of it.
+    """
+    even = (whole + opposite) / 2 - none
+    left = whole + none - 2 * half - even / 2
+    squares = float(np.mean(left**2)) - (0.75**2 + 0.25**2 + 1.5**2 + 2.0**2) * rounding**2
+    return math.sqrt(max(squares, 0.0)) * 4 / 3
+
+
+def _operations(phonon: Phonopy) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Cartesian rotations of the supercell, and where each brings the atoms."""
+    lattice = phonon.supercell.cell.T
+    found = np.asarray(phonon.symmetry.symmetry_operations["rotations"], dtype=np.float64)
+    return lattice @ found @ np.linalg.inv(lattice), phonon.symmetry.atomic_permutations
+
+
+def _violated_symmetry(
+    phonon: Phonopy,
+    displacements: Sequence[tuple[int, NDArray[np.float64]]],
+    forces: NDArray[np.float64],
+) -> float:
     """Standard deviation from the mean over the symmetry that a displaced supercell still has.
 
-    NaN where none of them has any.
+    ``displacements`` are the atom and its shift for each supercell. NaN where none of them has
+    any symmetry.
     """
-    symmetry = phonon.symmetry
-    permutations = symmetry.atomic_permutations  # of an atom: where the operation brings it
-    lattice = phonon.supercell.cell.T
-    rotations = lattice @ symmetry.symmetry_operations["rotations"] @ np.linalg.inv(lattice)
+    rotations, permutations = _operations(phonon)
     squares = degrees = 0.0
-    for entry, observed in zip(phonon.dataset["first_atoms"], forces, strict=True):
-        atom, displacement = entry["number"], np.asarray(entry["displacement"])
+    for (atom, displacement), observed in zip(displacements, forces, strict=True):
+        length = np.linalg.norm(displacement)
         moved = np.abs(rotations @ displacement - displacement).max(axis=1)
-        kept = (permutations[:, atom] == atom) & (moved < 1e-6 * np.linalg.norm(displacement))
+        kept = (permutations[:, atom] == atom) & (moved < 1e-6 * length)
+        if length == 0.0:
+            kept[:] = True
         mean, fixed = np.zeros_like(observed), 0.0
         for rotation, permutation in zip(rotations[kept], permutations[kept], strict=True):
             mean[permutation] += observed @ rotation.T

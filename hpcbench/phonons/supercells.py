@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -159,6 +160,20 @@ def displace(
     except Exception as error:  # phonopy raises RuntimeError, TypeError and its own kinds
         raise PhononError("displacements", f"phonopy: {type(error).__name__}: {error}") from error
     return phonon
+
+
+CHECKS = 2
+"""Supercells beside the displaced ones that tell the noise of their forces."""
+
+
+def with_checks(copies: DisplacedCopies) -> DisplacedCopies:
+    """The same, and ``CHECKS`` more: not displaced, and the first displacement halved."""
+    first = copies.displacements[0]
+    return dataclasses.replace(
+        copies,
+        atoms=np.concatenate([copies.atoms, np.repeat(copies.atoms[0], CHECKS)]),
+        displacements=np.concatenate([copies.displacements, [0.0 * first, 0.5 * first]]),
+    )
 
 
 def displaced_copies(phonon: Phonopy) -> DisplacedCopies:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcbench.crystal import Crystal
-from hpcbench.phonons.supercells import full_matrix, matrix_of_length
+from hpcbench.phonons.supercells import CHECKS, full_matrix, matrix_of_length
 from hpcbench.planning.displacements import count
 
 # Of a typical potential, in A; the number of edges needs to be right only in proportion.
@@ -60,7 +60,7 @@ class Work:
     relaxation : float
         Edges that the potential evaluates in the relaxation: edges of the cell times steps.
     forces : float
-        Edges evaluated for displaced supercells: edges of a supercell times copies.
+        Edges evaluated for displaced supercells, and for those that tell the noise.
     copies : int
         Displaced supercells.
     supercell_atoms : int
@@ -75,7 +75,7 @@ class Work:
     @property
     def largest(self) -> float:
         """Edges of a supercell: what a forward pass has to hold at least."""
-        return self.forces / self.copies if self.copies else 0.0
+        return self.forces / (self.copies + CHECKS) if self.copies else 0.0
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def predict_work(
     steps = 1.0 if relax == "none" else STEPS * counts.freedom**GROWTH
     return Work(
         edges_per_atom * crystal.natoms * steps,
-        edges_per_atom * supercell_atoms * counts.copies,
+        edges_per_atom * supercell_atoms * (counts.copies + CHECKS),
         counts.copies,
         supercell_atoms,
     )

@@ -41,7 +41,7 @@ DISPLACEMENTS, ANALYSIS = "displacements", "analysis"
 # matter, and what is left of the noise comes from their length: CHGNet's forces are not linear
 # over 0.01 A (DESIGN.md). In single precision longer ones make less of rounding; what their length
 # adds is measured like other noise.
-_SHORTER, _LONGER = 0.01, 3.0
+_SHORTER, _LONGER = 0.03, 3.0
 
 
 @dataclass(frozen=True)

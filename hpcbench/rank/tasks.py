@@ -24,7 +24,7 @@ from hpcbench.errors import CrystalError, HpcbenchError
 from hpcbench.phonons.calculate import PhononResult, PhononSettings, analyse, prepare
 from hpcbench.phonons.dimensions import dimensionality, vacuum
 from hpcbench.phonons.spectrum import Mode, density_of_states
-from hpcbench.phonons.supercells import displaced_copies
+from hpcbench.phonons.supercells import CHECKS, displaced_copies, with_checks
 from hpcbench.potentials.copies import DisplacedCopies
 from hpcbench.protocols import Protocol
 from hpcbench.store.schema import COARSE_MESH, UNDETERMINED
@@ -40,7 +40,7 @@ class Displaced:
         The Phonopy object, pickled once and handed on as it is: that takes a millisecond,
         finding the symmetry of a supercell again up to a second.
     copies : DisplacedCopies
-        The supercells.
+        The supercells, and those that tell the noise of their forces.
     """
 
     phonon: bytes
@@ -87,9 +87,11 @@ def phonon_settings(config: RunConfig, protocol: Protocol | None = None) -> Phon
 def displace_supercell(
     atoms: Atoms, supercell_matrix: NDArray[np.int64], settings: PhononSettings
 ) -> Displaced:
-    """Displaced supercells of a crystal; see :func:`hpcbench.phonons.calculate.prepare`."""
+    """Supercells of a crystal that want forces, see :func:`hpcbench.phonons.calculate.prepare`."""
     phonon = prepare(atoms, supercell_matrix, settings)
-    return Displaced(pickle.dumps(phonon, pickle.HIGHEST_PROTOCOL), displaced_copies(phonon))
+    return Displaced(
+        pickle.dumps(phonon, pickle.HIGHEST_PROTOCOL), with_checks(displaced_copies(phonon))
+    )
 
 
 def analyse_forces(
@@ -106,13 +108,13 @@ def analyse_forces(
     phonon : bytes
         From :func:`displace_supercell`.
     forces : ndarray, shape (ncopies, natoms, 3)
-        In eV/A.
+        Of its copies, in eV/A.
     criterion : str
         The one whose answer is the verdict.
     keep : Keep
         What is among the columns beside force constants and verdicts.
     """
-    result = analyse(pickle.loads(phonon), forces, settings)
+    result = analyse(pickle.loads(phonon), forces[:-CHECKS], settings, forces[-CHECKS:])
     return phonon_columns(result, criterion, keep)
 
 
