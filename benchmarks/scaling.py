@@ -421,10 +421,10 @@ def make_works(options: argparse.Namespace) -> None:
     from ase.io import read
 
     from hpcbench.crystal import Crystal
+    from hpcbench.curation.examining import examine
     from hpcbench.errors import HpcbenchError
     from hpcbench.planning.costs import GROWTH, STEPS, predict_work
     from hpcbench.planning.displacements import count
-    from hpcbench.sources import examine
 
     matrix = 2 * np.eye(3, dtype=np.int64)
     predicted, steps_of, copies_of = [], {}, {}

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from hpcbench.api import RunResult, run
     from hpcbench.config import RunConfig
     from hpcbench.config_loading import load_config
-    from hpcbench.crystal import Crystal, Origin
+    from hpcbench.crystal import Crystal
     from hpcbench.errors import HpcbenchError
+    from hpcbench.origin import Origin
     from hpcbench.potentials.registry import load_potential
     from hpcbench.store.reader import Store
     from hpcbench.store.reader import open_store as open
@@ -45,7 +46,7 @@ __all__ = [
 _HOMES = {
     "Crystal": ("hpcbench.crystal", "Crystal"),
     "HpcbenchError": ("hpcbench.errors", "HpcbenchError"),
-    "Origin": ("hpcbench.crystal", "Origin"),
+    "Origin": ("hpcbench.origin", "Origin"),
     "RunConfig": ("hpcbench.config", "RunConfig"),
     "RunResult": ("hpcbench.api", "RunResult"),
     "Store": ("hpcbench.store.reader", "Store"),

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from hpcbench.config_loading import load_config
-from hpcbench.crystal import Crystal, Origin
+from hpcbench.crystal import Crystal
 from hpcbench.errors import UsageError
+from hpcbench.origin import Origin
 
 if TYPE_CHECKING:
     import pandas
@@ -69,6 +70,7 @@ def run(
     SetupError
         If the potential or the device cannot be had.
     """
+    from hpcbench.curation.primitive import primitive_of
     from hpcbench.farm.launch import launch
     from hpcbench.farm.world import SingleProcess
     from hpcbench.rank.stopping import Stop
@@ -95,6 +97,8 @@ def run(
             environment={},
             where="hpcbench.run",
         )
+        if config.primitive:
+            records = [primitive_of(record, config.symmetry_tolerance) for record in records]
         outcome = launch(
             config,
             SingleProcess(),

@@ -18,7 +18,10 @@ from hpcbench.criteria import Criterion, as_tables, own_criteria
 from hpcbench.protocols import PROTOCOLS, Protocol
 
 # Settings that came after the first stores.
-_LATER = ("criteria", "supercell_atoms", "supercell_shape", "largest_supercell", "check_margin")
+_LATER = (
+    "criteria", "supercell_atoms", "supercell_shape", "largest_supercell", "check_margin",
+    "primitive",
+)  # fmt: skip
 
 
 def _setting(
@@ -319,6 +322,43 @@ class RunConfig:
         "where it is computed",
         "seconds after which results are committed to the disk: what a kill may cost",
         metavar="S",
+    )
+    max_atoms: int = _setting(
+        0,
+        kind.count,
+        "which crystals",
+        "compute crystals of at most so many atoms, and draw samples from those (0: all)",
+        metavar="N",
+    )
+    unique: bool = _setting(
+        False,
+        kind.switch,
+        "which crystals",
+        "set aside what a generator wrote again in other words, by pymatgen's StructureMatcher",
+    )
+    sample: int = _setting(
+        0,
+        kind.count,
+        "which crystals",
+        "compute so many of each generator, chosen at random (0: all); a larger sample of the "
+        "same seed holds a smaller one",
+        metavar="N",
+    )
+    seed: int = _setting(0, kind.count, "which crystals", "of the sample", metavar="N")
+    against: tuple[str, ...] = _setting(
+        (),
+        kind.texts,
+        "which crystals",
+        "known crystals, such as a training set: which of the others are the same is recorded",
+        metavar="SOURCE",
+        many=True,
+    )
+    primitive: bool = _setting(
+        False,
+        kind.switch,
+        "which crystals",
+        "reduce crystals to their primitive cells, at the symmetry tolerance, before anything else",
+        decides=True,
     )
     keep_forces: bool = _setting(
         False,

@@ -62,8 +62,9 @@ def _from_file(path: Path) -> dict[str, Any]:
     if isinstance(values.get("criteria"), str):
         values["criteria"] = path.parent / values["criteria"]
     checked = _checked(values, str(path))
-    if "sources" in checked:
-        checked["sources"] = tuple(str(path.parent / x) for x in checked["sources"])
+    for name in ("sources", "against"):
+        if name in checked:
+            checked[name] = tuple(str(path.parent / x) for x in checked[name])
     if "out" in checked:
         checked["out"] = str(path.parent / checked["out"])
     return checked
@@ -78,7 +79,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     checked: dict[str, Any] = {}
     for key, value in values.items():
         name = key.removeprefix(ENVIRONMENT_PREFIX).lower()
-        parsed = value.split(os.pathsep) if name == "sources" else value
+        parsed = value.split(os.pathsep) if name in ("sources", "against") else value
         checked |= _checked({name: parsed}, f"environment variable {key}")
     return checked
 

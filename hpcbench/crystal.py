@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcbench.origin import Origin
+
 if TYPE_CHECKING:
     from ase import Atoms
 
@@ -18,23 +20,6 @@ POSITION_RESOLUTION = 1e-5
 # Files round to decimals: a boundary between two grid points that no such number meets keeps
 # rounding noise from deciding.
 OFF_GRID = 0.5 + 0.13784
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a crystal came from.
-
-    ``file`` is the path as given (an archive's member as ``archive.zip::member``), ``index`` its
-    position in that file (0 where the file holds one crystal), ``generator`` the program that
-    made it, or an empty string where the source does not say.
-    """
-
-    file: str
-    index: int = 0
-    generator: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.file}#{self.index}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@
     ├── OutOfMemoryError       a forward pass did not fit into the device's memory
     └── CrystalError           the failure of one crystal: recorded, never stops a run
         ├── UnreadableError    a file or an entry of a file is not a crystal
+        ├── SetAsideError      a crystal that is not asked for: a duplicate, not in the sample
         ├── UnsuitableError    a crystal that cannot be computed (overlap, unknown element)
         │   └── TooLargeError  one that does not fit into the device's memory
         ├── RelaxationError    not converged, flown apart, NaN
@@ -107,6 +108,10 @@ class CrystalError(HpcbenchError):
 
 class UnreadableError(CrystalError):
     """A file, or one entry of it, cannot be read as a crystal."""
+
+
+class SetAsideError(CrystalError):
+    """A crystal could be computed, but is a duplicate or not in the sample."""
 
 
 class UnsuitableError(CrystalError):

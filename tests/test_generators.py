@@ -29,11 +29,13 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.io.cif import CifWriter
 
 import hpcbench
+from hpcbench.analysis.generators import outcomes_of
+from hpcbench.analysis.rates import Rate
 from hpcbench.cli import main
 from hpcbench.crystal import Crystal
 from hpcbench.errors import SourceError
+from hpcbench.origin import Generator, origins_from_json
 from hpcbench.relaxation.symmetry import find_space_group
-from hpcbench.report.generators import generators_of
 from hpcbench.sources import Unreadable, find_files, ignored_files, read_file
 
 # One of each lattice, with different numbers of atoms and no right angle in some.
@@ -350,6 +352,70 @@ def test_a_run_takes_what_a_generator_wrote(tmp_path: Path) -> None:
     assert "3 crystals: 3 done" in said
 
 
+# Raw text of CrystaLLM, before its own post-processing: a block of what it says of atoms, the
+# identity in the place of the operators, one site for each orbit, occupancies.
+CRYSTALLM = """data_Na1Cl1
+loop_
+_atom_type_symbol
+_atom_type_electronegativity
+_atom_type_radius
+_atom_type_ionic_radius
+Na 0.9300 1.8000 1.1600
+Cl 3.1600 1.0000 1.6700
+_symmetry_space_group_name_H-M   Fm-3m
+_cell_length_a   5.6400
+_cell_length_b   5.6400
+_cell_length_c   5.6400
+_cell_angle_alpha   90.0000
+_cell_angle_beta   90.0000
+_cell_angle_gamma   90.0000
+_symmetry_Int_Tables_number   225
+_chemical_formula_structural   NaCl
+_chemical_formula_sum   'Na4 Cl4'
+_cell_volume   179.4062
+_cell_formula_units_Z   4
+loop_
+ _symmetry_equiv_pos_site_id
+ _symmetry_equiv_pos_as_xyz
+  1  'x, y, z'
+loop_
+ _atom_site_type_symbol
+ _atom_site_label
+ _atom_site_symmetry_multiplicity
+ _atom_site_fract_x
+ _atom_site_fract_y
+ _atom_site_fract_z
+ _atom_site_occupancy
+  Na  Na0  4  0.0000  0.0000  0.0000  1
+  Cl  Cl1  4  0.0000  0.0000  0.5000  1
+"""
+
+
+def test_raw_texts_of_crystallm_are_mended_where_the_mending_is_known(tmp_path: Path) -> None:
+    texts = {
+        "good__1.cif": CRYSTALLM,
+        "cut__1.cif": CRYSTALLM[:-20],
+        "goes_on__1.cif": CRYSTALLM + "\n\ndata_K1\n_cell_length_a 4",
+        "partial__1.cif": CRYSTALLM.replace("0.5000  1", "0.5000  0.5"),
+        "other__1.cif": CRYSTALLM.replace("'Na4 Cl4'", "'Na4 Cl5'"),
+        "no_head__1.cif": CRYSTALLM.replace("data_Na1Cl1", ""),
+    }
+    with tarfile.open(tmp_path / "raw.tar.gz", "w:gz") as archive:
+        for name, text in texts.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+    found = {record.name: record for record in read(tmp_path / "raw.tar.gz")}
+    for name in ("good__1", "goes_on__1"):
+        record = found[name]
+        assert isinstance(record, Crystal) and record.formula == "Cl4Na4"
+        assert dict(record.origins[0].columns) == {"mended": "symmetry operators of Fm-3m"}
+        assert find_space_group(record.to_ase(), 0.01).number == 225
+    reasons = {n: r.reason.partition(":")[0] for n, r in found.items() if isinstance(r, Unreadable)}
+    assert reasons == {"cut__1": "truncated", "partial__1": "disordered", "other__1": "formula",
+                       "no_head__1": "syntax"}  # fmt: skip
+
+
 MANIFEST = """
 [[generators]]
 name = "DiffCSP, MP-20"
@@ -384,7 +450,7 @@ def test_a_manifest_names_the_generators_of_files(manifest: Path) -> None:
         ("samples-0", "LLM"), ("samples-1", "LLM"), ("more-0", "LLM"), ("more-1", "LLM"),
     ]  # fmt: skip
     # A manifest that lies in a folder is not what the folder is read for.
-    assert {f.generator for f in find_files([manifest.parent])} == {""}
+    assert {f.made_by for f in find_files([manifest.parent])} == {Generator("")}
 
 
 def test_a_run_of_a_manifest_counts_for_each_generator(manifest: Path, tmp_path: Path) -> None:
@@ -395,16 +461,15 @@ def test_a_run_of_a_manifest_counts_for_each_generator(manifest: Path, tmp_path:
     store = hpcbench.open(out)
     assert len(store) == 5  # copper, aluminium, silver, silicon, and what could not be read
     copper = store.row(store.find("eval_gen-0"))
-    assert {generator for *_, generator in json.loads(copper["origins"])} == {
-        "DiffCSP, MP-20", "LLM",
-    }  # fmt: skip
-    rows = {row.name: row for row in generators_of(store.table)}
-    one, other = rows["DiffCSP, MP-20"], rows["LLM"]
-    assert (one.written, one.unreadable, one.crystals, one.done) == (3, 0, 2, 2)
-    assert (other.written, other.unreadable, other.crystals, other.done) == (4, 1, 3, 2)
-    assert one.stable == 2
-    assert one.share == "100.0 %"
-    assert other.share_of_crystals == "66.7 %"
+    assert {o.generator for o in origins_from_json(copper["origins"])} == {"DiffCSP, MP-20", "LLM"}
+    found = {outcome.generator.label: outcome for outcome in outcomes_of(store.table)}
+    one, other = found["DiffCSP, MP-20"], found["LLM"]
+    assert (one.generated, one.readable, one.unique, one.suitable, one.done) == (3, 3, 2, 2, 2)
+    # Silicon is nothing for EMT.
+    assert (other.generated, other.readable, other.unique, other.suitable) == (4, 3, 3, 3)
+    assert (one.stable, other.done, other.stable) == (2, 2, 2)
+    assert other.rates["sampled"] == Rate(2, 3)
+    assert other.reasons == {"potential": 1, "syntax": 1}
     page = (tmp_path / "s.html").read_text()
     assert "<td>DiffCSP, MP-20</td>" in page
     assert main(["plan", str(manifest), "--model", "ase.calculators.emt:EMT"]) == 0
@@ -417,11 +482,15 @@ def test_a_run_of_a_manifest_counts_for_each_generator(manifest: Path, tmp_path:
         ('model = "chgnet"', "is no manifest"),
         ("[[generators]", "is not valid TOML"),
         (MANIFEST + "\n[other]\n", "nothing else, not 'other'"),
-        (MANIFEST.replace("LLM", "DiffCSP, MP-20"), "two generators of the name 'DiffCSP, MP-20'"),
-        (MANIFEST.replace('name = "LLM"', ""), "generator 2: name expects a text, not None"),
+        (MANIFEST.replace("LLM", "DiffCSP, MP-20"), "two generators 'DiffCSP, MP-20'"),
+        (MANIFEST.replace('name = "LLM"', ""), "generator 2: name is missing"),
         (MANIFEST.replace("name =", "nmae ="), "did you mean 'name'?"),
-        (MANIFEST.replace('["llm", "more.txt"]', "[]"), "generator 2 (LLM): files expects a list"),
-        (MANIFEST.replace("more.txt", "gone.txt"), "generator 'LLM': There is no file or folder"),
+        (
+            MANIFEST.replace('["llm", "more.txt"]', "[]"),
+            "generator 2: files expects a text or a list",
+        ),
+        (MANIFEST + "hours = -1\n", "hours expects a number above 0, not -1"),
+        (MANIFEST + "batch_size = 2.5\n", "batch_size expects a whole number"),
         (MANIFEST.replace("more.txt", "manifest.toml"), "names itself"),
     ],
 )
@@ -432,6 +501,60 @@ def test_a_wrong_manifest_is_one_sentence(
     command = ["run", str(manifest), "--model", "ase.calculators.emt:EMT"]
     assert main([*command, "--out", str(manifest.with_name("s.h5"))]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_what_a_manifest_says_goes_with_the_crystals(tmp_path: Path) -> None:
+    silver = {"cif": cif_text(bulk("Ag")), "hull": " 0.05", "note": "x"}
+    write_csv(tmp_path / "a.csv", [silver, {"cif": cif_text(bulk("Cu")), "hull": "", "note": ""}])
+    atoms = bulk("Au")
+    atoms.info.update(e_above_hull=0.25, tags=[1, 2])
+    write(tmp_path / "b.extxyz", atoms)
+    (tmp_path / "m.toml").write_text(
+        '[[generators]]\nname = "M"\ntraining_set = "MP-20"\ncondition = "band gap 0.5 eV"\n'
+        'files = ["a.csv", "$FOLDER/b.extxyz"]\n'
+        'columns = ["hull", "note", "e_above_hull", "tags"]\n'
+        'hours = 2\ngenerated = 1200\nbatch_size = 50\narchitecture = "GNN"\nparameters = 53.7\n'
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FOLDER", str(tmp_path))
+        records = crystals_of(tmp_path / "m.toml")
+    origins = [record.origins[0] for record in records]
+    assert [dict(origin.columns) for origin in origins] == [
+        {"hull": 0.05, "note": "x"}, {}, {"e_above_hull": 0.25},
+    ]  # fmt: skip
+    expected = Generator("M", "MP-20", "band gap 0.5 eV", 2.0, 1200, 50, "GNN", 53.7)
+    assert {origin.made_by for origin in origins} == {expected}
+    assert expected.label == "M, MP-20, band gap 0.5 eV"
+
+
+def test_a_missing_file_of_a_manifest_is_recorded_and_the_rest_goes_on(
+    manifest: Path, tmp_path: Path
+) -> None:
+    text = MANIFEST.replace("more.txt", "gone.cif") + "[[generators]]\nname='B'\nfiles='no/*.cif'\n"
+    (tmp_path / "empty").mkdir()
+    manifest.write_text(text.replace('"llm"', '"llm", "empty"'))
+    records = read(manifest)
+    assert len([r for r in records if isinstance(r, Crystal)]) == 4
+    reasons = {r.origin.generator + ": " + r.reason for r in records if isinstance(r, Unreadable)}
+    assert any(r.startswith("LLM: file: There is no file or folder") for r in reasons)
+    assert any(r.startswith("LLM: file: The folder") and "no crystal files" in r for r in reasons)
+    assert any(r.startswith("B: file: No file matches the pattern") for r in reasons)
+    # What comes after it in a pattern is read.
+    for n, atoms in ((1, bulk("Pd")), (3, bulk("Pt"))):
+        (tmp_path / f"part{n}").mkdir()
+        write(tmp_path / f"part{n}" / "a.cif", atoms)
+    (tmp_path / "part2").mkdir()
+    manifest.write_text("[[generators]]\nname = 'B'\nfiles = 'part*'\n")
+    kinds = [type(record).__name__ for record in read(manifest)]
+    assert kinds == ["Crystal", "Unreadable", "Crystal"]
+    # Of a list in a manifest as well, with its line.
+    manifest.write_text(MANIFEST)
+    (tmp_path / "more.txt").write_text("# more\ngone.pt\nmore.pt\n")
+    (reason,) = (
+        r.reason for r in read(manifest) if isinstance(r, Unreadable) and "gone" in r.reason
+    )
+    assert "more.txt, line 2" in reason
+    assert any(r.name.startswith("more-") for r in read(manifest) if isinstance(r, Crystal))
 
 
 NATIVE = (
@@ -481,3 +604,73 @@ def test_all_groups_are_expanded_in_crystalformers_setting(reference_data: Path)
         images = rotations @ site + translations
         key = lambda points: sorted(map(tuple, (np.round(points, 6) % 1.0).round(6)))  # noqa: E731
         assert key(np.array(expected)) == key(images)
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def test_a_bomb_of_a_cif_ends_with_a_reason(tmp_path: Path) -> None:
+    """Loops of a million atoms, and a small site that symmetry multiplies: neither takes the
+    memory or the time of a run, and what is beside it is read."""
+    head = CRYSTALLM.partition("  Na  Na0")[0]
+    lines = [f"  Na  Na{n}  1  {n / 7 % 1:.4f}  {n / 11 % 1:.4f}  0.1  1\n" for n in range(200_000)]
+    with zipfile.ZipFile(tmp_path / "all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb.cif", head + "".join(lines))
+        archive.writestr("shorter.cif", head + "".join(lines[:12_000]))
+        archive.writestr("symmetry.cif", head + "".join(lines[:1000]))
+        archive.writestr("zeros.cif", head + "0" * 50_000_000)
+        archive.writestr("good.cif", cif_text(bulk("Cu")))
+    start = time.monotonic()
+    found = {record.name: record for record in read(tmp_path / "all.zip")}
+    assert time.monotonic() - start < 60
+    assert isinstance(found["good"], Crystal)
+    for name in ("bomb", "shorter", "symmetry"):
+        assert found[name].reason.startswith("too large: "), name
+    assert isinstance(found["zeros"], Unreadable)
+
+
+def test_ten_thousand_copies_of_a_crystal_are_one(tmp_path: Path) -> None:
+    text = '1\nLattice="0 1.8 1.8 1.8 0 1.8 1.8 1.8 0" pbc="T T T"\nCu 0 0 0\n'
+    (tmp_path / "copies.extxyz").write_text(text * 10_000)
+    out, start = tmp_path / "s.h5", time.monotonic()
+    command = ["run", str(tmp_path / "copies.extxyz"), "--model", "ase.calculators.emt:EMT"]
+    command += ["--out", str(out), "--workers", "0", "--mesh", "4", "4", "4", "--no-report"]
+    assert main(command) == 0
+    assert time.monotonic() - start < 60
+    store = hpcbench.open(out)
+    assert len(store) == 1
+    (found,) = outcomes_of(store.table)
+    assert (found.generated, found.unique, found.done) == (10_000, 1, 1)
+
+
+def test_odd_names_reach_the_report(tmp_path: Path) -> None:
+    folder = tmp_path / 'it\'s "odd" & <b> \u2603'
+    folder.mkdir()
+    write(folder / "Cu $(touch x) %s.cif", bulk("Cu"))
+    (tmp_path / "m.toml").write_text(
+        "[[generators]]\nname = '<script>alert(1)</script> %s $x^$'\n"
+        f"files = {json.dumps(str(folder))}\n"
+    )
+    out = tmp_path / "s.h5"
+    command = ["run", str(tmp_path / "m.toml"), "--model", "ase.calculators.emt:EMT"]
+    assert main([*command, "--out", str(out), "--workers", "0", "--mesh", "4", "4", "4"]) == 0
+    page = out.with_suffix(".html").read_text(encoding="utf-8")
+    assert "<script>alert(1)" not in page and "&lt;script&gt;alert(1)" in page
+    assert "Cu $(touch x) %s" in page
+
+
+def test_a_truncated_archive_in_a_manifest_lets_the_rest_go_on(manifest: Path) -> None:
+    folder = manifest.parent
+    with zipfile.ZipFile(folder / "whole.zip", "w") as archive:
+        for n in range(5):
+            archive.writestr(f"gen_{n}.cif", cif_text(bulk("Cu", a=3.5 + 0.1 * n)))
+    (folder / "torn.zip").write_bytes((folder / "whole.zip").read_bytes()[:1500])
+    (folder / "none.csv").write_text("name,energy\na,1\n")
+    manifest.write_text(
+        MANIFEST.replace("more.txt", "torn.zip", 1).replace('"llm"', '"llm", "none.csv"')
+    )
+    records = read(manifest)
+    reasons = [r.reason for r in records if isinstance(r, Unreadable)]
+    assert any(r.startswith("archive: ") for r in reasons)
+    assert any(r.startswith("no structure: no column of structures among 'name'") for r in reasons)
+    assert len([r for r in records if isinstance(r, Crystal)]) == 4

@@ -17,6 +17,7 @@ from ase.io import read, write
 
 from hpcbench.cli import main
 from hpcbench.crystal import Crystal
+from hpcbench.curation.examining import examine
 from hpcbench.errors import HpcbenchError
 from hpcbench.events import ProgressReader
 from hpcbench.phonons.supercells import displace
@@ -37,7 +38,6 @@ from hpcbench.planning.hindsight import accuracy, learn, listed_costs, taken
 from hpcbench.planning.holding import most_seconds_held
 from hpcbench.planning.prediction import span
 from hpcbench.relaxation.symmetry import idealise
-from hpcbench.sources import examine
 from hpcbench.store.reader import Store
 
 EMT = "ase.calculators.emt:EMT"

@@ -68,8 +68,9 @@ def test_generated_crystals_through_chgnet_as_by_hand(generated: list[Atoms]) ->
 
 
 def test_generated_lists_are_examined_without_an_accident(reference_data: Path) -> None:
+    from hpcbench.curation.examining import examine
     from hpcbench.planning.costs import predict_work
-    from hpcbench.sources import examine, find_files, merge, read_file
+    from hpcbench.sources import find_files, merge, read_file
 
     files = find_files([reference_data / "generated" / "mix-1000.extxyz"])
     crystals, unreadable = merge(record for file in files for record in read_file(file))

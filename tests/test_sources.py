@@ -24,11 +24,11 @@ from ase.io import read, write
 from ase.spacegroup import crystal as spacegroup_crystal
 
 from hpcbench.crystal import Crystal
+from hpcbench.curation.examining import examine
 from hpcbench.errors import SourceError, UnsuitableError
 from hpcbench.sources import (
     SourceFile,
     Unreadable,
-    examine,
     find_files,
     ignored_files,
     merge,
@@ -311,6 +311,8 @@ def test_cif_asymmetric_unit_of_a_generator(tmp_path: Path, symmetry: str) -> No
     (record,) = read_text(tmp_path, cif("Na Na 0 0 0\nCl Cl 0.5 0.5 0.5", extra))
     assert isinstance(record, Crystal)
     assert list(record.numbers) == [11] * 4 + [17] * 4
+    (origin,) = record.origins
+    assert dict(origin.columns)["mended"].startswith("symmetry operators of ")
     examine(record, min_distance=2.8)
     (again,) = read_text(tmp_path, cif("Na Na 0 0 0\nCl Cl 0.5 0.5 0.5", extra))
     assert again.id == record.id
@@ -323,6 +325,7 @@ def test_cif_full_list_with_the_name_of_its_group(tmp_path: Path) -> None:
     (record,) = read_text(tmp_path, cif(sites, ROCK_SALT + IDENTITY))
     assert isinstance(record, Crystal)
     assert list(record.numbers) == [11] * 4 + [17] * 4
+    assert record.origins[0].columns == ()
 
 
 def test_cif_operators_and_rounded_special_positions(tmp_path: Path) -> None:

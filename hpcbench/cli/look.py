@@ -60,10 +60,10 @@ def exit_code(path: str) -> int:
 
 def counts(store: Store) -> tuple[int, int, int]:
     """Crystals that want computing, that failed or could not be read, and that are stable."""
-    from hpcbench.store.schema import DONE
+    from hpcbench.store.schema import FAILED, UNREADABLE
 
     table = store.table
-    failed = int((table["status"] != DONE).sum())
+    failed = int(table["status"].isin([FAILED, UNREADABLE]).sum())
     stable = int((table["verdict"] == "stable").sum()) if "verdict" in table else 0
     return len(store.unfinished_ids()), failed, stable
 
@@ -82,11 +82,17 @@ def _print_status(path: str, *, ranks: bool) -> None:
     from hpcbench.planning.hindsight import accuracy, listed_costs, taken
     from hpcbench.report.status import print_launch, print_ranks
     from hpcbench.store.reader import Store
+    from hpcbench.store.schema import DONE, SET_ASIDE
 
     store = Store(path)
     unfinished, failed, stable = counts(store)
-    done = len(store.table) - failed
-    print(f"{path}: {done} done, {stable} stable, {failed} failed, {unfinished} to compute")
+    statuses = store.table["status"].value_counts()
+    aside = int(statuses.get(SET_ASIDE, 0))
+    print(
+        f"{path}: {statuses.get(DONE, 0)} done, {stable} stable, {failed} failed, "
+        + (f"{aside} set aside, " if aside else "")
+        + f"{unfinished} to compute"
+    )
     reasons = store.table.loc[store.table["reason"] != "", "reason"].astype(str)
     for kind, number in reasons.str.split(":").str[0].value_counts().items():
         print(f"  {number:6d}  {kind}")

@@ -29,7 +29,8 @@ SOURCE is a folder (searched recursively), a file, a pattern, a .zip or .tar(.gz
 list of such in a .txt file. Files may be CIF, POSCAR, extended XYZ, pymatgen JSON, an ASE
 database, phonopy.yaml, or what generators write: .pt files of arrays (CDVAE, DiffCSP,
 CrystalFlow, FlowMM), and CSV tables with structures or Wyckoff positions. A manifest.toml
-with tables [[generators]] (name, files) says who wrote what: the report compares them.
+with tables [[generators]] (name, files) says who wrote what: the report compares them,
+with duplicates and known crystals told apart (--unique, --against).
 
 A run that was killed is continued by the same command; crystals that are finished are
 not computed again.
@@ -43,6 +44,7 @@ the file.
 
 examples:
   hpcbench run generated/ --model mattersim-v1.0.0-5M --out generated.h5
+  hpcbench run manifest.toml --unique --sample 4000 --against mp_20.csv
   hpcbench run POSCAR --relax none --supercell 3 3 3 --dtype float64
   srun -n 32 python -m hpcbench run list.txt --protocol phononbench --out bench.h5
 """

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpcbench.crystal import Crystal, Origin
+from hpcbench.crystal import Crystal
 from hpcbench.errors import CrystalError, PhononError, UnreadableError
 from hpcbench.exchange.calculation import Calculation, forces_in, read_calculation
 from hpcbench.exchange.finding import Job
+from hpcbench.origin import Origin, origins_to_json
 from hpcbench.phonons.calculate import (
     PhononResult,
     PhononSettings,
@@ -236,7 +237,7 @@ def _failed_row(
 def _unreadable_row(record: Unreadable) -> dict[str, Any]:
     row = {
         "name": record.name,
-        "origins": json.dumps([[record.origin.file, record.origin.index, ""]]),
+        "origins": origins_to_json((record.origin,)),
         "status": UNREADABLE,
         "reason": record.reason,
     }

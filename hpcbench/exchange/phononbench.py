@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from hpcbench.exchange.files import replacing, safe_name, write_settings
 from hpcbench.exchange.frames import write_cif
 from hpcbench.store.physics import phonopy_of
-from hpcbench.store.schema import DONE
+from hpcbench.store.schema import DONE, SET_ASIDE
 
 if TYPE_CHECKING:
     from hpcbench.store.reader import Store
@@ -52,6 +52,8 @@ def write_folders(store: Store, folder: Path) -> int:
         writer = csv.DictWriter(stream, _COLUMNS, lineterminator="\n")
         writer.writeheader()
         for row in store.rows():
+            if row["status"] == SET_ASIDE:
+                continue
             name = names[row["id"]]
             line: dict[str, Any] = {"structure_name": name, "is_stable": False}
             if row["status"] == DONE:
@@ -74,6 +76,7 @@ def write_folders(store: Store, folder: Path) -> int:
 def _names(store: Store) -> dict[str, str]:
     """A name for each id, without what the scripts cut names at; ids where names repeat."""
     table = store.table
+    table = table[table["status"] != SET_ASIDE]
     safe = [safe_name(name).replace(".", "_") for name in table["name"]]
     times = Counter(safe)
     return {

@@ -8,17 +8,18 @@ import queue
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hpcbench.config import RunConfig, settings_hash
-from hpcbench.errors import HpcbenchError, SetupError, StoreError
+from hpcbench.errors import StoreError
 from hpcbench.events import EventLog
 from hpcbench.farm.attendance import Attendance
 from hpcbench.farm.beginning import Beginning
 from hpcbench.farm.checks import check_world
+from hpcbench.farm.curating import curated
 from hpcbench.farm.deadline import time_left
 from hpcbench.farm.devices import choose_device, own_cores
 from hpcbench.farm.disk import compare_room
@@ -30,10 +31,10 @@ from hpcbench.farm.plan import Plan, make_plan, name_launch
 from hpcbench.farm.share import Share, double_of, load_crystals, load_for
 from hpcbench.farm.understudy import Order, Understudy
 from hpcbench.farm.weights import provide_weights
-from hpcbench.farm.world import World
+from hpcbench.farm.world import World, by_rank_0
 from hpcbench.planning.blocks import MOST_UNDER_WAY
 from hpcbench.planning.costs import CostModel, load_cost_model
-from hpcbench.planning.listing import Listed, Record, read_share
+from hpcbench.planning.listing import Listing, Record, read_share
 from hpcbench.potentials.protocol import Potential
 from hpcbench.potentials.registry import check_name, weights_sha256
 from hpcbench.rank.beside import Inbox
@@ -99,10 +100,10 @@ def launch(
     beginning = beginning or Beginning(world)
     leaving = contextlib.ExitStack()
     try:
-        files = _together(world, lambda: find_files(config.sources) if records is None else [])
+        files = by_rank_0(world, lambda: find_files(config.sources) if records is None else [])
         if potential is None:
             provide_weights(config.model, world, on_note)
-        deciding, name = _together(world, lambda: _open_folder(config, folder, potential, instead))
+        deciding, name = by_rank_0(world, lambda: _open_folder(config, folder, potential, instead))
         for note in check_world(world, folder.path, config.model if potential is None else ""):
             on_note(note)
         attendance, journal, log = _enter(config, world, folder, name, stop)
@@ -112,11 +113,12 @@ def launch(
         beginning.attendance = attendance
         segments = folder.segment_paths()[world.rank :: world.size]
         damaged = world.gather(_all_or_none(world, lambda: find_damage_apart(segments)))
-        _together(world, lambda: _set_aside(damaged))
+        by_rank_0(world, lambda: _set_aside(damaged))
         gathered = world.gather(read_share(config, files, records, world.rank, world.size))
+        listing = curated(config, world, gathered)
         rates = None if instead is None else instead.rates
-        plan = _plan(config, world, folder, deciding, gathered, name, rates, retry)
-        time = _together(world, lambda: time_left(config.time_limit, stop.age, environment))
+        plan = _plan(config, world, folder, deciding, listing, name, rates, retry)
+        time = by_rank_0(world, lambda: time_left(config.time_limit, stop.age, environment))
         if time is not None:
             stop.limit(time.for_work, time.reserve)
         # Segments, and the new store beside them.
@@ -200,7 +202,7 @@ def _plan(
     world: World,
     folder: RunFolder,
     deciding: Mapping[str, Any],
-    gathered: Sequence[Sequence[Listed] | SetupError],
+    listing: Listing | None,
     name: str,
     known: CostModel | None,
     retry: str | None,
@@ -211,12 +213,13 @@ def _plan(
         rates = known or load_cost_model(
             config.model, deciding["weights_sha256"], config.dtype, config.device
         )
-        plan = make_plan(config, folder, deciding, gathered, name, world.size, rates, retry)
+        assert listing is not None, "rank 0 has it"
+        plan = make_plan(config, folder, deciding, listing, name, world.size, rates, retry)
         # Before the other ranks hear of it: they want to hold the folder as well.
         folder.share()
         return plan
 
-    plan_of_all: Plan = _together(world, plan)
+    plan_of_all: Plan = by_rank_0(world, plan)
     _all_or_none(world, folder.share)
     return plan_of_all
 
@@ -347,23 +350,6 @@ def deciding_settings(config: RunConfig, weights: str) -> dict[str, Any]:
     deciding["weights_sha256"] = weights
     deciding["hash"] = settings_hash(deciding)
     return deciding
-
-
-def _together(world: World, action: Callable[[], Any]) -> Any:
-    """Do something on rank 0; its result, or its error, is everyone's."""
-    value: Any = None
-    if world.rank == 0:
-        try:
-            value = action()
-        except HpcbenchError as error:
-            value = error
-        except Exception as error:  # whatever it is, the other ranks are waiting
-            traceback.print_exc()
-            value = SetupError(f"{type(error).__name__}: {error}")
-    value = world.broadcast(value)
-    if isinstance(value, HpcbenchError):
-        raise value
-    return value
 
 
 def _open_folder(

@@ -12,11 +12,10 @@ import numpy as np
 
 from hpcbench.config import RunConfig
 from hpcbench.crystal import Crystal
-from hpcbench.errors import SetupError
 from hpcbench.farm.suspicion import MOST_DEATHS, Suspicions, fold_launches, set_aside
 from hpcbench.planning.blocks import Block, make_blocks
 from hpcbench.planning.costs import CostModel
-from hpcbench.planning.listing import Listed, together, write_list
+from hpcbench.planning.listing import Listing, write_list
 from hpcbench.planning.prediction import row_bytes
 from hpcbench.store.reader import Store
 from hpcbench.store.run_folder import RunFolder
@@ -58,33 +57,28 @@ def make_plan(
     config: RunConfig,
     folder: RunFolder,
     deciding: Mapping[str, Any],
-    gathered: Sequence[Sequence[Listed] | SetupError],
+    listing: Listing,
     launch: str,
     ranks: int,
     rates: CostModel,
     retry: str | None,
 ) -> Plan:
-    """Write the list of crystals from what the ranks have read, and plan.
+    """Write the list of crystals, and plan.
 
     To be called by one rank that holds the folder alone.
 
     Parameters
     ----------
+    listing : Listing
+        What the ranks have read.
     launch : str
         Name of the launch.
     rates : CostModel
         How long work takes.
     retry : str or None
         Compute those again that failed for a reason which begins like this.
-
-    Raises
-    ------
-    SetupError
-        That one of the ranks had while reading.
-    SourceError
-        If there is no readable crystal.
     """
-    crystals, unreadable = together(config, gathered)
+    crystals, unreadable = list(listing.crystals), listing.unreadable
     forgiven = set() if retry is None else _try_again(folder, retry)
     finished = set(Store(folder.store).finished_ids())
     past = [path for path in folder.past_launches() if path.name != launch]
@@ -95,7 +89,7 @@ def make_plan(
         suspicion = suspicions.get(entry.record.id)
         if suspicion is not None and suspicion.deaths >= MOST_DEATHS and entry.problem is None:
             crystals[place] = dataclasses.replace(entry, problem=set_aside(suspicion.deaths))
-    write_list(folder.crystals, deciding, crystals, unreadable)
+    write_list(folder.crystals, deciding, dataclasses.replace(listing, crystals=crystals))
     pending = {
         entry.record.id: row
         for row, entry in enumerate(crystals)

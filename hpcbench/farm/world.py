@@ -5,11 +5,12 @@ from __future__ import annotations
 import faulthandler
 import os
 import socket
-from collections.abc import Iterable, Mapping
+import traceback
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from hpcbench.errors import LaunchError, SetupError
+from hpcbench.errors import HpcbenchError, LaunchError, SetupError
 
 # Seconds for all ranks to come to MPI_Init: they may load their Python from a slow file system.
 LONGEST_START = 900.0
@@ -47,6 +48,23 @@ class World(Protocol):
         there (seen with 5.0.2).
         """
         ...
+
+
+def by_rank_0(world: World, action: Callable[[], Any]) -> Any:
+    """Do something on rank 0; its result, or its error, is everyone's. Collective."""
+    value: Any = None
+    if world.rank == 0:
+        try:
+            value = action()
+        except HpcbenchError as error:
+            value = error
+        except Exception as error:  # whatever it is, the other ranks are waiting
+            traceback.print_exc()
+            value = SetupError(f"{type(error).__name__}: {error}")
+    value = world.broadcast(value)
+    if isinstance(value, HpcbenchError):
+        raise value
+    return value
 
 
 class SingleProcess:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,22 @@ from typing import Any
 import numpy as np
 
 from hpcbench.config import RunConfig
-from hpcbench.crystal import Crystal, Origin
-from hpcbench.errors import CrystalError, SetupError, SourceError, UnsuitableError
+from hpcbench.crystal import Crystal
+from hpcbench.curation.examining import examine
+from hpcbench.curation.primitive import primitive_of
+from hpcbench.errors import CrystalError, SetAsideError, SetupError, SourceError, UnsuitableError
+from hpcbench.origin import origins_from_json, origins_to_json
 from hpcbench.phonons.supercells import require_size
 from hpcbench.planning.costs import Work, predict_work, supercell_of
-from hpcbench.sources import SourceFile, Unreadable, examine, merge, read_file
-from hpcbench.store.schema import CRYSTALS, FAILED, UNREADABLE
+from hpcbench.sources import SourceFile, Unreadable, formats, merge, read_part
+from hpcbench.store.schema import CRYSTALS, FAILED, SET_ASIDE, UNREADABLE
 from hpcbench.store.table_writer import TableWriter
 
 Record = Crystal | Unreadable
+# In bytes: all ranks read a larger file, and each examines a part of what is in it.
+_LARGE = 2**20
+# One that has to be in memory as a whole is read by one rank if it is larger than this.
+_LARGEST_WHOLE = 2**26
 
 
 @dataclass(frozen=True)
@@ -30,8 +36,8 @@ class Listed:
 
     Attributes
     ----------
-    number : int
-        Of the file that it comes from.
+    number : tuple of int
+        Of the file that it comes from, and its place there.
     record : Crystal or Unreadable
         Itself.
     work : Work or None
@@ -39,10 +45,10 @@ class Listed:
     seconds : float
         Predicted for a rank.
     problem : CrystalError or None
-        Why it is set aside, if it is.
+        Why it is not computed, if it is not.
     """
 
-    number: int
+    number: tuple[int, int]
     record: Record
     work: Work | None = None
     seconds: float = 0.0
@@ -58,29 +64,60 @@ def read_share(
 ) -> list[Listed] | SetupError:
     """Read and examine one rank's share of the files, or ``records`` if there are any.
 
-    Large and small files are dealt out like cards. An error is returned and not raised: the
-    other ranks are waiting.
+    Small files are dealt out like cards; of archives and large files each rank takes a part. An
+    error is returned and not raised: the other ranks are waiting.
     """
-    numbered: Iterable[tuple[int, Record]]
+    numbered: Iterable[tuple[int, int, Record]]
     if records is None:
-        numbered = (
-            (number, record)
-            for number in range(rank, len(files), size)
-            for record in read_file(files[number], with_supercell=config.supercell == "source")
-        )
+        numbered = read_records(files, rank, size, with_supercell=config.supercell == "source")
     else:
-        numbered = enumerate(records)
+        numbered = ((0, place, record) for place, record in enumerate(records))
+    # Generators write some crystals many times: to examine one takes milliseconds.
+    examined: dict[str, Listed] = {}
+    share = []
     try:
-        return [listed(number, record, config) for number, record in numbered]
+        for number, place, record in numbered:
+            if record.id not in examined:
+                examined[record.id] = listed((number, place), record, config)
+            entry = dataclasses.replace(examined[record.id], number=(number, place))
+            if isinstance(record, Crystal) and isinstance(entry.record, Crystal):
+                same = entry.record.with_origins(record.origins)
+                entry = dataclasses.replace(entry, record=same)
+            share.append(entry)
+        return share
     except Exception as error:  # whatever it is, the other ranks are waiting
         traceback.print_exc()
         return SetupError(f"rank {rank}: {type(error).__name__}: {error}")
 
 
-def listed(number: int, record: Record, config: RunConfig) -> Listed:
+def read_records(
+    files: Sequence[SourceFile], rank: int, size: int, *, with_supercell: bool = False
+) -> Iterator[tuple[int, int, Record]]:
+    """One rank's share of the records of files, each with its file's number and its place there."""
+    for number, file in enumerate(files):
+        if _is_shared(file):
+            part, parts = rank, size
+        elif number % size == rank:
+            part, parts = 0, 1
+        else:
+            continue
+        for place, record in read_part(file, part, parts, with_supercell=with_supercell):
+            yield number, place, record
+
+
+def _is_shared(file: SourceFile) -> bool:
+    """Whether all ranks go through a file: asked of what rank 0 has found, the same on all."""
+    if formats.is_read_as_a_whole(file.path) and file.size > _LARGEST_WHOLE:
+        return False  # a node's ranks together would run out of memory
+    return file.size > _LARGE
+
+
+def listed(number: tuple[int, int], record: Record, config: RunConfig) -> Listed:
     """Examine a record, and predict the work in it."""
     if isinstance(record, Unreadable):
         return Listed(number, record)
+    if config.primitive:
+        record = primitive_of(record, config.symmetry_tolerance)
     try:
         examine(record, min_distance=config.min_distance)
         matrix = supercell_of(
@@ -96,10 +133,24 @@ def listed(number: int, record: Record, config: RunConfig) -> Listed:
     return Listed(number, record, work)
 
 
-def together(
-    config: RunConfig, gathered: Sequence[Sequence[Listed] | SetupError]
-) -> tuple[list[Listed], list[Unreadable]]:
-    """What all ranks have read, in the order of the sources; the same crystal only once.
+@dataclass(frozen=True)
+class Listing:
+    """What all ranks have read.
+
+    Attributes
+    ----------
+    crystals : list of Listed
+        In the order of the sources; the same crystal only once.
+    unreadable : list of Unreadable
+        What could not be read.
+    """
+
+    crystals: list[Listed]
+    unreadable: list[Unreadable]
+
+
+def together(config: RunConfig, gathered: Sequence[Sequence[Listed] | SetupError]) -> Listing:
+    """The list, from what each rank has read.
 
     Raises
     ------
@@ -123,28 +174,27 @@ def together(
             f"no readable crystal in {' '.join(config.sources) or 'what was given'}"
             + (f":\n{reasons}" if reasons else "")
         )
-    return [dataclasses.replace(facts[c.id], record=c) for c in crystals], unreadable
+    return Listing(
+        [dataclasses.replace(facts[c.id], record=c) for c in crystals],
+        unreadable,
+    )
 
 
-def write_list(
-    path: Path,
-    deciding: Mapping[str, Any],
-    crystals: Iterable[Listed],
-    unreadable: Iterable[Unreadable],
-) -> None:
+def write_list(path: Path, deciding: Mapping[str, Any], listing: Listing) -> None:
     """Write the list of crystals of a run."""
     with TableWriter(path, CRYSTALS, deciding) as writer:
-        writer.append(_row(entry) for entry in crystals)
-        writer.append(_row_of_unreadable(entry) for entry in unreadable)
+        writer.append(_row(entry) for entry in listing.crystals)
+        writer.append(_row_of_unreadable(entry) for entry in listing.unreadable)
 
 
 def _row(entry: Listed) -> dict[str, Any]:
     crystal, problem = entry.record, entry.problem
     assert isinstance(crystal, Crystal), "the others have rows of their own"
     matrix = crystal.supercell_matrix
+    status = SET_ASIDE if isinstance(problem, SetAsideError) else FAILED
     return {
         **identity(crystal),
-        "status": FAILED if problem else "",
+        "status": status if problem else "",
         "reason": problem.reason if problem else "",
         "has_supercell": matrix is not None,
         "supercell_matrix": np.zeros((3, 3)) if matrix is None else matrix,
@@ -157,7 +207,7 @@ def _row_of_unreadable(entry: Unreadable) -> dict[str, Any]:
     return {
         "id": entry.id,
         "name": entry.name,
-        "origins": _origins((entry.origin,)),
+        "origins": origins_to_json((entry.origin,)),
         "status": UNREADABLE,
         "reason": entry.reason,
     }
@@ -168,7 +218,7 @@ def crystal_of(row: Mapping[str, Any]) -> Crystal:
     return Crystal(
         row["id"],
         row["name"],
-        tuple(Origin(*origin) for origin in json.loads(row["origins"])),
+        origins_from_json(row["origins"]),
         row["cell"],
         row["positions"],
         row["numbers"],
@@ -181,14 +231,10 @@ def identity(crystal: Crystal) -> dict[str, Any]:
     return {
         "id": crystal.id,
         "name": crystal.name,
-        "origins": _origins(crystal.origins),
+        "origins": origins_to_json(crystal.origins),
         "formula": crystal.formula,
         "natoms": crystal.natoms,
         "cell": crystal.cell,
         "numbers": crystal.numbers,
         "positions": crystal.positions,
     }
-
-
-def _origins(origins: tuple[Origin, ...]) -> str:
-    return json.dumps([[o.file, o.index, o.generator] for o in origins])

@@ -16,6 +16,7 @@ from hpcbench.crystal import Crystal
 from hpcbench.errors import SetupError
 from hpcbench.planning.blocks import make_blocks
 from hpcbench.planning.costs import CostModel, Work
+from hpcbench.planning.curating import curated
 from hpcbench.planning.listing import read_share, together
 from hpcbench.sources import find_files
 
@@ -136,7 +137,8 @@ def predict(
     share = read_share(config, find_files(config.sources), None, 0, 1)
     if isinstance(share, SetupError):
         raise share
-    entries, unreadable = together(config, [share])
+    listing = curated(config, together(config, [share]))
+    entries, unreadable = listing.crystals, listing.unreadable
     aside = Counter(entry.problem.kind for entry in entries if entry.problem)
     if unreadable:
         aside["unreadable"] = len(unreadable)

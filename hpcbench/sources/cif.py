@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcbench.errors import UnreadableError
+from hpcbench.origin import MENDED
 from hpcbench.sources.readers import FULL_OCCUPANCY
 from hpcbench.sources.records import Entry, atomic_number, is_element
 
@@ -28,6 +29,12 @@ SITE_TOLERANCE = 0.1
 pymatgen's CIF files "with symmetry" list sites up to 0.1 A off their special positions, rounded
 numbers do the same on a small scale, and two atoms so close would be an overlap otherwise.
 """
+
+MOST_CHARACTERS = 2**21
+"""Of a data block: text of some 20,000 atoms, which is no crystal for phonons any more."""
+
+MOST_ATOMS = 10_000
+"""Of a crystal, after its symmetry has been applied."""
 
 FORMULA_TOLERANCE = 0.01
 """Largest difference of an element's share between the formula and the atoms."""
@@ -78,6 +85,10 @@ def _tags(piece: str) -> dict[str, Any]:
     """Tags in lower case (CIF ignores case) with their text or column of texts."""
     from pymatgen.io.cif import CifBlock
 
+    if len(piece) > MOST_CHARACTERS:
+        message = f"a data block of {len(piece):,} characters (limit {MOST_CHARACTERS:,})"
+        raise UnreadableError("too large", message)
+
     try:
         block = CifBlock.from_str(f"data_{piece}")
     except (ValueError, IndexError, ZeroDivisionError) as error:
@@ -93,6 +104,8 @@ def _read_block(tags: dict[str, Any], name: str) -> Entry:
         raise UnreadableError("modulated", "modulated structures are not supported")
     cell = _cell(tags)
     symbols, fractional = _sites(tags)
+    if len(symbols) > MOST_ATOMS:
+        raise UnreadableError("too large", f"{len(symbols):,} atoms (limit {MOST_ATOMS:,})")
     operations, certain = _operations(tags)
     # An expanded list may come with the name of its space group and no operators, or with the
     # identity alone; a generated one with an asymmetric unit, too. Applying the group to a full
@@ -107,7 +120,11 @@ def _read_block(tags: dict[str, Any], name: str) -> Entry:
         formula = str(tags["_chemical_formula_sum"])
         message = f"the atoms do not add up to the formula {formula!r}: incomplete or cut off"
         raise UnreadableError("formula", message)
-    return Entry(cell, expanded @ cell, numbers[owners], name)
+    labels = {}
+    if not certain and len(owners) > len(fractional):
+        group = _text(tags, _GROUP_NAMES) or _text(tags, _GROUP_NUMBERS)
+        labels[MENDED] = f"symmetry operators of {group}"
+    return Entry(cell, expanded @ cell, numbers[owners], name, labels=labels)
 
 
 def _number(value: str, what: str) -> float:
@@ -257,6 +274,8 @@ def _expand(
     owners: list[int] = []
     atoms: list[NDArray[np.float64]] = []
     for index, site in enumerate(fractional):
+        if len(owners) > MOST_ATOMS:
+            raise UnreadableError("too large", f"more than {MOST_ATOMS:,} atoms in the cell")
         shifts = _nearest(rotations @ site + translations - site)
         own = np.linalg.norm(shifts @ cell, axis=1) < SITE_TOLERANCE
         special = site + shifts[own].mean(axis=0) if own.any() else site

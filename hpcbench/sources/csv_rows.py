@@ -13,6 +13,7 @@ import json
 import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import IO, Any
 
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcbench.errors import UnreadableError
+from hpcbench.origin import MENDED
 from hpcbench.sources import cif, readers
 from hpcbench.sources.records import Entry, generator_from_labels, name_from_labels
 
@@ -99,6 +101,7 @@ def _rows(rows: csv.DictReader[str], path: str, stem: str) -> Iterator[Entry | U
                 entry.numbers,
                 name_from_labels(dict(labels), stem),
                 generator_from_labels(dict(labels)),
+                labels={**labels, **entry.labels},
             )
         except UnreadableError as error:
             yield error
@@ -114,6 +117,8 @@ def _structure(text: str) -> Entry:
         # Some writers leave the line breaks of a cell as they stand in a program.
         lines = text.replace("\r\n", "\n") if "\n" in text else text.replace("\\n", "\n")
         entry = next(cif.read_blocks(lines))
+        if isinstance(entry, Entry) and "\n" not in text:
+            entry = replace(entry, labels={MENDED: "line breaks", **entry.labels})
     else:
         raise UnreadableError("empty", "the row has no structure")
     if isinstance(entry, UnreadableError):

@@ -11,9 +11,15 @@ from pathlib import Path
 from typing import IO
 
 from hpcbench.errors import SourceError, UnreadableError
+from hpcbench.origin import UNKNOWN, Generator
 from hpcbench.sources import archives, formats
 from hpcbench.sources.manifest import read_manifest
 from hpcbench.sources.records import SourceFile
+
+
+class _MissingError(SourceError):
+    """A source that does not exist, or holds nothing."""
+
 
 _Found = tuple[SourceFile, bool]
 """A file, and whether it is to be read."""
@@ -42,17 +48,25 @@ def find_files(sources: Sequence[str | Path]) -> list[SourceFile]:
         A source does not exist, a pattern matches nothing, a folder or a list holds no source,
         or a list names itself.
     """
-    files: dict[tuple[str, str], SourceFile] = {}
+    files: dict[tuple[str, Generator], SourceFile] = {}
     for file, wanted in _expand_all(sources):
         if wanted:
             # The real path tells "a.cif" from "./a.cif" and from a link to it. What is named
             # stays named, even when a folder gave it first.
             # A file that two generators wrote is read for both.
-            key = os.path.realpath(file.path), file.generator
+            key = os.path.realpath(file.path), file.made_by
+            file = replace(file, size=_size(file.path))
             earlier = files.setdefault(key, file)
             if file.explicit and not earlier.explicit:
                 files[key] = replace(earlier, explicit=True)
     return list(files.values())
+
+
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0  # reading it will say why
 
 
 def ignored_files(sources: Sequence[str | Path]) -> list[str]:
@@ -95,13 +109,23 @@ def _expand_all(sources: Iterable[str | Path]) -> Iterator[_Found]:
         yield from _expand(os.fspath(source), ())
 
 
-def _expand(source: str, lists: tuple[str, ...]) -> Iterator[_Found]:
+def _expand(source: str, lists: tuple[str, ...], lenient: bool = False) -> Iterator[_Found]:
+    """What a source names; ``lenient``: with a problem in the place of what does not exist."""
+    try:
+        yield from _named(source, lists, lenient)
+    except _MissingError as error:
+        if not lenient:
+            raise
+        yield SourceFile(source, explicit=True, problem=str(error)), True
+
+
+def _named(source: str, lists: tuple[str, ...], lenient: bool) -> Iterator[_Found]:
     if os.path.isdir(source):
         yield from _search(source)
     elif os.path.isfile(source):
         path = os.path.normpath(source)
         if formats.format_of(path) == "list":
-            yield from _read_list(path, lists)
+            yield from _read_list(path, lists, lenient)
         elif formats.format_of(path) == "manifest":
             yield from _of_manifest(path, lists)
         else:
@@ -111,13 +135,13 @@ def _expand(source: str, lists: tuple[str, ...]) -> Iterator[_Found]:
     elif glob.has_magic(source):
         matches = sorted(glob.glob(source, recursive=True), key=_sort_key)
         if not matches:
-            raise SourceError(f"No file matches the pattern {source!r}.")
+            raise _MissingError(f"No file matches the pattern {source!r}.")
         for match in matches:
             # "**" matches folders beside the files in them.
             if os.path.isfile(match) or "**" not in source:
-                yield from _expand(match, lists)
+                yield from _expand(match, lists, lenient)
     else:
-        raise SourceError(f"There is no file or folder {source!r}.")
+        raise _MissingError(f"There is no file or folder {source!r}.")
 
 
 def _search(folder: str) -> Iterator[_Found]:
@@ -131,7 +155,7 @@ def _search(folder: str) -> Iterator[_Found]:
         ]
     wanted = {path for path in found if formats.is_wanted(path, _opener(path))}
     if not wanted:
-        raise SourceError(
+        raise _MissingError(
             f"The folder {folder!r} holds no crystal files ({len(found)} files of other kinds)."
         )
     for path in sorted(found, key=_sort_key):
@@ -146,18 +170,19 @@ def _of_manifest(path: str, lists: tuple[str, ...]) -> Iterator[_Found]:
     real = os.path.realpath(path)
     if real in lists:
         raise SourceError(f"The manifest {path!r} names itself, directly or through a list.")
-    for generator in read_manifest(path):
-        for source in generator.files:
-            try:
-                for file, wanted in _expand(
-                    os.path.join(os.path.dirname(path), source), (*lists, real)
-                ):
-                    yield replace(file, generator=generator.name), wanted
-            except SourceError as error:
-                raise SourceError(f"{path}, generator {generator.name!r}: {error}") from error
+    for entry in read_manifest(path):
+        for source in entry.files:
+            # A manifest may be shared by people whose data lies elsewhere: $SCRATCH/samples.
+            named = os.path.expanduser(os.path.expandvars(source))
+            place = os.path.join(os.path.dirname(path), named)
+            # What is missing is an entry of the generator in the report; the rest goes on.
+            for file, wanted in _expand(place, (*lists, real), lenient=True):
+                if file.made_by != UNKNOWN:
+                    raise SourceError(f"{path}: a manifest names another one, {source!r}.")
+                yield replace(file, made_by=entry.generator, columns=entry.columns), wanted
 
 
-def _read_list(path: str, lists: tuple[str, ...]) -> Iterator[_Found]:
+def _read_list(path: str, lists: tuple[str, ...], lenient: bool) -> Iterator[_Found]:
     real = os.path.realpath(path)
     if real in lists:
         raise SourceError(f"The list {path!r} names itself, directly or through another list.")
@@ -171,12 +196,16 @@ def _read_list(path: str, lists: tuple[str, ...]) -> Iterator[_Found]:
     for number, line in enumerate(lines, start=1):
         if not line:
             continue
+        place = os.path.join(os.path.dirname(path), line)
         try:
-            yield from _expand(os.path.join(os.path.dirname(path), line), (*lists, real))
+            yield from _named(place, (*lists, real), lenient)
         except SourceError as error:
-            if "line " in str(error):  # a list within a list has said where
-                raise
-            raise SourceError(f"{path}, line {number}: {error}") from error
+            # A list within a list has said where.
+            is_said = "line " in str(error)
+            text = str(error) if is_said else f"{path}, line {number}: {error}"
+            if not (lenient and isinstance(error, _MissingError)):
+                raise type(error)(text) from error
+            yield SourceFile(place, explicit=True, problem=text), True
 
 
 def _sort_key(path: str) -> list[tuple[int, int, str]]:

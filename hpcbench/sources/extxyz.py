@@ -126,6 +126,7 @@ def _parse_frame(comment: str, rows: list[str], stem: str) -> Entry:
         numbers,
         name_from_labels(info, stem),
         generator_from_labels(info),
+        labels=info,
     )
 
 

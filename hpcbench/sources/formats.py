@@ -82,6 +82,11 @@ def holds_crystals(path: str) -> bool:
     return kind not in ("", "list", "manifest")
 
 
+def is_read_as_a_whole(path: str) -> bool:
+    """Whether a file has to be in memory before its first crystal is known."""
+    return format_of(path) in ("json", "torch", "cif")
+
+
 def is_wanted(path: str, opener: Callable[[], IO[bytes]]) -> bool:
     """As :func:`holds_crystals`, but looks into a CSV file for a column of structures.
 

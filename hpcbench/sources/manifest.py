@@ -1,24 +1,33 @@
 """Manifests: TOML files that say which generator wrote which files.
 
     [[generators]]
-    name = "MatterGen, MP-20"
+    name = "MatterGen"
+    training_set = "MP-20"
     files = ["mattergen/run1", "mattergen/run2/*.extxyz"]
+    condition = "band gap 0.5 eV"       # where it was asked for something
+    hours = 20.2                        # that generating took,
+    generated = 16000                   # of so many (else: entries of the files),
+    batch_size = 200                    # at this batch size
+    architecture = "GNN"
+    parameters = 53.7                   # millions
+    columns = ["e_above_hull"]          # of the files, to carry along
 
-``hpcbench run manifest.toml`` reads them all, and the report compares the generators.
+Only ``name`` and ``files`` must be there. ``hpcbench run manifest.toml`` reads them all, and the
+report compares the generators.
 """
 
 from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from hpcbench import values as kind
 from hpcbench.errors import SourceError
-
-_KEYS = ("name", "files")
+from hpcbench.origin import Generator
 
 
 @dataclass(frozen=True)
@@ -27,14 +36,51 @@ class GeneratorFiles:
 
     Attributes
     ----------
-    name : str
-        Of the generator, as tables show it; with its training set where it has several.
+    generator : Generator
+        Who.
     files : tuple of str
-        Sources: folders, files, patterns and lists, relative to the manifest's folder.
+        Sources: folders, files, patterns and lists, relative to the manifest's folder; with
+        variables of the environment.
+    columns : tuple of str
+        What the files say of each crystal that is to be carried along.
     """
 
-    name: str
+    generator: Generator
     files: tuple[str, ...]
+    columns: tuple[str, ...] = ()
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("a text")
+    return value.strip()
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list) or not values or not all(isinstance(x, str) for x in values):
+        raise ValueError("a text or a list of texts")
+    return tuple(values)
+
+
+def _above_zero(value: Any) -> int:
+    if (number := kind.count(value)) == 0:
+        raise ValueError("a whole number above 0")
+    return number
+
+
+_KEYS: dict[str, Callable[[Any], Any]] = {
+    "name": _text,
+    "files": _texts,
+    "training_set": _text,
+    "condition": _text,
+    "hours": kind.positive,
+    "generated": _above_zero,
+    "batch_size": _above_zero,
+    "architecture": _text,
+    "parameters": kind.positive,
+    "columns": _texts,
+}
 
 
 def read_manifest(path: str) -> tuple[GeneratorFiles, ...]:
@@ -61,27 +107,32 @@ def read_manifest(path: str) -> tuple[GeneratorFiles, ...]:
         raise SourceError(
             f"{path}: a manifest has tables [[generators]] and nothing else, not {other[0]!r}."
         )
-    found = tuple(_generator(table, f"{path}, generator {n}") for n, table in enumerate(tables, 1))
-    names = [generator.name for generator in found]
-    for name in names:
-        if names.count(name) > 1:
-            raise SourceError(f"{path}: there are two generators of the name {name!r}.")
+    found = tuple(_files(table, f"{path}, generator {n}") for n, table in enumerate(tables, 1))
+    labels = [files.generator.label for files in found]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise SourceError(
+                f"{path}: there are two generators {label!r}: training_set and condition may tell "
+                f"them apart."
+            )
     return found
 
 
-def _generator(table: Any, where: str) -> GeneratorFiles:
+def _files(table: Any, where: str) -> GeneratorFiles:
     if not isinstance(table, Mapping):
         raise SourceError(f"{where} is no table.")
-    for key in table:
+    given: dict[str, Any] = {}
+    for key, value in table.items():
         if key not in _KEYS:
             near = difflib.get_close_matches(key, _KEYS, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise SourceError(f"{where}: a generator has {' and '.join(_KEYS)}, not {key!r}{hint}")
-    name, files = table.get("name"), table.get("files")
-    if not isinstance(name, str) or not name.strip():
-        raise SourceError(f"{where}: name expects a text, not {name!r}.")
-    if isinstance(files, str):
-        files = [files]
-    if not isinstance(files, list) or not files or not all(isinstance(x, str) for x in files):
-        raise SourceError(f"{where} ({name}): files expects a list of sources, not {files!r}.")
-    return GeneratorFiles(name.strip(), tuple(files))
+            raise SourceError(f"{where}: a generator has {', '.join(_KEYS)}, not {key!r}{hint}")
+        try:
+            given[key] = _KEYS[key](value)
+        except ValueError as error:
+            raise SourceError(f"{where}: {key} expects {error}, not {value!r}.") from None
+    for key in ("name", "files"):
+        if key not in given:
+            raise SourceError(f"{where}: {key} is missing.")
+    own = {field.name: given[field.name] for field in fields(Generator) if field.name in given}
+    return GeneratorFiles(Generator(**own), given["files"], given.get("columns", ()))

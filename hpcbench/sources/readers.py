@@ -133,6 +133,7 @@ def _json_entry(name: str, item: Any) -> Entry:
         numbers,
         name or name_from_labels(labels),
         generator_from_labels(labels),
+        labels=labels,
     )
 
 
@@ -183,6 +184,7 @@ def _read_rows(path: str, stem: str) -> Iterator[Entry | UnreadableError]:
                 row.numbers,
                 name_from_labels(labels, stem),
                 generator_from_labels(labels),
+                labels=labels,
             )
         except Exception as error:  # a bad row raises anything from ValueError to sqlite3.Error
             yield UnreadableError("database", f"row {identifier} is malformed ({error})")

@@ -7,14 +7,16 @@ import tarfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import IO
 
-from hpcbench.crystal import Crystal, Origin
+from hpcbench.crystal import Crystal
 from hpcbench.errors import UnreadableError
+from hpcbench.origin import MENDED, UNKNOWN, Generator, Origin
 from hpcbench.sources import archives, formats
-from hpcbench.sources.records import Entry, SourceFile, Unreadable
+from hpcbench.sources.records import Entry, SourceFile, Unreadable, columns_of
 
 Record = Crystal | Unreadable
 
@@ -35,28 +37,48 @@ def read_file(file: SourceFile, *, with_supercell: bool = False) -> Iterator[Rec
         In the order of the file. Content never raises: a damaged file gives the records before
         the damage, and one that says why it ended. At least one record comes from every file.
     """
-    records = (
-        _read_archive(file, with_supercell)
-        if formats.format_of(file.path) == "archive"
-        else _read_stream(
-            lambda: open(file.path, "rb"),  # noqa: SIM115 (closed where it is called)
-            file.path,
-            with_supercell,
+    return (record for _, record in read_part(file, with_supercell=with_supercell))
+
+
+def read_part(
+    file: SourceFile, part: int = 0, parts: int = 1, *, with_supercell: bool = False
+) -> Iterator[tuple[int, Record]]:
+    """The same of one of several parts of a file, each record with its place in the file.
+
+    All parts together have all records; what says that the file is damaged may come from each.
+    Places are numbers of an archive's members, or of the records of another file: members that
+    belong to another part are not looked into.
+    """
+    if file.problem:
+        records: Iterator[tuple[int, Record]] = iter(
+            [(0, _failure(UnreadableError("file", file.problem), file.path, 0))]
         )
+    elif formats.format_of(file.path) == "archive":
+        records = _read_archive(file, part, parts, with_supercell)
+    else:
+        opener = partial(_open, file.path)
+        found = enumerate(_read_stream(opener, file.path, file.columns, with_supercell))
+        records = ((place, record) for place, record in found if place % parts == part)
+    return ((place, _made_by(record, file.made_by)) for place, record in records)
+
+
+def _open(path: str) -> IO[bytes]:
+    return open(path, "rb")
+
+
+def _made_by(record: Record, generator: Generator) -> Record:
+    if generator == UNKNOWN:
+        return record
+    if isinstance(record, Unreadable):
+        return replace(record, origin=replace(record.origin, made_by=generator))
+    return record.with_origins(
+        tuple(replace(origin, made_by=generator) for origin in record.origins)
     )
-    if not file.generator:
-        yield from records
-        return
-    for record in records:
-        if isinstance(record, Unreadable):
-            origin = replace(record.origin, generator=file.generator)
-            yield replace(record, origin=origin)
-        else:
-            origins = (replace(origin, generator=file.generator) for origin in record.origins)
-            yield record.with_origins(tuple(origins))
 
 
-def _read_archive(file: SourceFile, with_supercell: bool) -> Iterator[Record]:
+def _read_archive(
+    file: SourceFile, part: int, parts: int, with_supercell: bool
+) -> Iterator[tuple[int, Record]]:
     found = others = 0
     members = archives.members(file.path)
     while True:
@@ -64,7 +86,7 @@ def _read_archive(file: SourceFile, with_supercell: bool) -> Iterator[Record]:
             member = next(members, None)
         except UnreadableError as error:
             # The index keeps this record apart from one about the whole archive.
-            yield _failure(error, file.path, found)
+            yield found, _failure(error, file.path, found)
             return
         if member is None:
             break
@@ -73,23 +95,26 @@ def _read_archive(file: SourceFile, with_supercell: bool) -> Iterator[Record]:
             others += 1
             continue
         found += 1
+        if found % parts != part:
+            continue
         if formats.format_of(member.name) == "archive":
             nested = UnreadableError("nested archive", "archives in archives are not read")
-            yield _failure(nested, name, 0)
+            yield found, _failure(nested, name, 0)
         else:
-            yield from _read_stream(member.open, name, with_supercell)
+            for record in _read_stream(member.open, name, file.columns, with_supercell):
+                yield found, record
     if not found:
         empty = UnreadableError("empty", f"no crystal file among the archive's {others} files")
-        yield _failure(empty, file.path, 0)
+        yield 0, _failure(empty, file.path, 0)
 
 
 def _read_stream(
-    opener: Callable[[], IO[bytes]], path: str, with_supercell: bool
+    opener: Callable[[], IO[bytes]], path: str, columns: Sequence[str], with_supercell: bool
 ) -> Iterator[Record]:
     """Records of one file, named: a file with one crystal gives it its own name."""
     waiting: Record | None = None
     count = 0
-    for record in _records(opener, path, with_supercell):
+    for record in _records(opener, path, columns, with_supercell):
         if count == 1 and waiting is not None:
             yield waiting
         count += 1
@@ -101,7 +126,9 @@ def _read_stream(
         yield replace(waiting, name=formats.stem_of(path))
 
 
-def _records(opener: Callable[[], IO[bytes]], path: str, with_supercell: bool) -> Iterator[Record]:
+def _records(
+    opener: Callable[[], IO[bytes]], path: str, columns: Sequence[str], with_supercell: bool
+) -> Iterator[Record]:
     stem = formats.stem_of(path)
     index = 0
     entries = _entries(opener, path, with_supercell)
@@ -116,7 +143,8 @@ def _records(opener: Callable[[], IO[bytes]], path: str, with_supercell: bool) -
                     break
                 if isinstance(entry, UnreadableError):
                     raise entry
-                origin = Origin(path, index, entry.generator)
+                said = columns_of(entry.labels, (*columns, MENDED))
+                origin = Origin(path, index, Generator(entry.generator), columns=said)
                 record: Record = entry.to_crystal(entry.name or f"{stem}-{index}", origin)
             except UnreadableError as error:
                 record = _failure(error, path, index)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hpcbench.crystal import Crystal, Origin
+from hpcbench.crystal import Crystal
 from hpcbench.errors import UnreadableError
+from hpcbench.origin import UNKNOWN, Generator, Origin
 
 
 @dataclass(frozen=True)
@@ -27,13 +30,22 @@ class SourceFile:
     explicit : bool
         True when a person named the file (or a pattern that matched it), False when it was found
         in a folder. A named file of unknown format becomes an :class:`Unreadable` record.
-    generator : str
-        The program that wrote it, where a manifest says so.
+    made_by : Generator
+        Who wrote it, where a manifest says so.
+    columns : tuple of str
+        What it says of each crystal that is to be carried along.
+    size : int
+        In bytes, as whoever found it saw it.
+    problem : str
+        Why there is nothing to read: what a manifest names and does not exist.
     """
 
     path: str
     explicit: bool
-    generator: str = ""
+    made_by: Generator = UNKNOWN
+    columns: tuple[str, ...] = ()
+    size: int = 0
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,7 +76,10 @@ class Unreadable:
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One crystal as a format's reader gives it: cell and positions in A, nothing checked."""
+    """One crystal as a format's reader gives it: cell and positions in A, nothing checked.
+
+    ``labels`` is what else its file says of it, by name.
+    """
 
     cell: ArrayLike
     positions: ArrayLike
@@ -72,6 +87,7 @@ class Entry:
     name: str = ""
     generator: str = ""
     supercell_matrix: NDArray[np.int32] | None = None
+    labels: Mapping[str, Any] = field(default_factory=dict)
 
     def to_crystal(self, name: str, origin: Origin) -> Crystal:
         """Check what every crystal must have, and make the record.
@@ -156,6 +172,22 @@ def name_from_labels(labels: dict[str, object], stem: str = "") -> str:
 def generator_from_labels(labels: dict[str, object]) -> str:
     """The program that made a crystal, as its frame or row says, or an empty string."""
     return _label(labels, "generator")
+
+
+def columns_of(labels: Mapping[str, Any], wanted: Sequence[str]) -> tuple[tuple[str, Any], ...]:
+    """Those of the labels that are wanted, numbers as numbers; what is no single value is not."""
+    found = []
+    for name in wanted:
+        value = labels.get(name)
+        if isinstance(value, np.generic):
+            value = value.item()
+        if isinstance(value, str):
+            value = value.strip()
+            with contextlib.suppress(ValueError):
+                value = float(value)
+        if isinstance(value, str | int | float) and value != "":
+            found.append((name, value))
+    return tuple(found)
 
 
 def _label(labels: dict[str, object], key: str) -> str:

@@ -17,7 +17,7 @@ from hpcbench.store.decorations import decorate
 from hpcbench.store.fields import Block, Row, Schema, of_good_size
 from hpcbench.store.joining import nobody_joins
 from hpcbench.store.run_folder import RunFolder, stamp
-from hpcbench.store.schema import UNREADABLE
+from hpcbench.store.schema import SET_ASIDE, UNREADABLE
 from hpcbench.store.table_reader import TableReader
 from hpcbench.store.table_writer import TableWriter
 
@@ -151,8 +151,10 @@ def _blocks(
                 rows = []
                 for row in range(len(block)):
                     key = counting.get(first + row)
-                    # What could not be read is as the list has it now: a file may be mended.
-                    if key is not None and key not in seen and statuses[row] != UNREADABLE:
+                    # What could not be read, or was not asked for, is as the list has it now: a
+                    # file may be mended.
+                    is_result = statuses[row] not in (UNREADABLE, SET_ASIDE)
+                    if key is not None and key not in seen and is_result:
                         seen.add(key)
                         rows.append(row)
                 if rows:
@@ -173,17 +175,19 @@ def _renamed(block: Block, listed: Mapping[str, Row]) -> Block:
 
 
 def _listed(folder: RunFolder) -> Iterator[Row]:
-    """Names and origins of all crystals of the list, and whole rows of those set aside."""
+    """Names and origins of all crystals of the list; whole rows of those with a reason."""
     if not folder.crystals.exists():
         return
     with TableReader(folder.crystals) as reader:
-        columns = [reader.column(name) for name in ("id", "name", "origins", "reason")]
+        names = ("id", "reason", "name", "origins")
+        columns = [reader.column(name) for name in names]
         aside = []
-        for index, (key, name, origins, reason) in enumerate(zip(*columns, strict=True)):
-            if reason:
+        for index, values in enumerate(zip(*columns, strict=True)):
+            row = dict(zip(names, values, strict=True))
+            if row["reason"]:
                 aside.append(index)
             else:
-                yield {"id": key, "name": name, "origins": origins, "reason": ""}
+                yield row
         yield from reader.rows(aside)
 
 
@@ -192,14 +196,18 @@ def _is_up_to_date(folder: RunFolder, listed: Mapping[str, Row]) -> bool:
     if not folder.store.exists():
         return False
     with TableReader(folder.store) as reader:
-        names = ("id", "name", "origins", "reason", "status")
+        names = ("id", "reason", "status", "name", "origins")
         stored = {row[0]: row for row in zip(*map(reader.column, names), strict=True)}
     for key, row in listed.items():
         there = stored.pop(key, None)
-        same = there is not None and there[1:3] == (row["name"], row["origins"])
-        if not same or (there is not None and row["reason"] and there[3] != row["reason"]):
+        if there is None or there[3:] != (row["name"], row["origins"]):
             return False
-    return all(row[4] != UNREADABLE for row in stored.values())
+        was_computed = there[2] not in (UNREADABLE, SET_ASIDE)
+        if row["reason"] and there[1] != row["reason"] and not was_computed:
+            return False
+        if not row["reason"] and not was_computed:
+            return False
+    return all(row[2] not in (UNREADABLE, SET_ASIDE) for row in stored.values())
 
 
 def _require(path: Path, rows: int) -> None:

@@ -15,6 +15,7 @@ from typing import BinaryIO, TypeVar, cast
 
 from hpcbench.errors import DamageError, StoreError
 from hpcbench.store.run_folder import RunFolder, Stamp, stamp
+from hpcbench.store.schema import SET_ASIDE
 from hpcbench.store.table_reader import TableReader
 
 T = TypeVar("T")
@@ -46,6 +47,8 @@ class Files:
         self.parts: list[Path] = []
         self.where: dict[str, tuple[Path, int]] = {}
         """By id, the file and the row in it, in the order of storage."""
+        self.set_aside: set[str] = set()
+        """Ids of crystals that were not asked for, and have no result."""
         self.generation = 0
         """How many times the files were listed."""
         self._url = os.fspath(path) if "://" in os.fspath(path) else ""
@@ -68,7 +71,7 @@ class Files:
         """
         while True:
             self.close()
-            self.where, self._stamps = {}, {}
+            self.where, self.set_aside, self._stamps = {}, set(), {}
             self.parts = [self.folder.store] if self._url else self._list()
             self._stamps[self.folder.store] = stamp(self.folder.store)
             try:
@@ -91,8 +94,20 @@ class Files:
                 warnings.warn(f"left out: {error}", stacklevel=2)
                 self.parts.remove(part)
                 continue
+            aside: set[str] = set()
+            if part == self.folder.store or self.set_aside:
+                statuses = self.reader(part).column("status")
+                aside = {key for index, key in keys if statuses[index] == SET_ASIDE}
+            # What was not asked for when the store was written may have its result since. The
+            # order of storage is that of the files.
+            for _, key in keys:
+                if key in self.set_aside and key not in aside:
+                    self.set_aside.remove(key)
+                    del self.where[key]
             for index, key in keys:
                 self.where.setdefault(key, (part, index))
+            if part == self.folder.store:
+                self.set_aside = aside
 
     def _list(self) -> list[Path]:
         # Segments are listed before the store is: one that is consolidated in between is then

@@ -117,7 +117,8 @@ class Store:
 
     def finished_ids(self) -> list[str]:
         """Ids of crystals that have a result: computed, or failed with a reason."""
-        return [key for key in self._where if not key.startswith("x")]
+        aside = self._files.set_aside
+        return [key for key in self._where if not key.startswith("x") and key not in aside]
 
     def unfinished_ids(self) -> list[str]:
         """Ids of crystals of the run's list that have no result yet."""
@@ -125,7 +126,8 @@ class Store:
             return []
         with TableReader(self.folder.crystals) as reader:
             listed = zip(reader.column("id"), reader.column("reason"), strict=True)
-            there = self._files.where  # also of a part of the store: of the whole run
+            # Also of a part of the store: of the whole run.
+            there = self._files.where.keys() - self._files.set_aside
             return [key for key, reason in listed if not reason and key not in there]
 
     @property

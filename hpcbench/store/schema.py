@@ -7,8 +7,8 @@ import numpy as np
 from hpcbench.criteria import PLACES
 from hpcbench.store.fields import Field, Schema
 
-DONE, FAILED, UNREADABLE = "done", "failed", "unreadable"
-"""The values of ``status``: computed; read but not computed; could not be read."""
+DONE, FAILED, UNREADABLE, SET_ASIDE = "done", "failed", "unreadable", "set aside"
+"""The values of ``status``: computed; could not be; could not be read; was not asked for."""
 
 UNDETERMINED = "undetermined"
 """The ``verdict`` where noise could change the criterion's answer."""
@@ -31,15 +31,22 @@ precision is the same; the next larger supercell. The verdict is from the last."
 BESIDE = "phononbench"
 """Of a protocol that was done beside that of the run, in the id of its row."""
 
+_ORIGINS = Field(
+    "origins",
+    "str",
+    meaning="JSON list of [file, index, generator, why set aside, {column: value}], as far as "
+    "there is something; the generator is its name or what a manifest says of it",
+)
+
 CRYSTALS = Schema(
     columns=(
         Field("id", "str", meaning="content id"),
         Field("name", "str", meaning="name for people"),
-        Field("origins", "str", meaning="JSON list of [file, index, generator]"),
+        _ORIGINS,
         Field("formula", "str", meaning="Hill formula of the cell"),
         Field("natoms", "i4", meaning="atoms in the cell"),
         Field("reason", "str", meaning="why it cannot be computed; empty if it can"),
-        Field("status", "category", meaning="unreadable or failed where reason is set"),
+        Field("status", "category", meaning="unreadable, failed or set aside where reason is set"),
         Field("cell", "f8", (3, 3), "angstrom", "lattice vectors as rows, as given"),
         Field("has_supercell", "bool", meaning="whether the source asks for a supercell"),
         Field("supercell_matrix", "i4", (3, 3), meaning="the supercell that the source asks for"),
@@ -113,7 +120,7 @@ _FORCE_CONSTANTS = (
         "f8",
         (),
         "eV/angstrom",
-        "standard deviation of a force component, from the symmetry that forces violate",
+        "standard deviation of a force component, from the laws that forces violate",
     ),
 )
 _CELLS = (
@@ -192,10 +199,10 @@ def result_schema(
     columns = (
         Field("id", "str", meaning="content id of the crystal as given"),
         Field("name", "str", meaning="name for people"),
-        Field("origins", "str", meaning="JSON list of [file, index, generator]"),
+        _ORIGINS,
         Field("formula", "str", meaning="Hill formula of the cell"),
         Field("natoms", "i4", meaning="atoms in the cell"),
-        Field("status", "category", meaning="done, failed, or unreadable"),
+        Field("status", "category", meaning="done, failed, unreadable, or set aside"),
         Field("reason", "str", meaning="kind and text of what went wrong; empty if done"),
         Field("notes", "category", meaning="what did not go as asked of one that is done"),
         Field("spacegroup", "category", meaning="international symbol, relaxed"),

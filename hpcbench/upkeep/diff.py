@@ -10,6 +10,7 @@ import numpy as np
 
 from hpcbench.criteria import PLACES
 from hpcbench.store.reader import Store
+from hpcbench.store.schema import SET_ASIDE
 
 if TYPE_CHECKING:
     import pandas
@@ -59,9 +60,9 @@ def diff(first: Store, second: Store, tolerance: float) -> Difference:
     frequencies = [f"min_frequency_{place}" for place in PLACES]
     columns = ["status", "verdict", *frequencies, "reason"]
     tables = [
-        store.table.reindex(columns=["name", "formula", *columns]).rename(
-            columns={name: f"{name}_{which}" for name in columns}
-        )
+        store.table[store.table["status"] != SET_ASIDE]
+        .reindex(columns=["name", "formula", *columns])
+        .rename(columns={name: f"{name}_{which}" for name in columns})
         for store, which in ((first, "a"), (second, "b"))
     ]
     both = tables[0].join(tables[1].drop(columns=["name", "formula"]), how="inner")

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hpcbench.errors import StoreError
+from hpcbench.origin import Generator, Origin, origins_from_json, origins_to_json
 from hpcbench.store.damage import find_damage
 from hpcbench.store.decorations import decorate
 from hpcbench.store.fields import Block, Schema, of_good_size
 from hpcbench.store.run_folder import RunFolder, refuse_difference
-from hpcbench.store.schema import DONE
+from hpcbench.store.schema import DONE, FAILED
 from hpcbench.store.table_reader import TableReader
 from hpcbench.store.table_writer import TableWriter
 
@@ -59,7 +59,7 @@ def merge(stores: Sequence[Path], out: Path) -> Merged:
     settings: dict[str, object] = {}
     schema = Schema((), ())
     found: dict[str, _Place] = {}
-    origins: dict[str, list[str]] = {}
+    origins: dict[str, dict[int, str]] = {}
     for number, path in enumerate(stores):
         with TableReader(path) as reader:
             if number == 0:
@@ -72,8 +72,8 @@ def merge(stores: Sequence[Path], out: Path) -> Merged:
             for parent, key, status, texts in zip(parents, *columns, strict=True):
                 if parent != key:
                     continue
-                origins.setdefault(key, []).append(texts)
-                if key not in found or (found[key].status != DONE and status == DONE):
+                origins.setdefault(key, {})[number] = texts
+                if key not in found or _worth(status) > _worth(found[key].status):
                     found[key] = _Place(number, status)
     try:
         with TableWriter(
@@ -108,7 +108,7 @@ def _parents(reader: TableReader) -> Sequence[str]:
 def _chosen(
     stores: Sequence[Path],
     found: Mapping[str, _Place],
-    origins: Mapping[str, Sequence[str]],
+    origins: Mapping[str, Mapping[int, str]],
 ) -> Iterator[Block]:
     for number, path in enumerate(stores):
         with TableReader(path) as reader:
@@ -122,14 +122,27 @@ def _chosen(
                     continue
                 block = block.take(rows)
                 for row, index in enumerate(rows):
-                    block.column("origins")[row] = _all_origins(origins[of[index]])
+                    block.column("origins")[row] = _all_origins(origins[of[index]], number)
                 yield block
 
 
-def _all_origins(texts: Iterable[str]) -> str:
-    parts = [json.loads(text) if text else [] for text in texts]
-    unique = {json.dumps(origin): origin for origin in itertools.chain.from_iterable(parts)}
-    return json.dumps(list(unique.values()))
+def _worth(status: str) -> int:
+    """A result is worth more than a failure, and that more than what was not computed."""
+    return {DONE: 2, FAILED: 1}.get(status, 0)
+
+
+def _all_origins(texts: Mapping[int, str], number: int) -> str:
+    """Each origin once, as the store says of it from which the crystal is taken."""
+    first = [texts[number], *(text for store, text in texts.items() if store != number)]
+    unique: dict[tuple[str, int, Generator], Origin] = {}
+    for origin in itertools.chain.from_iterable(map(origins_from_json, first)):
+        unique.setdefault((origin.file, origin.index, origin.made_by), origin)
+    # In the order of the stores, as before.
+    order = [
+        (origin.file, origin.index, origin.made_by)
+        for origin in itertools.chain.from_iterable(map(origins_from_json, texts.values()))
+    ]
+    return origins_to_json(unique[key] for key in dict.fromkeys(order))
 
 
 def _require_sound(path: Path) -> None:

@@ -20,15 +20,15 @@ from hpcbench.rank.journey import ANALYSIS
 from hpcbench.rank.tasks import Keep
 from hpcbench.requests import OnCpu, Request
 from hpcbench.store.reader import Store
-from hpcbench.store.schema import REANALYSIS_OF
+from hpcbench.store.schema import REANALYSIS_OF, SET_ASIDE
 from hpcbench.upkeep.again import analyse_stored
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 _GIVEN = (
-    "crystals/id", "crystals/name", "crystals/origins", "arrays/cell", "ragged/numbers",
-    "ragged/positions", "arrays/supercell_matrix",
+    "crystals/id", "crystals/name", "crystals/origins", "crystals/status", "arrays/cell",
+    "ragged/numbers", "ragged/positions", "arrays/supercell_matrix",
 )  # fmt: skip
 # Of a rank, until it has measured its own pace: phonopy's work on a small and on a large cell.
 RATES = CostModel(0.0, 0.0, 0.2, 2e-5, 2.0, where="phonopy's work on one core")
@@ -63,9 +63,12 @@ class Reanalysis:
         return NoPotential(self.deciding)
 
     def records(self) -> Iterator[Crystal]:
-        """The crystals of the store, as they were given; those without a cell are left out."""
+        """The crystals of the store, as they were given.
+
+        Those without a cell are left out, and those that the run was not asked for.
+        """
         for row in Store(self.parent).rows(_GIVEN):
-            if len(row["numbers"]):
+            if len(row["numbers"]) and row["status"] != SET_ASIDE:
                 yield crystal_of({**row, "has_supercell": row["supercell_matrix"].any()})
 
     def way(self, crystal: Crystal) -> Generator[Request, Any, list[dict[str, Any]]]:

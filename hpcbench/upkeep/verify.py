@@ -12,6 +12,7 @@ from hpcbench.errors import StoreError
 from hpcbench.store.contents import can_be_put_together
 from hpcbench.store.inspection import Inspection, inspect
 from hpcbench.store.run_folder import RunFolder, stamp
+from hpcbench.store.schema import SET_ASIDE
 from hpcbench.store.table_reader import TableReader
 
 
@@ -110,10 +111,16 @@ def verify(
                 if key in own:
                     twice.append(str(key))
                 own.add(key)
-                # Of a segment and the store, or two segments, the first counts.
+                # Of a segment and the store, or two segments, the first counts; but a result
+                # before what was not asked for.
+                if statuses.get(key) == SET_ASIDE:
+                    del statuses[key]
                 statuses.setdefault(key, status)
     return Verification(
-        files, dict(Counter(statuses.values())), tuple(twice), _missing(folder, set(statuses))
+        files,
+        dict(Counter(statuses.values())),
+        tuple(twice),
+        _missing(folder, {key for key, status in statuses.items() if status != SET_ASIDE}),
     )
 
 

@@ -1,0 +1,1 @@
+"""Which crystals count: those that can be computed, that are no duplicates, that are sampled."""
