@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from pathlib import Path
 
 from hpcbench.cli.look import output_path, store_path
 from hpcbench.config import IMPORTED
@@ -91,7 +92,7 @@ def import_command(options: argparse.Namespace) -> int:
 
 
 def report_command(options: argparse.Namespace) -> int:
-    """Write the HTML report."""
+    """Write the report: a page, JSON, figures."""
     from hpcbench.farm.ending import consolidate_if_idle
     from hpcbench.store.reader import Store
 
@@ -109,6 +110,19 @@ def report_command(options: argparse.Namespace) -> int:
         from hpcbench.report.terminal import print_results
 
         print_results(store)
-    output = output_path(options.output or store.path.with_suffix(".html"))
-    print(f"report: {write_report(store, output)}")
+    if options.json:
+        from hpcbench.report.benchmark_json import write_json
+
+        print(f"benchmark: {write_json(store, output_path(options.json))}")
+    if options.figures:
+        from hpcbench.analysis.generators import ranked_outcomes
+        from hpcbench.report.benchmark_figures import benchmark_figures, save_figures
+
+        table = store.table
+        figures = benchmark_figures(table, ranked_outcomes(table))
+        written = save_figures(figures, Path(options.figures))
+        print(f"figures: {len(figures)}, in {len(written)} files in {options.figures}")
+    if options.html or options.output or not (options.json or options.figures):
+        output = output_path(options.output or store.path.with_suffix(".html"))
+        print(f"report: {write_report(store, output)}")
     return 0

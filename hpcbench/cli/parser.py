@@ -283,11 +283,27 @@ def _add_report(commands: Any) -> None:
         "report",
         help="tables and figures as one HTML file",
         description="Write a report: verdicts, reasons of failures, the stable share by each "
-        "criterion, band structures drawn.",
+        "criterion, band structures drawn; and the benchmark of the generators, where a manifest "
+        "or the crystals' files name them: counts, rates with intervals, ranks, figures.",
     )
     _add_store(parser)
     parser.add_argument(
         "--output", "-o", metavar="FILE", help="default: the store's name with .html"
+    )
+    parser.add_argument(
+        "--html",
+        action="store_true",
+        help="write the page; the default, unless --json or --figures are given",
+    )
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        help="write the benchmark of the generators for other programs (docs/benchmark.md)",
+    )
+    parser.add_argument(
+        "--figures",
+        metavar="FOLDER",
+        help="write the benchmark's figures as PNG and SVG, and their numbers as CSV",
     )
     parser.add_argument("--table", action="store_true", help="print the table as well")
 

@@ -17,9 +17,10 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from hpcbench.criteria import PLACES, Criterion, criteria_of
+from hpcbench.curation.sampling import in_random_order
 from hpcbench.report.bands import replace_file
+from hpcbench.report.benchmark import benchmark_of
 from hpcbench.report.drawings import bands_svg, histogram_svg, number, share_svg
-from hpcbench.report.generators import generators_of
 from hpcbench.report.protocols import protocols_of
 from hpcbench.report.wording import (
     DASH,
@@ -41,6 +42,7 @@ from hpcbench.store.schema import (
     DOUBLE,
     FAILED,
     LARGER,
+    SET_ASIDE,
     UNDETERMINED,
     UNREADABLE,
 )
@@ -59,6 +61,10 @@ COMPUTED_AGAIN = {
     LARGER: ("with a marginal verdict", "in the next larger supercell"),
 }
 STAND_IN = "mattersim-demo"
+# Crystals that a gallery leads to.
+GALLERY = 12
+# In THz: what is nearer to zero is no instability to look at.
+LOWEST_SHOWN = -0.1
 
 
 @dataclass(frozen=True)
@@ -186,17 +192,21 @@ def _content(store: Store) -> dict[str, Any]:
     criteria = criteria_of(settings)
     criterion = next(c for c in criteria if c.name == settings["criterion"])
     done = table[table["status"] == DONE]
-    counts = {status: int((table["status"] == status).sum()) for status in (FAILED, UNREADABLE)}
+    counts = {
+        status: int((table["status"] == status).sum()) for status in (FAILED, UNREADABLE, SET_ASIDE)
+    }
     verdicts = texts_of(done, "verdict")
     stable = sum(verdict == "stable" for verdict in verdicts)
     unstable = sum(verdict == "unstable" for verdict in verdicts)
-    records = _records(table, MOST_ROWS)
+    records = _records(table[table["status"] != SET_ASIDE], MOST_ROWS)
     lowest_q = _lowest_q(store)
-    drawn = set(done.index[:MOST_BANDS])
+    galleries = _galleries(done)
+    chosen = [key for keys in galleries.values() for key in keys][:MOST_BANDS]
+    drawn = set(chosen)
     rows = [_crystal_row(record, lowest_q, str(record["id"]) in drawn) for record in records]
     by_key = {str(record["id"]): (record, row) for record, row in zip(records, rows, strict=True)}
     # A store whose first rows have all failed: crystals to draw may be beyond the table's end.
-    for record in _records(done, MOST_BANDS):
+    for record in _records(done.loc[chosen], MOST_BANDS):
         if (key := str(record["id"])) not in by_key:
             by_key[key] = record, _crystal_row(record, lowest_q, True)
     return {
@@ -212,6 +222,7 @@ def _content(store: Store) -> dict[str, Any]:
         "interval": wilson_interval(stable, len(done)),
         "failed": counts[FAILED],
         "unreadable": counts[UNREADABLE],
+        "set_aside": counts[SET_ASIDE],
         "unfinished": len(store.unfinished_ids()),
         "criterion": criterion.name,
         "criterion_sentence": sentence(criterion),
@@ -220,7 +231,7 @@ def _content(store: Store) -> dict[str, Any]:
         "versions": _versions(table),
         "figures": _figures(done, criteria, criterion),
         "criteria": [_criterion_row(c, done, counts[FAILED]) for c in criteria],
-        "generators": generators_of(table),
+        "benchmark": benchmark_of(table, criteria, not store.unfinished_ids()),
         "kinds": _kinds(done),
         "soft": _soft(done),
         "on_coarse_mesh": _on_coarse_mesh(done),
@@ -229,11 +240,36 @@ def _content(store: Store) -> dict[str, Any]:
         "failures": _failures(table),
         "rows": rows,
         "verdict_words": sorted({row.verdict for row in rows}),
-        "drawings": [
-            _drawing(store, key, *by_key[key], criteria, criterion)
-            for key in map(str, done.index[:MOST_BANDS])
-        ],
+        "drawn": len(chosen),
+        "galleries": {
+            title: [
+                _drawing(store, key, *by_key[key], criteria, criterion)
+                for key in keys
+                if key in drawn
+            ]
+            for title, keys in galleries.items()
+        },
     }
+
+
+def _galleries(done: pandas.DataFrame) -> dict[str, list[str]]:
+    """Ids of the crystals whose bands are drawn, by the title of their group.
+
+    The most unstable and some at random come first, where there are more than a few.
+    """
+    ids = list(map(str, done.index))
+    if len(ids) <= 2 * GALLERY or "min_frequency_path" not in done:
+        return {"": ids}
+    negative = done[done["min_frequency_path"] < LOWEST_SHOWN]["min_frequency_path"]
+    unstable = [str(key) for key in negative.sort_values().index[:GALLERY]]
+    others = [key for key in ids if key not in unstable]
+    at_random = set(in_random_order(others, 0)[:GALLERY])
+    groups = {
+        "The most unstable": unstable,
+        "At random": [key for key in others if key in at_random],
+        "Others, in the order of the table": [key for key in others if key not in at_random],
+    }
+    return {title: keys for title, keys in groups.items() if keys}
 
 
 def _records(table: pandas.DataFrame, number: int) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -16,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hpcbench.criteria import PLACES
-from hpcbench.store.schema import BESIDE, DIMENSIONS, DONE, UNDETERMINED
+from hpcbench.origin import origins_from_json
+from hpcbench.store.schema import BESIDE, DIMENSIONS, DONE, SET_ASIDE, UNDETERMINED
 
 if TYPE_CHECKING:
     from hpcbench.store.bands import Bands
@@ -61,13 +61,15 @@ def print_results(store: Store) -> None:
     undetermined = int((table["verdict"] == UNDETERMINED).sum()) if "verdict" in table else 0
     again = sum(not key.endswith(BESIDE) for key in store.again.ids)
     unfinished = len(store.unfinished_ids())
+    aside = int((table["status"] == SET_ASIDE).sum())
     share = f" ({100 * stable / done:.1f} %)" if done else ""
     out.print(
         f"\n{len(table)} crystals: {done} done, {stable} of them stable{share} by criterion "
         f"{store.settings['criterion']}, "
         + (f"{undetermined} undetermined within the noise, " if undetermined else "")
         + (f"{again} computed again, " if again else "")
-        + f"{len(table) - done} not computed"
+        + (f"{aside} set aside, " if aside else "")
+        + f"{len(table) - done - aside} not computed"
         + (f", {unfinished} still to compute" if unfinished else ""),
         highlight=False,
     )
@@ -108,7 +110,10 @@ def print_crystal(row: Mapping[str, Any], temperatures: Sequence[float] = ()) ->
 
 
 def _facts(row: Mapping[str, Any], temperatures: Sequence[float]) -> list[tuple[str, str]]:
-    origins = [f"{file}#{index}" for file, index, _ in json.loads(row["origins"])]
+    origins = [
+        f"{origin} ({origin.set_aside})" if origin.set_aside else str(origin)
+        for origin in origins_from_json(row["origins"])
+    ]
     facts = [("crystal", str(row["name"])), ("id", str(row["id"])), ("from", "\n".join(origins))]
     if row["status"] != DONE:
         return [*facts, ("status", str(row["status"])), ("reason", str(row["reason"]))]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
+from hpcbench.analysis.rates import Rate
 from hpcbench.criteria import Criterion
 from hpcbench.report.drawings import number, plain
 
@@ -116,13 +116,16 @@ def percent(count: int, of: int) -> str:
 
 
 def wilson_interval(count: int, of: int) -> str:
-    """Wilson's 95 % interval of a share: right for few crystals and for shares near 0 and 1."""
+    """Wilson's 95 % interval of a share."""
     if not of:
         return DASH
-    z, share = 1.96, count / of
-    middle = (share + z * z / (2 * of)) / (1 + z * z / of)
-    half = z / (1 + z * z / of) * math.sqrt(share * (1 - share) / of + (z / (2 * of)) ** 2)
-    return f"{100 * max(middle - half, 0.0):.1f}–{100 * min(middle + half, 1.0):.1f} %"
+    low, high = Rate(count, of).interval
+    return f"{100 * low:.1f}–{100 * high:.1f} %"
+
+
+def rate_words(rate: Rate) -> str:
+    """A rate in percent."""
+    return percent(rate.count, rate.of)
 
 
 def settings_rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,0 +1,1 @@
+"""What results say of the generators: rates with their intervals, rankings, convergence."""

@@ -1,0 +1,115 @@
+"""Rates by what a crystal is: its crystal system, its elements; and by how many were looked at."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpcbench.analysis.rates import Rate
+from hpcbench.curation.sampling import in_random_order
+from hpcbench.store.schema import DONE
+
+if TYPE_CHECKING:
+    import pandas
+
+Key = TypeVar("Key", str, int)
+
+CRYSTAL_SYSTEMS = {
+    "triclinic": 2, "monoclinic": 15, "orthorhombic": 74, "tetragonal": 142, "trigonal": 167,
+    "hexagonal": 194, "cubic": 230,
+}  # fmt: skip
+"""Each with the last number of its space groups."""
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """A rate as more and more crystals are looked at, in random order.
+
+    Attributes
+    ----------
+    sizes : ndarray, shape (n,)
+        Numbers of crystals.
+    shares, low, high : ndarray, shape (n,)
+        The rate of so many, and its 95 % interval.
+    """
+
+    sizes: NDArray[np.int64]
+    shares: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+
+def crystal_system(number: int) -> str:
+    """The crystal system of a space group; empty where there is none (0)."""
+    if not number:
+        return ""
+    return next(name for name, last in CRYSTAL_SYSTEMS.items() if number <= last)
+
+
+def elements_of(formula: str) -> list[str]:
+    """The elements of a formula."""
+    return sorted(set(re.findall(r"[A-Z][a-z]?", formula)))
+
+
+def by_crystal_system(table: pandas.DataFrame) -> dict[str, Rate]:
+    """Stable ones of those done, by the crystal system of the relaxed crystal.
+
+    Systems without crystals are there, with a rate of nothing.
+    """
+    done = _done(table)
+    systems = [crystal_system(int(number)) for number in done["spacegroup_number"]]
+    found = _rates(systems, done)
+    return {name: found.get(name, Rate(0, 0)) for name in CRYSTAL_SYSTEMS}
+
+
+def by_number_of_elements(table: pandas.DataFrame) -> dict[int, Rate]:
+    """Stable ones of those done, by how many elements a crystal has."""
+    done = _done(table)
+    found = _rates([len(elements_of(formula)) for formula in done["formula"]], done)
+    return dict(sorted(found.items()))
+
+
+def _done(table: pandas.DataFrame) -> pandas.DataFrame:
+    """Crystals with phonons; where there are none, a store may lack the columns."""
+    done = table[table["status"] == DONE]
+    return done if len(done) else done.assign(verdict="", spacegroup_number=0, formula="")
+
+
+def _rates(keys: Sequence[Key], done: pandas.DataFrame) -> dict[Key, Rate]:
+    stable = Counter(key for key, v in zip(keys, done["verdict"], strict=True) if v == "stable")
+    return {key: Rate(stable[key], number) for key, number in Counter(keys).items()}
+
+
+def elements_in_stable(table: pandas.DataFrame) -> dict[str, int]:
+    """Stable crystals that hold an element, the most frequent first (PhononBench's Figure 4)."""
+    done = _done(table)
+    stable = done[done["verdict"] == "stable"]
+    counts: Counter[str] = Counter()
+    for formula in stable["formula"]:
+        counts.update(elements_of(formula))
+    return dict(counts.most_common())
+
+
+def convergence(done: list[str], stable: list[str], seed: int = 0) -> Convergence:
+    """The rate of the first few, more and all of the crystals (PhononBench's Figure 5).
+
+    Parameters
+    ----------
+    done, stable : list of str
+        Ids of crystals with phonons, and of the stable ones among them.
+    seed : int
+        Of the order in which they are looked at.
+    """
+    wanted = set(stable)
+    counts = np.cumsum([key in wanted for key in in_random_order(done, seed)])
+    sizes = np.unique(np.geomspace(1, max(len(done), 1), 200).astype(np.int64))
+    sizes = sizes[sizes <= len(done)]
+    rates = [Rate(int(counts[n - 1]), int(n)) for n in sizes]
+    low, high = np.array([rate.interval for rate in rates]).reshape(-1, 2).T
+    return Convergence(sizes, np.array([rate.share for rate in rates]), low, high)

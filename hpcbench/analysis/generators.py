@@ -1,0 +1,250 @@
+"""What became of what each generator wrote: PhononBench's Table 3, counted from a store."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from hpcbench.analysis.rates import Rate, rank
+from hpcbench.origin import MENDED, NOVELTY, Generator, origins_from_json
+from hpcbench.store.schema import DONE, FAILED, SET_ASIDE, UNDETERMINED, UNREADABLE
+
+if TYPE_CHECKING:
+    import pandas
+
+NOT_COMPUTABLE = (
+    "cell", "coordinates", "overlap", "no mass", "large supercell", "unknown element", "too large",
+)  # fmt: skip
+"""Kinds of failures before anything was relaxed: the input cannot be worked on."""
+BATCH = 200
+"""Batch size for which PhononBench's Table 1 gives equivalent speeds."""
+SECONDS = ("seconds_relaxation", "seconds_forces", "seconds_analysis")
+HULL = "hull"
+"""In the name of a carried column: the energy above the convex hull, in eV/atom."""
+NEAR_HULL = 0.1
+"""In eV/atom: what MatterGen and others call stable in their S.U.N. rates."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one generator wrote, and what became of it.
+
+    Attributes
+    ----------
+    generator : Generator
+        Who; a name of its own for what nobody says who wrote.
+    generated : int
+        Entries of its files.
+    readable : int
+        Those that could be read as crystals.
+    unique : int
+        Different crystals among them; without duplicates, where the run looked for such.
+    sampled : int
+        Those of them that were to be computed.
+    suitable : int
+        Those of them that can be computed at all ("input script success").
+    done : int
+        Those of them with a relaxed cell and phonons ("relaxed").
+    stable, undetermined : int
+        By the verdict.
+    by_criterion : mapping
+        Stable ones by each criterion.
+    novel : int or None
+        Those done that are not among the known crystals; ``None`` where nothing was compared.
+    stable_and_novel : int or None
+        Stable ones among these.
+    near_hull : int or None
+        Those among these whose energy above the hull, as their source has it, is at most 0.1
+        eV/atom; ``None`` where no source says anything.
+    complete : bool
+        Nothing is left to be computed; else entries without a result are in no number.
+    too_large : int
+        Unique ones from which no sample was drawn, for their number of atoms.
+    seconds : float
+        Of ranks, for those done.
+    mended : mapping
+        Entries whose text was put right on reading, by what was wrong.
+    reasons : mapping
+        Sampled ones without phonons, and entries that could not be read, by the kind of reason.
+    ids : mapping
+        The crystals behind ``unique``, ``sampled``, ``suitable``, ``done``, ``stable``.
+    """
+
+    generator: Generator
+    generated: int
+    readable: int
+    unique: int
+    sampled: int
+    suitable: int
+    done: int
+    stable: int
+    undetermined: int
+    by_criterion: Mapping[str, int]
+    novel: int | None
+    stable_and_novel: int | None
+    near_hull: int | None
+    complete: bool
+    too_large: int
+    seconds: float
+    mended: Mapping[str, int]
+    reasons: Mapping[str, int]
+    ids: Mapping[str, list[str]] = field(repr=False)
+
+    @property
+    def rates(self) -> dict[str, Rate]:
+        """The rate of stable crystals for each way of counting failures."""
+        return {
+            "done": Rate(self.stable, self.done),
+            "suitable": Rate(self.stable, self.suitable),
+            "sampled": Rate(self.stable, self.sampled),
+        }
+
+    def of_generated(self, count: int) -> float:
+        """What share of the generated entries a number of sampled crystals stands for.
+
+        NaN where that is not known, as the sample was drawn from small crystals only, or as
+        the run has not come to its end.
+        """
+        if not self.sampled or not self.generated or self.too_large or not self.complete:
+            return math.nan
+        return count / self.sampled * self.unique / self.generated
+
+    @property
+    def speed(self) -> float | None:
+        """Entries a minute, where it is known how long generating took."""
+        if self.generator.hours is None:
+            return None
+        return (self.generator.generated or self.generated) / (60 * self.generator.hours)
+
+    @property
+    def equivalent_speed(self) -> float | None:
+        """The same in proportion to the batch size, for one of 200, as in PhononBench's Table 1."""
+        batch = self.generator.batch_size
+        return None if self.speed is None or batch is None else self.speed * BATCH / batch
+
+
+def ranked_outcomes(table: pandas.DataFrame, complete: bool = True) -> list[Outcome]:
+    """The same by the share of stable crystals among those with phonons, the highest first."""
+    outcomes = outcomes_of(table, complete)
+    return [outcomes[i] for i in rank([o.rates["done"] for o in outcomes]).order]
+
+
+@dataclass
+class _Counts:
+    generator: Generator
+    entries: Counter[str] = field(default_factory=Counter)
+    mended: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    by_criterion: Counter[str] = field(default_factory=Counter)
+    ids: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    seconds: float = 0.0
+    was_compared: bool = False
+    has_hull: bool = False
+
+
+def outcomes_of(table: pandas.DataFrame, complete: bool = True) -> list[Outcome]:
+    """What became of what each generator wrote, in the order of the store.
+
+    A crystal that two generators wrote counts for both. Where nothing in the store says who wrote
+    anything there is one outcome, with a generator without a name.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``Store.table``.
+    complete : bool, optional
+        Nothing is left to be computed.
+    """
+    criteria = [name for name in table.columns if name.startswith("verdict_")]
+    wanted = ["id", "origins", "status", "reason", "verdict", *SECONDS, *criteria]
+    there = [name for name in wanted if name in table.columns]
+    found: dict[str, _Counts] = {}
+    for values in zip(*(table[name] for name in there), strict=True):
+        _count(found, dict(zip(there, values, strict=True)), criteria)
+    return [_outcome(counts, complete) for counts in found.values()]
+
+
+def _count(found: dict[str, _Counts], row: Mapping[str, Any], criteria: list[str]) -> None:
+    by_label: dict[str, list[Any]] = {}
+    for origin in origins_from_json(_text(row.get("origins"))):
+        by_label.setdefault(origin.generator, []).append(origin)
+    status, key = row["status"], str(row["id"])
+    for label, origins in by_label.items():
+        counts = found.setdefault(label, _Counts(origins[0].made_by))
+        counts.entries["generated"] += len(origins)
+        kind = _text(row.get("reason")).partition(":")[0].strip() or "unknown"
+        if status == UNREADABLE:
+            counts.reasons[kind] += len(origins)
+            continue
+        counts.entries["readable"] += len(origins)
+        said = (_text(dict(origin.columns).get(MENDED)) for origin in origins)
+        # Of which group the operators were is no kind of its own.
+        counts.mended.update(text.partition(" of ")[0] for text in said if text)
+        aside = [origin.set_aside for origin in origins if origin.set_aside]
+        if aside and aside[0].startswith("duplicate"):
+            continue
+        counts.ids["unique"].append(key)
+        if aside or status == SET_ASIDE:
+            counts.entries["too_large"] += any(text.endswith("atoms") for text in aside)
+            continue
+        counts.ids["sampled"].append(key)
+        if status == FAILED:
+            counts.reasons[kind] += 1
+            if kind in NOT_COMPUTABLE:
+                continue
+        counts.ids["suitable"].append(key)
+        if status != DONE:
+            continue
+        counts.ids["done"].append(key)
+        counts.seconds += sum(_number(row.get(name)) for name in SECONDS)
+        columns = dict(origins[0].columns)
+        novelty = _text(columns.get(NOVELTY))
+        counts.was_compared |= bool(novelty)
+        verdict = _text(row.get("verdict"))
+        counts.entries["undetermined"] += verdict == UNDETERMINED
+        for name in criteria:
+            counts.by_criterion[name] += row[name] == "stable"
+        if verdict == "stable":
+            counts.ids["stable"].append(key)
+        above_hull = next((columns[name] for name in columns if HULL in name.lower()), None)
+        counts.has_hull |= isinstance(above_hull, float | int)
+        if novelty == "novel":
+            counts.entries["novel"] += 1
+            counts.entries["stable_and_novel"] += verdict == "stable"
+            if isinstance(above_hull, float | int):
+                counts.entries["near_hull"] += verdict == "stable" and above_hull <= NEAR_HULL
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, float | int) and math.isfinite(value) else 0.0
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _outcome(counts: _Counts, complete: bool) -> Outcome:
+    numbers = {name: len(counts.ids[name]) for name in ("unique", "sampled", "suitable", "done")}
+    return Outcome(
+        counts.generator,
+        counts.entries["generated"],
+        counts.entries["readable"],
+        **numbers,
+        stable=len(counts.ids["stable"]),
+        undetermined=counts.entries["undetermined"],
+        by_criterion=dict(counts.by_criterion),
+        novel=counts.entries["novel"] if counts.was_compared else None,
+        stable_and_novel=counts.entries["stable_and_novel"] if counts.was_compared else None,
+        near_hull=(
+            counts.entries["near_hull"] if counts.was_compared and counts.has_hull else None
+        ),
+        complete=complete,
+        too_large=counts.entries["too_large"],
+        seconds=counts.seconds,
+        mended=dict(counts.mended.most_common()),
+        reasons=dict(counts.reasons.most_common()),
+        ids=dict(counts.ids),
+    )

@@ -1,0 +1,243 @@
+"""The benchmark of generators, ready to be printed: PhononBench's tables, counted and published."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from hpcbench.analysis.generators import Outcome, ranked_outcomes
+from hpcbench.analysis.published import (
+    PublishedOutcome,
+    PublishedSize,
+    PublishedSpeed,
+    published_outcomes,
+    published_sizes,
+    published_speeds,
+)
+from hpcbench.analysis.rates import Ranking, Rate, rank, size_for
+from hpcbench.criteria import Criterion
+from hpcbench.report.benchmark_figures import benchmark_figures, figure_svg
+from hpcbench.report.wording import DASH, percent, wilson_interval
+
+if TYPE_CHECKING:
+    import pandas
+
+NOT_SAID = "not said"
+# Percentage points to either side: PhononBench's 4,000 samples give 1.4 at a rate of 30 %.
+HALF_WIDTHS = (5.0, 2.0, 1.0)
+
+
+@dataclass(frozen=True)
+class GeneratorRow:
+    """A generator in the main table, by the rate of stable crystals.
+
+    Attributes
+    ----------
+    label : str
+        Its name, training set and condition.
+    outcome : Outcome
+        The numbers.
+    share, interval : str
+        Stable ones of those with phonons, and Wilson's 95 % interval.
+    share_of_suitable, share_of_sampled : str
+        Other ways of counting failures: with relaxations that failed, and with all that failed.
+    ranks : str
+        Between which ranks it is, with a chance of 95 %.
+    above_next : str
+        The chance that it is above the next one.
+    dun, sun : str
+        Dynamically stable, unique and novel ones of all generated; near the hull as well.
+    """
+
+    label: str
+    outcome: Outcome
+    share: str
+    interval: str
+    share_of_suitable: str
+    share_of_sampled: str
+    ranks: str
+    above_next: str
+    dun: str
+    sun: str
+
+
+@dataclass(frozen=True)
+class CriterionShares:
+    """A generator's stable shares by each criterion."""
+
+    label: str
+    shares: list[str]
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """A row of the published Tables 3 and 4, with its rate and interval computed here."""
+
+    label: str
+    published: PublishedOutcome
+    share: str
+    interval: str
+
+
+@dataclass(frozen=True)
+class SpeedRow:
+    """A generator's speed: entries, hours, entries a minute, and that for a batch of 200."""
+
+    label: str
+    generated: str
+    hours: str
+    speed: str
+    equivalent: str
+
+
+@dataclass(frozen=True)
+class DrawnFigure:
+    """A figure of the page."""
+
+    title: str
+    caption: str
+    svg: Markup
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What the page shows of the generators."""
+
+    rows: list[GeneratorRow]
+    all_right: str
+    criteria: list[str]
+    by_criterion: list[CriterionShares]
+    published: list[PublishedRow]
+    speeds: list[SpeedRow]
+    published_speeds: list[PublishedSpeed]
+    sizes: list[tuple[str, str, str]]
+    published_sizes: list[PublishedSize]
+    reasons: list[tuple[str, str, str]]
+    costs: list[tuple[str, str, str]]
+    small_only: bool
+    needed: list[tuple[str, list[str]]]
+    half_widths: list[str]
+    figures: list[DrawnFigure]
+    was_compared: bool
+    has_hull: bool
+
+
+def benchmark_of(
+    table: pandas.DataFrame, criteria: Iterable[Criterion], complete: bool = True
+) -> Benchmark | None:
+    """The benchmark of a store's generators; ``None`` where nobody says who they are."""
+    ordered = ranked_outcomes(table, complete)
+    if not any(outcome.generator.label for outcome in ordered):
+        return None
+    ranking = rank([outcome.rates["done"] for outcome in ordered])
+    names = [c for c in criteria if any(c.column in o.by_criterion for o in ordered)]
+    return Benchmark(
+        rows=[_row(outcome, ranking, place) for place, outcome in enumerate(ordered)],
+        all_right=_chance(ranking.all_right) if len(ordered) > 1 else "",
+        criteria=[criterion.name for criterion in names],
+        by_criterion=[
+            CriterionShares(
+                label_of(o), [percent(o.by_criterion.get(c.column, 0), o.done) for c in names]
+            )
+            for o in ordered
+        ],
+        published=[
+            PublishedRow(
+                row.generator.label,
+                row,
+                percent(row.stable, row.done),
+                wilson_interval(row.stable, row.done),
+            )
+            for row in sorted(published_outcomes(), key=lambda row: -row.rate.share)
+        ],
+        speeds=[_speed(o) for o in ordered if o.speed is not None],
+        published_speeds=published_speeds(),
+        sizes=[
+            (label_of(o), o.generator.architecture or DASH, _number(o.generator.parameters, 1))
+            for o in ordered
+            if o.generator.architecture or o.generator.parameters
+        ],
+        published_sizes=published_sizes(),
+        reasons=[
+            (label_of(o), _listed(o.reasons), _listed(o.mended))
+            for o in ordered
+            if o.reasons or o.mended
+        ],
+        costs=[
+            (label_of(o), _number(o.seconds / 3600, 2), _number(3600 * o.done / o.seconds, 0))
+            for o in ordered
+            if o.seconds
+        ],
+        small_only=any(o.too_large for o in ordered),
+        needed=[(label_of(o), _needed(o.rates["done"])) for o in ordered if o.done],
+        half_widths=[f"±{width:g} %" for width in HALF_WIDTHS],
+        figures=[
+            DrawnFigure(figure.title, figure.caption, Markup(figure_svg(figure)))
+            for figure in benchmark_figures(table, ordered)
+        ],
+        was_compared=any(o.novel is not None for o in ordered),
+        has_hull=any(o.near_hull is not None for o in ordered),
+    )
+
+
+def label_of(outcome: Outcome) -> str:
+    """What tables call a generator."""
+    return outcome.generator.label or NOT_SAID
+
+
+def _row(outcome: Outcome, ranking: Ranking, place: int) -> GeneratorRow:
+    rates = outcome.rates
+    first, last = ranking.ranks[place]
+    return GeneratorRow(
+        label_of(outcome),
+        outcome,
+        percent(outcome.stable, outcome.done),
+        wilson_interval(outcome.stable, outcome.done),
+        percent(rates["suitable"].count, rates["suitable"].of),
+        percent(rates["sampled"].count, rates["sampled"].of),
+        str(first) if first == last else f"{first}–{last}",
+        _chance(ranking.above_next[place]),
+        _of_generated(outcome, outcome.stable_and_novel),
+        _of_generated(outcome, outcome.near_hull),
+    )
+
+
+def _of_generated(outcome: Outcome, count: int | None) -> str:
+    share = math.nan if count is None else outcome.of_generated(count)
+    return DASH if math.isnan(share) else f"{100 * share:.1f} %"
+
+
+def _chance(chance: float) -> str:
+    """A chance in percent; a bootstrap never says that something is certain."""
+    if math.isnan(chance):
+        return DASH
+    if chance > 0.999:
+        return "> 99.9 %"
+    return f"{100 * chance:.1f} %" if chance >= 0.001 else "< 0.1 %"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return DASH if value is None else f"{value:,.{digits}f}"
+
+
+def _speed(outcome: Outcome) -> SpeedRow:
+    generator = outcome.generator
+    return SpeedRow(
+        label_of(outcome),
+        f"{generator.generated or outcome.generated:,}",
+        _number(generator.hours, 2),
+        _number(outcome.speed, 1),
+        _number(outcome.equivalent_speed, 1),
+    )
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{kind} {count:,}" for kind, count in counts.items()) or DASH
+
+
+def _needed(rate: Rate) -> list[str]:
+    return [f"{size_for(rate.share, width / 100):,}" for width in HALF_WIDTHS]

@@ -1,0 +1,497 @@
+"""Figures of the benchmark: drawn by matplotlib, each with the numbers that it shows."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas
+
+from hpcbench.analysis.breakdown import (
+    by_crystal_system,
+    by_number_of_elements,
+    convergence,
+    elements_in_stable,
+)
+from hpcbench.analysis.generators import Outcome
+from hpcbench.analysis.published import SOURCE, published_crystal_systems, published_outcomes
+from hpcbench.analysis.rates import Rate
+from hpcbench.errors import StoreError
+from hpcbench.report.bands import replace_file
+from hpcbench.store.schema import DONE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+STABLE, UNSTABLE, PUBLISHED = "#1f5a96", "#b8391f", "#8a929b"
+INK, RULE = "#1d2126", "#d5d9de"
+# The page's own colours, which follow the reader's choice of light or dark.
+_OF_THE_PAGE = {
+    STABLE: "var(--stable)",
+    UNSTABLE: "var(--unstable)",
+    PUBLISHED: "var(--soft)",
+    INK: "var(--ink)",
+    RULE: "var(--grid)",
+}
+STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "svg.fonttype": "none",
+    # Names of generators are no formulas, whatever dollars are in them.
+    "text.parse_math": False,
+    # The same drawing is the same file.
+    "svg.hashsalt": "hpcbench",
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+MOST_GENERATORS = 12
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure and what it shows.
+
+    Attributes
+    ----------
+    name : str
+        Of its files.
+    title, caption : str
+        For people.
+    data : pandas.DataFrame
+        The numbers.
+    draw : callable
+        Draws it on an empty canvas.
+    size : tuple of float
+        Width and height in inches.
+    """
+
+    name: str
+    title: str
+    caption: str
+    data: pandas.DataFrame
+    draw: Callable[[Canvas], None]
+    size: tuple[float, float] = (5.2, 3.2)
+
+
+def benchmark_figures(table: pandas.DataFrame, outcomes: Sequence[Outcome]) -> list[Figure]:
+    """The figures of a store's generators; those without anything to show are left out.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``Store.table``.
+    outcomes : sequence of Outcome
+        In the order in which they are shown.
+    """
+    return list(_figures(table, [o for o in outcomes if o.done]))
+
+
+def _figures(table: pandas.DataFrame, outcomes: Sequence[Outcome]) -> Iterator[Figure]:
+    if not outcomes:
+        return
+    yield _by_generator(outcomes)
+    conditions = [o for o in outcomes if o.generator.condition]
+    if conditions:
+        yield _by_condition(conditions)
+    yield _by_crystal_system(table)
+    yield _by_number_of_elements(table)
+    if elements := elements_in_stable(table):
+        yield _elements(elements)
+    yield _convergence(outcomes)
+    yield _by_threshold(outcomes, table)
+    yield _lowest(table)
+    if any(outcome.reasons for outcome in outcomes):
+        yield _reasons(outcomes)
+
+
+def figure_svg(figure: Figure) -> str:
+    """The figure for a page, in the page's own colours."""
+    text = _rendered(figure, "svg").decode()
+    text = text[text.index("<svg") :]
+    # Sizes are the page's business; of the names of parts there must be only one in a page.
+    text = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', "", text, count=1)
+    text = re.sub(r'(\bid="|href="#|url\(#)(?=\w)', rf"\g<1>{figure.name}-", text)
+    for colour, variable in _OF_THE_PAGE.items():
+        text = text.replace(colour, variable)
+    return re.sub(r"\n\s*", "\n", text)
+
+
+def save_figures(figures: Sequence[Figure], folder: Path) -> list[Path]:
+    """Write each figure as PNG and SVG, and its numbers as CSV.
+
+    Raises
+    ------
+    StoreError
+        If a file cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{folder}: cannot be made: {error.strerror}") from error
+    written = []
+    for figure in figures:
+        for ending in ("png", "svg", "csv"):
+            path = folder / f"{figure.name}.{ending}"
+            data = (
+                figure.data.to_csv(index=False).encode()
+                if ending == "csv"
+                else _rendered(figure, ending)
+            )
+            replace_file(path, partial(_write, data))
+            written.append(path)
+    return written
+
+
+def _write(data: bytes, path: Path) -> None:
+    path.write_bytes(data)
+
+
+def _rendered(figure: Figure, ending: str) -> bytes:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure as Canvas
+
+    with matplotlib.rc_context(STYLE):
+        canvas = Canvas(figsize=figure.size, layout="constrained")
+        figure.draw(canvas)
+        stream = io.BytesIO()
+        more: dict[str, Any] = {"metadata": {"Date": None}} if ending == "svg" else {"dpi": 200}
+        transparent = ending == "svg"
+        canvas.savefig(stream, format=ending, transparent=transparent, **more)
+    return stream.getvalue()
+
+
+def _rates_table(name: str, rates: dict[Any, Rate]) -> pandas.DataFrame:
+    return pandas.DataFrame(
+        {
+            name: list(rates),
+            "stable": [rate.count for rate in rates.values()],
+            "done": [rate.of for rate in rates.values()],
+            "share": [rate.share for rate in rates.values()],
+            "low": [rate.interval[0] for rate in rates.values()],
+            "high": [rate.interval[1] for rate in rates.values()],
+        }
+    )
+
+
+def _bars(axes: Axes, data: pandas.DataFrame, names: Sequence[str], colour: str) -> None:
+    """Horizontal bars of shares in percent with their intervals, the first at the top."""
+    places = -np.arange(len(data))
+    share = 100 * data["share"].to_numpy()
+    errors = [share - 100 * data["low"].to_numpy(), 100 * data["high"].to_numpy() - share]
+    axes.barh(places, share, 0.62, color=colour)
+    # Rounding may leave a difference of -1e-15.
+    axes.errorbar(share, places, xerr=np.clip(errors, 0, None), fmt="none", ecolor=INK, capsize=2)
+    axes.set_yticks(places, names)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("stable, % of those with phonons; 95 % interval")
+    axes.grid(axis="x", color=RULE, linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _by_generator(outcomes: Sequence[Outcome]) -> Figure:
+    rates = {o.generator.label or "not said": o.rates["done"] for o in outcomes}
+    data = _rates_table("generator", rates).assign(source="here")
+    theirs = {
+        row.generator.label: row.rate
+        for row in published_outcomes()
+        if not row.generator.condition and not row.drawn_from
+    }
+    published = _rates_table("generator", theirs).assign(source=SOURCE)
+    published = published.sort_values("share", ascending=False)
+
+    def draw(canvas: Canvas) -> None:
+        shown = data.head(MOST_GENERATORS)
+        both = pandas.concat([shown, published], ignore_index=True)
+        axes = canvas.subplots()
+        _bars(axes, both, list(both["generator"]), STABLE)
+        for bar in axes.patches[len(shown) :]:
+            bar.set_facecolor(PUBLISHED)
+        axes.axhline(-len(shown) + 0.5, color=INK, linewidth=0.8)
+
+    return Figure(
+        "rates-by-generator",
+        "Stable share by generator",
+        f"Above the line: this store. Below it, in grey: published ({SOURCE}; "
+        "MatterSim-v1.0.0-5M, -0.001 THz on the band path).",
+        pandas.concat([data, published], ignore_index=True),
+        draw,
+        (5.6, 1.2 + 0.24 * (len(data.head(MOST_GENERATORS)) + len(published))),
+    )
+
+
+def _by_condition(outcomes: Sequence[Outcome]) -> Figure:
+    rates = {o.generator.label: o.rates["done"] for o in outcomes}
+    data = _rates_table("condition", rates).sort_values("condition")
+
+    def draw(canvas: Canvas) -> None:
+        _bars(canvas.subplots(), data, list(data["condition"]), STABLE)
+
+    return Figure(
+        "rates-by-condition",
+        "Stable share by condition",
+        "What generators were asked for; PhononBench's Figure 3a.",
+        data,
+        draw,
+        (5.6, 1.0 + 0.26 * len(data)),
+    )
+
+
+def _by_crystal_system(table: pandas.DataFrame) -> Figure:
+    rates = by_crystal_system(table)
+    data = _rates_table("crystal system", dict(reversed(rates.items())))
+    theirs = published_crystal_systems()
+    data["published, percent"] = [theirs[name] for name in data["crystal system"]]
+
+    def draw(canvas: Canvas) -> None:
+        axes = canvas.subplots()
+        names = [f"{n} ({d:,})" for n, d in zip(data["crystal system"], data["done"], strict=True)]
+        _bars(axes, data.fillna(0.0), names, STABLE)
+        axes.plot(
+            data["published, percent"], -np.arange(len(data)), "D", color=PUBLISHED, markersize=4
+        )
+
+    return Figure(
+        "rates-by-crystal-system",
+        "Stable share by crystal system",
+        "Of the relaxed crystals, with their numbers. Diamonds: published, of CrystalFormer "
+        "trained on Alex-20 (PhononBench's Figure 2a).",
+        data,
+        draw,
+    )
+
+
+def _by_number_of_elements(table: pandas.DataFrame) -> Figure:
+    data = _rates_table("elements", by_number_of_elements(table))
+
+    def draw(canvas: Canvas) -> None:
+        axes = canvas.subplots()
+        axes.bar(data["elements"], data["stable"], 0.62, color=STABLE, label="stable")
+        axes.bar(
+            data["elements"], data["done"] - data["stable"], 0.62, bottom=data["stable"],
+            color=UNSTABLE, label="not stable",
+        )  # fmt: skip
+        for x, top, share in zip(data["elements"], data["done"], data["share"], strict=True):
+            axes.annotate(f"{100 * share:.0f} %", (x, top), (0, 2), textcoords="offset points",
+                          ha="center")  # fmt: skip
+        axes.set_xticks(data["elements"])
+        axes.set_xlabel("elements in a crystal")
+        axes.set_ylabel("crystals")
+        axes.legend(frameon=False)
+
+    return Figure(
+        "rates-by-number-of-elements",
+        "By number of elements",
+        "Crystals with phonons, and the share of stable ones; PhononBench's Figures 2b and 3b.",
+        data,
+        draw,
+    )
+
+
+THRESHOLDS = -np.geomspace(1e-4, 10.0, 61)
+
+
+def _by_threshold(outcomes: Sequence[Outcome], table: pandas.DataFrame) -> Figure:
+    lowest = dict(zip(table["id"], table["min_frequency_path"], strict=True))
+    parts = []
+    for outcome in outcomes:
+        values = np.array([lowest[key] for key in outcome.ids["done"]], dtype=float)
+        values = values[np.isfinite(values)]
+        shares = [
+            (values >= threshold).mean() if len(values) else np.nan for threshold in THRESHOLDS
+        ]
+        label = outcome.generator.label or "not said"
+        parts.append(
+            pandas.DataFrame({"generator": label, "threshold, THz": THRESHOLDS, "share": shares})
+        )
+    data = pandas.concat(parts, ignore_index=True)
+
+    def draw(canvas: Canvas) -> None:
+        axes = canvas.subplots()
+        for name, part in list(data.groupby("generator", sort=False))[:MOST_GENERATORS]:
+            axes.plot(-part["threshold, THz"], 100 * part["share"], label=str(name), lw=1.3)
+        axes.set_xscale("log")
+        axes.set_xticks([1e-4, 1e-3, 1e-2, 0.1, 1, 10], ["-0.0001", "-0.001", "-0.01", "-0.1",
+                                                        "-1", "-10"])  # fmt: skip
+        axes.set_ylim(0, 100)
+        axes.set_xlabel("threshold, THz")
+        axes.set_ylabel("no lower frequency on the path, %")
+        axes.grid(color=RULE, linewidth=0.6)
+        axes.legend(frameon=False, fontsize=7)
+
+    return Figure(
+        "rates-by-threshold",
+        "Share by threshold",
+        "Crystals without a frequency below the threshold on the band path, of those with phonons.",
+        data,
+        draw,
+        (5.6, 3.4),
+    )
+
+
+def _lowest(table: pandas.DataFrame) -> Figure:
+    done = table[table["status"] == DONE]
+    values = done["min_frequency_path"].to_numpy(dtype=float)
+    stable = (done["verdict"] == "stable").to_numpy()[np.isfinite(values)]
+    values = values[np.isfinite(values)]
+    edges = np.linspace(min(-1.0, *np.quantile(values, [0.02])) if len(values) else -1.0, 0.5, 31)
+    clipped = np.clip(values, edges[0], edges[-1])
+    data = pandas.DataFrame(
+        {
+            "from, THz": edges[:-1],
+            "to, THz": edges[1:],
+            "stable": np.histogram(clipped[stable], edges)[0],
+            "not stable": np.histogram(clipped[~stable], edges)[0],
+        }
+    )
+
+    def draw(canvas: Canvas) -> None:
+        axes = canvas.subplots()
+        width = edges[1] - edges[0]
+        for kind, colour, below in (
+            ("stable", STABLE, 0),
+            ("not stable", UNSTABLE, data["stable"]),
+        ):
+            axes.bar(data["from, THz"], data[kind], width * 0.92, align="edge", bottom=below,
+                     color=colour, label=kind)  # fmt: skip
+        axes.set_xlabel("lowest frequency on the path, THz; lower ones in the first bar")
+        axes.set_ylabel("crystals")
+        axes.legend(frameon=False)
+
+    return Figure(
+        "lowest-frequencies",
+        "Lowest frequencies",
+        "Of all crystals with phonons; imaginary frequencies are negative.",
+        data,
+        draw,
+    )
+
+
+def _reasons(outcomes: Sequence[Outcome]) -> Figure:
+    data = pandas.DataFrame(
+        [
+            {"generator": o.generator.label or "not said", "reason": kind, "entries": count}
+            for o in outcomes
+            for kind, count in o.reasons.items()
+        ]
+    )
+
+    def draw(canvas: Canvas) -> None:
+        axes = canvas.subplots()
+        wide = data.pivot_table("entries", "generator", "reason", "sum", sort=False).fillna(0)
+        left = np.zeros(len(wide))
+        for kind in wide.columns:
+            axes.barh(-np.arange(len(wide)), wide[kind], 0.62, left=left, label=str(kind))
+            left += wide[kind].to_numpy()
+        axes.set_yticks(-np.arange(len(wide)), list(wide.index))
+        axes.set_xlabel("entries without phonons")
+        axes.legend(frameon=False, fontsize=7)
+
+    return Figure(
+        "reasons",
+        "Why there are no phonons",
+        "Entries that could not be read, and crystals that could not be computed, by reason.",
+        data,
+        draw,
+        (5.6, 1.2 + 0.3 * data["generator"].nunique()),
+    )
+
+
+def _elements(counts: dict[str, int]) -> Figure:
+    data = pandas.DataFrame({"element": list(counts), "stable crystals": list(counts.values())})
+
+    def draw(canvas: Canvas) -> None:
+        from matplotlib import colormaps
+        from matplotlib.colors import LogNorm
+        from matplotlib.patches import Rectangle
+        from pymatgen.core import Element
+
+        axes = canvas.subplots()
+        norm, colours = LogNorm(1, max(2, *counts.values())), colormaps["viridis_r"]
+        for element in map(Element.from_Z, range(1, 119)):
+            column, row = float(element.group), float(element.row)
+            if element.is_lanthanoid or element.is_actinoid:
+                column, row = element.Z - (57 if element.is_lanthanoid else 89) + 3, row + 2.4
+            count = counts.get(element.symbol, 0)
+            face = colours(float(norm(count))) if count else (0.0, 0.0, 0.0, 0.0)
+            axes.add_patch(Rectangle((column, -row), 0.94, 0.94, facecolor=face, edgecolor=RULE))
+            is_dark = sum(face[:3]) < 1.4
+            ink = INK if not count else "#ffffff" if is_dark else "#000000"
+            axes.text(column + 0.47, -row + 0.56, element.symbol, ha="center", va="center",
+                      fontsize=7.5, color=ink)  # fmt: skip
+            if count:
+                axes.text(column + 0.47, -row + 0.2, str(count), ha="center", va="center",
+                          fontsize=5, color=ink)  # fmt: skip
+        axes.set_xlim(0.9, 19.1)
+        axes.set_ylim(-9.5, 0.1)
+        axes.set_aspect("equal")
+        axes.axis("off")
+
+    return Figure(
+        "elements-in-stable-crystals",
+        "Elements in stable crystals",
+        "How many of the stable crystals hold an element; PhononBench's Figure 4.",
+        data,
+        draw,
+        (7.0, 3.9),
+    )
+
+
+def _convergence(outcomes: Sequence[Outcome]) -> Figure:
+    parts = []
+    for outcome in outcomes:
+        found = convergence(outcome.ids["done"], outcome.ids.get("stable", []))
+        parts.append(
+            pandas.DataFrame(
+                {
+                    "generator": outcome.generator.label or "not said",
+                    "crystals": found.sizes,
+                    "share": found.shares,
+                    "low": found.low,
+                    "high": found.high,
+                }
+            )
+        )
+    data = pandas.concat(parts, ignore_index=True)
+
+    def draw(canvas: Canvas) -> None:
+        from matplotlib.ticker import FuncFormatter, NullFormatter
+
+        axes = canvas.subplots()
+        for name, part in list(data.groupby("generator", sort=False))[:MOST_GENERATORS]:
+            (line,) = axes.plot(part["crystals"], 100 * part["share"], label=str(name), lw=1.3)
+            axes.fill_between(
+                part["crystals"], 100 * part["low"], 100 * part["high"], alpha=0.12, lw=0,
+                color=line.get_color(),
+            )  # fmt: skip
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("crystals looked at, in random order")
+        axes.set_ylabel("stable, %")
+        axes.grid(color=RULE, linewidth=0.6)
+        axes.legend(frameon=False, fontsize=7)
+
+    return Figure(
+        "convergence",
+        "How many crystals a rate needs",
+        "The stable share of the first n crystals with phonons, with its 95 % interval; "
+        "PhononBench's Figure 5.",
+        data,
+        draw,
+        (5.6, 3.4),
+    )
