@@ -8,7 +8,7 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-: "${HPCBENCH_REFERENCE_DATA:?names the folder with other people's data: see its README}"
+: "${HPCBENCH_REFERENCE_DATA:?must name the folder in which generated/ and reference-sets/ are}"
 export HPCBENCH_REFERENCE_DATA
 
 "$here/../../launch.sh" run --config "$here/hpcbench.toml" \
