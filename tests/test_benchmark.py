@@ -39,6 +39,7 @@ from hpcbench.analysis.rates import Rate, rank, size_for
 from hpcbench.cli import main
 from hpcbench.origin import Generator, Origin, origins_to_json
 from hpcbench.report.benchmark import benchmark_of
+from hpcbench.report.benchmark_figures import benchmark_figures, save_figures
 from hpcbench.report.benchmark_json import benchmark_json
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -193,7 +194,7 @@ def row(key: str, status: str, verdict: str = "", *origins: Origin, reason: str 
     return {
         "id": key, "name": key, "origins": origins_to_json(origins), "status": status,
         "reason": reason, "verdict": verdict, "verdict_loew": verdict, "formula": formula,
-        "spacegroup_number": group,
+        "spacegroup_number": group, "min_frequency_path": 0.0 if verdict == "stable" else -1.0,
     }  # fmt: skip
 
 
@@ -356,6 +357,27 @@ def test_figures_come_with_their_numbers(store: Path, tmp_path: Path) -> None:
     assert found["MatterGen, Alex-20"] == (4469, 10902)
     # The page was not asked for.
     assert not (tmp_path / "s.html").exists()
+
+
+def test_names_of_any_kind_are_drawn(tmp_path: Path) -> None:
+    """Long ones, of letters that no file can hold, and such as matplotlib takes for its own."""
+    long = "a very long name of a generator, of which there are several, trained on "
+    names = [long + "MP-20", long + "Alex-20", "_hidden", "$x^$ 100 % <b>", "lone \ud800 surrogate"]
+    table = pandas.concat(
+        [
+            TABLE.assign(origins=origins_to_json([Origin("a", 0, Generator(name))]))
+            for name in names
+        ],
+        ignore_index=True,
+    )
+    written = save_figures(benchmark_figures(table, ranked_outcomes(table)), tmp_path)
+    rows = pandas.read_csv(tmp_path / "rates-by-generator.csv")
+    ours = rows[rows["source"] == "here"]["generator"]
+    assert len(ours) == len(set(ours)) == 5
+    assert {"hidden", "$x^$ 100 % <b>", "lone ? surrogate"} < set(ours)
+    text = (tmp_path / "rates-by-generator.svg").read_text()
+    assert "&lt;b&gt;" in text and "hidden" in text and "MP-20" in text
+    assert len(written) == 3 * 8
 
 
 def test_the_json_is_as_its_schema_says(store: Path, tmp_path: Path) -> None:

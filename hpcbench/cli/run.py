@@ -257,8 +257,9 @@ def _progress(
 
         def on_plan(plan: Plan) -> None:
             pending = plan.total - plan.before
+            aside = f" ({plan.aside} more set aside)" if plan.aside else ""
             print(
-                f"{plan.total} crystals, {pending} to compute on {world.size} "
+                f"{plan.total} crystals{aside}, {pending} to compute on {world.size} "
                 f"rank{'s' if world.size > 1 else ''} with {config.model}, {config.dtype}, "
                 f"protocol {config.protocol}",
                 flush=True,

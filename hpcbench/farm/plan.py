@@ -12,6 +12,7 @@ import numpy as np
 
 from hpcbench.config import RunConfig
 from hpcbench.crystal import Crystal
+from hpcbench.errors import SetAsideError
 from hpcbench.farm.suspicion import MOST_DEATHS, Suspicions, fold_launches, set_aside
 from hpcbench.planning.blocks import Block, make_blocks
 from hpcbench.planning.costs import CostModel
@@ -32,6 +33,8 @@ class Plan:
         Name of the launch; later ones sort after earlier ones.
     total : int
         Crystals in the list, those that cannot be computed included.
+    aside : int
+        Others, that are not asked for.
     before : int
         Crystals that need no more work.
     pending : int
@@ -46,6 +49,7 @@ class Plan:
 
     launch: str
     total: int
+    aside: int
     before: int
     pending: int
     blocks: list[Block]
@@ -108,7 +112,8 @@ def make_plan(
     suspects = blocks_of([row for key, row in pending.items() if key in suspicions])
     blocks += [dataclasses.replace(block, suspect=True) for block in suspects]
     folder.remove_torn_files()
-    total = len(crystals) + len(unreadable)
+    aside = sum(isinstance(entry.problem, SetAsideError) for entry in crystals)
+    total = len(crystals) + len(unreadable) - aside
     sizes = [
         (entry.record.natoms, entry.work.supercell_atoms)
         for entry in (crystals[row] for row in pending.values())
@@ -119,6 +124,7 @@ def make_plan(
     return Plan(
         launch,
         total,
+        aside,
         total - len(pending),
         len(pending),
         blocks,

@@ -76,7 +76,7 @@ def read_references(
     """
     number, crystals = 0, []
     try:
-        for _, _, record in read_records(files, rank, size):
+        for _, record in read_records(files, rank, size):
             if isinstance(record, Crystal):
                 number += 1
                 if formula_of(record) in formulas:

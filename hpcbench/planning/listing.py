@@ -37,7 +37,7 @@ class Listed:
     Attributes
     ----------
     number : tuple of int
-        Of the file that it comes from, and its place there.
+        Of the file that it comes from, and its place there; in the order of the sources.
     record : Crystal or Unreadable
         Itself.
     work : Work or None
@@ -48,7 +48,7 @@ class Listed:
         Why it is not computed, if it is not.
     """
 
-    number: tuple[int, int]
+    number: tuple[int, ...]
     record: Record
     work: Work | None = None
     seconds: float = 0.0
@@ -67,19 +67,19 @@ def read_share(
     Small files are dealt out like cards; of archives and large files each rank takes a part. An
     error is returned and not raised: the other ranks are waiting.
     """
-    numbered: Iterable[tuple[int, int, Record]]
+    numbered: Iterable[tuple[tuple[int, ...], Record]]
     if records is None:
         numbered = read_records(files, rank, size, with_supercell=config.supercell == "source")
     else:
-        numbered = ((0, place, record) for place, record in enumerate(records))
+        numbered = (((place,), record) for place, record in enumerate(records))
     # Generators write some crystals many times: to examine one takes milliseconds.
     examined: dict[str, Listed] = {}
     share = []
     try:
-        for number, place, record in numbered:
+        for number, record in numbered:
             if record.id not in examined:
-                examined[record.id] = listed((number, place), record, config)
-            entry = dataclasses.replace(examined[record.id], number=(number, place))
+                examined[record.id] = listed(number, record, config)
+            entry = dataclasses.replace(examined[record.id], number=number)
             if isinstance(record, Crystal) and isinstance(entry.record, Crystal):
                 same = entry.record.with_origins(record.origins)
                 entry = dataclasses.replace(entry, record=same)
@@ -92,7 +92,7 @@ def read_share(
 
 def read_records(
     files: Sequence[SourceFile], rank: int, size: int, *, with_supercell: bool = False
-) -> Iterator[tuple[int, int, Record]]:
+) -> Iterator[tuple[tuple[int, ...], Record]]:
     """One rank's share of the records of files, each with its file's number and its place there."""
     for number, file in enumerate(files):
         if _is_shared(file):
@@ -102,7 +102,7 @@ def read_records(
         else:
             continue
         for place, record in read_part(file, part, parts, with_supercell=with_supercell):
-            yield number, place, record
+            yield (number, *place), record
 
 
 def _is_shared(file: SourceFile) -> bool:
@@ -112,7 +112,7 @@ def _is_shared(file: SourceFile) -> bool:
     return file.size > _LARGE
 
 
-def listed(number: tuple[int, int], record: Record, config: RunConfig) -> Listed:
+def listed(number: tuple[int, ...], record: Record, config: RunConfig) -> Listed:
     """Examine a record, and predict the work in it."""
     if isinstance(record, Unreadable):
         return Listed(number, record)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -57,6 +57,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
 }
 MOST_GENERATORS = 12
+LONGEST_NAME = 48
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def save_figures(figures: Sequence[Figure], folder: Path) -> list[Path]:
         for ending in ("png", "svg", "csv"):
             path = folder / f"{figure.name}.{ending}"
             data = (
-                figure.data.to_csv(index=False).encode()
+                figure.data.to_csv(index=False).encode("utf-8", errors="replace")
                 if ending == "csv"
                 else _rendered(figure, ending)
             )
@@ -174,16 +175,22 @@ def _rendered(figure: Figure, ending: str) -> bytes:
     return stream.getvalue()
 
 
-def _rates_table(name: str, rates: dict[Any, Rate]) -> pandas.DataFrame:
+def _name(outcome: Outcome) -> str:
+    """What a figure calls a generator: short enough for it, and of letters that can be drawn."""
+    label = outcome.generator.label or "not said"
+    drawable = label.encode("utf-8", errors="replace").decode()
+    # Legends leave out names that begin with an underscore.
+    if len(drawable) > LONGEST_NAME:
+        # What tells generators apart, such as the training set, is at the end.
+        half = LONGEST_NAME // 2
+        drawable = f"{drawable[:half]} … {drawable[-half:]}"
+    return drawable.lstrip("_")
+
+
+def _rates_table(name: str, rates: Iterable[tuple[Any, Rate]]) -> pandas.DataFrame:
     return pandas.DataFrame(
-        {
-            name: list(rates),
-            "stable": [rate.count for rate in rates.values()],
-            "done": [rate.of for rate in rates.values()],
-            "share": [rate.share for rate in rates.values()],
-            "low": [rate.interval[0] for rate in rates.values()],
-            "high": [rate.interval[1] for rate in rates.values()],
-        }
+        [(key, rate.count, rate.of, rate.share, *rate.interval) for key, rate in rates],
+        columns=[name, "stable", "done", "share", "low", "high"],
     )
 
 
@@ -203,14 +210,14 @@ def _bars(axes: Axes, data: pandas.DataFrame, names: Sequence[str], colour: str)
 
 
 def _by_generator(outcomes: Sequence[Outcome]) -> Figure:
-    rates = {o.generator.label or "not said": o.rates["done"] for o in outcomes}
+    rates = [(_name(o), o.rates["done"]) for o in outcomes]
     data = _rates_table("generator", rates).assign(source="here")
     theirs = {
         row.generator.label: row.rate
         for row in published_outcomes()
         if not row.generator.condition and not row.drawn_from
     }
-    published = _rates_table("generator", theirs).assign(source=SOURCE)
+    published = _rates_table("generator", theirs.items()).assign(source=SOURCE)
     published = published.sort_values("share", ascending=False)
 
     def draw(canvas: Canvas) -> None:
@@ -234,7 +241,7 @@ def _by_generator(outcomes: Sequence[Outcome]) -> Figure:
 
 
 def _by_condition(outcomes: Sequence[Outcome]) -> Figure:
-    rates = {o.generator.label: o.rates["done"] for o in outcomes}
+    rates = [(_name(o), o.rates["done"]) for o in outcomes]
     data = _rates_table("condition", rates).sort_values("condition")
 
     def draw(canvas: Canvas) -> None:
@@ -252,7 +259,7 @@ def _by_condition(outcomes: Sequence[Outcome]) -> Figure:
 
 def _by_crystal_system(table: pandas.DataFrame) -> Figure:
     rates = by_crystal_system(table)
-    data = _rates_table("crystal system", dict(reversed(rates.items())))
+    data = _rates_table("crystal system", reversed(rates.items()))
     theirs = published_crystal_systems()
     data["published, percent"] = [theirs[name] for name in data["crystal system"]]
 
@@ -275,7 +282,7 @@ def _by_crystal_system(table: pandas.DataFrame) -> Figure:
 
 
 def _by_number_of_elements(table: pandas.DataFrame) -> Figure:
-    data = _rates_table("elements", by_number_of_elements(table))
+    data = _rates_table("elements", by_number_of_elements(table).items())
 
     def draw(canvas: Canvas) -> None:
         axes = canvas.subplots()
@@ -313,7 +320,7 @@ def _by_threshold(outcomes: Sequence[Outcome], table: pandas.DataFrame) -> Figur
         shares = [
             (values >= threshold).mean() if len(values) else np.nan for threshold in THRESHOLDS
         ]
-        label = outcome.generator.label or "not said"
+        label = _name(outcome)
         parts.append(
             pandas.DataFrame({"generator": label, "threshold, THz": THRESHOLDS, "share": shares})
         )
@@ -383,7 +390,7 @@ def _lowest(table: pandas.DataFrame) -> Figure:
 def _reasons(outcomes: Sequence[Outcome]) -> Figure:
     data = pandas.DataFrame(
         [
-            {"generator": o.generator.label or "not said", "reason": kind, "entries": count}
+            {"generator": _name(o), "reason": kind, "entries": count}
             for o in outcomes
             for kind, count in o.reasons.items()
         ]
@@ -398,7 +405,7 @@ def _reasons(outcomes: Sequence[Outcome]) -> Figure:
             left += wide[kind].to_numpy()
         axes.set_yticks(-np.arange(len(wide)), list(wide.index))
         axes.set_xlabel("entries without phonons")
-        axes.legend(frameon=False, fontsize=7)
+        canvas.legend(loc="outside right upper", frameon=False, fontsize=7)
 
     return Figure(
         "reasons",
@@ -457,7 +464,7 @@ def _convergence(outcomes: Sequence[Outcome]) -> Figure:
         parts.append(
             pandas.DataFrame(
                 {
-                    "generator": outcome.generator.label or "not said",
+                    "generator": _name(outcome),
                     "crystals": found.sizes,
                     "share": found.shares,
                     "low": found.low,

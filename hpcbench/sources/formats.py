@@ -87,6 +87,11 @@ def is_read_as_a_whole(path: str) -> bool:
     return format_of(path) in ("json", "torch", "cif")
 
 
+def holds_several(path: str) -> bool:
+    """Whether files of this format are made to hold many crystals."""
+    return format_of(path) in ("xyz", "json", "database", "csv", "torch")
+
+
 def is_wanted(path: str, opener: Callable[[], IO[bytes]]) -> bool:
     """As :func:`holds_crystals`, but looks into a CSV file for a column of structures.
 

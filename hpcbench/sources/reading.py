@@ -19,6 +19,8 @@ from hpcbench.sources import archives, formats
 from hpcbench.sources.records import Entry, SourceFile, Unreadable, columns_of
 
 Record = Crystal | Unreadable
+Place = tuple[int, int]
+"""Of a record in a file: the number of an archive's member, and the index in it."""
 
 
 def read_file(file: SourceFile, *, with_supercell: bool = False) -> Iterator[Record]:
@@ -42,23 +44,22 @@ def read_file(file: SourceFile, *, with_supercell: bool = False) -> Iterator[Rec
 
 def read_part(
     file: SourceFile, part: int = 0, parts: int = 1, *, with_supercell: bool = False
-) -> Iterator[tuple[int, Record]]:
+) -> Iterator[tuple[Place, Record]]:
     """The same of one of several parts of a file, each record with its place in the file.
 
     All parts together have all records; what says that the file is damaged may come from each.
-    Places are numbers of an archive's members, or of the records of another file: members that
-    belong to another part are not looked into.
+    Members of an archive that hold one crystal and belong to another part are not looked into.
     """
+    records: Iterator[tuple[Place, Record]]
     if file.problem:
-        records: Iterator[tuple[int, Record]] = iter(
-            [(0, _failure(UnreadableError("file", file.problem), file.path, 0))]
-        )
+        failure = _failure(UnreadableError("file", file.problem), file.path, 0)
+        records = iter([((0, 0), failure)])
     elif formats.format_of(file.path) == "archive":
         records = _read_archive(file, part, parts, with_supercell)
     else:
         opener = partial(_open, file.path)
-        found = enumerate(_read_stream(opener, file.path, file.columns, with_supercell))
-        records = ((place, record) for place, record in found if place % parts == part)
+        found = _read_stream(opener, file.path, file.columns, with_supercell)
+        records = (((0, n), record) for n, record in enumerate(found) if n % parts == part)
     return ((place, _made_by(record, file.made_by)) for place, record in records)
 
 
@@ -78,7 +79,7 @@ def _made_by(record: Record, generator: Generator) -> Record:
 
 def _read_archive(
     file: SourceFile, part: int, parts: int, with_supercell: bool
-) -> Iterator[tuple[int, Record]]:
+) -> Iterator[tuple[Place, Record]]:
     found = others = 0
     members = archives.members(file.path)
     while True:
@@ -86,7 +87,7 @@ def _read_archive(
             member = next(members, None)
         except UnreadableError as error:
             # The index keeps this record apart from one about the whole archive.
-            yield found, _failure(error, file.path, found)
+            yield (found, 0), _failure(error, file.path, found)
             return
         if member is None:
             break
@@ -95,17 +96,20 @@ def _read_archive(
             others += 1
             continue
         found += 1
-        if found % parts != part:
+        has_several = formats.holds_several(member.name)
+        if not has_several and found % parts != part:
             continue
         if formats.format_of(member.name) == "archive":
             nested = UnreadableError("nested archive", "archives in archives are not read")
-            yield found, _failure(nested, name, 0)
-        else:
-            for record in _read_stream(member.open, name, file.columns, with_supercell):
-                yield found, record
+            yield (found, 0), _failure(nested, name, 0)
+            continue
+        records = _read_stream(member.open, name, file.columns, with_supercell)
+        for index, record in enumerate(records):
+            if not has_several or index % parts == part:
+                yield (found, index), record
     if not found:
         empty = UnreadableError("empty", f"no crystal file among the archive's {others} files")
-        yield 0, _failure(empty, file.path, 0)
+        yield (0, 0), _failure(empty, file.path, 0)
 
 
 def _read_stream(

@@ -44,7 +44,7 @@ class SourceFile:
     explicit: bool
     made_by: Generator = UNKNOWN
     columns: tuple[str, ...] = ()
-    size: int = 0
+    size: int = field(default=0, compare=False)
     problem: str = ""
 
 
