@@ -89,6 +89,9 @@ def test_equal_rates_are_as_likely_in_either_order() -> None:
     found = rank([Rate(20, 100), Rate(20, 100)])
     assert found.above_next[0] == pytest.approx(0.5, abs=0.02)
     assert found.ranks == [(1, 2), (1, 2)]
+    assert found.all_right == pytest.approx(found.above_next[0])
+    sure = rank([Rate(7, 7), Rate(5, 5)])
+    assert sure.above_next[0] == sure.all_right == 0.5
     assert rank([]).order == [] and rank([Rate(1, 2)]).all_right == 1.0
 
 

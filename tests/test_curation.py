@@ -425,6 +425,21 @@ def test_what_other_commands_make_of_what_was_set_aside(
     assert set(again.ids) == done[0] and again.unfinished_ids() == []
 
 
+def test_what_is_said_of_a_crystal_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "given.extxyz", [bulk("Cu")])
+    (tmp_path / "m.toml").write_text('[[generators]]\nname = "Gen"\nfiles = "given.extxyz"\n')
+    out = tmp_path / "s.h5"
+    command = ["run", str(tmp_path / "m.toml"), "--out", str(out), *EMT]
+    assert main([*command, "--against", str(tmp_path / "given.extxyz")]) == 0
+    capsys.readouterr()
+    assert main(["show", "given", "--store", str(out)]) == 0
+    assert "given.extxyz#0 (Gen; novelty: known: given)" in capsys.readouterr().out.replace(
+        "\n", ""
+    )
+
+
 def test_a_crystal_that_is_retried_and_then_not_sampled(tmp_path: Path) -> None:
     overlapping = Atoms("Cu2", [(0, 0, 0), (0.1, 0, 0)], cell=[4, 4, 4], pbc=True)
     write(tmp_path / "given.extxyz", [bulk("Cu"), overlapping, bulk("Ni"), bulk("Al")])

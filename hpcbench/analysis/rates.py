@@ -116,7 +116,9 @@ def rank(rates: Sequence[Rate], draws: int = DRAWS, seed: int = 0) -> Ranking:
     ).reshape(len(known), draws)
     above = [_chance_above(one, other) for one, other in itertools.pairwise(drawn)]
     above += [math.nan] * (len(order) - len(above))
-    all_right = float((np.diff(drawn, axis=0) < 0).all(axis=0).mean()) if len(known) > 1 else 1.0
+    falls = np.diff(drawn, axis=0)
+    # A tie may stand either way.
+    all_right = float(((falls <= 0).all(axis=0) * 0.5 ** (falls == 0).sum(axis=0)).mean())
     # Rank 1 is the highest; ties are broken at random, else the first would win them.
     noisy = drawn + rng.uniform(0.0, 1e-12, drawn.shape)
     ranks = 1 + np.argsort(np.argsort(-noisy, axis=0), axis=0) if len(known) else drawn

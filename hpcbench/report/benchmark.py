@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 NOT_SAID = "not said"
 # Percentage points to either side: PhononBench's 4,000 samples give 1.4 at a rate of 30 %.
 HALF_WIDTHS = (5.0, 2.0, 1.0)
+# Of fewer crystals a share is no ground for what more of them would give.
+FEWEST = 10
 
 
 @dataclass(frozen=True)
@@ -240,4 +242,6 @@ def _listed(counts: Mapping[str, int]) -> str:
 
 
 def _needed(rate: Rate) -> list[str]:
+    if rate.of < FEWEST:
+        return [DASH] * len(HALF_WIDTHS)
     return [f"{size_for(rate.share, width / 100):,}" for width in HALF_WIDTHS]

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hpcbench.criteria import PLACES
-from hpcbench.origin import origins_from_json
+from hpcbench.origin import Origin, origins_from_json
 from hpcbench.store.schema import BESIDE, DIMENSIONS, DONE, SET_ASIDE, UNDETERMINED
 
 if TYPE_CHECKING:
@@ -110,10 +110,7 @@ def print_crystal(row: Mapping[str, Any], temperatures: Sequence[float] = ()) ->
 
 
 def _facts(row: Mapping[str, Any], temperatures: Sequence[float]) -> list[tuple[str, str]]:
-    origins = [
-        f"{origin} ({origin.set_aside})" if origin.set_aside else str(origin)
-        for origin in origins_from_json(row["origins"])
-    ]
+    origins = [_origin_words(origin) for origin in origins_from_json(row["origins"])]
     facts = [("crystal", str(row["name"])), ("id", str(row["id"])), ("from", "\n".join(origins))]
     if row["status"] != DONE:
         return [*facts, ("status", str(row["status"])), ("reason", str(row["reason"]))]
@@ -157,6 +154,12 @@ def _facts(row: Mapping[str, Any], temperatures: Sequence[float]) -> list[tuple[
         if key.startswith("verdict_"):
             facts.append((f"  {key.removeprefix('verdict_').replace('_', '-')}", str(row[key])))
     return facts
+
+
+def _origin_words(origin: Origin) -> str:
+    said = [f"{name}: {value}" for name, value in origin.columns]
+    words = "; ".join(filter(None, (origin.generator, origin.set_aside, *said)))
+    return f"{origin} ({words})" if words else str(origin)
 
 
 def draw_bands(bands: Bands) -> None:
