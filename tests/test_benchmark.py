@@ -39,8 +39,9 @@ from hpcbench.analysis.rates import Rate, rank, size_for
 from hpcbench.cli import main
 from hpcbench.origin import Generator, Origin, origins_to_json
 from hpcbench.report.benchmark import benchmark_of
-from hpcbench.report.benchmark_figures import benchmark_figures, save_figures
+from hpcbench.report.benchmark_figures import benchmark_figures
 from hpcbench.report.benchmark_json import benchmark_json
+from hpcbench.report.figure import save_figures
 
 DOCS = Path(__file__).parents[1] / "docs"
 

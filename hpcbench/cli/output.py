@@ -116,7 +116,8 @@ def report_command(options: argparse.Namespace) -> int:
         print(f"benchmark: {write_json(store, output_path(options.json))}")
     if options.figures:
         from hpcbench.analysis.generators import ranked_outcomes
-        from hpcbench.report.benchmark_figures import benchmark_figures, save_figures
+        from hpcbench.report.benchmark_figures import benchmark_figures
+        from hpcbench.report.figure import save_figures
 
         table = store.table
         figures = benchmark_figures(table, ranked_outcomes(table))

@@ -20,7 +20,8 @@ from hpcbench.analysis.published import (
 )
 from hpcbench.analysis.rates import Ranking, Rate, rank, size_for
 from hpcbench.criteria import Criterion
-from hpcbench.report.benchmark_figures import benchmark_figures, figure_svg
+from hpcbench.report.benchmark_figures import benchmark_figures
+from hpcbench.report.figure import figure_svg
 from hpcbench.report.wording import DASH, percent, wilson_interval
 
 if TYPE_CHECKING:

@@ -1,13 +1,8 @@
-"""Figures of the benchmark: drawn by matplotlib, each with the numbers that it shows."""
+"""What the figures of the benchmark show, and how matplotlib draws it."""
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,68 +17,15 @@ from hpcbench.analysis.breakdown import (
 from hpcbench.analysis.generators import Outcome
 from hpcbench.analysis.published import SOURCE, published_crystal_systems, published_outcomes
 from hpcbench.analysis.rates import Rate
-from hpcbench.errors import StoreError
-from hpcbench.report.bands import replace_file
+from hpcbench.report.figure import INK, PUBLISHED, RULE, STABLE, UNSTABLE, Figure
 from hpcbench.store.schema import DONE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-STABLE, UNSTABLE, PUBLISHED = "#1f5a96", "#b8391f", "#8a929b"
-INK, RULE = "#1d2126", "#d5d9de"
-# The page's own colours, which follow the reader's choice of light or dark.
-_OF_THE_PAGE = {
-    STABLE: "var(--stable)",
-    UNSTABLE: "var(--unstable)",
-    PUBLISHED: "var(--soft)",
-    INK: "var(--ink)",
-    RULE: "var(--grid)",
-}
-STYLE: dict[Any, Any] = {
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "svg.fonttype": "none",
-    # Names of generators are no formulas, whatever dollars are in them.
-    "text.parse_math": False,
-    # The same drawing is the same file.
-    "svg.hashsalt": "hpcbench",
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
 MOST_GENERATORS = 12
 LONGEST_NAME = 48
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure and what it shows.
-
-    Attributes
-    ----------
-    name : str
-        Of its files.
-    title, caption : str
-        For people.
-    data : pandas.DataFrame
-        The numbers.
-    draw : callable
-        Draws it on an empty canvas.
-    size : tuple of float
-        Width and height in inches.
-    """
-
-    name: str
-    title: str
-    caption: str
-    data: pandas.DataFrame
-    draw: Callable[[Canvas], None]
-    size: tuple[float, float] = (5.2, 3.2)
 
 
 def benchmark_figures(table: pandas.DataFrame, outcomes: Sequence[Outcome]) -> list[Figure]:
@@ -115,64 +57,6 @@ def _figures(table: pandas.DataFrame, outcomes: Sequence[Outcome]) -> Iterator[F
     yield _lowest(table)
     if any(outcome.reasons for outcome in outcomes):
         yield _reasons(outcomes)
-
-
-def figure_svg(figure: Figure) -> str:
-    """The figure for a page, in the page's own colours."""
-    text = _rendered(figure, "svg").decode()
-    text = text[text.index("<svg") :]
-    # Sizes are the page's business; of the names of parts there must be only one in a page.
-    text = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', "", text, count=1)
-    text = re.sub(r'(\bid="|href="#|url\(#)(?=\w)', rf"\g<1>{figure.name}-", text)
-    for colour, variable in _OF_THE_PAGE.items():
-        text = text.replace(colour, variable)
-    return re.sub(r"\n\s*", "\n", text)
-
-
-def save_figures(figures: Sequence[Figure], folder: Path) -> list[Path]:
-    """Write each figure as PNG and SVG, and its numbers as CSV.
-
-    Raises
-    ------
-    StoreError
-        If a file cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"{folder}: cannot be made: {error.strerror}") from error
-    written = []
-    for figure in figures:
-        for ending in ("png", "svg", "csv"):
-            path = folder / f"{figure.name}.{ending}"
-            data = (
-                figure.data.to_csv(index=False).encode("utf-8", errors="replace")
-                if ending == "csv"
-                else _rendered(figure, ending)
-            )
-            replace_file(path, partial(_write, data))
-            written.append(path)
-    return written
-
-
-def _write(data: bytes, path: Path) -> None:
-    path.write_bytes(data)
-
-
-def _rendered(figure: Figure, ending: str) -> bytes:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure as Canvas
-
-    with matplotlib.rc_context(STYLE):
-        canvas = Canvas(figsize=figure.size, layout="constrained")
-        figure.draw(canvas)
-        stream = io.BytesIO()
-        more: dict[str, Any] = {"metadata": {"Date": None}} if ending == "svg" else {"dpi": 200}
-        transparent = ending == "svg"
-        canvas.savefig(stream, format=ending, transparent=transparent, **more)
-    return stream.getvalue()
 
 
 def _name(outcome: Outcome) -> str:

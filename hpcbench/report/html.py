@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,18 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from numpy.typing import NDArray
 
-from hpcbench.criteria import PLACES, Criterion, criteria_of
+from hpcbench.criteria import Criterion, criteria_of
 from hpcbench.curation.sampling import in_random_order
 from hpcbench.report.bands import replace_file
 from hpcbench.report.benchmark import benchmark_of
-from hpcbench.report.drawings import bands_svg, histogram_svg, number, share_svg
+from hpcbench.report.crystal_rows import CrystalRow, crystal_row, lowest_q_of
+from hpcbench.report.drawings import bands_svg, histogram_svg, share_svg
 from hpcbench.report.protocols import protocols_of
 from hpcbench.report.wording import (
     DASH,
-    formula_html,
-    group_html,
     looks_at,
     percent,
     sentence,
@@ -65,33 +62,6 @@ STAND_IN = "mattersim-demo"
 GALLERY = 12
 # In THz: what is nearer to zero is no instability to look at.
 LOWEST_SHOWN = -0.1
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A number in the table: as printed, in full (title attribute), and to sort by."""
-
-    text: str = DASH
-    title: str = ""
-    value: str = ""
-
-
-@dataclass(frozen=True)
-class CrystalRow:
-    """One crystal, ready to be printed."""
-
-    anchor: str
-    name: str
-    formula: Markup
-    group: Markup
-    natoms: Cell
-    steps: Cell
-    lowest: tuple[Cell, ...]
-    highest: Cell
-    verdict: str
-    style: str
-    reason: str
-    search: str
 
 
 @dataclass(frozen=True)
@@ -199,16 +169,16 @@ def _content(store: Store) -> dict[str, Any]:
     stable = sum(verdict == "stable" for verdict in verdicts)
     unstable = sum(verdict == "unstable" for verdict in verdicts)
     records = _records(table[table["status"] != SET_ASIDE], MOST_ROWS)
-    lowest_q = _lowest_q(store)
+    lowest_q = lowest_q_of(store)
     galleries = _galleries(done)
     chosen = [key for keys in galleries.values() for key in keys][:MOST_BANDS]
     drawn = set(chosen)
-    rows = [_crystal_row(record, lowest_q, str(record["id"]) in drawn) for record in records]
+    rows = [crystal_row(record, lowest_q, str(record["id"]) in drawn) for record in records]
     by_key = {str(record["id"]): (record, row) for record, row in zip(records, rows, strict=True)}
     # A store whose first rows have all failed: crystals to draw may be beyond the table's end.
     for record in _records(done.loc[chosen], MOST_BANDS):
         if (key := str(record["id"])) not in by_key:
-            by_key[key] = record, _crystal_row(record, lowest_q, True)
+            by_key[key] = record, crystal_row(record, lowest_q, True)
     return {
         "store": store.path.name,
         "now": datetime.now(UTC),
@@ -357,65 +327,6 @@ def _failures(table: pandas.DataFrame) -> list[Failure]:
         Failure(*key, count, *examples[key])
         for key, count in sorted(counts.items(), key=lambda item: -item[1])
     ]
-
-
-def _lowest_q(store: Store) -> dict[str, dict[str, NDArray[np.float64]]]:
-    """The q of the lowest frequencies: by place, then by id; reduced coordinates."""
-    # The table has scalars only, and reading each row by itself takes seconds for thousands.
-    ids = store.ids
-    return {place: dict(zip(ids, store.column(f"min_q_{place}"), strict=True)) for place in PLACES}
-
-
-def _frequency(value: Any, q: NDArray[np.float64] | None = None) -> Cell:
-    """A frequency with two decimals, and with four and its q in the title."""
-    if not isinstance(value, float) or not math.isfinite(value):
-        return Cell()
-    # Two decimals: noise around zero has no sign, a mode just below zero keeps it.
-    text = number(value if abs(value) >= 5e-4 else 0.0, 2)
-    title = f"{number(value, 4)} THz"
-    if q is not None and np.isfinite(q).all():
-        # Adding zero takes the sign from a zero.
-        title += f" at q = ({', '.join(number(float(x), 4) for x in np.round(q, 4) + 0.0)})"
-    return Cell(text, title, f"{value:.6g}")
-
-
-def _whole(value: Any) -> Cell:
-    """A whole number; rows that have none hold NaN or nothing."""
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        return Cell()
-    return Cell(f"{value:.0f}", "", f"{value:.0f}")
-
-
-def _crystal_row(
-    record: Mapping[str, Any],
-    lowest_q: Mapping[str, Mapping[str, NDArray[np.float64]]],
-    drawn: bool,
-) -> CrystalRow:
-    key, status = str(record["id"]), text_of(record["status"])
-    is_done = status == DONE
-    verdict = text_of(record.get("verdict")) if is_done else status
-    formula, name, reason = (text_of(record.get(k)) for k in ("formula", "name", "reason"))
-    group = group_html(record)
-    return CrystalRow(
-        anchor=f"c-{key}" if drawn else "",
-        name=name,
-        formula=formula_html(formula) or Markup(DASH),
-        group=group,
-        natoms=_whole(record.get("natoms")) if formula else Cell(),
-        steps=_whole(record.get("relaxation_steps")) if is_done else Cell(),
-        lowest=tuple(
-            _frequency(record.get(f"min_frequency_{place}"), lowest_q[place].get(key))
-            for place in PLACES
-        ),
-        highest=_frequency(record.get("max_frequency")),
-        verdict=verdict or UNDETERMINED,
-        style=verdict if verdict in ("stable", "unstable") else "open",
-        reason=reason,
-        # The space group also as it is typed, without subscripts.
-        search=" ".join(
-            [name, formula, text_of(record.get("spacegroup")), group.striptags(), reason]
-        ).lower(),
-    )
 
 
 def _drawing(
