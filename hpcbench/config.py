@@ -97,7 +97,7 @@ class RunConfig:
         own_criteria,
         "what is computed",
         "a TOML file of criteria of your own: tables [[criteria]] with name, place (path, "
-        "commensurate or mesh), threshold (THz), and gamma_threshold for the three lowest modes "
+        "commensurate or mesh), threshold (THz), and gamma_threshold for the acoustic modes "
         "at Gamma (THz, or 'left out')",
         metavar="FILE",
         decides=True,

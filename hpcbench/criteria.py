@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 PLACES = ("path", "commensurate", "mesh")
-"""Where a spectrum is looked at."""
+"""Where a spectrum is looked at, and what a store has of each."""
+SUPERCELL_Q = "supercell q"
+"""Where Loew's script looks: q commensurate with ``supercell_matrix``, taken as if they were of the
+primitive cell. Where that is not the cell as given, some are not commensurate with it."""
+ACOUSTIC, THREE_LOWEST = "acoustic", "three lowest"
+"""Which modes at Gamma a criterion treats apart: those that move all atoms alike, by their
+eigenvectors, or simply the three of lowest frequency."""
 KELVIN_PER_TERAHERTZ = 47.992
 """h/k_B in K per THz, as Loew et al. convert."""
 
@@ -22,8 +28,8 @@ KELVIN_PER_TERAHERTZ = 47.992
 class Criterion:
     """One criterion of stability.
 
-    A crystal is unstable when any frequency is below ``threshold``. The three lowest modes at
-    Gamma are compared with ``gamma_threshold`` instead, or left out where it is ``None`` and
+    A crystal is unstable when any frequency is below ``threshold``. The acoustic modes at Gamma
+    are compared with ``gamma_threshold`` instead, or left out where it is ``None`` and
     ``gamma_apart`` is set.
 
     Attributes
@@ -32,15 +38,17 @@ class Criterion:
         Its name in tables.
     place : str
         Where it looks: ``path`` (the band path), ``commensurate`` (the q commensurate with the
-        supercell), or ``mesh``.
+        supercell), ``mesh``, or ``SUPERCELL_Q``.
     threshold : float
         In THz.
     gamma_apart : bool
-        Whether the three lowest modes at Gamma are treated apart.
+        Whether the acoustic modes at Gamma are treated apart.
     gamma_threshold : float or None
         Threshold in THz for those; ``None`` leaves them out.
     source : str
         Where the criterion is from.
+    gamma_modes : str
+        Which modes at Gamma are treated apart: ``ACOUSTIC`` or ``THREE_LOWEST``.
     """
 
     name: str
@@ -49,6 +57,7 @@ class Criterion:
     gamma_apart: bool = False
     gamma_threshold: float | None = None
     source: str = ""
+    gamma_modes: str = ACOUSTIC
 
     @property
     def column(self) -> str:
@@ -72,8 +81,17 @@ CRITERIA = (
         gamma_threshold=-50.0 / KELVIN_PER_TERAHERTZ,
         source="Loew et al., npj Comput. Mater. 11, 178 (text)",
     ),
-    Criterion("lee-xia", "path", -0.5, source="Lee and Xia, arXiv 2407.09674"),
-    Criterion("mattersim", "path", -0.299, source="MatterSim's PhononWorkflow"),
+    Criterion(
+        "loew-script",
+        SUPERCELL_Q,
+        0.0,
+        gamma_apart=True,
+        gamma_threshold=-35.0 / KELVIN_PER_TERAHERTZ,
+        source="Loew et al., their scripts (hyllios/utils, benchmark_ph)",
+        gamma_modes=THREE_LOWEST,
+    ),
+    Criterion("lee-xia", "path", -0.5, source="Lee and Xia, arXiv 2407.09674: threshold only"),
+    Criterion("mattersim", "path", -0.299, source="MatterSim's PhononWorkflow: threshold only"),
     Criterion("mesh", "mesh", -0.1, gamma_apart=True, source="acoustic modes at Gamma left out"),
 )
 """Those that every store has."""
@@ -87,7 +105,7 @@ def own_criteria(value: Any) -> tuple[Criterion, ...]:
     """A user's own criteria, from the path of a TOML file or from its tables.
 
     The file has a table ``[[criteria]]`` for each, with ``name``, ``place`` and ``threshold``
-    (THz). ``gamma_threshold`` (THz) treats the three lowest modes at Gamma apart; the words
+    (THz). ``gamma_threshold`` (THz) treats the acoustic modes at Gamma apart; the words
     ``left out`` leave them out. ``source`` may say where it is from.
 
     Raises
@@ -112,6 +130,7 @@ def as_tables(criteria: Sequence[Criterion]) -> list[dict[str, Any]]:
     tables = []
     for criterion in criteria:
         table = dataclasses.asdict(criterion)
+        del table["gamma_modes"]  # a user's own criteria know acoustic modes by eigenvector
         apart, gamma = table.pop("gamma_apart"), table.pop("gamma_threshold")
         if apart:
             table["gamma_threshold"] = LEFT_OUT if gamma is None else gamma

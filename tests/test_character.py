@@ -19,8 +19,8 @@ from hpcbench.phonons.character import (
     NOISE,
     Character,
     character,
-    modes_at_gamma,
 )
+from hpcbench.phonons.spectrum import GammaModes, modes_at_gamma
 from hpcbench.phonons.stability import Spectrum
 
 # A cubic cell, reciprocal vectors of 1/A; 2x2x2: the nearest commensurate q is at 0.5.
@@ -39,7 +39,7 @@ def spectrum(qpoints: list[tuple[float, ...]], changes: dict[tuple[int, int], fl
             frequencies[number, :3] = (-1e-4, 0.0, 1e-4)
     for place, frequency in changes.items():
         frequencies[place] = frequency
-    return Spectrum(np.array(qpoints, dtype=float), frequencies)
+    return Spectrum(np.array(qpoints, dtype=float), frequencies, np.arange(6) < 3)
 
 
 def look(
@@ -54,8 +54,8 @@ def look(
         "commensurate": spectrum(COMMENSURATE, commensurate or {}),
         "mesh": spectrum(MESH, mesh or {}),
     }
-    acoustic = np.array([-1e-4, 0.0, 1e-4])
-    return character(spectra, acoustic, np.array(optical), RECIPROCAL, noise, np.array([6, 2]))
+    gamma = GammaModes(np.array([-1e-4, 0.0, 1e-4, *optical]), np.arange(6) < 3)
+    return character(spectra, gamma, RECIPROCAL, noise, np.array([6, 2]))
 
 
 def test_a_crystal_without_negative_frequencies_is_clean() -> None:
@@ -123,7 +123,8 @@ def chain(spring: float) -> Phonopy:
 @pytest.mark.parametrize("spring", [1.0, -1.0])
 def test_acoustic_modes_are_known_by_their_eigenvectors(spring: float) -> None:
     """Also where an optical one is lower than they are."""
-    acoustic, optical = modes_at_gamma(chain(spring))
+    modes = modes_at_gamma(chain(spring))
+    acoustic, optical = modes.frequencies[modes.acoustic], modes.frequencies[~modes.acoustic]
     np.testing.assert_allclose(acoustic, 0.0, atol=1e-4)
     assert len(acoustic) == len(optical) == 3
     # Two masses on a spring: omega^2 = k (1/m + 1/M).

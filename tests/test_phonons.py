@@ -17,12 +17,12 @@ from ase.neighborlist import neighbor_list
 from conftest import DEMO
 from phonopy.physical_units import get_physical_units
 
-from hpcbench.criteria import CRITERIA
+from hpcbench.criteria import CRITERIA, PLACES, SUPERCELL_Q
 from hpcbench.errors import PhononError
 from hpcbench.phonons.calculate import PhononResult, PhononSettings, analyse, prepare
 from hpcbench.phonons.force_constants import fit_force_constants, subtract_drift
 from hpcbench.phonons.spectrum import run_mesh, seekpath_band_path
-from hpcbench.phonons.stability import Spectrum, is_stable, verdicts
+from hpcbench.phonons.stability import Spectrum, is_stable, margin, verdicts
 from hpcbench.phonons.supercells import full_matrix
 from hpcbench.potentials.ase_calculator import CalculatorPotential, PotentialCalculator
 from hpcbench.potentials.protocol import Potential, PotentialInfo
@@ -281,14 +281,23 @@ def test_force_constants_that_are_not_finite_never_give_a_verdict(
     monkeypatch.setattr(calculate, "fit_force_constants", spoil)
     with np.errstate(all="ignore"), pytest.raises(PhononError, match="not finite"):
         compute(read(DEMO / "Si_start_strained.cif"), demo64)
-    assert not is_stable(CRITERIA[0], Spectrum(np.zeros((1, 3)), np.full((1, 3), np.nan)))
+    assert not is_stable(
+        CRITERIA[0], Spectrum(np.zeros((1, 3)), np.full((1, 3), np.nan), np.arange(3) < 3)
+    )
 
 
 GAMMA, ZONE_BOUNDARY = [0.0, 0.0, 0.0], [0.5, 0.0, 0.0]
 
 
-def spectrum(gamma: list[float], boundary: list[float]) -> Spectrum:
-    return Spectrum(np.array([GAMMA, ZONE_BOUNDARY]), np.array([gamma, boundary]))
+def spectrum(
+    gamma: list[float], boundary: list[float], acoustic: tuple[int, ...] = (0, 1, 2)
+) -> Spectrum:
+    """Of four branches; ``acoustic``: which of them are acoustic at Gamma."""
+    return Spectrum(
+        np.array([GAMMA, ZONE_BOUNDARY]),
+        np.array([gamma, boundary]),
+        np.isin(np.arange(4), acoustic),
+    )
 
 
 CLEAN = spectrum([0.0, 0.0, 0.0, 5.0], [1.0, 2.0, 3.0, 4.0])
@@ -307,6 +316,9 @@ K_50 = 50 / 47.992
         ("loew", [-K_50 - 0.001, 0, 0, 5], [1, 2, 3, 4], False),
         ("loew", [0, 0, 0, 5], [-1e-6, 2, 3, 4], False),
         ("loew", [-0.5, -0.4, -0.3, -0.2], [1, 2, 3, 4], False),
+        ("loew-script", [-35 / 47.992 + 0.001, 0, 0, 5], [1, 2, 3, 4], True),
+        ("loew-script", [-35 / 47.992 - 0.001, 0, 0, 5], [1, 2, 3, 4], False),
+        ("loew-script", [0, 0, 0, 5], [-1e-6, 2, 3, 4], False),
         ("lee-xia", [0, 0, 0, 5], [-0.49, 2, 3, 4], True),
         ("lee-xia", [0, 0, 0, 5], [-0.51, 2, 3, 4], False),
         ("mattersim", [-0.298, 0, 0, 5], [1, 2, 3, 4], True),
@@ -321,10 +333,34 @@ def test_criteria(name: str, gamma: list[float], boundary: list[float], stable: 
     assert is_stable(BY_NAME[name], spectrum(gamma, boundary)) is stable
 
 
+@pytest.mark.parametrize(
+    ("name", "lowest", "stable"),
+    [
+        # A soft optical mode below the acoustic ones: not one of those that may be negative.
+        ("loew", -0.5, False),
+        ("mesh", -0.2, False),
+        # Loew's script takes it for one of them.
+        ("loew-script", -0.5, True),
+    ],
+)
+def test_acoustic_modes_are_not_the_three_lowest(name: str, lowest: float, stable: bool) -> None:
+    found = spectrum([lowest, 0, 0, 0], [1, 2, 3, 4], acoustic=(1, 2, 3))
+    assert is_stable(BY_NAME[name], found) is stable
+    assert margin(BY_NAME[name], found) == pytest.approx(lowest - BY_NAME[name].threshold)
+
+
+@pytest.mark.parametrize("zero", [-9e-5, -1e-8, 0.0, 1e-8])
+def test_a_zero_at_gamma_has_no_sign(zero: float) -> None:
+    for acoustic in ((0, 1, 2), (1, 2, 3)):
+        found = spectrum([zero, 0, 1e-8, 5], [1, 2, 3, 4], acoustic)
+        assert {is_stable(criterion, found) for criterion in CRITERIA} == {True}
+
+
 def test_each_criterion_looks_at_its_own_place() -> None:
     bad = spectrum([0, 0, 0, 5], [-5, 2, 3, 4])
-    for place in ("path", "commensurate", "mesh"):
-        spectra = dict.fromkeys(("path", "commensurate", "mesh"), CLEAN) | {place: bad}
+    places = (*PLACES, SUPERCELL_Q)
+    for place in places:
+        spectra = dict.fromkeys(places, CLEAN) | {place: bad}
         for name, verdict in verdicts(spectra, CRITERIA).items():
             assert verdict == ("unstable" if BY_NAME[name].place == place else "stable")
 

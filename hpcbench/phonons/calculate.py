@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcbench.criteria import CRITERIA, Criterion
+from hpcbench.criteria import CRITERIA, SUPERCELL_Q, Criterion
 from hpcbench.errors import PhononError
-from hpcbench.phonons.character import Character, character, modes_at_gamma
+from hpcbench.phonons.character import Character, character
 from hpcbench.phonons.force_constants import decay, fit_force_constants, subtract_drift
 from hpcbench.phonons.noise import UNKNOWN_NOISE, Noise, carry_noise, measure_noise
 from hpcbench.phonons.spectrum import (
@@ -22,8 +23,10 @@ from hpcbench.phonons.spectrum import (
     frequencies_at,
     imaginary_modes,
     lowest_modes,
+    modes_at_gamma,
     run_mesh,
     seekpath_band_path,
+    supercell_qpoints,
 )
 from hpcbench.phonons.stability import Spectrum, is_undetermined, margin, verdicts
 from hpcbench.phonons.supercells import displace
@@ -85,7 +88,7 @@ class PhononResult:
         Names of the criteria whose answers the noise could change.
     margins : dict
         By the name of each criterion, how far the lowest frequency is above its threshold, in
-        THz; the three lowest modes at Gamma left out.
+        THz; the acoustic modes at Gamma left out.
     decay : float
         See :func:`hpcbench.phonons.force_constants.decay`.
     """
@@ -156,23 +159,14 @@ def analyse(
     without_drift, largest_drift = subtract_drift(forces)
     change = fit_force_constants(phonon, without_drift)
     path, mesh, spectra = _spectra(phonon, settings)
-    noise = measure_noise(phonon, forces, change, spectra, settings.criteria, checks)
-    return PhononResult(
-        phonon,
-        len(forces),
-        largest_drift,
-        float(np.abs(change).max()),
-        noise,
-        without_drift,
-        path,
-        spectra,
-        mesh,
-        lowest_modes(phonon, spectra),
-        _character(phonon, spectra, noise, mesh),
-        verdicts(spectra, settings.criteria),
-        _undetermined(spectra, noise, settings),
-        {c.name: margin(c, spectra[c.place]) for c in settings.criteria},
-        decay(phonon),
+    judged = _judged(phonon, spectra)
+    noise = measure_noise(phonon, forces, change, judged, settings.criteria, checks)
+    return dataclasses.replace(
+        _result(phonon, settings, path, mesh, spectra, judged, noise),
+        displacements=len(forces),
+        largest_drift=largest_drift,
+        symmetrisation_change=float(np.abs(change).max()),
+        forces=without_drift,
     )
 
 
@@ -198,8 +192,27 @@ def analyse_force_constants(
         # LAPACK does not take them.
         raise PhononError("nan", "force constants are not finite")
     path, mesh, spectra = _spectra(phonon, settings)
+    judged = _judged(phonon, spectra)
     if phonon.dataset is not None and math.isfinite(noise.forces):
-        noise = carry_noise(phonon, noise.forces, spectra, settings.criteria)
+        noise = carry_noise(phonon, noise.forces, judged, settings.criteria)
+    return _result(phonon, settings, path, mesh, spectra, judged, noise)
+
+
+def _judged(phonon: Phonopy, spectra: Mapping[str, Spectrum]) -> dict[str, Spectrum]:
+    """Return the spectra that criteria look at: those of a store, and one of Loew's scripts."""
+    return {**spectra, SUPERCELL_Q: frequencies_at(phonon, supercell_qpoints(phonon))}
+
+
+def _result(
+    phonon: Phonopy,
+    settings: PhononSettings,
+    path: BandPath,
+    mesh: MeshResult,
+    spectra: dict[str, Spectrum],
+    judged: Mapping[str, Spectrum],
+    noise: Noise,
+) -> PhononResult:
+    """Return what follows from spectra, without what only forces tell."""
     return PhononResult(
         phonon,
         0,
@@ -212,9 +225,9 @@ def analyse_force_constants(
         mesh,
         lowest_modes(phonon, spectra),
         _character(phonon, spectra, noise, mesh),
-        verdicts(spectra, settings.criteria),
-        _undetermined(spectra, noise, settings),
-        {c.name: margin(c, spectra[c.place]) for c in settings.criteria},
+        verdicts(judged, settings.criteria),
+        _undetermined(judged, noise, settings),
+        {c.name: margin(c, judged[c.place]) for c in settings.criteria},
         decay(phonon),
     )
 
@@ -233,9 +246,8 @@ def _undetermined(
 def _character(
     phonon: Phonopy, spectra: dict[str, Spectrum], noise: Noise, mesh: MeshResult
 ) -> Character:
-    acoustic, optical = modes_at_gamma(phonon)
     reciprocal = np.linalg.inv(phonon.primitive.cell).T
-    return character(spectra, acoustic, optical, reciprocal, noise.frequencies, mesh.weights)
+    return character(spectra, modes_at_gamma(phonon), reciprocal, noise.frequencies, mesh.weights)
 
 
 def _spectra(

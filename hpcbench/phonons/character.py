@@ -5,16 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcbench.phonons.spectrum import acoustic_share
-from hpcbench.phonons.stability import IMAGINARY, Spectrum
-
-if TYPE_CHECKING:
-    from phonopy import Phonopy
+from hpcbench.phonons.spectrum import GammaModes
+from hpcbench.phonons.stability import ACOUSTIC_MODES, IMAGINARY, Spectrum
 
 CLEAN = "clean"
 """No negative frequency anywhere."""
@@ -32,7 +28,8 @@ CHARACTERS = (CLEAN, NOISE, AT_GAMMA, AT_COMMENSURATE, BETWEEN, NEAR_GAMMA)
 
 # Of the distance from Gamma to the nearest other commensurate q.
 _NEAR = 0.5
-_ACOUSTIC = 3
+# Distances that are equal by symmetry do not differ by rounding.
+_SAME_DISTANCE = 1e-6
 _AT_GAMMA = 1e-8  # 1/A
 
 
@@ -66,37 +63,21 @@ class Character:
     imaginary: dict[str, float]
 
 
-def modes_at_gamma(phonon: Phonopy) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Frequencies at Gamma in THz: of the three acoustic modes, and of the others; ascending.
-
-    Acoustic are those that move all atoms alike: with e the eigenvector and m the masses, the
-    three with the largest sum over directions of ``|sum_k sqrt(m_k) e_k|^2``.
-    """
-    result = phonon.run_qpoints([[0.0, 0.0, 0.0]], with_eigenvectors=True)
-    vectors = result.eigenvectors[0].T.reshape(len(result.frequencies[0]), -1, 3)
-    alike = acoustic_share(vectors, phonon.primitive.masses)
-    is_acoustic = np.zeros(len(alike), dtype=bool)
-    is_acoustic[np.argsort(alike)[-_ACOUSTIC:]] = True
-    frequencies = np.asarray(result.frequencies[0])
-    return np.sort(frequencies[is_acoustic]), np.sort(frequencies[~is_acoustic])
-
-
 def character(
     spectra: Mapping[str, Spectrum],
-    acoustic: NDArray[np.float64],
-    optical: NDArray[np.float64],
+    gamma: GammaModes,
     reciprocal: NDArray[np.float64],
     noise: Mapping[str, float],
     weights: NDArray[np.int64],
 ) -> Character:
-    """What kind of negative frequencies there are.
+    """Classify the negative frequencies of a crystal.
 
     Parameters
     ----------
     spectra : mapping
         By place: ``path``, ``commensurate``, ``mesh``.
-    acoustic, optical : ndarray
-        At Gamma, in THz, from :func:`modes_at_gamma`.
+    gamma : GammaModes
+        From :func:`hpcbench.phonons.spectrum.modes_at_gamma`.
     reciprocal : ndarray, shape (3, 3)
         Reciprocal lattice vectors of the primitive cell as rows, in 1/A.
     noise : mapping
@@ -104,23 +85,29 @@ def character(
     weights : ndarray, shape (nq,)
         How many q-points of the mesh each of it stands for.
     """
+    acoustic = gamma.frequencies[gamma.acoustic]
+    optical = gamma.frequencies[~gamma.acoustic]
     limit = {place: min(IMAGINARY, -float(np.nan_to_num(noise[place]))) for place in spectra}
     distances = {place: _from_gamma(s.qpoints, reciprocal) for place, s in spectra.items()}
     away = {place: distance > _AT_GAMMA for place, distance in distances.items()}
     commensurate = spectra["commensurate"].frequencies[away["commensurate"]]
-    radius = _NEAR * distances["commensurate"][away["commensurate"]].min(
-        initial=np.linalg.norm(reciprocal, axis=1).min()
+    radius = (
+        (1.0 - _SAME_DISTANCE)
+        * _NEAR
+        * distances["commensurate"][away["commensurate"]].min(
+            initial=np.linalg.norm(reciprocal, axis=1).min()
+        )
     )
     near, is_far, is_near = np.inf, False, False
     for place in ("path", "mesh"):
         frequencies = np.sort(spectra[place].frequencies, axis=1)
         long = (distances[place] < radius) & away[place]
-        waves = frequencies[long, :_ACOUSTIC]
+        waves = frequencies[long, :ACOUSTIC_MODES]
         near = min(near, float(waves.min(initial=np.inf)))
         is_near |= bool((waves < limit[place]).any())
         is_far |= bool(
             (frequencies[distances[place] >= radius] < limit[place]).any()
-            or (frequencies[long, _ACOUSTIC:] < limit[place]).any()
+            or (frequencies[long, ACOUSTIC_MODES:] < limit[place]).any()
         )
     kinds = [
         kind

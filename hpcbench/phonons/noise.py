@@ -13,7 +13,7 @@ from phonopy.physical_units import get_physical_units
 
 from hpcbench.criteria import PLACES
 from hpcbench.phonons.force_constants import fit_force_constants, subtract_drift
-from hpcbench.phonons.stability import ACOUSTIC, is_gamma
+from hpcbench.phonons.stability import signed_squares
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -49,7 +49,7 @@ class Noise:
         one of a larger frequency f is uncertain by about the square of this, over 2 f.
     spreads : dict
         By place: the standard deviation of each mode's squared frequency in THz^2, shape
-        (nq, nbands). Zero for the three lowest modes at Gamma, and for modes that are too far from
+        (nq, nbands). Zero for the acoustic modes at Gamma, and for modes that are too far from
         the thresholds of all criteria to cross one. Empty where the noise is not known.
     """
 
@@ -191,14 +191,13 @@ def _carried(
             continue
         matrices = [_matrices(copy, spectrum.qpoints[near], one) for one in constants]
         spreads[place][near] = noise * _spread(phonon, spectrum.qpoints[near], matrices)
-        spreads[place][is_gamma(spectrum.qpoints), :ACOUSTIC] = 0.0
+        spreads[place][spectrum.at_gamma] = 0.0
     return Noise(noise, dict(zip(spectra, map(float, squares**0.25), strict=True)), spreads)
 
 
 def _near(spectrum: Spectrum, thresholds: Sequence[float], reach: float) -> NDArray[np.int64]:
     """The lowest q-points with a mode that is within reach (THz^2) of a threshold (THz)."""
-    squares = spectrum.frequencies * np.abs(spectrum.frequencies)
-    squares[is_gamma(spectrum.qpoints), :ACOUSTIC] = np.inf
+    squares = np.where(spectrum.at_gamma, np.inf, signed_squares(spectrum.frequencies))
     is_near = np.zeros(len(squares), dtype=bool)
     for threshold in thresholds:
         is_near |= (np.abs(squares - threshold * abs(threshold)) < reach).any(axis=1)

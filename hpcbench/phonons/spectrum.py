@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from phonopy.harmonic.dynmat_to_fc import get_commensurate_points
-from phonopy.phonon.band_structure import get_band_qpoints
 from phonopy.phonon.mesh import MeshSymmetryFallbackWarning
 
 from hpcbench.errors import PhononError
-from hpcbench.phonons.stability import IMAGINARY, Spectrum
+from hpcbench.phonons.stability import ACOUSTIC_MODES, IMAGINARY, Spectrum
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from phonopy import Phonopy
+
+
+# Of an interval of the band path: lengths that differ by less are the same.
+_TIE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,12 +79,31 @@ def seekpath_band_path(phonon: Phonopy, points: int, *, cell_is_standard: bool) 
         raise PhononError("band path", f"seekpath: {type(error).__name__}: {error}") from error
     coordinates = recommended["point_coords"]
     ends = [(coordinates[a], coordinates[b]) for a, b in recommended["path"]]
-    segments = get_band_qpoints(ends, points, rec_lattice=np.linalg.inv(phonon.primitive.cell))
+    segments = [
+        np.linspace(*segment, count)
+        for segment, count in zip(
+            ends, _points_of_segments(ends, points, phonon.primitive.cell), strict=True
+        )
+    ]
     return BandPath(
         np.concatenate(segments).astype(np.float64),
         np.concatenate([[0], np.cumsum([len(s) for s in segments])]).astype(np.int64),
         tuple((str(a), str(b)) for a, b in recommended["path"]),
     )
+
+
+def _points_of_segments(
+    ends: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]],
+    points: int,
+    cell: NDArray[np.float64],
+) -> list[int]:
+    """Return the number of points of each segment, at phonopy's constant interval.
+
+    As phonopy rounds them, but for segments whose length is a half of an interval: there phonopy
+    has one point more or less by the last digit of the cell, and here the smaller number counts.
+    """
+    lengths = [float(np.linalg.norm(np.linalg.inv(cell) @ np.subtract(b, a))) for a, b in ends]
+    return [max(2, math.ceil(length / max(lengths) * points - 0.5 - _TIE)) for length in lengths]
 
 
 def commensurate_qpoints(phonon: Phonopy) -> NDArray[np.float64]:
@@ -93,10 +115,54 @@ def commensurate_qpoints(phonon: Phonopy) -> NDArray[np.float64]:
     return np.asarray(get_commensurate_points(np.rint(matrix).astype(np.int64)))
 
 
+def supercell_qpoints(phonon: Phonopy) -> NDArray[np.float64]:
+    """Return the q that Loew's scripts look at, shape (nq, 3).
+
+    Commensurate with ``supercell_matrix``, as if it were of the primitive cell: that is
+    ``phonopy.harmonic.dynmat_to_fc.get_commensurate_points(supercell_matrix)`` given to a phonon
+    object with a primitive matrix (hyllios/utils, benchmark_ph/calc_phonopy.py).
+    """
+    return np.asarray(get_commensurate_points(np.asarray(phonon.supercell_matrix, dtype=np.int64)))
+
+
 def frequencies_at(phonon: Phonopy, qpoints: NDArray[np.float64]) -> Spectrum:
-    """Frequencies in THz at given q-points, shape (nq, nbands)."""
+    """Return frequencies in THz at given q-points, shape (nq, nbands)."""
     frequencies = phonon.run_qpoints(qpoints).frequencies
-    return Spectrum(np.asarray(qpoints), np.sort(frequencies, axis=1))
+    return Spectrum(
+        np.asarray(qpoints), np.sort(frequencies, axis=1), modes_at_gamma(phonon).acoustic
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class GammaModes:
+    """The modes at Gamma.
+
+    Attributes
+    ----------
+    frequencies : ndarray, shape (nbands,)
+        In THz, ascending; negative where imaginary.
+    acoustic : ndarray, shape (nbands,)
+        Which three are acoustic.
+    """
+
+    frequencies: NDArray[np.float64]
+    acoustic: NDArray[np.bool_]
+
+
+def modes_at_gamma(phonon: Phonopy) -> GammaModes:
+    """Return the modes at Gamma, and which of them are acoustic.
+
+    Acoustic are those that move all atoms alike: the three with the largest
+    :func:`acoustic_share`, not the three lowest, for optical ones may be imaginary.
+    """
+    result = phonon.run_qpoints([[0.0, 0.0, 0.0]], with_eigenvectors=True)
+    frequencies = np.asarray(result.frequencies[0])
+    order = np.argsort(frequencies, kind="stable")
+    vectors = result.eigenvectors[0].T[order].reshape(len(order), -1, 3)
+    share = acoustic_share(vectors, phonon.primitive.masses)
+    acoustic = np.zeros(len(order), dtype=bool)
+    acoustic[np.argsort(share, kind="stable")[-ACOUSTIC_MODES:]] = True
+    return GammaModes(frequencies[order], acoustic)
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,7 +309,11 @@ def run_mesh(
     result, thermal = on(mesh[0] if len(mesh) == 1 else [int(n) for n in mesh])
     change = np.abs(thermal.free_energy - coarse.free_energy).max(initial=0.0)
     change /= len(phonon.primitive)
-    spectrum = Spectrum(np.array(result.qpoints), np.array(result.frequencies))
+    spectrum = Spectrum(
+        np.array(result.qpoints),
+        np.sort(result.frequencies, axis=1),
+        modes_at_gamma(phonon).acoustic,
+    )
     weights = np.array(result.weights, dtype=np.int64)
     below = (spectrum.frequencies < cutoff_frequency).sum(axis=1)
     return MeshResult(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpcbench.criteria import PLACES, Criterion
+from hpcbench.criteria import PLACES, SUPERCELL_Q, Criterion
 from hpcbench.report.wording import percent, texts_of
 from hpcbench.store.schema import BESIDE, DONE
 
@@ -102,7 +102,8 @@ def protocols_of(
     differs = np.array(texts_of(here, column)) != np.array(texts_of(beside, column))
     shares = [sum(v == "stable" for v in texts_of(t, column)) for t in (beside, here)]
     changed = zip(here[differs].to_dict("records"), beside[differs].to_dict("records"), strict=True)
-    lowest = f"min_frequency_{criterion.place}"
+    place = "commensurate" if criterion.place == SUPERCELL_Q else criterion.place
+    lowest = f"min_frequency_{place}"
     return Protocols(
         BESIDE,
         len(ids),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup, escape
 
 from hpcbench.analysis.rates import Rate
-from hpcbench.criteria import Criterion
+from hpcbench.criteria import ACOUSTIC, SUPERCELL_Q, THREE_LOWEST, Criterion
 from hpcbench.report.drawings import number, plain
 
 if TYPE_CHECKING:
@@ -20,7 +20,9 @@ PLACE_NAMES = {
     "path": "band path",
     "commensurate": "q commensurate with the supercell",
     "mesh": "q mesh",
+    SUPERCELL_Q: "q commensurate with the supercell matrix",
 }
+GAMMA_MODES = {ACOUSTIC: "acoustic modes at Γ", THREE_LOWEST: "three lowest modes at Γ"}
 # Settings in the order of a run: title, unit. Others follow as they are.
 SETTINGS = {
     "protocol": ("protocol", ""),
@@ -87,27 +89,26 @@ def group_html(record: Mapping[str, Any]) -> Markup:
 
 
 def sentence(found: Criterion) -> str:
-    """What has to be true for a crystal to be stable by a criterion."""
+    """Say what has to be true for a crystal to be stable by a criterion."""
     where, threshold = PLACE_NAMES[found.place], f"{plain(found.threshold)}\u00a0THz"
+    apart = GAMMA_MODES[found.gamma_modes]
     if not found.gamma_apart:
         return f"lowest frequency on the {where} ≥ {threshold}"
     if found.gamma_threshold is None:
-        return (
-            f"lowest frequency on the {where}, the three lowest modes at Γ left out, ≥ {threshold}"
-        )
+        return f"lowest frequency on the {where}, the {apart} left out, ≥ {threshold}"
     gamma = f"{number(found.gamma_threshold, 3)}\u00a0THz"
-    return f"three lowest modes at Γ ≥ {gamma}, all others at {where} ≥ {threshold}"
+    return f"{apart} ≥ {gamma}, all others at {where} ≥ {threshold}"
 
 
 def looks_at(criterion: Criterion) -> str:
-    """Where a criterion looks, and what it does with the acoustic modes at Gamma."""
+    """Say where a criterion looks, and what it does with the modes at Gamma."""
     where = PLACE_NAMES[criterion.place]
     if not criterion.gamma_apart:
         return where
     if criterion.gamma_threshold is None:
-        return f"{where}; the three lowest modes at Γ left out"
+        return f"{where}; the {GAMMA_MODES[criterion.gamma_modes]} left out"
     gamma = f"{number(criterion.gamma_threshold, 3)}\u00a0THz"
-    return f"{where}; the three lowest modes at Γ against {gamma}"
+    return f"{where}; the {GAMMA_MODES[criterion.gamma_modes]} against {gamma}"
 
 
 def percent(count: int, of: int) -> str:

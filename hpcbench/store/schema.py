@@ -225,8 +225,8 @@ def result_schema(
             "f8",
             (),
             "THz",
-            "lowest frequency above the threshold of the verdict's criterion; without the three "
-            "lowest modes at Gamma",
+            "lowest frequency above the threshold of the verdict's criterion; without the "
+            "acoustic modes at Gamma",
         ),
         Field("again", "category", meaning="what its verdict is from: empty, or as in its id"),
         Field("parent", "category", meaning="of a computation again: the crystal's id; else empty"),

@@ -1,0 +1,95 @@
+"""No label, kind or shape hangs on rounding: the same crystal on another machine, in effect."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.io import read
+from phonopy import Phonopy
+from phonopy.structure.atoms import PhonopyAtoms
+from test_known_answers import NAMES, load
+
+import hpcbench
+from hpcbench.phonons.calculate import PhononResult, PhononSettings, analyse_force_constants
+from hpcbench.phonons.force_constants import fit_force_constants, subtract_drift
+
+DEMO = Path(__file__).parents[1] / "jobs" / "demo"
+SIZE = 1e-12
+SETTINGS = PhononSettings("auto", 0.01, 1e-5, 101, (3, 3, 3), (300.0,), 0.1)
+
+
+def perturbed(phonon: Phonopy, seed: int) -> Phonopy:
+    """The same crystal with relative errors of ``SIZE`` in the cell and the force constants."""
+    rng = np.random.default_rng(seed)
+
+    def jolted(values: np.ndarray) -> np.ndarray:
+        return values * (1.0 + SIZE * rng.standard_normal(values.shape))
+
+    cell = phonon.unitcell
+    found = Phonopy(
+        PhonopyAtoms(
+            numbers=cell.numbers,
+            cell=jolted(cell.cell),
+            scaled_positions=cell.scaled_positions,
+            masses=cell.masses,
+        ),
+        supercell_matrix=phonon.supercell_matrix,
+        primitive_matrix=phonon.primitive_matrix,
+        symprec=phonon.symmetry.tolerance,
+        log_level=0,
+    )
+    found.force_constants = jolted(phonon.force_constants)
+    return found
+
+
+def answers(result: PhononResult) -> dict[str, object]:
+    return {
+        "verdicts": result.verdicts,
+        "kinds": result.character.kinds,
+        "shapes": [s.frequencies.shape for s in result.spectra.values()],
+        "segments": result.path.indptr.tolist(),
+        "labels": result.path.labels,
+        "lowest q": [s.lowest[1].round(9).tolist() for s in result.spectra.values()],
+        "unstable modes": len(result.unstable_modes),
+    }
+
+
+def check(phonon: Phonopy) -> None:
+    expected = answers(analyse_force_constants(phonon, SETTINGS))
+    for seed in range(2):
+        assert answers(analyse_force_constants(perturbed(phonon, seed), SETTINGS)) == expected
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> hpcbench.Store:
+    crystals = [read(path) for path in sorted(DEMO.glob("*.cif"))]
+    for atoms, path in zip(crystals, sorted(DEMO.glob("*.cif")), strict=True):
+        atoms.info["name"] = path.stem
+    out = tmp_path_factory.mktemp("demo") / "demo.h5"
+    hpcbench.run(crystals, model="mattersim-demo", mesh=(3, 3, 3), supercell=(2, 2, 2), out=out)
+    return hpcbench.open(out)
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(DEMO.glob("*.cif"))])
+def test_demo_crystals(name: str, demo: hpcbench.Store) -> None:
+    check(demo.phonopy(name))
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("name", NAMES)
+def test_force_sets_of_dft(name: str, reference_data: Path) -> None:
+    pytest.importorskip("symfc")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # phonopy speaks of its own defaults
+        phonon = load(reference_data / "phonons", name)
+    if phonon.dataset is not None and "first_atoms" in phonon.dataset:
+        forces, _ = subtract_drift(np.array(phonon.forces))
+        fit_force_constants(phonon, forces)
+    elif phonon.dataset is not None:
+        phonon.produce_force_constants(
+            calculate_full_force_constants=False, fc_calculator="symfc", show_drift=False
+        )
+    check(phonon)
