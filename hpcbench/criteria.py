@@ -17,6 +17,10 @@ PLACES = ("path", "commensurate", "mesh")
 SUPERCELL_Q = "supercell q"
 """Where Loew's script looks: q commensurate with ``supercell_matrix``, taken as if they were of the
 primitive cell. Where that is not the cell as given, some are not commensurate with it."""
+LENGTH = "length of the displacements"
+"""Cause of an undetermined answer: another one is within reach of it (phonons/noise.py)."""
+ROUNDING = "rounding"
+"""Cause of an undetermined answer: two standard deviations of the forces' rounding change it."""
 ACOUSTIC, THREE_LOWEST = "acoustic", "three lowest"
 """Which modes at Gamma a criterion treats apart: those that move all atoms alike, by their
 eigenvectors, or simply the three of lowest frequency."""

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcbench.criteria import CRITERIA, SUPERCELL_Q, Criterion
+from hpcbench.criteria import CRITERIA, LENGTH, ROUNDING, SUPERCELL_Q, Criterion
 from hpcbench.errors import PhononError
 from hpcbench.phonons.character import Character, character
+from hpcbench.phonons.displacement_length import EXTRAPOLATED_NOISE, extrapolate, pairs_of
 from hpcbench.phonons.force_constants import decay, fit_force_constants, subtract_drift
-from hpcbench.phonons.noise import UNKNOWN_NOISE, Noise, carry_noise, measure_noise
+from hpcbench.phonons.noise import UNKNOWN_NOISE, Noise, Uncertainty, nonlinearity
 from hpcbench.phonons.spectrum import (
     BandPath,
     MeshResult,
@@ -40,7 +41,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PhononSettings:
-    """How phonons are computed; units and meaning as in ``RunConfig``."""
+    """How phonons are computed; units and meaning as in ``RunConfig``.
+
+    ``literal``: every criterion has an answer, however uncertain, as in the scripts of a benchmark.
+    """
 
     primitive_matrix: str
     displacement: float
@@ -50,6 +54,7 @@ class PhononSettings:
     temperatures: tuple[float, ...]
     cutoff_frequency: float
     criteria: tuple[Criterion, ...] = CRITERIA
+    literal: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +66,8 @@ class PhononResult:
     phonon : Phonopy
         With force constants (compact, symmetrised).
     displacements : int
-        Number of displaced supercells; 0 where force constants were given.
+        Number of supercells that forces were computed of, but for those that tell the noise; 0
+        where force constants were given.
     largest_drift : float
         Largest mean force of a supercell before it was subtracted, in eV/A; NaN where force
         constants were given.
@@ -84,13 +90,16 @@ class PhononResult:
         What kind of negative frequencies there are.
     verdicts : dict
         ``stable`` or ``unstable`` by the name of each criterion.
-    undetermined : tuple of str
-        Names of the criteria whose answers the noise could change.
+    undetermined : dict
+        Names of the criteria that have no sure answer, and the cause.
     margins : dict
         By the name of each criterion, how far the lowest frequency is above its threshold, in
         THz; the acoustic modes at Gamma left out.
     decay : float
         See :func:`hpcbench.phonons.force_constants.decay`.
+    roughness : float
+        See :class:`hpcbench.phonons.displacement_length.Lengths`; NaN where forces of one length
+        were given.
     """
 
     phonon: Phonopy
@@ -105,9 +114,10 @@ class PhononResult:
     lowest_modes: dict[str, Mode]
     character: Character
     verdicts: dict[str, str]
-    undetermined: tuple[str, ...]
+    undetermined: dict[str, str]
     margins: dict[str, float]
     decay: float
+    roughness: float = math.nan
 
     @property
     def max_frequency(self) -> float:
@@ -140,7 +150,7 @@ def analyse(
     settings: PhononSettings,
     checks: NDArray[np.float64] | None = None,
 ) -> PhononResult:
-    """Force constants, spectra, thermal properties and verdicts from forces.
+    """Compute force constants, spectra, thermal properties and verdicts from forces.
 
     Parameters
     ----------
@@ -149,7 +159,8 @@ def analyse(
     forces : ndarray, shape (nsupercells, natoms, 3)
         Forces of the displaced supercells in eV/A, as the potential gives them.
     checks : ndarray, shape (2, natoms, 3), optional
-        The same of the supercell that is not displaced, and with the first displacement halved.
+        The same of the supercell that is not displaced, and with the first displacement halved:
+        they tell what the length of the displacements may add.
 
     Raises
     ------
@@ -160,13 +171,65 @@ def analyse(
     change = fit_force_constants(phonon, without_drift)
     path, mesh, spectra = _spectra(phonon, settings)
     judged = _judged(phonon, spectra)
-    noise = measure_noise(phonon, forces, change, judged, settings.criteria, checks)
+    uncertainty = Uncertainty(phonon)
+    none = None if checks is None else checks[0]
+    noise = uncertainty.noise(
+        uncertainty.rounding(forces, none, float(np.linalg.norm(change))),
+        judged,
+        settings.criteria,
+        nonlinearity=math.nan if checks is None else nonlinearity(phonon, forces, *checks),
+    )
     return dataclasses.replace(
         _result(phonon, settings, path, mesh, spectra, judged, noise),
         displacements=len(forces),
         largest_drift=largest_drift,
         symmetrisation_change=float(np.abs(change).max()),
         forces=without_drift,
+    )
+
+
+def analyse_lengths(
+    phonon: Phonopy, forces: NDArray[np.float64], settings: PhononSettings
+) -> PhononResult:
+    """Compute the same in the limit of displacements of no length, where there is one.
+
+    Where the potential is not smooth over the lengths of the displacements there is none, and
+    force constants are those of phonopy's displacements.
+
+    Parameters
+    ----------
+    phonon : Phonopy
+        From :func:`prepare`; force constants are put into it.
+    forces : ndarray, shape (ncopies, natoms, 3)
+        Of the supercells of :func:`hpcbench.phonons.displacement_length.with_shorter`, in eV/A.
+
+    Raises
+    ------
+    PhononError
+        If force constants or the band path cannot be had, or frequencies are not finite.
+    """
+    displaced = len((phonon.dataset or {})["first_atoms"])
+    without_drift, largest_drift = subtract_drift(forces[:displaced])
+    change = fit_force_constants(phonon, without_drift)
+    uncertainty = Uncertainty(phonon)
+    rounding = uncertainty.rounding(
+        forces[:displaced], forces[displaced], float(np.linalg.norm(change))
+    )
+    lengths = extrapolate(pairs_of(phonon), forces, displaced, rounding)
+    error = None
+    if lengths.smooth:
+        change = fit_force_constants(phonon, subtract_drift(lengths.forces)[0])
+        rounding, error = EXTRAPOLATED_NOISE * rounding, lengths.error
+    path, mesh, spectra = _spectra(phonon, settings)
+    judged = _judged(phonon, spectra)
+    noise = uncertainty.noise(rounding, judged, settings.criteria, error=error)
+    return dataclasses.replace(
+        _result(phonon, settings, path, mesh, spectra, judged, noise),
+        displacements=len(forces),
+        largest_drift=largest_drift,
+        symmetrisation_change=float(np.abs(change).max()),
+        forces=without_drift,
+        roughness=lengths.roughness,
     )
 
 
@@ -194,7 +257,9 @@ def analyse_force_constants(
     path, mesh, spectra = _spectra(phonon, settings)
     judged = _judged(phonon, spectra)
     if phonon.dataset is not None and math.isfinite(noise.forces):
-        noise = carry_noise(phonon, noise.forces, judged, settings.criteria)
+        noise = Uncertainty(phonon).noise(
+            noise.forces, judged, settings.criteria, nonlinearity=noise.nonlinearity
+        )
     return _result(phonon, settings, path, mesh, spectra, judged, noise)
 
 
@@ -234,13 +299,18 @@ def _result(
 
 def _undetermined(
     spectra: Mapping[str, Spectrum], noise: Noise, settings: PhononSettings
-) -> tuple[str, ...]:
-    """The criteria whose answers noise could change; none where it is not known."""
-    return tuple(
-        c.name
-        for c in settings.criteria
-        if noise.spreads and is_undetermined(c, spectra[c.place], noise.spreads[c.place])
-    )
+) -> dict[str, str]:
+    """Return the criteria whose answers could be others, and why; none where it is not known."""
+    found = {}
+    for criterion in settings.criteria if noise.deviation and not settings.literal else ():
+        spectrum = spectra[criterion.place]
+        for cause, of_rounding in ((ROUNDING, True), (LENGTH, False)):
+            if is_undetermined(
+                criterion, spectrum, *noise.reach(criterion.place, of_rounding=of_rounding)
+            ):
+                found[criterion.name] = cause
+                break
+    return found
 
 
 def _character(

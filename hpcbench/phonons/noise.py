@@ -1,10 +1,18 @@
-"""The noise of forces, and how far it moves frequencies."""
+"""How far frequencies are uncertain: by rounding of the forces, and by the displacements' length.
+
+Rounding is noise: its size is told by laws that forces violate (the sum rule and the symmetry of
+displaced supercells, Togo and Tanaka, Scr. Mater. 108, 1 (2015), section 2; Ackland, Warren and
+Clark, J. Phys.: Condens. Matter 9, 7861 (1997)), and random forces of that size, fitted like the
+real ones, tell what it does to frequencies. The length of the displacements is a bias
+(:mod:`hpcbench.phonons.displacement_length`): all pairs of atoms may share its sign, so it is
+bounded and not averaged.
+"""
 
 from __future__ import annotations
 
 import math
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +20,9 @@ from numpy.typing import NDArray
 from phonopy.physical_units import get_physical_units
 
 from hpcbench.criteria import PLACES
-from hpcbench.phonons.force_constants import fit_force_constants, subtract_drift
+from hpcbench.phonons.displacement_length import pairs_of
+from hpcbench.phonons.force_constants import subtract_drift
+from hpcbench.phonons.linear_fit import LinearFit, operations_of
 from hpcbench.phonons.stability import signed_squares
 
 if TYPE_CHECKING:
@@ -23,248 +33,232 @@ if TYPE_CHECKING:
     from hpcbench.criteria import Criterion
     from hpcbench.phonons.stability import Spectrum
 
-# Sets of made-up forces: a standard deviation over them is good to a quarter, the root of that,
-# which is what we tell, to an eighth.
+# Sets of random forces: a standard deviation over them is good to a quarter.
 _SAMPLES = 8
-# A mode is looked at whose square is nearer to a threshold's than so many times the largest
-# spread of squares seen at the lowest modes' q: others have no chance.
-_REACH = 3.0
+# Rounding moves a mode by so many standard deviations of its squared frequency, at most.
+DEVIATIONS = 2.0
 # q-points of a place that are looked at: its lowest.
 _MOST_QPOINTS = 64
 # Where symmetrisation changes so little of random force constants, it says nothing of their noise.
 _NO_CHANGE = 1e-3
+# The displacement that is halved may be one that changes less than others.
+_OTHER_DISPLACEMENTS = 3.0
+
+
+_Reach = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, eq=False)
 class Noise:
-    """What forces violate of laws that hold exactly, and what follows for frequencies.
+    """How far frequencies are uncertain.
 
     Attributes
     ----------
     forces : float
-        Standard deviation of a component of a force, in eV/A.
+        Standard deviation of a component of a force by rounding, in eV/A.
     frequencies : dict
         By place, in THz, for the lowest mode of its spectrum: the root of the standard deviation
-        of its squared frequency. A mode whose frequency is closer to zero may be of either sign;
-        one of a larger frequency f is uncertain by about the square of this, over 2 f.
-    spreads : dict
-        By place: the standard deviation of each mode's squared frequency in THz^2, shape
-        (nq, nbands). Zero for the acoustic modes at Gamma, and for modes that are too far from
-        the thresholds of all criteria to cross one. Empty where the noise is not known.
+        of its squared frequency by rounding. A mode closer to zero may be of either sign.
+    bias, deviation : dict
+        By place, for the lowest q-points, in THz^2, shape (nq, nbands): how far the displacements'
+        length may have moved each mode's squared frequency, and its standard deviation by
+        rounding. Zero for acoustic modes at Gamma, NaN for higher q-points. Empty where it is not
+        known.
+    nonlinearity : float
+        Relative change of the forces from the first displacement to half of it; NaN where it was
+        not measured.
     """
 
     forces: float
     frequencies: dict[str, float]
-    spreads: dict[str, NDArray[np.float64]]
+    bias: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    deviation: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    nonlinearity: float = math.nan
+
+    def reach(self, place: str, *, of_rounding: bool = False) -> _Reach:
+        """Return how far squared frequencies may be below and above what they are, in THz^2.
+
+        The bias and two standard deviations of rounding, or the latter alone. Shapes (nq, nbands).
+        """
+        moved = DEVIATIONS * self.deviation[place]
+        if not of_rounding:
+            moved = moved + self.bias[place]
+        # Those that are not looked at are higher: what raises the lowest above a threshold does
+        # the same to them.
+        return np.nan_to_num(moved), np.where(np.isnan(moved), np.nanmax(moved), moved)
 
 
-UNKNOWN_NOISE = Noise(math.nan, dict.fromkeys(PLACES, math.nan), {})
+UNKNOWN_NOISE = Noise(math.nan, dict.fromkeys(PLACES, math.nan))
 """Of force constants whose forces are not there."""
 
 
-def measure_noise(
-    phonon: Phonopy,
-    forces: NDArray[np.float64],
-    change: NDArray[np.float64],
-    spectra: Mapping[str, Spectrum],
-    criteria: Iterable[Criterion],
-    checks: NDArray[np.float64] | None = None,
-) -> Noise:
-    """The noise of a crystal's forces, carried through to its lowest frequencies.
-
-    Four laws tell what it is. The forces of a supercell add up to nothing. They have its
-    symmetry, or what is left of it to a displaced one: what violates these two is rounding, and
-    what the cell itself lacks of its symmetry. Force constants do not depend on the order of their
-    indices: what violates that is also the finite length of the displacement. And forces change
-    in proportion to a displacement: how far they do not, beyond the noise that is known from the
-    first two, is what its length adds. The law that is violated most says how large the noise
-    is. Made-up forces of such noise, independent in all
-    components, then go the way of the real ones, and are added to those: so far does the lowest
-    frequency move.
+class Uncertainty:
+    """What rounding and the displacements' length do to the frequencies of a crystal.
 
     Parameters
     ----------
     phonon : Phonopy
-        With symmetrised compact force constants.
-    forces : ndarray, shape (nsupercells, natoms, 3)
-        As the potential gave them, with their drift, in eV/A.
-    change : ndarray, shape (natoms in primitive cell, natoms in supercell, 3, 3)
-        Of the force constants by symmetrisation, in eV/A^2.
-    spectra : mapping of str to Spectrum
-        By place.
-    criteria : iterable of Criterion
-        Whose thresholds matter.
-    checks : ndarray, shape (2, natoms, 3), optional
-        As ``forces``: of the supercell that is not displaced, and with the first displacement
-        halved.
+        With symmetrised compact force constants and the displacements that they are from.
     """
-    made_up = _made_up(phonon)
-    displaced = (phonon.dataset or {})["first_atoms"]
-    entries = [(entry["number"], np.asarray(entry["displacement"])) for entry in displaced]
-    observed = forces
-    if checks is not None:
-        entries.append((entries[0][0], np.zeros(3)))
-        observed = np.concatenate([forces, checks[:1]])
-    # Independent noise of n atoms adds up to its root of n.
-    by_sum = float(np.sqrt(forces.shape[1] * np.mean(observed.mean(axis=1) ** 2)))
-    by_symmetry = _violated_symmetry(phonon, entries, subtract_drift(observed)[0])
-    by_permutation = float("nan")
-    if np.linalg.norm(made_up.changes) > _NO_CHANGE * np.linalg.norm(made_up.constants):
-        of_each = np.linalg.norm(made_up.changes) / np.sqrt(_SAMPLES)
-        by_permutation = float(np.linalg.norm(change) / of_each)
-    noise = float(np.nanmax([by_sum, by_symmetry, by_permutation]))
-    if checks is not None:
-        opposite = _opposite(phonon, entries, forces)
-        rounding = float(np.nanmax([by_sum, by_symmetry]))
-        noise = max(noise, _bend(forces[0], opposite, checks[0], checks[1], rounding))
-    return _carried(phonon, made_up, noise, spectra, criteria)
+
+    def __init__(self, phonon: Phonopy) -> None:
+        self._phonon = phonon
+        self._fit = LinearFit(phonon)
+        self._copy: Phonopy = pickle.loads(pickle.dumps(phonon))
+        self._copy.nac_params = None  # which no error of the forces moves
+        rng = np.random.default_rng(0)  # the same crystal gives the same numbers
+        shape = _SAMPLES, len((phonon.dataset or {})["first_atoms"]), len(phonon.supercell), 3
+        forces = rng.standard_normal(shape)
+        raw = self._fit.raw(forces - forces.mean(axis=2, keepdims=True))
+        self._samples = self._fit.symmetrised(raw)
+        self._sample_changes = float(np.linalg.norm(self._samples - raw)) / math.sqrt(_SAMPLES)
+
+    def rounding(
+        self, forces: NDArray[np.float64], none: NDArray[np.float64] | None, change: float
+    ) -> float:
+        """Return the standard deviation of a component of a force by rounding, in eV/A.
+
+        The forces of a supercell add up to nothing, and have what symmetry the displacement
+        leaves: what violates these laws is rounding, and what the cell itself lacks of its
+        symmetry. The law that is violated most counts. Where no displaced supercell has any
+        symmetry, what symmetrisation changes of the force constants is taken instead, which holds
+        some of the displacements' length as well.
+
+        Parameters
+        ----------
+        forces : ndarray, shape (nsupercells, natoms, 3)
+            As the potential gave them, with their drift, in eV/A.
+        none : ndarray, shape (natoms, 3), optional
+            The same of the supercell that is not displaced.
+        change : float
+            Norm of the change of the force constants by symmetrisation, in eV/A^2.
+        """
+        entries = [
+            (entry["number"], np.asarray(entry["displacement"]))
+            for entry in (self._phonon.dataset or {})["first_atoms"]
+        ]
+        if none is not None:
+            entries.append((entries[0][0], np.zeros(3)))
+            forces = np.concatenate([forces, none[None]])
+        # Independent noise of n atoms adds up to its root of n.
+        by_sum = float(np.sqrt(forces.shape[1] * np.mean(forces.mean(axis=1) ** 2)))
+        by_symmetry = _violated_symmetry(self._phonon, entries, subtract_drift(forces)[0])
+        if math.isnan(by_symmetry) and self._sample_changes > _NO_CHANGE * float(
+            np.linalg.norm(self._samples)
+        ) / math.sqrt(_SAMPLES):
+            by_symmetry = change / self._sample_changes
+        return float(np.nanmax([by_sum, by_symmetry]))
+
+    def noise(
+        self,
+        rounding: float,
+        spectra: Mapping[str, Spectrum],
+        criteria: Iterable[Criterion],
+        *,
+        nonlinearity: float = math.nan,
+        error: NDArray[np.float64] | None = None,
+    ) -> Noise:
+        """Return how far the frequencies of these spectra are uncertain.
+
+        Parameters
+        ----------
+        rounding : float
+            Standard deviation of a component of a force, in eV/A.
+        spectra : mapping of str to Spectrum
+            By place.
+        criteria : iterable of Criterion
+            Those whose places matter.
+        nonlinearity : float
+            From :func:`nonlinearity`: then each pair of atoms may interact by so much more or
+            less, times ``_OTHER_DISPLACEMENTS``.
+        error : ndarray, shape (nsupercells, natoms, 3), optional
+            What may be added to the forces, or taken from them, in eV/A.
+        """
+        lowest = np.array([spectrum.lowest[1] for spectrum in spectra.values()])
+        _, spread = self._shifts(lowest, rounding, 0.0, None)
+        biases: dict[str, NDArray[np.float64]] = {}
+        deviations: dict[str, NDArray[np.float64]] = {}
+        for place in {criterion.place for criterion in criteria}:
+            spectrum = spectra[place]
+            squares = np.where(spectrum.at_gamma, np.inf, signed_squares(spectrum.frequencies))
+            chosen = np.argsort(squares.min(axis=1), kind="stable")[:_MOST_QPOINTS]
+            bias, deviation = self._shifts(
+                spectrum.qpoints[chosen], rounding, np.nan_to_num(nonlinearity), error
+            )
+            for found, moved in ((biases, bias), (deviations, deviation)):
+                found[place] = np.full_like(squares, np.nan)
+                found[place][chosen] = moved
+                found[place][spectrum.at_gamma] = 0.0
+        floors = dict(zip(spectra, np.sqrt(spread[:, 0]).tolist(), strict=True))
+        return Noise(rounding, floors, biases, deviations, nonlinearity)
+
+    def _shifts(
+        self,
+        qpoints: NDArray[np.float64],
+        rounding: float,
+        nonlinearity: float,
+        error: NDArray[np.float64] | None,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return shifts of squared frequencies to first order, shape (nq, nbands), in THz^2.
+
+        The bias, and the standard deviation by rounding.
+        """
+        vectors = self._phonon.run_qpoints(qpoints, with_eigenvectors=True).eigenvectors
+
+        def moved(constants: NDArray[np.float64]) -> NDArray[np.float64]:
+            matrices = _matrices(self._copy, qpoints, constants)
+            shift: NDArray[np.float64] = (vectors.conj() * (matrices @ vectors)).sum(axis=1).real
+            return shift
+
+        spread = rounding * np.sqrt(np.mean([moved(one) ** 2 for one in self._samples], axis=0))
+        bias = np.zeros_like(spread)
+        if nonlinearity:
+            springs = _springs(self._phonon)
+            bias = _OTHER_DISPLACEMENTS * nonlinearity * moved(springs)
+        if error is not None:
+            bias = bias + np.abs(moved(self._fit.symmetrised(self._fit.raw(error[None]))[0]))
+        return bias, spread
 
 
-def carry_noise(
+def nonlinearity(
     phonon: Phonopy,
-    forces: float,
-    spectra: Mapping[str, Spectrum],
-    criteria: Iterable[Criterion],
-) -> Noise:
-    """The noise that is known of a crystal's forces, carried through to these spectra.
-
-    As :func:`measure_noise` does it, which has found that noise before.
-
-    Parameters
-    ----------
-    phonon : Phonopy
-        With symmetrised compact force constants, and the displacements that they are from.
-    forces : float
-        Standard deviation of a component of a force, in eV/A.
-    spectra : mapping of str to Spectrum
-        By place.
-    criteria : iterable of Criterion
-        Whose thresholds matter.
-    """
-    return _carried(phonon, _made_up(phonon), forces, spectra, criteria)
-
-
-@dataclass(frozen=True, eq=False)
-class _MadeUp:
-    """Force constants of made-up forces that are noise of 1 eV/A, several times.
-
-    ``phonon`` is a copy to compute with, ``constants`` are symmetrised, and ``changes`` the norms
-    of what symmetrisation has changed.
-    """
-
-    phonon: Phonopy
-    constants: list[NDArray[np.float64]]
-    changes: list[float]
-
-
-def _made_up(phonon: Phonopy) -> _MadeUp:
-    rng = np.random.default_rng(0)  # the same crystal gives the same numbers
-    made_up = _MadeUp(pickle.loads(pickle.dumps(phonon)), [], [])
-    shape = len((phonon.dataset or {})["first_atoms"]), len(phonon.supercell), 3
-    for _ in range(_SAMPLES):
-        forces, _ = subtract_drift(rng.standard_normal(shape))
-        made_up.changes.append(float(np.linalg.norm(fit_force_constants(made_up.phonon, forces))))
-        made_up.constants.append(np.array(made_up.phonon.force_constants))
-    return made_up
-
-
-def _carried(
-    phonon: Phonopy,
-    made_up: _MadeUp,
-    noise: float,
-    spectra: Mapping[str, Spectrum],
-    criteria: Iterable[Criterion],
-) -> Noise:
-    copy, constants = made_up.phonon, made_up.constants
-    lowest = np.array([spectrum.lowest[1] for spectrum in spectra.values()])
-    matrices = [_matrices(copy, lowest, one) for one in constants]
-    exact = _matrices(copy, lowest, phonon.force_constants)
-    moved = [np.linalg.eigvalsh(exact + noise * one)[:, 0] for one in matrices]
-    squares = np.square(moved - np.linalg.eigvalsh(exact)[:, 0]).mean(axis=0)
-    reach = _REACH * noise * _spread(phonon, lowest, matrices).max()
-    spreads = {}
-    for place, spectrum in spectra.items():
-        thresholds = [c.threshold for c in criteria if c.place == place]
-        spreads[place] = np.zeros_like(spectrum.frequencies)
-        near = _near(spectrum, thresholds, reach)
-        if not len(near):
-            continue
-        matrices = [_matrices(copy, spectrum.qpoints[near], one) for one in constants]
-        spreads[place][near] = noise * _spread(phonon, spectrum.qpoints[near], matrices)
-        spreads[place][spectrum.at_gamma] = 0.0
-    return Noise(noise, dict(zip(spectra, map(float, squares**0.25), strict=True)), spreads)
-
-
-def _near(spectrum: Spectrum, thresholds: Sequence[float], reach: float) -> NDArray[np.int64]:
-    """The lowest q-points with a mode that is within reach (THz^2) of a threshold (THz)."""
-    squares = np.where(spectrum.at_gamma, np.inf, signed_squares(spectrum.frequencies))
-    is_near = np.zeros(len(squares), dtype=bool)
-    for threshold in thresholds:
-        is_near |= (np.abs(squares - threshold * abs(threshold)) < reach).any(axis=1)
-    near = np.flatnonzero(is_near)
-    return near[np.argsort(squares[near].min(axis=1))][:_MOST_QPOINTS]
-
-
-def _spread(
-    phonon: Phonopy, qpoints: NDArray[np.float64], matrices: Sequence[NDArray[np.complex128]]
-) -> NDArray[np.float64]:
-    """Standard deviation of squared frequencies, shape (nq, nbands), to first order.
-
-    ``matrices`` are what is added to the dynamical matrices, shape (nq, nbands, nbands) each.
-    """
-    vectors = phonon.run_qpoints(qpoints, with_eigenvectors=True).eigenvectors
-    moved = [(vectors.conj() * (one @ vectors)).sum(axis=1).real for one in matrices]
-    spread: NDArray[np.float64] = np.sqrt(np.square(moved).mean(axis=0))
-    return spread
-
-
-def _opposite(
-    phonon: Phonopy,
-    entries: Sequence[tuple[int, NDArray[np.float64]]],
     forces: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Forces with the opposite of the first displacement.
-
-    Phonopy has displaced that one as well, unless an operation makes it of the first.
-    """
-    atom, displacement = entries[0]
-    nearly = 1e-6 * np.linalg.norm(displacement)
-    for (other, opposite), found in zip(entries, forces, strict=False):
-        if other == atom and np.abs(opposite + displacement).max() < nearly:
-            return found
-    rotations, permutations = _operations(phonon)
-    turned = np.abs(rotations @ displacement + displacement).max(axis=1) < nearly
-    index = np.flatnonzero(turned & (permutations[:, atom] == atom))[0]
-    result = np.empty_like(forces[0])
-    result[permutations[index]] = forces[0] @ rotations[index].T
-    return result
-
-
-def _bend(
-    whole: NDArray[np.float64],
-    opposite: NDArray[np.float64],
     none: NDArray[np.float64],
     half: NDArray[np.float64],
-    rounding: float,
 ) -> float:
-    """What the length of a displacement adds to a component of the forces, in eV/A.
+    """Return by how much forces are not in proportion to a displacement, relative to them.
 
-    From forces with the displacement, its opposite, none, and half of it. As displacements go in
-    both directions, what goes with the square drops out of force constants, and is taken off
-    here. What goes with the cube is left: three quarters of it stand between a step and two
-    halves. Of the noise that is known, as much is taken off as these sums have of it.
+    From the slopes of the first displacement's forces and of half of it, the even part taken off
+    (:mod:`hpcbench.phonons.displacement_length`), and extrapolated: four thirds of their
+    difference. Sums of the norms of the forces on all atoms but the one that is displaced.
+
+    Parameters
+    ----------
+    forces : ndarray, shape (nsupercells, natoms, 3)
+        In eV/A.
+    none, half : ndarray, shape (natoms, 3)
+        The same of the supercell that is not displaced, and with the first displacement halved.
     """
-    even = (whole + opposite) / 2 - none
-    left = whole + none - 2 * half - even / 2
-    squares = float(np.mean(left**2)) - (0.75**2 + 0.25**2 + 1.5**2 + 2.0**2) * rounding**2
-    return math.sqrt(max(squares, 0.0)) * 4 / 3
+    pair = pairs_of(phonon)[0]
+    plus, minus = forces[pair.first], pair.opposite(forces)
+    even, odd = (plus + minus) / 2 - none, (plus - minus) / 2
+    change = 4 / 3 * (odd - 2 * (half - none - even / 4))
+    others = np.arange(len(none)) != (phonon.dataset or {})["first_atoms"][0]["number"]
+    whole = float(np.linalg.norm(odd[others], axis=1).sum())
+    return float(np.linalg.norm(change[others], axis=1).sum()) / whole if whole else 0.0
 
 
-def _operations(phonon: Phonopy) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Cartesian rotations of the supercell, and where each brings the atoms."""
-    lattice = phonon.supercell.cell.T
-    found = np.asarray(phonon.symmetry.symmetry_operations["rotations"], dtype=np.float64)
-    return lattice @ found @ np.linalg.inv(lattice), phonon.symmetry.atomic_permutations
+def _springs(phonon: Phonopy) -> NDArray[np.float64]:
+    """Return force constants of springs as stiff as each pair of atoms interacts at most.
+
+    Compact. The pair's norm along the diagonal, so that it resists in all directions, and the sum
+    rule: long waves feel little of it, as of the pairs themselves.
+    """
+    norms = np.linalg.norm(phonon.force_constants, ord=2, axis=(-2, -1))
+    rows = np.arange(len(norms)), np.asarray(phonon.primitive.p2s_map)
+    norms[rows] = 0.0
+    norms[rows] = -norms.sum(axis=1)
+    return -norms[:, :, None, None] * np.eye(3)
 
 
 def _violated_symmetry(
@@ -272,12 +266,12 @@ def _violated_symmetry(
     displacements: Sequence[tuple[int, NDArray[np.float64]]],
     forces: NDArray[np.float64],
 ) -> float:
-    """Standard deviation from the mean over the symmetry that a displaced supercell still has.
+    """Return the standard deviation from the mean over what symmetry a supercell still has.
 
     ``displacements`` are the atom and its shift for each supercell. NaN where none of them has
     any symmetry.
     """
-    rotations, permutations = _operations(phonon)
+    rotations, permutations = operations_of(phonon)
     squares = degrees = 0.0
     for (atom, displacement), observed in zip(displacements, forces, strict=True):
         length = np.linalg.norm(displacement)
@@ -299,7 +293,7 @@ def _violated_symmetry(
 def _matrices(
     phonon: Phonopy, qpoints: NDArray[np.float64], force_constants: NDArray[np.float64]
 ) -> NDArray[np.complex128]:
-    """Dynamical matrices in THz^2, shape (nq, nbands, nbands)."""
+    """Return dynamical matrices in THz^2, shape (nq, nbands, nbands)."""
     phonon.force_constants = force_constants
     result = phonon.run_qpoints(qpoints, with_dynamical_matrices=True)
     return np.asarray(result.dynamical_matrices) * get_physical_units().DefaultToTHz ** 2

@@ -112,18 +112,23 @@ def _is_below(spectrum: Spectrum, threshold: float) -> NDArray[np.bool_]:
     return below
 
 
-def is_undetermined(criterion: Criterion, spectrum: Spectrum, spread: NDArray[np.float64]) -> bool:
-    """Return whether moving each mode by its own noise would change the criterion's answer.
+def is_undetermined(
+    criterion: Criterion,
+    spectrum: Spectrum,
+    below: NDArray[np.float64],
+    above: NDArray[np.float64],
+) -> bool:
+    """Tell whether the criterion's answer changes within the reach of what moves frequencies.
 
     Parameters
     ----------
-    spread : ndarray, shape (nq, nbands)
-        Standard deviation of each mode's squared frequency, in THz^2.
+    below, above : ndarray, shape (nq, nbands)
+        How far each mode's squared frequency may be below and above what it is, in THz^2.
     """
     squares = signed_squares(spectrum.frequencies)
     answers = [
         is_stable(criterion, replace(spectrum, frequencies=signed_roots(moved)))
-        for moved in (squares - spread, squares + spread)
+        for moved in (squares - below, squares + above)
     ]
     return answers[0] != answers[1]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from ase.units import GPa
 from numpy.typing import NDArray
 
 from hpcbench.config import RunConfig
+from hpcbench.criteria import LENGTH, ROUNDING
 from hpcbench.crystal import Crystal
 from hpcbench.errors import CrystalError, HpcbenchError, UnsuitableError
 from hpcbench.phonons.supercells import next_larger, require_size
@@ -30,18 +31,13 @@ from hpcbench.rank.tasks import (
 from hpcbench.relaxation.relax import Relaxation, continued, relaxation_requests
 from hpcbench.relaxation.symmetry import space_group_numbers
 from hpcbench.requests import ForcesOn, OnCpu, Request
-from hpcbench.store.schema import DISPLACED, DOUBLE, LARGER, UNDETERMINED
+from hpcbench.store.schema import DISPLACED, DOUBLE, LARGER
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 DISPLACEMENTS, ANALYSIS = "displacements", "analysis"
 """Stages of the work on processor cores; that of the relaxation is ``symmetry``."""
-# Displacements of a computation again, in those of the run. In double precision rounding is no
-# matter, and what is left of the noise comes from their length: CHGNet's forces are not linear
-# over 0.01 A (DESIGN.md). In single precision longer ones make less of rounding; what their length
-# adds is measured like other noise.
-_SHORTER, _LONGER = 0.03, 3.0
 
 
 @dataclass(frozen=True)
@@ -152,23 +148,24 @@ class Route:
         row = done_row(crystal, relaxation, columns, self.rank, self.provenance)
         again = []
         row |= yield from self._symmetry(crystal, relaxation)
-        is_within_noise = row["verdict"] == UNDETERMINED
-        in_double = is_within_noise and self.has_double
-        what, stretch = DOUBLE if in_double else DISPLACED, 1.0
+        is_unsure = row["cause"] in (LENGTH, ROUNDING)
+        in_double = is_unsure and self.has_double
+        what = DOUBLE if in_double else DISPLACED
         try:
-            if is_within_noise:
-                stretch = _SHORTER if in_double or self.info.dtype == DOUBLE else _LONGER
+            if is_unsure:
                 displaced = yield from self._displaced(
-                    relaxation.atoms, supercell_matrix, stretch=stretch
+                    relaxation.atoms, supercell_matrix, lengths=True
                 )
-                columns = yield from self._analysed(displaced, in_double=in_double)
+                columns = yield from self._analysed(displaced, in_double=in_double, lengths=True)
                 again.append(row_again(row, columns, self.provenance, what, in_double=in_double))
             what = LARGER
             if abs(columns["margin"]) < config.check_margin:
                 larger = next_larger(relaxation.atoms.cell[:], supercell_matrix)
                 require_size(crystal.natoms, larger, config.largest_supercell)
-                displaced = yield from self._displaced(relaxation.atoms, larger, stretch=stretch)
-                columns = yield from self._analysed(displaced, in_double=in_double)
+                displaced = yield from self._displaced(relaxation.atoms, larger, lengths=is_unsure)
+                columns = yield from self._analysed(
+                    displaced, in_double=in_double, lengths=is_unsure
+                )
                 again.append(row_again(row, columns, self.provenance, LARGER, in_double=in_double))
         except HpcbenchError as error:
             note = f"not computed again ({what}): {error}"
@@ -193,17 +190,21 @@ class Route:
         supercell_matrix: NDArray[np.int64],
         protocol: Protocol | None = None,
         *,
-        stretch: float = 1.0,
+        lengths: bool = False,
     ) -> Generator[Request, Any, Displaced]:
         settings = phonon_settings(self.config, protocol)
-        settings = replace(settings, displacement=stretch * settings.displacement)
         displaced: Displaced = yield OnCpu(
-            DISPLACEMENTS, displace_supercell, (atoms, supercell_matrix, settings)
+            DISPLACEMENTS, displace_supercell, (atoms, supercell_matrix, settings, lengths)
         )
         return displaced
 
     def _analysed(
-        self, displaced: Displaced, *, in_double: bool, protocol: Protocol | None = None
+        self,
+        displaced: Displaced,
+        *,
+        in_double: bool,
+        protocol: Protocol | None = None,
+        lengths: bool = False,
     ) -> Generator[Request, Any, dict[str, Any]]:
         config = self.config
         keep = Keep(config.keep_forces, config.band_dtype, config.keep_dos)
@@ -211,7 +212,7 @@ class Route:
         how = phonon_settings(config, protocol), criterion, keep
         forces: NDArray[np.float64] = yield ForcesOn(displaced.copies, in_double)
         columns: dict[str, Any] = yield OnCpu(
-            ANALYSIS, analyse_forces, (displaced.phonon, forces, *how)
+            ANALYSIS, analyse_forces, (displaced.phonon, forces, *how, lengths)
         )
         return columns
 

@@ -21,8 +21,15 @@ from numpy.typing import NDArray
 from hpcbench.config import RunConfig
 from hpcbench.criteria import column_of, criteria_of
 from hpcbench.errors import CrystalError, HpcbenchError
-from hpcbench.phonons.calculate import PhononResult, PhononSettings, analyse, prepare
+from hpcbench.phonons.calculate import (
+    PhononResult,
+    PhononSettings,
+    analyse,
+    analyse_lengths,
+    prepare,
+)
 from hpcbench.phonons.dimensions import dimensionality, vacuum
+from hpcbench.phonons.displacement_length import NOT_SMOOTH, pairs_of, with_shorter
 from hpcbench.phonons.spectrum import Mode, density_of_states
 from hpcbench.phonons.supercells import CHECKS, displaced_copies, with_checks
 from hpcbench.potentials.copies import DisplacedCopies
@@ -71,9 +78,10 @@ BAND_STEP = 2.0**-17
 
 
 def phonon_settings(config: RunConfig, protocol: Protocol | None = None) -> PhononSettings:
-    """The part of a run's settings that phonons depend on, by its protocol or another one."""
+    """Return the settings that phonons depend on, by the run's protocol or another one."""
+    protocol = protocol or config.protocol_definition
     return PhononSettings(
-        (protocol or config.protocol_definition).primitive_matrix,
+        protocol.primitive_matrix,
         config.displacement,
         config.symprec,
         config.band_points,
@@ -81,17 +89,25 @@ def phonon_settings(config: RunConfig, protocol: Protocol | None = None) -> Phon
         config.temperatures,
         config.cutoff_frequency,
         criteria_of({"criteria": config.criteria}),
+        protocol.literal,
     )
 
 
 def displace_supercell(
-    atoms: Atoms, supercell_matrix: NDArray[np.int64], settings: PhononSettings
+    atoms: Atoms,
+    supercell_matrix: NDArray[np.int64],
+    settings: PhononSettings,
+    lengths: bool = False,
 ) -> Displaced:
-    """Supercells of a crystal that want forces, see :func:`hpcbench.phonons.calculate.prepare`."""
+    """Return supercells of a crystal that want forces.
+
+    See :func:`hpcbench.phonons.calculate.prepare`; with ``lengths`` also those that displacements
+    of no length are extrapolated from.
+    """
     phonon = prepare(atoms, supercell_matrix, settings)
-    return Displaced(
-        pickle.dumps(phonon, pickle.HIGHEST_PROTOCOL), with_checks(displaced_copies(phonon))
-    )
+    copies = displaced_copies(phonon)
+    copies = with_shorter(copies, pairs_of(phonon)) if lengths else with_checks(copies)
+    return Displaced(pickle.dumps(phonon, pickle.HIGHEST_PROTOCOL), copies)
 
 
 def analyse_forces(
@@ -100,8 +116,9 @@ def analyse_forces(
     settings: PhononSettings,
     criterion: str,
     keep: Keep,
+    lengths: bool = False,
 ) -> dict[str, Any]:
-    """The columns of a crystal's row that its phonons give.
+    """Return the columns of a crystal's row that its phonons give.
 
     Parameters
     ----------
@@ -113,8 +130,13 @@ def analyse_forces(
         The one whose answer is the verdict.
     keep : Keep
         What is among the columns beside force constants and verdicts.
+    lengths : bool
+        Whether the copies are of several lengths of the displacements.
     """
-    result = analyse(pickle.loads(phonon), forces[:-CHECKS], settings, forces[-CHECKS:])
+    if lengths:
+        result = analyse_lengths(pickle.loads(phonon), forces, settings)
+    else:
+        result = analyse(pickle.loads(phonon), forces[:-CHECKS], settings, forces[-CHECKS:])
     return phonon_columns(result, criterion, keep)
 
 
@@ -134,10 +156,12 @@ def phonon_columns(result: PhononResult, criterion: str, keep: Keep) -> dict[str
         )
     cell = phonon.unitcell
     atoms = Atoms(numbers=cell.numbers, cell=cell.cell, positions=cell.positions, pbc=True)
-    is_within_noise = criterion in result.undetermined
+    cause = result.undetermined.get(criterion, "")
     displaced = (phonon.dataset or {}).get("first_atoms", [])
     columns = {
-        "verdict": UNDETERMINED if is_within_noise else result.verdicts[criterion],
+        "verdict": UNDETERMINED if cause else result.verdicts[criterion],
+        "cause": cause,
+        "notes": _NOT_SMOOTH if result.roughness >= NOT_SMOOTH else "",
         "margin": result.margins[criterion],
         "force_constants_decay": result.decay,
         "within_noise": ", ".join(result.undetermined),
@@ -154,6 +178,8 @@ def phonon_columns(result: PhononResult, criterion: str, keep: Keep) -> dict[str
         "largest_drift": result.largest_drift,
         "symmetrisation_change": result.symmetrisation_change,
         "force_noise": result.noise.forces,
+        "nonlinearity": result.noise.nonlinearity,
+        "roughness": result.roughness,
         "supercell_matrix": phonon.supercell_matrix,
         "primitive_matrix": phonon.primitive_matrix,
         "p2s_map": phonon.primitive.p2s_map,
@@ -187,6 +213,12 @@ def phonon_columns(result: PhononResult, criterion: str, keep: Keep) -> dict[str
     if keep.dos:
         columns["dos_frequencies"], columns["dos"] = density_of_states(phonon)
     return columns
+
+
+_NOT_SMOOTH = (
+    "the potential is not smooth at this crystal: shorter displacements do not converge, and the "
+    "phonons are those of the displacements as they are"
+)
 
 
 def _mode_columns(modes: Sequence[Mode]) -> dict[str, Any]:

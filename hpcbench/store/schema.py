@@ -120,7 +120,21 @@ _FORCE_CONSTANTS = (
         "f8",
         (),
         "eV/angstrom",
-        "standard deviation of a force component, from the laws that forces violate",
+        "standard deviation of a force component by rounding, from the laws that it violates",
+    ),
+    Field(
+        "nonlinearity",
+        "f8",
+        (),
+        "",
+        "relative change of the forces from the first displacement to half of it, extrapolated",
+    ),
+    Field(
+        "roughness",
+        "f8",
+        (),
+        "",
+        "share of the change from d to d/2 that is not 4 times that from d/2 to d/4; 0: analytic",
     ),
 )
 _CELLS = (

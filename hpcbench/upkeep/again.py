@@ -21,7 +21,7 @@ FIT = frozenset(
     {
         "displacements", "largest_drift", "symmetrisation_change", "supercell_matrix",
         "primitive_matrix", "p2s_map", "force_constants", "displacement_atoms",
-        "displacement_vectors", "force_noise",
+        "displacement_vectors", "force_noise", "nonlinearity", "roughness",
     }
 )  # fmt: skip
 """Columns of phonons that come from forces, and do not follow from force constants."""
@@ -64,15 +64,20 @@ def columns_again(
         tuple(settings["temperatures"]),
         settings["cutoff_frequency"],
         criteria_of(settings),
+        protocol.literal,
     )
     phonon = phonopy_of(row, settings["symprec"])
     # An older store does not have it.
     noise = {place: float(row.get(f"noise_{place}", math.nan)) for place in PLACES}
-    known = Noise(float(row.get("force_noise", math.nan)), noise, {})
+    known = Noise(
+        float(row.get("force_noise", math.nan)),
+        noise,
+        nonlinearity=float(row.get("nonlinearity", math.nan)),
+    )
     result = analyse_force_constants(phonon, phonons, known)
     columns = phonon_columns(result, criterion, keep)
     left_out = FIT
-    if not result.noise.spreads:
+    if not result.noise.deviation:
         left_out |= NOISE
         if criterion in row.get("within_noise", "").split(", "):
             columns["verdict"] = UNDETERMINED
