@@ -160,6 +160,8 @@ class _MadeUp:
 def _made_up(phonon: Phonopy) -> _MadeUp:
     rng = np.random.default_rng(0)  # the same crystal gives the same numbers
     made_up = _MadeUp(pickle.loads(pickle.dumps(phonon)), [], [])
+    # What noise adds to a dynamical matrix has no part of the Born charges in it.
+    made_up.phonon.nac_params = None
     shape = len((phonon.dataset or {})["first_atoms"]), len(phonon.supercell), 3
     for _ in range(_SAMPLES):
         forces, _ = subtract_drift(rng.standard_normal(shape))
@@ -178,7 +180,7 @@ def _carried(
     copy, constants = made_up.phonon, made_up.constants
     lowest = np.array([spectrum.lowest[1] for spectrum in spectra.values()])
     matrices = [_matrices(copy, lowest, one) for one in constants]
-    exact = _matrices(copy, lowest, phonon.force_constants)
+    exact = _matrices(phonon, lowest)
     moved = [np.linalg.eigvalsh(exact + noise * one)[:, 0] for one in matrices]
     squares = np.square(moved - np.linalg.eigvalsh(exact)[:, 0]).mean(axis=0)
     reach = _REACH * noise * _spread(phonon, lowest, matrices).max()
@@ -298,9 +300,10 @@ def _violated_symmetry(
 
 
 def _matrices(
-    phonon: Phonopy, qpoints: NDArray[np.float64], force_constants: NDArray[np.float64]
+    phonon: Phonopy, qpoints: NDArray[np.float64], other: NDArray[np.float64] | None = None
 ) -> NDArray[np.complex128]:
-    """Dynamical matrices in THz^2, shape (nq, nbands, nbands)."""
-    phonon.force_constants = force_constants
+    """Dynamical matrices in THz^2, shape (nq, nbands, nbands), if asked of other constants."""
+    if other is not None:
+        phonon.force_constants = other
     result = phonon.run_qpoints(qpoints, with_dynamical_matrices=True)
     return np.asarray(result.dynamical_matrices) * get_physical_units().DefaultToTHz ** 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from phonopy.phonon.band_structure import get_band_qpoints
 from phonopy.phonon.mesh import MeshSymmetryFallbackWarning
 
 from hpcbench.errors import PhononError
-from hpcbench.phonons.stability import IMAGINARY, Spectrum
+from hpcbench.phonons.stability import IMAGINARY, Spectrum, is_gamma
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -99,6 +100,31 @@ def frequencies_at(phonon: Phonopy, qpoints: NDArray[np.float64]) -> Spectrum:
     return Spectrum(np.asarray(qpoints), np.sort(frequencies, axis=1))
 
 
+def frequencies_on_path(
+    phonon: Phonopy, qpoints: NDArray[np.float64], indptr: NDArray[np.int64]
+) -> Spectrum:
+    """Compute frequencies in THz on a band path, shape (nq, nbands).
+
+    With Born charges a frequency at Gamma depends on the direction from which one comes: that of
+    its segment, as in phonopy's ``run_band_structure``.
+
+    Parameters
+    ----------
+    qpoints, indptr : ndarray
+        As in :class:`BandPath`.
+    """
+    spectrum = frequencies_at(phonon, qpoints)
+    if phonon.nac_params is None:
+        return spectrum
+    for first, end in itertools.pairwise(indptr):
+        at_gamma = first + np.flatnonzero(is_gamma(qpoints[first:end]))
+        direction = qpoints[first] - qpoints[end - 1]
+        if len(at_gamma) and direction.any():
+            result = phonon.run_qpoints(qpoints[at_gamma], nac_q_direction=direction)
+            spectrum.frequencies[at_gamma] = np.sort(result.frequencies, axis=1)
+    return spectrum
+
+
 @dataclass(frozen=True, eq=False)
 class Mode:
     """A phonon mode.
@@ -122,7 +148,11 @@ class Mode:
 
 
 def lowest_modes(phonon: Phonopy, spectra: Mapping[str, Spectrum]) -> dict[str, Mode]:
-    """The lowest mode of each spectrum, by place."""
+    """The lowest mode of each spectrum, by place.
+
+    At Gamma, where there are Born charges, it is that without a direction: without the field of a
+    longitudinal one.
+    """
     qpoints = np.array([spectrum.lowest[1] for spectrum in spectra.values()])
     result = phonon.run_qpoints(qpoints, with_eigenvectors=True)
     modes = {}
