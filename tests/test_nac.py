@@ -28,7 +28,7 @@ from hpcbench.exchange.exporting import export
 from hpcbench.exchange.finding import find
 from hpcbench.exchange.importing import Imported, import_config, import_found
 from hpcbench.phonons.noise import carry_noise
-from hpcbench.phonons.spectrum import commensurate_qpoints, frequencies_at
+from hpcbench.phonons.spectrum import frequencies_at
 from hpcbench.sources import SourceFile, Unreadable, read_file
 from hpcbench.store.physics import deviations
 from hpcbench.store.reader import Store
@@ -183,11 +183,12 @@ def test_an_import_with_born_charges_is_intact_and_can_be_analysed_again(
 
 
 def salt() -> Phonopy:
-    """NaCl in its cubic cell, the atoms in no order."""
+    """NaCl in its cubic cell; the first atoms are not those of the primitive cell."""
     atoms = read(DEMO / "NaCl_start_strained.cif")
     primitive = PhonopyAtoms(numbers=atoms.numbers, cell=atoms.cell[:], positions=atoms.positions)
     cell = get_supercell(primitive, [[-1, 1, 1], [1, -1, 1], [1, 1, -1]])
-    order = np.random.default_rng(1).permutation(len(cell))
+    sodium, chlorine = (np.flatnonzero(cell.numbers == number) for number in CHARGE)
+    order = np.concatenate([sodium[:2], chlorine, sodium[2:]])
     shuffled = PhonopyAtoms(
         numbers=cell.numbers[order], cell=cell.cell, positions=cell.positions[order]
     )
@@ -326,32 +327,25 @@ def _analysed_again(store: Store, key: str, folder: Path) -> None:
 
 
 def test_noise_is_that_of_the_forces_alone() -> None:
-    """At commensurate q a dynamical matrix is the same with charges, and so is its noise."""
+    """Charges are no noise: they do not add to how far that of forces moves frequencies."""
     phonon = salt()
-    phonon.generate_displacements(distance=0.01, is_diagonal=False)
+    # So long that noise makes little of force constants, far less than charges.
+    phonon.generate_displacements(distance=10.0, is_diagonal=False)
     rng = np.random.default_rng(0)
-    shape = len(phonon.supercells_with_displacements), len(phonon.supercell), 3
-    springs = 2.0 * np.eye(3)
-    forces = 1e-3 * rng.standard_normal(shape)
+    forces = 1e-3 * rng.standard_normal((len(phonon.displacements), len(phonon.supercell), 3))
     for entry, found in zip(phonon.dataset["first_atoms"], forces, strict=True):
-        found[entry["number"]] -= springs @ entry["displacement"]
+        found[entry["number"]] -= 2.0 * np.asarray(entry["displacement"])
     phonon.forces = forces - forces.mean(axis=1, keepdims=True)
     phonon.produce_force_constants(calculate_full_force_constants=False, show_drift=False)
     phonon.symmetrize_force_constants(show_drift=False)
-    qpoints = commensurate_qpoints(phonon)
-    noises = []
+    spreads = []
     for nac in (None, nac_of(phonon) | {"factor": 14.4}):
         phonon.nac_params = nac
-        spectrum = frequencies_at(phonon, qpoints)
+        spectrum = frequencies_at(phonon, np.array([[0.02, 0.0, 0.0], [0.1, 0.2, 0.3]]))
         spectra = dict.fromkeys(("path", "commensurate", "mesh"), spectrum)
-        middle = float(np.median(spectrum.frequencies))
-        criterion = Criterion("middle", "commensurate", middle)
-        noises.append(carry_noise(phonon, 1e-2, spectra, (criterion,)))
-    assert noises[0].spreads["commensurate"].max() > 0
-    np.testing.assert_allclose(
-        noises[1].spreads["commensurate"], noises[0].spreads["commensurate"], rtol=1e-4, atol=1e-6
-    )
-    assert noises[1].frequencies == pytest.approx(noises[0].frequencies, rel=1e-3)
+        near = Criterion("near", "mesh", float(spectrum.frequencies.max()))
+        spreads.append(carry_noise(phonon, 10.0, spectra, (near,)).spreads["mesh"].max())
+    assert spreads[1] == pytest.approx(spreads[0], rel=0.5)
 
 
 def test_charges_follow_the_atoms_of_a_cell_and_of_its_primitive_cell() -> None:
