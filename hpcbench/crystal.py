@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcbench.born import NAC_PARAMS, numbers_of
 from hpcbench.origin import Origin
 
 if TYPE_CHECKING:
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 
 POSITION_RESOLUTION = 1e-5
 """Length in A below which two crystals count as the same for their content id."""
+
+BORN_RESOLUTION = 1e-6
+"""The same for Born charges in e, the dielectric tensor, and what goes with them."""
 
 # Files round to decimals: a boundary between two grid points that no such number meets keeps
 # rounding noise from deciding.
@@ -42,6 +47,9 @@ class Crystal:
         Atomic numbers.
     supercell_matrix : ndarray, shape (3, 3), or None
         The supercell that the source asks for (a phonopy.yaml with ``--supercell source``).
+    nac_params : mapping or None
+        Born charges of the atoms and the dielectric tensor, see :mod:`hpcbench.born`, where a
+        phonopy.yaml has them.
     """
 
     id: str
@@ -51,6 +59,7 @@ class Crystal:
     positions: NDArray[np.float64]
     numbers: NDArray[np.int32]
     supercell_matrix: NDArray[np.int32] | None = None
+    nac_params: Mapping[str, Any] | None = None
 
     @classmethod
     def from_arrays(
@@ -61,6 +70,7 @@ class Crystal:
         positions: NDArray[np.float64],
         numbers: NDArray[np.int32],
         supercell_matrix: NDArray[np.int32] | None = None,
+        nac_params: Mapping[str, Any] | None = None,
     ) -> Crystal:
         """Make a record and its content id from arrays (shapes and units as in the class)."""
         cell = np.array(cell, dtype=np.float64).reshape(3, 3)
@@ -69,13 +79,14 @@ class Crystal:
         if supercell_matrix is not None:
             supercell_matrix = np.array(supercell_matrix, dtype=np.int32).reshape(3, 3)
         return cls(
-            content_id(cell, positions, numbers, supercell_matrix),
+            content_id(cell, positions, numbers, supercell_matrix, nac_params),
             name,
             origins,
             cell,
             positions,
             numbers,
             supercell_matrix,
+            nac_params,
         )
 
     @classmethod
@@ -100,7 +111,7 @@ class Crystal:
         return str(self.to_ase().get_chemical_formula("hill"))
 
     def to_ase(self) -> Atoms:
-        """The crystal as periodic ASE ``Atoms``."""
+        """The crystal as periodic ASE ``Atoms``, with Born charges in ``info["nac_params"]``."""
         from ase import Atoms
 
         return Atoms(
@@ -108,6 +119,7 @@ class Crystal:
             cell=self.cell,
             positions=self.positions,
             pbc=True,
+            info=None if self.nac_params is None else {NAC_PARAMS: self.nac_params},
         )
 
     def with_origins(self, origins: tuple[Origin, ...]) -> Crystal:
@@ -120,13 +132,14 @@ def content_id(
     positions: NDArray[np.float64],
     numbers: NDArray[np.int32],
     supercell_matrix: NDArray[np.int32] | None = None,
+    nac_params: Mapping[str, Any] | None = None,
 ) -> str:
     """Hash of a crystal as given: 16 hexadecimal digits.
 
     The order of the atoms counts; positions are wrapped into the cell and rounded to
     ``POSITION_RESOLUTION``. Two polymorphs of one formula, or the same crystal in another
     setting, have different ids. A supercell that the source asks for is part of the content,
-    since it decides the result.
+    since it decides the result; so are Born charges, rounded to ``BORN_RESOLUTION``.
     """
     cell = np.asarray(cell, dtype=np.float64)
     # Wrapping must not depend on rounding: a coordinate just below 1 is the same as 0.
@@ -147,4 +160,7 @@ def content_id(
         digest.update(x.astype("<i8").tobytes())
     if supercell_matrix is not None:
         digest.update(np.asarray(supercell_matrix, dtype="<i4").tobytes())
+    if nac_params is not None:
+        rounded = np.floor(numbers_of(nac_params) / BORN_RESOLUTION + OFF_GRID)
+        digest.update(str(nac_params["method"]).encode() + rounded.astype("<i8").tobytes())
     return digest.hexdigest()[:16]

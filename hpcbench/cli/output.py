@@ -76,11 +76,12 @@ def import_command(options: argparse.Namespace) -> int:
         print(
             f"{result.inputs} files without phonons left out: other files of their names have them"
         )
-    if result.not_applied:
-        print(
-            f"non-analytic data of {result.not_applied} crystals is kept in the column nac_params "
-            f"and not applied"
-        )
+    if result.with_nac:
+        print(f"Born charges of {result.with_nac} crystals are applied")
+    if result.changed:
+        first = ", ".join(result.changed[:_NAMED])
+        more = ", ..." if len(result.changed) > _NAMED else ""
+        print(f"  they change the verdict of {first}{more}")
     compared = result.agree + result.differ
     if compared:
         print(f"{result.agree} of {compared} labels agree with the verdicts by phononbench")

@@ -67,7 +67,8 @@ FORCE_CONSTANTS, FORCE_SETS). Spectra, verdicts and thermal properties are compu
 
 Where there are PhononBench's labels, the protocol is phononbench if none is given, and the
 labels are compared with the verdicts. A folder that `hpcbench export` wrote brings its settings
-along. Born charges and dielectric tensors are kept in the column nac_params, and not applied.
+along. Born charges and dielectric tensors, in the files or in BORN beside them, are applied
+(non-analytic correction by Gonze and Lee); a second row, ID:without-nac, is without them.
 """
 
 REANALYSE_DESCRIPTION = """\

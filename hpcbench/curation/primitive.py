@@ -14,7 +14,8 @@ def primitive_of(crystal: Crystal, tolerance: float) -> Crystal:
     """The crystal in its primitive cell, neither idealised nor turned.
 
     Its content id is that of the new cell. Unchanged where the cell is primitive already, where
-    spglib finds no symmetry, and where the source asks for a supercell, which would be another.
+    spglib finds no symmetry, where the source asks for a supercell, which would be another, and
+    where it has Born charges, which are of the atoms of its cell.
 
     Parameters
     ----------
@@ -25,7 +26,8 @@ def primitive_of(crystal: Crystal, tolerance: float) -> Crystal:
     """
     # spglib ends the process with a segmentation fault on NaN.
     is_finite = np.isfinite(crystal.cell).all() and np.isfinite(crystal.positions).all()
-    if not is_finite or crystal.supercell_matrix is not None:
+    is_bound = crystal.supercell_matrix is not None or crystal.nac_params is not None
+    if not is_finite or is_bound:
         return crystal
     try:
         fractional = np.linalg.solve(crystal.cell.T, crystal.positions.T).T

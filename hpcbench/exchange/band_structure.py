@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpcbench.exchange.files import done_rows, file_name, replacing
-from hpcbench.phonons.spectrum import frequencies_at
+from hpcbench.phonons.spectrum import frequencies_on_path
 from hpcbench.store.physics import phonopy_of
 
 if TYPE_CHECKING:
@@ -53,8 +53,9 @@ def symmetry_line(row: Mapping[str, Any], phonon: Phonopy) -> PhononBandStructur
     lattice = Lattice(primitive.cell)
     return PhononBandStructureSymmLine(
         qpoints.tolist(),
-        np.ascontiguousarray(frequencies_at(phonon, qpoints).frequencies.T),
+        np.ascontiguousarray(frequencies_on_path(phonon, qpoints, edges).frequencies.T),
         lattice.reciprocal_lattice,
+        has_nac=phonon.nac_params is not None,
         labels_dict=labels,
         structure=Structure(lattice, primitive.symbols, primitive.scaled_positions),
     )

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcbench.born import matrix_between, read_nac_params
 from hpcbench.errors import CrystalError, UnreadableError
 from hpcbench.sources.formats import MAX_FILE_BYTES
 
@@ -40,15 +41,14 @@ class Calculation:
     Attributes
     ----------
     phonon : Phonopy
-        Cells and matrices as in the file, lengths in A; without force constants.
+        Cells and matrices as in the file, lengths in A; with Born charges if there are any, without
+        force constants.
     force_constants : ndarray, shape (nprim, nsuper, 3, 3), or None
         In eV/A^2, as they are in the file.
     dataset : dict or None
         phonopy's dataset of displacements in A and, if there are any, forces in eV/A.
     displaced : int
         Number of displaced supercells.
-    nac_params : dict or None
-        Born charges and dielectric tensor, as JSON types.
     version : str
         phonopy's, of the file; empty if unknown.
     """
@@ -57,7 +57,6 @@ class Calculation:
     force_constants: NDArray[np.float64] | None
     dataset: dict[str, Any] | None
     displaced: int
-    nac_params: dict[str, Any] | None
     version: str
 
 
@@ -122,6 +121,7 @@ def read_calculation(
     dataset = data.dataset
     if beside.force_sets is not None and matrix is None and not forces_in(dataset):
         dataset = _read_force_sets(beside.force_sets, len(phonon.supercell))
+    phonon.nac_params = read_nac_params(data.nac_params, beside.born, phonon.primitive, units)
     dataset = _in_ev(dataset, units.distance_to_A, units.force_to_eVperA)
     if dataset is not None:
         displaced = len(dataset.get("first_atoms", dataset.get("displacements", ())))
@@ -130,7 +130,6 @@ def read_calculation(
         None if matrix is None else _compact(phonon, matrix),
         dataset,
         displaced,
-        _nac_params(data.nac_params, beside.born, phonon),
         str(header.get("version", "")),
     )
 
@@ -221,7 +220,7 @@ def _phonopy_of(
     shown = data.primitive
     # Before version 4, phonopy wrote no matrix where the cell was taken as it is.
     if matrix is None and shown is not None and (primitive_matrix == "P" or rows == len(shown)):
-        matrix = _matrix_between(given, shown)
+        matrix = matrix_between(given, shown)
     supercell_matrix = np.eye(3, dtype=int)
     if data.supercell_matrix is not None:
         supercell_matrix = data.supercell_matrix
@@ -236,14 +235,6 @@ def _phonopy_of(
     if data.supercell is not None:
         _require_same_order(data.supercell, phonon.supercell)
     return phonon
-
-
-def _matrix_between(unitcell: PhonopyAtoms, primitive: PhonopyAtoms) -> NDArray[np.float64]:
-    """The primitive matrix of a file that shows the cells only."""
-    matrix = np.linalg.solve(unitcell.cell.T, primitive.cell.T)
-    # All centrings are thirds and halves.
-    simple = np.rint(matrix * 6) / 6
-    return np.asarray(simple if np.abs(matrix - simple).max() < 1e-6 else matrix)
 
 
 def _require_same_order(theirs: PhonopyAtoms, ours: PhonopyAtoms) -> None:
@@ -333,17 +324,3 @@ def _in_ev(dataset: Any, to_angstrom: float, to_ev: float) -> dict[str, Any] | N
             one["forces"] = entry["forces"] * to_ev
         converted.append(one)
     return {"natom": dataset["natom"], "first_atoms": converted}
-
-
-def _nac_params(params: Any, born: Path | None, phonon: Phonopy) -> dict[str, Any] | None:
-    """Born charges and dielectric tensor, for keeping."""
-    if params is None and born is not None:
-        from phonopy.file_IO import parse_BORN
-
-        try:
-            params = parse_BORN(phonon.primitive, filename=born)
-        except Exception as error:  # phonopy raises many kinds; nothing else depends on it
-            return {"file": born.name, "problem": f"{type(error).__name__}: {error}"}
-    if params is None:
-        return None
-    return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in dict(params).items()}

@@ -6,7 +6,6 @@ import contextlib
 import glob
 import json
 import os
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,8 +18,7 @@ from hpcbench.exchange.calculation import Beside
 from hpcbench.exchange.files import SETTINGS_FILE
 from hpcbench.sources import formats
 
-# phonopy's own names for the files of one calculation. In order: the one that may hold most.
-_STANDARD = re.compile(r"phonopy(?P<kind>_params|_disp|)(?P<rest>.*)", re.IGNORECASE)
+# In order: the one that may hold most.
 _KINDS = ("_params", "", "_disp")
 
 
@@ -132,22 +130,15 @@ def _files(sources: Iterable[str]) -> Iterator[Path]:
 def _with_neighbours(path: Path) -> Iterator[Path]:
     """A file that was named, and the forces that belong to it."""
     yield path
-    match = _STANDARD.fullmatch(_stem(path))
+    match = formats.PHONOPY_FILE.fullmatch(formats.phonopy_stem(path.name))
     if match:
         for name in _beside_names(match["rest"]):
             if (beside := path.with_name(name)).is_file():
                 yield beside
 
 
-def _stem(path: Path) -> str:
-    name = path.name
-    while (parts := os.path.splitext(name))[1].lower() in (*formats.COMPRESSIONS, ".yaml", ".yml"):
-        name = parts[0]
-    return name
-
-
 def _beside_names(rest: str) -> tuple[str, ...]:
-    names = ("force_constants.hdf5", "FORCE_CONSTANTS", "FORCE_SETS", "BORN")
+    names = ("force_constants.hdf5", "FORCE_CONSTANTS", "FORCE_SETS", formats.BORN)
     return tuple(
         f"{stem}{rest}{dot}{ending}" for stem, dot, ending in (n.partition(".") for n in names)
     )
@@ -159,8 +150,8 @@ def _calculations(files: dict[str, Path]) -> Iterator[Job]:
     for name, path in files.items():
         if formats.format_of(name) != "phonopy" or not formats.holds_crystals(name):
             continue
-        stem = _stem(path)
-        match = _STANDARD.fullmatch(stem)
+        stem = formats.phonopy_stem(name)
+        match = formats.PHONOPY_FILE.fullmatch(stem)
         if match:
             kind = match["kind"].lower()
             grouped[match["rest"]].append((_KINDS.index(kind), path))

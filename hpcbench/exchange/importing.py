@@ -32,8 +32,10 @@ class Imported:
         Crystals, and those with phonons.
     reasons : dict
         Number of failures by kind.
-    not_applied : int
-        Crystals with non-analytic data, which is kept and not applied.
+    with_nac : int
+        Crystals with Born charges.
+    changed : list of str
+        Those whose verdict is another one without them.
     agree, differ : int
         Crystals whose verdict is the label that came with them, and is not.
     different : list of str
@@ -49,7 +51,8 @@ class Imported:
     total: int = 0
     done: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
-    not_applied: int = 0
+    with_nac: int = 0
+    changed: list[str] = field(default_factory=list)
     agree: int = 0
     differ: int = 0
     different: list[str] = field(default_factory=list)
@@ -128,6 +131,7 @@ def import_found(
         str(config.criterion),
         config.symmetry_tolerance,
         Keep(config.keep_forces, config.band_dtype, config.keep_dos),
+        deciding,
     )
     summary = Imported()
     rows = _rows(found.jobs, how, _workers(config.workers), summary, tell)
@@ -154,29 +158,31 @@ def _rows(
     workers: int,
     summary: Imported,
     tell: Callable[[int, int], None],
-) -> Iterator[dict[str, Any]]:
-    """Rows with phonons in the order of the jobs, then those that failed.
+) -> Iterator[list[dict[str, Any]]]:
+    """Rows of crystals with phonons in the order of the jobs, then of those that failed.
 
     A file without phonons is left out if another one has its crystal: PhononBench's input lies
     beside its output.
     """
     failed, named = [], set()
-    for number, (job, row) in enumerate(_computed(jobs, how, workers)):
+    for number, (job, rows) in enumerate(_computed(jobs, how, workers)):
         tell(number + 1, len(jobs))
-        if row["status"] == DONE:
+        if rows[0]["status"] == DONE:
             named.add(job.name)
-            yield row
+            yield rows
         else:
             # Cells and a sentence: these fit into the memory.
-            failed.append((job, row))
-    for job, row in failed:
-        if job.candidates and row["reason"].startswith(NOTHING) and job.name in named:
+            failed.append((job, rows))
+    for job, rows in failed:
+        if job.candidates and rows[0]["reason"].startswith(NOTHING) and job.name in named:
             summary.inputs += 1
         else:
-            yield row
+            yield rows
 
 
-def _computed(jobs: Sequence[Job], how: How, workers: int) -> Iterator[tuple[Job, dict[str, Any]]]:
+def _computed(
+    jobs: Sequence[Job], how: How, workers: int
+) -> Iterator[tuple[Job, list[dict[str, Any]]]]:
     if workers < 2 or len(jobs) < 2:
         for job in jobs:
             yield job, import_one(job, how)
@@ -197,7 +203,7 @@ def _computed(jobs: Sequence[Job], how: How, workers: int) -> Iterator[tuple[Job
         executor.shutdown(wait=False, kill_workers=True)
 
 
-def _received(job: Job, future: Any) -> tuple[Job, dict[str, Any]]:
+def _received(job: Job, future: Any) -> tuple[Job, list[dict[str, Any]]]:
     try:
         return job, future.result()
     except Exception as error:  # loky's own, when a worker process is killed
@@ -207,10 +213,12 @@ def _received(job: Job, future: Any) -> tuple[Job, dict[str, Any]]:
         ) from error
 
 
-def _counted(rows: Iterable[dict[str, Any]], summary: Imported) -> Iterator[dict[str, Any]]:
-    """Count rows, and leave out crystals that there are already."""
+def _counted(
+    crystals: Iterable[list[dict[str, Any]]], summary: Imported
+) -> Iterator[dict[str, Any]]:
+    """Count crystals by their rows, and leave out those that there are already."""
     seen: set[str] = set()
-    for row in rows:
+    for row, *without in crystals:
         if row["id"] in seen:
             if row["status"] == DONE:
                 summary.repeated.append(row["name"])
@@ -220,7 +228,10 @@ def _counted(rows: Iterable[dict[str, Any]], summary: Imported) -> Iterator[dict
         seen.add(row["id"])
         summary.total += 1
         label = row.get("imported_label", "")
-        summary.not_applied += bool(row.get("nac_params"))
+        for other in without:
+            summary.with_nac += 1
+            if other["verdict"] != row["verdict"]:
+                summary.changed.append(f"{row['name']} ({other['verdict']} without)")
         if row["status"] != DONE:
             kind = row["reason"].partition(":")[0]
             summary.reasons[kind] = summary.reasons.get(kind, 0) + 1
@@ -235,3 +246,4 @@ def _counted(rows: Iterable[dict[str, Any]], summary: Imported) -> Iterator[dict
             if not agrees and len(summary.different) < 10:
                 summary.different.append(row["name"])
         yield row
+        yield from without

@@ -8,12 +8,13 @@ import time
 import traceback
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hpcbench.born import of_cell
 from hpcbench.crystal import Crystal
 from hpcbench.errors import CrystalError, PhononError, UnreadableError
 from hpcbench.exchange.calculation import Calculation, forces_in, read_calculation
@@ -26,10 +27,12 @@ from hpcbench.phonons.calculate import (
     analyse_force_constants,
 )
 from hpcbench.planning.listing import identity
+from hpcbench.rank.rows import row_again
 from hpcbench.rank.tasks import Keep, phonon_columns
 from hpcbench.relaxation.symmetry import find_space_group
 from hpcbench.sources import SourceFile, Unreadable, read_file
-from hpcbench.store.schema import DONE, FAILED, UNREADABLE
+from hpcbench.store.schema import DONE, FAILED, UNREADABLE, WITHOUT_NAC
+from hpcbench.upkeep.again import columns_without_nac
 from hpcbench.versions import deciding_versions
 
 if TYPE_CHECKING:
@@ -50,18 +53,27 @@ class How:
     criterion: str
     symmetry_tolerance: float
     keep: Keep
+    settings: Mapping[str, Any]
 
 
-def import_one(job: Job, how: How) -> dict[str, Any]:
-    """The row of one crystal: whatever goes wrong is its reason."""
+def import_one(job: Job, how: How) -> list[dict[str, Any]]:
+    """The row of one crystal: whatever goes wrong is its reason.
+
+    Behind it that without its Born charges, if it has them.
+    """
     start = time.process_time()
     with warnings.catch_warnings():
         # phonopy speaks of its own defaults having changed.
         warnings.simplefilter("ignore")
         row = _import(job, how)
-    row["imported_label"] = job.label.text if job.label else ""
+        row["imported_label"] = job.label.text if job.label else ""
+        rows = [row]
+        if row.get("nac_params"):
+            keep = replace(how.keep, forces=False)
+            columns = columns_without_nac(row, how.settings, keep)
+            rows.append(row_again(row, columns, row["provenance"], WITHOUT_NAC, in_double=False))
     row["seconds_analysis"] = time.process_time() - start
-    return row
+    return rows
 
 
 def _import(job: Job, how: How) -> dict[str, Any]:
@@ -122,7 +134,7 @@ def _best(job: Job, how: How) -> tuple[Path, Calculation]:
 
 def _crystal_of(phonon: Phonopy, name: str, origin: Origin) -> Crystal:
     """The crystal, whose id has the supercell in it, as with ``--supercell source``."""
-    cell = phonon.unitcell
+    cell, nac = phonon.unitcell, phonon.nac_params
     return Crystal.from_arrays(
         name,
         (origin,),
@@ -130,6 +142,7 @@ def _crystal_of(phonon: Phonopy, name: str, origin: Origin) -> Crystal:
         cell.positions,
         np.array(cell.numbers, dtype=np.int32),
         np.array(phonon.supercell_matrix, dtype=np.int32),
+        nac and of_cell(nac, phonon.primitive, phonon.supercell),
     )
 
 
@@ -185,7 +198,6 @@ def _done_row(
     if how.keep.forces and forces_in(calculation.dataset):
         columns["forces"] = _forces(calculation.dataset or {})
     columns["displacements"] = calculation.displaced
-    nac = calculation.nac_params
     return {
         **identity(crystal),
         **_place(calculation.version),
@@ -198,7 +210,6 @@ def _done_row(
         "relaxed_cell": crystal.cell,
         "relaxed_positions": crystal.positions,
         **columns,
-        "nac_params": json.dumps(nac) if nac else "",
     }
 
 

@@ -22,6 +22,7 @@ from hpcbench.phonons.spectrum import (
     Mode,
     commensurate_qpoints,
     frequencies_at,
+    frequencies_on_path,
     imaginary_modes,
     lowest_modes,
     modes_at_gamma,
@@ -64,7 +65,8 @@ class PhononResult:
     Attributes
     ----------
     phonon : Phonopy
-        With force constants (compact, symmetrised).
+        With force constants (compact, symmetrised), and Born charges where the crystal has them:
+        everything here is then with the non-analytic correction.
     displacements : int
         Number of supercells that forces were computed of, but for those that tell the noise; 0
         where force constants were given.
@@ -328,7 +330,7 @@ def _spectra(
     )
     mesh = run_mesh(phonon, settings.mesh, settings.temperatures, settings.cutoff_frequency)
     spectra = {
-        "path": frequencies_at(phonon, path.qpoints),
+        "path": frequencies_on_path(phonon, path.qpoints, path.indptr),
         "commensurate": frequencies_at(phonon, commensurate_qpoints(phonon)),
         "mesh": mesh.spectrum,
     }

@@ -110,9 +110,7 @@ def with_shorter(copies: DisplacedCopies, pairs: list[Pair]) -> DisplacedCopies:
     nothing = np.zeros((1, 3))
     return dataclasses.replace(
         copies,
-        atoms=np.concatenate(
-            [copies.atoms, copies.atoms[:1], *[copies.atoms[first]] * len(SHORTER)]
-        ),
+        atoms=np.concatenate(atoms),
         displacements=np.concatenate([copies.displacements, nothing, *shorter]),
     )
 

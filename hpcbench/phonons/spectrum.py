@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from phonopy.harmonic.dynmat_to_fc import get_commensurate_points
 from phonopy.phonon.mesh import MeshSymmetryFallbackWarning
 
 from hpcbench.errors import PhononError
-from hpcbench.phonons.stability import ACOUSTIC_MODES, IMAGINARY, Spectrum
+from hpcbench.phonons.stability import ACOUSTIC_MODES, IMAGINARY, Spectrum, is_gamma
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -165,6 +166,31 @@ def modes_at_gamma(phonon: Phonopy) -> GammaModes:
     return GammaModes(frequencies[order], acoustic)
 
 
+def frequencies_on_path(
+    phonon: Phonopy, qpoints: NDArray[np.float64], indptr: NDArray[np.int64]
+) -> Spectrum:
+    """Compute frequencies in THz on a band path, shape (nq, nbands).
+
+    With Born charges a frequency at Gamma depends on the direction from which one comes: that of
+    its segment, as in phonopy's ``run_band_structure``.
+
+    Parameters
+    ----------
+    qpoints, indptr : ndarray
+        As in :class:`BandPath`.
+    """
+    spectrum = frequencies_at(phonon, qpoints)
+    if phonon.nac_params is None:
+        return spectrum
+    for first, end in itertools.pairwise(indptr):
+        at_gamma = first + np.flatnonzero(is_gamma(qpoints[first:end]))
+        direction = qpoints[first] - qpoints[end - 1]
+        if len(at_gamma) and direction.any():
+            result = phonon.run_qpoints(qpoints[at_gamma], nac_q_direction=direction)
+            spectrum.frequencies[at_gamma] = np.sort(result.frequencies, axis=1)
+    return spectrum
+
+
 @dataclass(frozen=True, eq=False)
 class Mode:
     """A phonon mode.
@@ -188,7 +214,11 @@ class Mode:
 
 
 def lowest_modes(phonon: Phonopy, spectra: Mapping[str, Spectrum]) -> dict[str, Mode]:
-    """The lowest mode of each spectrum, by place."""
+    """The lowest mode of each spectrum, by place.
+
+    At Gamma, where there are Born charges, it is that without a direction: without the field of a
+    longitudinal one.
+    """
     qpoints = np.array([spectrum.lowest[1] for spectrum in spectra.values()])
     result = phonon.run_qpoints(qpoints, with_eigenvectors=True)
     modes = {}

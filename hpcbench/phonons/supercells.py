@@ -12,6 +12,7 @@ from phonopy import Phonopy
 from phonopy.structure.atoms import PhonopyAtoms
 from phonopy.structure.cells import get_primitive_matrix_with_auto
 
+from hpcbench.born import NAC_PARAMS, of_primitive
 from hpcbench.errors import PhononError, UnsuitableError
 from hpcbench.potentials.copies import DisplacedCopies
 
@@ -132,7 +133,8 @@ def displace(
     Parameters
     ----------
     atoms : Atoms
-        The crystal whose phonons are wanted.
+        The crystal whose phonons are wanted, with Born charges in ``info["nac_params"]`` if it has
+        them.
     supercell_matrix : ndarray, shape (3, 3)
         In phonopy's sense.
     primitive_matrix : str
@@ -156,6 +158,10 @@ def displace(
             primitive_matrix=get_primitive_matrix_with_auto(cell, primitive_matrix, symprec),
             symprec=symprec,
         )
+        if NAC_PARAMS in atoms.info:
+            phonon.nac_params = of_primitive(
+                atoms.info[NAC_PARAMS], phonon.primitive, phonon.supercell
+            )
         phonon.generate_displacements(distance=displacement, is_diagonal=False)
     except Exception as error:  # phonopy raises RuntimeError, TypeError and its own kinds
         raise PhononError("displacements", f"phonopy: {type(error).__name__}: {error}") from error

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from hpcbench.born import from_json, to_json
 from hpcbench.config import RunConfig
 from hpcbench.crystal import Crystal
 from hpcbench.curation.examining import examine
@@ -198,6 +199,7 @@ def _row(entry: Listed) -> dict[str, Any]:
         "reason": problem.reason if problem else "",
         "has_supercell": matrix is not None,
         "supercell_matrix": np.zeros((3, 3)) if matrix is None else matrix,
+        "nac_params": to_json(crystal.nac_params),
         "cost": entry.seconds,
     }
 
@@ -223,6 +225,8 @@ def crystal_of(row: Mapping[str, Any]) -> Crystal:
         row["positions"],
         row["numbers"],
         row["supercell_matrix"] if row["has_supercell"] else None,
+        # The list of a run that an older version began does not have them.
+        from_json(row.get("nac_params", "")),
     )
 
 

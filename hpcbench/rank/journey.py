@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,8 @@ from hpcbench.rank.tasks import (
 from hpcbench.relaxation.relax import Relaxation, continued, relaxation_requests
 from hpcbench.relaxation.symmetry import space_group_numbers
 from hpcbench.requests import ForcesOn, OnCpu, Request
-from hpcbench.store.schema import DISPLACED, DOUBLE, LARGER
+from hpcbench.store.schema import DISPLACED, DOUBLE, LARGER, WITHOUT_NAC
+from hpcbench.upkeep.again import columns_without_nac
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -79,7 +80,8 @@ class Route:
         other displacements; where it is marginal, in the next larger supercell.
 
         Yields requests, is sent their answers, and returns the crystal's row, without the
-        seconds that it took; behind it those of computations again.
+        seconds that it took; behind it those of computations again, and that without its Born
+        charges where it has them.
 
         Raises
         ------
@@ -173,7 +175,16 @@ class Route:
             row["notes"] = "; ".join(filter(None, (row["notes"], note)))
         if again:
             row |= {name: again[-1][name] for name in ("verdict", "again")}
+        if row["nac_params"]:
+            again.append((yield from self._without_nac(row)))
         return [row, *again]
+
+    def _without_nac(self, row: Mapping[str, Any]) -> Generator[Request, Any, dict[str, Any]]:
+        """The row that says what a crystal with Born charges would be without them."""
+        keep = Keep(False, self.config.band_dtype, self.config.keep_dos)
+        how = self.config.deciding_settings(), keep
+        columns = yield OnCpu(ANALYSIS, columns_without_nac, (row, *how))
+        return row_again(row, columns, self.provenance, WITHOUT_NAC, in_double=False)
 
     def _symmetry(
         self, crystal: Crystal, relaxation: Relaxation

@@ -86,7 +86,8 @@ def row_again(
 ) -> dict[str, Any]:
     """The row of a crystal's phonons computed again.
 
-    ``row`` is that of the crystal, ``columns`` what the phonons give, ``what`` of ``AGAINS``.
+    ``row`` is that of the crystal, ``columns`` what the phonons give, ``what`` of ``AGAINS``,
+    ``BESIDE`` or ``WITHOUT_NAC``.
     """
     if in_double:
         provenance = json.dumps(json.loads(provenance) | {"dtype": DOUBLE}, sort_keys=True)

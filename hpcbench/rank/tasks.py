@@ -18,6 +18,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
+from hpcbench.born import to_json
 from hpcbench.config import RunConfig
 from hpcbench.criteria import column_of, criteria_of
 from hpcbench.errors import CrystalError, HpcbenchError
@@ -186,6 +187,7 @@ def phonon_columns(result: PhononResult, criterion: str, keep: Keep) -> dict[str
         "force_constants": phonon.force_constants,
         "displacement_atoms": [entry["number"] for entry in displaced],
         "displacement_vectors": [entry["displacement"] for entry in displaced],
+        "nac_params": to_json(phonon.nac_params),
         "band_labels": json.dumps(result.path.labels),
         "band_qpoints": result.path.qpoints,
         "band_segments": result.path.indptr,

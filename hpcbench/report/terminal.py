@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hpcbench.born import METHODS, from_json
 from hpcbench.criteria import PLACES
 from hpcbench.origin import Origin, origins_from_json
-from hpcbench.store.schema import BESIDE, DIMENSIONS, DONE, SET_ASIDE, UNDETERMINED
+from hpcbench.store.schema import BESIDE, DIMENSIONS, DONE, SET_ASIDE, UNDETERMINED, WITHOUT_NAC
 
 if TYPE_CHECKING:
     from hpcbench.store.bands import Bands
@@ -59,7 +60,7 @@ def print_results(store: Store) -> None:
     done = int((table["status"] == DONE).sum())
     stable = int((table["verdict"] == "stable").sum()) if "verdict" in table else 0
     undetermined = int((table["verdict"] == UNDETERMINED).sum()) if "verdict" in table else 0
-    again = sum(not key.endswith(BESIDE) for key in store.again.ids)
+    again = sum(not key.endswith((BESIDE, WITHOUT_NAC)) for key in store.again.ids)
     unfinished = len(store.unfinished_ids())
     aside = int((table["status"] == SET_ASIDE).sum())
     share = f" ({100 * stable / done:.1f} %)" if done else ""
@@ -98,14 +99,30 @@ def _cells(row: Mapping[Any, Any]) -> list[Text]:
     ]
 
 
-def print_crystal(row: Mapping[str, Any], temperatures: Sequence[float] = ()) -> None:
-    """Print what the store has of one crystal; temperatures (K) are the run's."""
+def print_crystal(
+    row: Mapping[str, Any],
+    temperatures: Sequence[float] = (),
+    without: Mapping[str, Any] | None = None,
+) -> None:
+    """Print what the store has of one crystal.
+
+    Parameters
+    ----------
+    row : mapping
+        The crystal's.
+    temperatures : sequence of float
+        Of the run, in K.
+    without : mapping, optional
+        The row of the same crystal without its Born charges.
+    """
     out = console()
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_column(style="bold")
     facts.add_column(overflow="fold")
     for title, text in _facts(row, temperatures):
         facts.add_row(title, Text(text))
+    if without is not None:
+        facts.add_row("without Born charges", Text(_without_words(without)))
     out.print(facts)
 
 
@@ -132,7 +149,7 @@ def _facts(row: Mapping[str, Any], temperatures: Sequence[float]) -> list[tuple[
     if row.get("imported_label"):
         facts.append(("label", f"{row['imported_label']}, as it came with the import"))
     if row.get("nac_params"):
-        facts.append(("non-analytic data", "kept (nac_params), not applied"))
+        facts.append(("Born charges", _nac_words(row["nac_params"])))
     for place in PLACES:
         q = ", ".join(f"{x:.3f}" for x in row[f"min_q_{place}"])
         lowest, noise = row[f"min_frequency_{place}"], row.get(f"noise_{place}", math.nan)
@@ -154,6 +171,18 @@ def _facts(row: Mapping[str, Any], temperatures: Sequence[float]) -> list[tuple[
         if key.startswith("verdict_"):
             facts.append((f"  {key.removeprefix('verdict_').replace('_', '-')}", str(row[key])))
     return facts
+
+
+def _nac_words(text: str) -> str:
+    params = from_json(text)
+    if params is None:
+        return "kept by an older version, not applied: import again"
+    return f"applied: non-analytic correction by {METHODS[params['method']]}"
+
+
+def _without_words(row: Mapping[str, Any]) -> str:
+    lowest = ", ".join(f"{row[f'min_frequency_{place}']:z.4f} THz ({place})" for place in PLACES)
+    return f"{row['verdict']}, lowest {lowest}; id {row['id']}"
 
 
 def _origin_words(origin: Origin) -> str:

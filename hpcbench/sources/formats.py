@@ -10,6 +10,7 @@ import lzma
 import posixpath
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import IO, cast
 
 from hpcbench.errors import UnreadableError
@@ -22,6 +23,10 @@ MAX_FILE_BYTES = 2**30
 """Limit for formats that are read as a whole: a compressed file can hide any amount of zeros."""
 
 ARCHIVE = re.compile(r"\.(zip|tar|tgz|tbz2|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
+PHONOPY_FILE = re.compile(r"phonopy(?P<kind>_params|_disp|)(?P<rest>.*)", re.IGNORECASE)
+"""phonopy's own names for the files of one calculation, without endings."""
+BORN = "BORN"
+"""phonopy's name for Born charges; what follows ``phonopy_disp`` follows this as well."""
 LIST = re.compile(r"\.(txt|list|lst)$", re.IGNORECASE)
 _ENDINGS = {
     ".cif": "cif",
@@ -137,6 +142,20 @@ def stem_of(path: str) -> str:
     return f"{folder}-{stem}" if folder not in ("", ".", "..") else stem
 
 
+def phonopy_stem(name: str) -> str:
+    """The name of one of phonopy's files without its endings."""
+    while (parts := posixpath.splitext(name))[1].lower() in (*COMPRESSIONS, ".yaml", ".yml"):
+        name = parts[0]
+    return name
+
+
+def _born_beside(path: str) -> Path | None:
+    """The BORN file that belongs to a file of phonopy's; members of archives have none."""
+    match = PHONOPY_FILE.fullmatch(phonopy_stem(_base(path)))
+    beside = Path(path).with_name(f"{BORN}{match['rest']}") if match else None
+    return beside if beside is not None and beside.is_file() else None
+
+
 def open_entries(
     stream: IO[bytes], path: str, *, with_supercell: bool
 ) -> Iterator[Entry | UnreadableError]:
@@ -172,7 +191,7 @@ def open_entries(
         return readers.read_poscar(text)
     if kind == "json":
         return readers.read_json(text)
-    return readers.read_phonopy(text, with_supercell=with_supercell)
+    return readers.read_phonopy(text, with_supercell=with_supercell, born=_born_beside(path))
 
 
 def _base(path: str) -> str:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hpcbench.errors import UnreadableError
+from hpcbench.errors import CrystalError, UnreadableError
 from hpcbench.sources.records import (
     Entry,
     atomic_number,
@@ -26,6 +27,10 @@ from hpcbench.sources.records import (
 
 FULL_OCCUPANCY = 0.99
 """Occupancy from which a site counts as full: refinements end at 0.998 and the like."""
+# Sections of phonopy's YAML files; those of versions before 2.18 have no section of their own.
+_NAC = ("nac", "born_effective_charge", "dielectric_constant")
+# Of phonopy, in A.
+_SYMPREC = 1e-5
 
 
 def read_poscar(text: str) -> Iterator[Entry]:
@@ -192,17 +197,22 @@ def _read_rows(path: str, stem: str) -> Iterator[Entry | UnreadableError]:
             yield entry
 
 
-def read_phonopy(text: str, *, with_supercell: bool) -> Iterator[Entry]:
+def read_phonopy(text: str, *, with_supercell: bool, born: Path | None = None) -> Iterator[Entry]:
     """The unit cell of a phonopy YAML file, in A whatever the calculator's unit was.
+
+    Born charges that are in the file, or in the BORN file ``born``, come with it.
 
     Raises
     ------
     UnreadableError
-        Kinds "no structure", "syntax", "disordered", "unknown element".
+        Kinds "no structure", "syntax", "disordered", "unknown element", "Born charges".
     """
     from phonopy.physical_units import get_calculator_physical_units
 
-    wanted = ("phonopy", "physical_unit", "unit_cell", "supercell_matrix", "lattice", "points")
+    wanted = (
+        *("phonopy", "physical_unit", "unit_cell", "supercell_matrix", "lattice", "points"),
+        *(*_NAC, "primitive_matrix", "primitive_cell"),
+    )
     sections = _yaml_sections(text, wanted)
     cell = sections.get("unit_cell", sections)
     if not isinstance(cell, dict) or "lattice" not in cell or "points" not in cell:
@@ -229,7 +239,51 @@ def read_phonopy(text: str, *, with_supercell: bool) -> Iterator[Entry]:
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         message = f"the unit cell is malformed ({type(error).__name__}: {error})"
         raise UnreadableError("syntax", message) from error
-    yield Entry(lattice, positions, numbers, supercell_matrix=matrix)
+    nac = None
+    if born is not None or any(name in sections for name in _NAC):
+        nac = _nac_params(sections, lattice, fractional.reshape(-1, 3), numbers, born)
+    yield Entry(lattice, positions, numbers, supercell_matrix=matrix, nac_params=nac)
+
+
+def _nac_params(
+    sections: dict[str, Any],
+    lattice: NDArray[np.float64],
+    fractional: NDArray[np.float64],
+    numbers: list[int],
+    born: Path | None,
+) -> dict[str, Any] | None:
+    """Born charges of the atoms of a file's unit cell, and the dielectric tensor."""
+    from phonopy.interface.phonopy_yaml import load_phonopy_yaml
+    from phonopy.physical_units import get_calculator_physical_units
+    from phonopy.structure.atoms import PhonopyAtoms
+    from phonopy.structure.cells import (
+        get_primitive,
+        get_primitive_matrix_with_auto,
+        get_supercell,
+    )
+
+    from hpcbench import born as borns
+
+    try:
+        data = load_phonopy_yaml(sections)
+        cell = PhonopyAtoms(numbers=numbers, cell=lattice, scaled_positions=fractional)
+        matrix = data.primitive_matrix
+        if matrix is None and data.primitive is not None:
+            matrix = borns.matrix_between(data.unitcell, data.primitive)
+        if matrix is None:
+            # phonopy's own default.
+            matrix = get_primitive_matrix_with_auto(cell, "auto", _SYMPREC)
+        supercell = get_supercell(cell, np.eye(3, dtype=int))
+        primitive = get_primitive(supercell, matrix, _SYMPREC)
+    except Exception as error:  # phonopy raises many kinds
+        message = f"the primitive cell that they are of: {type(error).__name__}: {error}"
+        raise UnreadableError(borns.KIND, message) from error
+    units = get_calculator_physical_units(data.calculator)
+    try:
+        params = borns.read_nac_params(data.nac_params, born, primitive, units)
+    except CrystalError as error:
+        raise UnreadableError(error.kind, str(error)) from error
+    return None if params is None else borns.of_cell(params, primitive, supercell)
 
 
 def _without_index(symbol: str) -> str:

@@ -88,6 +88,7 @@ class Entry:
     generator: str = ""
     supercell_matrix: NDArray[np.int32] | None = None
     labels: Mapping[str, Any] = field(default_factory=dict)
+    nac_params: Mapping[str, Any] | None = None
 
     def to_crystal(self, name: str, origin: Origin) -> Crystal:
         """Check what every crystal must have, and make the record.
@@ -116,7 +117,9 @@ class Entry:
             raise UnreadableError("no cell", "a lattice vector is zero: this is not a 3D crystal")
         if numbers.min() < 1 or numbers.max() > 118:
             raise UnreadableError("unknown element", "an atomic number is not in 1 to 118")
-        return Crystal.from_arrays(name, (origin,), cell, positions, numbers, self.supercell_matrix)
+        return Crystal.from_arrays(
+            name, (origin,), cell, positions, numbers, self.supercell_matrix, self.nac_params
+        )
 
 
 @lru_cache(maxsize=1)

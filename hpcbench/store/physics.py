@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcbench.born import from_json
 from hpcbench.errors import StoreError
+from hpcbench.phonons.spectrum import frequencies_at, frequencies_on_path
 from hpcbench.store.result import compact_force_constants, has_force_constants
 from hpcbench.store.schema import DONE, REANALYSIS_OF
 from hpcbench.store.table_reader import TableReader
@@ -84,9 +86,14 @@ def deviations(row: Mapping[str, Any], symprec: float) -> Iterator[str]:
     except StoreError as error:
         yield str(error)
         return
-    for place, name in (("band path", "band"), ("commensurate q", "commensurate")):
+    path = frequencies_on_path(phonon, row["band_qpoints"], row["band_segments"])
+    commensurate = frequencies_at(phonon, row["commensurate_qpoints"])
+    for place, name, spectrum in (
+        ("band path", "band", path),
+        ("commensurate q", "commensurate", commensurate),
+    ):
         stored = np.asarray(row[f"{name}_frequencies"], dtype=np.float64)
-        computed = np.sort(phonon.run_qpoints(row[f"{name}_qpoints"]).frequencies, axis=1).ravel()
+        computed = spectrum.frequencies.ravel()
         if stored.shape != computed.shape:
             yield f"{place}: {len(stored)} frequencies, {len(computed)} follow"
         elif len(stored):
@@ -96,7 +103,7 @@ def deviations(row: Mapping[str, Any], symprec: float) -> Iterator[str]:
 
 
 def phonopy_of(row: Mapping[str, Any], symprec: float) -> Phonopy:
-    """The ``Phonopy`` object of a crystal's row, with its force constants.
+    """The ``Phonopy`` object of a crystal's row, with its force constants and Born charges.
 
     The displacements that they are from are in it where they are known, and the forces where they
     were kept.
@@ -129,6 +136,7 @@ def phonopy_of(row: Mapping[str, Any], symprec: float) -> Phonopy:
             f"{row['id']}: the installed phonopy orders the supercell otherwise than the one that "
             f"computed it ({json.loads(row['provenance']).get('phonopy')})"
         )
+    phonon.nac_params = from_json(row.get("nac_params", ""))
     phonon.dataset = _dataset(row, len(phonon.supercell))
     # After the dataset: that drops force constants which it does not belong to.
     force_constants: NDArray[np.float64] = compact_force_constants(row)

@@ -20,7 +20,7 @@ from hpcbench.store.files import Files
 from hpcbench.store.physics import phonopy_of
 from hpcbench.store.result import Result, compact_force_constants, result_of
 from hpcbench.store.run_folder import RunFolder
-from hpcbench.store.schema import AGAIN, AGAINS, BESIDE, CRYSTALS, DONE
+from hpcbench.store.schema import AGAIN, AGAINS, BESIDE, CRYSTALS, DONE, WITHOUT_NAC
 from hpcbench.store.table_reader import TableReader
 
 if TYPE_CHECKING:
@@ -182,10 +182,10 @@ class Store:
 
     @property
     def again(self) -> Store:
-        """Computations again: in float64, in a larger supercell, by the protocol beside.
+        """Computations again: in float64, in a larger supercell, by the protocol beside, ...
 
-        Their ids are the crystal's with ``:float64``, ``:larger`` or ``:phononbench``; the column
-        ``parent`` has the crystal's.
+        Their ids are the crystal's with ``:float64``, ``:larger``, ``:phononbench``, or
+        ``:without-nac``: without its Born charges. The column ``parent`` has the crystal's.
         The store itself, its table and its length, is of the crystals alone.
         """
         return self._some(key for key in self._files.where if AGAIN in key)
@@ -193,9 +193,10 @@ class Store:
     def versions(self, key: str) -> list[str]:
         """A crystal's id, and those of its computations again, in the order in which they were.
 
-        The last is that by the protocol which was done beside the run's, if there is one.
+        Behind these is that by the protocol which was done beside the run's, if there is one, and
+        that without its Born charges.
         """
-        names = (*AGAINS, BESIDE)
+        names = (*AGAINS, BESIDE, WITHOUT_NAC)
         return [key, *(i for what in names if (i := f"{key}{AGAIN}{what}") in self._files.where)]
 
     def where(self, condition: str) -> Store:
@@ -389,7 +390,7 @@ class Store:
         """The crystal's ``Phonopy`` object with its force constants.
 
         ``key`` is an id, the beginning of one, or a name. Cells, matrices and force constants
-        are those of the run.
+        are those of the run, and Born charges where the crystal has them.
 
         Raises
         ------

@@ -30,6 +30,8 @@ AGAINS = (DOUBLE, DISPLACED, LARGER)
 precision is the same; the next larger supercell. The verdict is from the last."""
 BESIDE = "phononbench"
 """Of a protocol that was done beside that of the run, in the id of its row."""
+WITHOUT_NAC = "without-nac"
+"""In the id of the row that says what a crystal with Born charges would be without them."""
 
 _ORIGINS = Field(
     "origins",
@@ -50,6 +52,11 @@ CRYSTALS = Schema(
         Field("cell", "f8", (3, 3), "angstrom", "lattice vectors as rows, as given"),
         Field("has_supercell", "bool", meaning="whether the source asks for a supercell"),
         Field("supercell_matrix", "i4", (3, 3), meaning="the supercell that the source asks for"),
+        Field(
+            "nac_params",
+            "str",
+            meaning="JSON: Born charges of its atoms and dielectric tensor, if its source has them",
+        ),
         Field("cost", "f8", (), "s", "predicted seconds of a rank; 0 where set aside"),
     ),
     ragged=(
@@ -275,7 +282,8 @@ def result_schema(
         Field(
             "nac_params",
             "str",
-            meaning="JSON: Born charges and dielectric tensor of an import, kept, not applied",
+            meaning="JSON: Born charges of the primitive cell and dielectric tensor that are "
+            "applied; empty if none",
         ),
         Field("imported_label", "category", meaning="the label that came with an import"),
         *_WORK,

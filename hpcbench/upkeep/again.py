@@ -21,10 +21,10 @@ FIT = frozenset(
     {
         "displacements", "largest_drift", "symmetrisation_change", "supercell_matrix",
         "primitive_matrix", "p2s_map", "force_constants", "displacement_atoms",
-        "displacement_vectors", "force_noise", "nonlinearity", "roughness",
+        "displacement_vectors", "force_noise", "nonlinearity", "roughness", "nac_params",
     }
 )  # fmt: skip
-"""Columns of phonons that come from forces, and do not follow from force constants."""
+"""Columns of phonons that come from forces or the source, not from force constants."""
 NOISE = frozenset({"within_noise", *(f"noise_{place}" for place in PLACES)})
 """Those that follow where the displacements and the noise of the forces are known."""
 LEFT_OUT = frozenset(
@@ -57,7 +57,8 @@ def columns_again(
         criterion = protocol.criterion
     phonons = PhononSettings(
         protocol.primitive_matrix,
-        settings["displacement"],
+        # An import has none, and nothing here depends on it.
+        settings.get("displacement", math.nan),
         settings["symprec"],
         settings["band_points"],
         tuple(settings["mesh"]),
@@ -85,6 +86,17 @@ def columns_again(
         # The verdict of the computation again is in its own row.
         columns["again"] = ""
     return {name: value for name, value in columns.items() if name not in left_out}
+
+
+def columns_without_nac(
+    row: Mapping[str, Any], settings: Mapping[str, Any], keep: Keep = AS_STORED
+) -> dict[str, Any]:
+    """Compute what a row with Born charges would be without them, from its force constants.
+
+    Parameters and errors are those of :func:`columns_again`; ``keep`` without forces.
+    """
+    without = {**row, "nac_params": "", "within_noise": ""}
+    return {**columns_again(without, settings, keep), "nac_params": ""}
 
 
 def analyse_stored(
