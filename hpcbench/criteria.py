@@ -14,6 +14,9 @@ from typing import Any
 
 PLACES = ("path", "commensurate", "mesh")
 """Where a spectrum is looked at."""
+NO_FORCE = "no restoring force"
+"""How the cause of an undetermined verdict begins, and the reason of a failure, where nothing holds
+a crystal together: no criterion has an answer."""
 KELVIN_PER_TERAHERTZ = 47.992
 """h/k_B in K per THz, as Loew et al. convert."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcbench.criteria import CRITERIA, Criterion
+from hpcbench.criteria import CRITERIA, NO_FORCE, Criterion
 from hpcbench.errors import PhononError
 from hpcbench.phonons.character import Character, character, modes_at_gamma
 from hpcbench.phonons.force_constants import decay, fit_force_constants, subtract_drift
@@ -26,7 +26,7 @@ from hpcbench.phonons.spectrum import (
     seekpath_band_path,
 )
 from hpcbench.phonons.stability import Spectrum, is_undetermined, margin, verdicts
-from hpcbench.phonons.supercells import displace
+from hpcbench.phonons.supercells import EMPTY, displace, gaps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -127,6 +127,8 @@ def prepare(atoms: Atoms, supercell_matrix: NDArray[np.int64], settings: PhononS
         symprec=settings.symprec,
     )
     if len(phonon.supercell) < 2:
+        if (gaps(phonon.supercell.cell, phonon.supercell.positions) > EMPTY).all():
+            raise PhononError(NO_FORCE, "an atom alone in its box has no phonons")
         raise PhononError("supercell", "a supercell of one atom has no phonons; give a larger one")
     return phonon
 

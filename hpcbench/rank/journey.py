@@ -30,7 +30,7 @@ from hpcbench.rank.tasks import (
 from hpcbench.relaxation.relax import Relaxation, continued, relaxation_requests
 from hpcbench.relaxation.symmetry import space_group_numbers
 from hpcbench.requests import ForcesOn, OnCpu, Request
-from hpcbench.store.schema import DISPLACED, DOUBLE, LARGER, UNDETERMINED
+from hpcbench.store.schema import DISPLACED, DOUBLE, LARGER, NOISY
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -153,7 +153,7 @@ class Route:
         row = done_row(crystal, relaxation, columns, self.rank, self.provenance)
         again = []
         row |= yield from self._symmetry(crystal, relaxation)
-        is_within_noise = row["verdict"] == UNDETERMINED
+        is_within_noise = row["cause"] == NOISY
         in_double = is_within_noise and self.has_double
         what, stretch = DOUBLE if in_double else DISPLACED, 1.0
         try:
@@ -177,7 +177,7 @@ class Route:
             warnings.warn(note, stacklevel=1)
             row["notes"] = "; ".join(filter(None, (row["notes"], note)))
         if again:
-            row |= {name: again[-1][name] for name in ("verdict", "again")}
+            row |= {name: again[-1][name] for name in ("verdict", "cause", "again")}
         return [row, *again]
 
     def _symmetry(

@@ -23,11 +23,17 @@ from hpcbench.criteria import column_of, criteria_of
 from hpcbench.errors import CrystalError, HpcbenchError
 from hpcbench.phonons.calculate import PhononResult, PhononSettings, analyse, prepare
 from hpcbench.phonons.dimensions import dimensionality, vacuum
+from hpcbench.phonons.restoring import holding, soft_branch
 from hpcbench.phonons.spectrum import Mode, density_of_states
-from hpcbench.phonons.supercells import CHECKS, displaced_copies, with_checks
+from hpcbench.phonons.supercells import (
+    CHECKS,
+    displaced_copies,
+    lowest_height,
+    with_checks,
+)
 from hpcbench.potentials.copies import DisplacedCopies
 from hpcbench.protocols import Protocol
-from hpcbench.store.schema import COARSE_MESH, UNDETERMINED
+from hpcbench.store.schema import COARSE_MESH, LOW_SUPERCELL, NOISY, UNDETERMINED
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,15 +140,27 @@ def phonon_columns(result: PhononResult, criterion: str, keep: Keep) -> dict[str
         )
     cell = phonon.unitcell
     atoms = Atoms(numbers=cell.numbers, cell=cell.cell, positions=cell.positions, pbc=True)
-    is_within_noise = criterion in result.undetermined
+    held, directions = holding(phonon), dimensionality(atoms)
+    # Of all criteria; what only the run's criterion cannot answer comes behind it.
+    cause = held.cause
+    verdicts = dict.fromkeys(result.verdicts, UNDETERMINED) if cause else result.verdicts
+    cause = cause or (NOISY if criterion in result.undetermined else "")
+    supercell_height = lowest_height(phonon.supercell.cell, phonon.supercell.positions)
+    notes = (
+        f"supercell only {supercell_height:.1f} A high" * (supercell_height < LOW_SUPERCELL),
+        soft_branch(phonon, held, directions, result.lowest_modes),
+    )
     displaced = (phonon.dataset or {}).get("first_atoms", [])
     columns = {
-        "verdict": UNDETERMINED if is_within_noise else result.verdicts[criterion],
+        "verdict": UNDETERMINED if cause else verdicts[criterion],
+        "cause": cause,
+        "notes": "; ".join(filter(None, notes)),
         "margin": result.margins[criterion],
         "force_constants_decay": result.decay,
+        "supercell_height": supercell_height,
         "within_noise": ", ".join(result.undetermined),
-        **{column_of(name): verdict for name, verdict in result.verdicts.items()},
-        "dimensionality": dimensionality(atoms),
+        **{column_of(name): verdict for name, verdict in verdicts.items()},
+        "dimensionality": directions,
         "vacuum": vacuum(atoms),
         "max_frequency": result.max_frequency,
         "modes_left_out": mesh.left_out,
@@ -187,6 +205,24 @@ def phonon_columns(result: PhononResult, criterion: str, keep: Keep) -> dict[str
     if keep.dos:
         columns["dos_frequencies"], columns["dos"] = density_of_states(phonon)
     return columns
+
+
+# How notes begin that phonon_columns makes.
+_OF_PHONONS = ("supercell only", "nothing between", "lowest mode")
+
+
+def joined_notes(before: str, of_phonons: str) -> str:
+    """Return a row's notes, with those that its phonons give in place of earlier ones of phonons.
+
+    Parameters
+    ----------
+    before : str
+        Notes of the row until now.
+    of_phonons : str
+        From :func:`phonon_columns`.
+    """
+    kept = [note for note in before.split("; ") if not note.startswith(_OF_PHONONS)]
+    return "; ".join(filter(None, (*kept, of_phonons)))
 
 
 def _mode_columns(modes: Sequence[Mode]) -> dict[str, Any]:
