@@ -23,10 +23,11 @@ from hpcbench.phonons.stability import IMAGINARY
 from hpcbench.phonons.supercells import EMPTY, gaps
 
 FREE = 5e-4
-"""In eV/A^2, for one atom; of n atoms with independent errors sqrt(n) times as much. What a part's
-rigid translation may cost and count as nothing: rounding in single precision leaves 1e-6 eV/A on
-displacements of 0.01 A, which is 1e-4 eV/A^2. Layers of Al and of MoS2 leave 1e-5 at most where
-they are 10 A apart, and have 0.06 at 4.5 A (mattersim-demo and CHGNet, 9 and 48 atoms)."""
+"""In eV/A^2, for one pair of atoms: what may count as nothing. Rounding in single precision leaves
+1e-6 eV/A on displacements of 0.01 A, which is 1e-4 eV/A^2 in each of nine components; what is
+independent in n pairs adds up to sqrt(n) times as much. Layers of Al and of MoS2 that are 10 A
+apart leave 1e-5 eV/A^2 at most, where 0.005 and 0.024 would count as nothing; 4.5 A apart they have
+0.06 (mattersim-demo and CHGNet, layers of 9 and 48 atoms)."""
 _ALONG = 0.05  # of the length of a q: what it may have along a layer or chain, and count as across
 _MOST_NAMES = 4
 
@@ -87,9 +88,9 @@ def holding(phonon: Phonopy) -> Holding:
 
     Atoms are joined in the order of their force constants, the strongest first (single linkage).
     A set of atoms that comes up on this way is a part where its rigid translation costs no energy:
-    the force constants between it and all others add up to less than ``FREE``. They add up to that
-    also where single ones are spoilt, as symmetrisation spreads errors over all pairs: of parts
-    of CHGNet's that are 10 A apart to 0.07 eV/A^2, more than weak bonds have.
+    the force constants between it and all others add up to nothing (``FREE``). They do so also
+    where single ones are spoilt, as symmetrisation spreads errors over all pairs: of CHGNet up to
+    0.07 eV/A^2 between molecules 14 A apart, more than weak bonds have.
 
     Parameters
     ----------
@@ -129,7 +130,7 @@ def _free_sets(force_constants: NDArray[np.float64]) -> list[NDArray[np.int64]]:
     to_others = [
         force_constants[atom].sum(axis=0) - force_constants[atom, atom] for atom in range(natoms)
     ]
-    is_free = [_is_nothing(cost, 1) for cost in to_others]
+    is_free = [_is_nothing(cost, 1, natoms) for cost in to_others]
     has_free = list(is_free)
     smallest = [atom for atom in range(natoms) if is_free[atom]]
     for one, other in tree:
@@ -141,7 +142,7 @@ def _free_sets(force_constants: NDArray[np.float64]) -> list[NDArray[np.int64]]:
         # All atoms together are free anyway.
         if has_free[-1] or len(members[-1]) == natoms:
             continue
-        if _is_nothing(to_others[-1], len(members[-1])):
+        if _is_nothing(to_others[-1], len(members[-1]), natoms):
             smallest.append(len(members) - 1)
             has_free[-1] = True
     found = [np.sort(members[one]) for one in smallest]
@@ -150,8 +151,9 @@ def _free_sets(force_constants: NDArray[np.float64]) -> list[NDArray[np.int64]]:
     return [*found, left] if len(left) else found
 
 
-def _is_nothing(cost: NDArray[np.float64], natoms: int) -> bool:
-    return bool(np.linalg.norm(cost) < FREE * np.sqrt(natoms))
+def _is_nothing(cost: NDArray[np.float64], number: int, natoms: int) -> bool:
+    """Whether a translation costs nothing, of so many atoms of all."""
+    return bool(np.linalg.norm(cost) < FREE * np.sqrt(number * (natoms - number)))
 
 
 def soft_branch(
