@@ -46,7 +46,12 @@ def main() -> None:
         store, flipped = Path(name, "s.h5"), Path(name, "flipped.h5")
         crystals = [bulk(symbol) for symbol in ("Cu", "Al", "Ag", "Au", "Ni", "Pd", "Pt")]
         hpcbench.run(
-            crystals, model="ase.calculators.emt:EMT", out=store, dtype="float64", mesh=(4, 4, 4)
+            crystals,
+            model="ase.calculators.emt:EMT",
+            out=store,
+            dtype="float64",
+            mesh=(4, 4, 4),
+            supercell=(2, 2, 2),
         )
         data = store.read_bytes()
         elsewhere = Elsewhere()

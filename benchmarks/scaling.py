@@ -389,7 +389,7 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             words = [
                 sys.executable, "-m", "hpcbench", "run", str(folder / "list.extxyz"), "--model",
                 "mattersim-demo", "--device", "cpu", "--workers", "0", "--no-report", "--out",
-                str(out),
+                str(out), "--supercell", "2", "2", "2",
             ]  # fmt: skip
             if ranks > 1:
                 launcher = shutil.which("mpiexec") or sys.exit("no mpiexec here")

@@ -53,7 +53,7 @@ def run_words(folder: Path) -> list[str]:
     return [
         "run", str(folder / "salt.cif"), "--out", str(folder / "store.h5"),
         "--model", "mattersim-demo", "--device", "cpu", "--workers", "0", "--max-edges", "4000",
-        "--mesh", "2", "2", "2", "--no-report",
+        "--mesh", "2", "2", "2", "--no-report", "--supercell", "2", "2", "2",
     ]  # fmt: skip
 
 

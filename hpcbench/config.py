@@ -19,8 +19,7 @@ from hpcbench.protocols import PROTOCOLS, Protocol
 
 # Settings that came after the first stores.
 _LATER = (
-    "criteria", "supercell_atoms", "supercell_shape", "largest_supercell", "check_margin",
-    "primitive",
+    "criteria", "supercell_shape", "largest_supercell", "check_margin", "primitive",
 )  # fmt: skip
 
 
@@ -63,9 +62,9 @@ IMPORTED = (*IMPORTING, "workers", "keep_forces", "keep_dos", "band_dtype")
 class RunConfig:
     """All settings of a run.
 
-    ``None`` in ``criterion``, ``fmax`` and ``max_steps`` stands for the protocol's own value, and
-    0 in ``max_edges`` for the device's: see :meth:`resolved`. Settings that decide results are
-    hashed into :meth:`settings_hash`, which names the run; the others
+    ``None`` in ``criterion``, ``fmax``, ``max_steps`` and ``supercell`` stands for the protocol's
+    own value, and 0 in ``max_edges`` for the device's: see :meth:`resolved`. Settings that decide
+    results are hashed into :meth:`settings_hash`, which names the run; the others
     (where to write, how much to batch) may change from one run of a store to the next.
     """
 
@@ -143,18 +142,19 @@ class RunConfig:
         metavar="GPA",
         decides=True,
     )
-    supercell: tuple[float, ...] | str = _setting(
-        (2, 2, 2),
+    supercell: tuple[float, ...] | str | None = _setting(
+        None,
         kind.supercell,
         "what is computed",
         "supercell of the cell as given: 3 numbers, 9 for a matrix, a length in A that it has at "
-        "least between opposite faces, or the word source to take the one in each phonopy.yaml",
+        "least between opposite faces, vacuum left out, or the word source to take the one in "
+        "each phonopy.yaml (robust: 12; phononbench: 2 2 2, which its half of both keeps)",
         metavar="N",
         many=True,
         decides=True,
     )
     supercell_atoms: int = _setting(
-        0,
+        500,
         kind.count,
         "what is computed",
         "most atoms of a supercell that is given by its length, which is lowered for it (0: no "
@@ -394,6 +394,7 @@ class RunConfig:
             criterion=protocol.criterion if self.criterion is None else self.criterion,
             fmax=protocol.fmax if self.fmax is None else self.fmax,
             max_steps=protocol.max_steps if self.max_steps is None else self.max_steps,
+            supercell=protocol.supercell if self.supercell is None else self.supercell,
         )
 
     def deciding_settings(self) -> dict[str, Any]:
@@ -405,6 +406,10 @@ class RunConfig:
         for name in _LATER:
             if getattr(self, name) == getattr(RunConfig, name, ()):
                 del values[name]
+        if isinstance(resolved.supercell, str) or len(resolved.supercell or ()) > 1:
+            # Nor does it lower a supercell that is not given by its length. Where one is, its
+            # value is written, as stores without it had no limit.
+            del values["supercell_atoms"]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 

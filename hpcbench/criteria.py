@@ -17,6 +17,9 @@ PLACES = ("path", "commensurate", "mesh")
 SUPERCELL_Q = "supercell q"
 """Where Loew's script looks: q commensurate with ``supercell_matrix``, taken as if they were of the
 primitive cell. Where that is not the cell as given, some are not commensurate with it."""
+NO_FORCE = "no restoring force"
+"""How the cause of an undetermined verdict begins, and the reason of a failure, where nothing holds
+a crystal together: no criterion has an answer."""
 LENGTH = "length of the displacements"
 """Cause of an undetermined answer: another one is within reach of it (phonons/noise.py)."""
 ROUNDING = "rounding"

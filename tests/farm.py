@@ -11,7 +11,7 @@ import pytest
 
 EMT = "ase.calculators.emt:EMT"
 QUICK = ["--model", EMT, "--dtype", "float64", "--mesh", "4", "4", "4", "--device", "cpu"]
-QUICK += ["--commit-interval", "0.3"]
+QUICK += ["--commit-interval", "0.3", "--supercell", "2", "2", "2"]
 
 
 def mpiexec(ranks: int) -> list[str]:

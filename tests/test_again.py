@@ -22,6 +22,7 @@ from hpcbench.store.schema import AGAIN
 NAMES = ("C_start_strained", "Cu_start_strained")
 # Relaxed cells differ by more than the noise of forces. An even mesh does not meet Gamma.
 QUICK = ["--relax", "none", "--mesh", "4", "4", "4", "--band-points", "21", "--no-report"]
+QUICK += ["--supercell", "2", "2", "2"]
 
 
 def run(folder: Path, *arguments: str, ranks: int = 1) -> hpcbench.Store:
@@ -230,6 +231,20 @@ def test_the_report_names_meshes_that_are_not_converged(tmp_path: Path) -> None:
     for mesh, says in (("2", True), ("20", False)):
         command = ["run", str(tmp_path / "Cu.cif"), "--model", "ase.calculators.emt:EMT"]
         command += ["--band-points", "11", "--workers", "0", "--no-report", "--mesh", mesh, mesh]
-        assert main([*command, mesh, "--out", str(tmp_path / f"{mesh}.h5")]) == 0
+        assert (
+            main(
+                [
+                    *command,
+                    mesh,
+                    "--supercell",
+                    "2",
+                    "2",
+                    "2",
+                    "--out",
+                    str(tmp_path / f"{mesh}.h5"),
+                ]
+            )
+            == 0
+        )
         page = write_report(hpcbench.open(tmp_path / f"{mesh}.h5"), tmp_path / "r.html").read_text()
         assert ("the free energy of 1 crystal differs" in page) == says

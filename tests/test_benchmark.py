@@ -299,7 +299,7 @@ def test_a_rate_converges_to_what_it_is() -> None:
 # ---------------------------------------------------------------- a store
 
 EMT = ["--model", "ase.calculators.emt:EMT", "--mesh", "4", "4", "4", "--band-points", "11",
-       "--workers", "0"]  # fmt: skip
+       "--workers", "0", "--supercell", "2", "2", "2"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, hpcbench.Store
             dtype="float64",
             protocol=protocol,
             mesh=(6, 6, 6),
+            supercell=(2, 2, 2),
             band_points=31,
             out=folder / f"{protocol}.h5",
         )
@@ -132,7 +133,7 @@ def test_what_the_literal_protocol_gave_outlives_the_failure_of_the_other(tmp_pa
     # Not to be reached.
     table = hpcbench.run(
         [atoms], model="mattersim-demo", protocol="both", fmax=1e-12, max_steps=3,
-        mesh=(3, 3, 3), band_points=7, out=out,
+        mesh=(3, 3, 3), band_points=7, out=out, supercell=(2, 2, 2),
     ).table  # fmt: skip
     assert list(table["status"]) == ["failed"]
     literal = beside(hpcbench.open(out))

@@ -409,7 +409,8 @@ def test_a_run_ends_before_the_work_where_ranks_do_not_fit(tmp_path: Path) -> No
     out = tmp_path / "s.h5"
     command = [sys.executable, "-m", "hpcbench", "run", str(tmp_path / "c.extxyz"), "--out"]
     result = subprocess.run(
-        [*mpiexec(2), str(script), *command, str(out), "--model", "mattersim-demo"],
+        [*mpiexec(2), str(script), *command, str(out), "--model", "mattersim-demo",
+         "--supercell", "2", "2", "2"],
         capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert result.returncode == 3, result.stderr

@@ -153,6 +153,7 @@ def test_a_run_and_everything_that_looks_at_it(
 ) -> None:
     write("two.extxyz", [bulk("Al"), Atoms("Si", cell=[3, 3, 3], pbc=True)])
     words = ["run", "copper.cif", "two.extxyz", "--model", EMT, "--mesh", "4", "4", "4"]
+    words += ["--supercell", "2", "2", "2"]
     assert main([*words, "--out", "s.h5"]) == 1  # silicon is not known to EMT
     out = capsys.readouterr().out
     for text in ("copper", "Fm-3m (225)", "stable", "No EMT-potential", "s.h5", "s.html"):
@@ -216,7 +217,7 @@ def test_an_element_without_a_mass_or_unknown_to_the_potential_is_a_recorded_rea
 ) -> None:
     write("heavy.extxyz", [bulk("Po", "sc", a=3.3), bulk("Cu"), bulk("Au")])
     words = ["run", "heavy.extxyz", "--model", "mattersim-demo", "--no-report", "--out", "s.h5"]
-    assert main([*words, "--mesh", "4", "4", "4"]) == 1
+    assert main([*words, "--mesh", "4", "4", "4", "--supercell", "2", "2", "2"]) == 1
     table = hpcbench.open("s.h5").table.set_index("formula")
     assert table.loc["Po", "reason"].startswith("no mass")
     assert table.loc["Au", "reason"] == "unknown element: mattersim-demo does not know Au"

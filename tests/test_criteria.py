@@ -102,6 +102,7 @@ def test_own_criteria_are_in_the_store_and_decide(file: Path, tmp_path: Path) ->
         model="ase.calculators.emt:EMT",
         out=tmp_path / "own.h5",
         mesh=(3, 3, 3),
+        supercell=(2, 2, 2),
         band_points=11,
         criteria=file,
         criterion="strict",

@@ -332,7 +332,7 @@ def _listed(config, atoms):  # type: ignore[no-untyped-def]
 # ---------------------------------------------------------------- runs
 
 EMT = ["--model", "ase.calculators.emt:EMT", "--mesh", "4", "4", "4", "--band-points", "11",
-       "--workers", "0", "--no-report"]  # fmt: skip
+       "--workers", "0", "--no-report", "--supercell", "2", "2", "2"]  # fmt: skip
 
 
 def test_a_run_sets_aside_and_a_later_one_computes_what_it_is_asked_for(
@@ -456,7 +456,7 @@ def test_a_crystal_that_is_retried_and_then_not_sampled(tmp_path: Path) -> None:
 def test_primitive_cells_from_python() -> None:
     result = hpcbench.run(
         [bulk("Cu", cubic=True), bulk("Ni")], model="ase.calculators.emt:EMT", primitive=True,
-        mesh=(4, 4, 4), workers=0,
+        mesh=(4, 4, 4), workers=0, supercell=(2, 2, 2),
     )  # fmt: skip
     assert list(result.table["natoms"]) == [1, 1]
 

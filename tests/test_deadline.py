@@ -122,7 +122,13 @@ def test_no_block_is_begun_that_cannot_be_finished(
     monkeypatch.setattr(launching, "load_cost_model", lambda *_: rates)
     crystals = [bulk("Cu", "fcc", a=3.55 + 0.01 * number) for number in range(24)]
     out = tmp_path / "s.h5"
-    settings = {"mesh": (4, 4, 4), "workers": 0, "block": 1, "commit_interval": 0}
+    settings = {
+        "mesh": (4, 4, 4),
+        "supercell": (2, 2, 2),
+        "workers": 0,
+        "block": 1,
+        "commit_interval": 0,
+    }
     result = hpcbench.run(crystals, model=Slow(clock), out=out, time_limit="2:00:00", **settings)
     done = set(result.table.index[result.table["status"] == DONE])
     assert 5 <= len(done) < 24

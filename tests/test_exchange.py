@@ -48,6 +48,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """Metals, stable and not, with forces kept; and one crystal that cannot be computed."""
     path = tmp_path_factory.mktemp("exchange") / "metals.h5"
     settings = {"mesh": MESH, "dtype": "float64", "band_points": 31, "keep_forces": True}
+    settings["supercell"] = (2, 2, 2)
     model = "ase.calculators.emt:EMT"
     hpcbench.run([*some_metals(), bulk("Si")], model=model, out=path, workers=0, **settings)
     opened = hpcbench.open(path)
@@ -123,7 +124,10 @@ def test_forces_are_those_of_the_displaced_supercells(store: Store, tmp_path: Pa
 
 def test_forces_that_were_not_kept_are_said_so(tmp_path: Path) -> None:
     path = tmp_path / "bare.h5"
-    hpcbench.run([bulk("Cu")], model="ase.calculators.emt:EMT", out=path, workers=0, mesh=MESH)
+    hpcbench.run(
+        [bulk("Cu")], model="ase.calculators.emt:EMT", out=path, workers=0, mesh=MESH,
+        supercell=(2, 2, 2),
+    )  # fmt: skip
     with pytest.raises(StoreError, match="--keep-forces"):
         export(hpcbench.open(path), "forces", tmp_path / "f.extxyz")
     assert [p.name for p in tmp_path.iterdir() if "f.extxyz" in p.name] == []

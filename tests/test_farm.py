@@ -328,13 +328,15 @@ def test_a_potential_that_breaks_does_not_fail_the_rest_of_the_list(
 
     out = tmp_path / "s.h5"
     with pytest.raises(PotentialError, match="does not compute any more"):
-        hpcbench.run(metals, model=Broken(), out=out, mesh=(4, 4, 4), workers=0)
+        hpcbench.run(
+            metals, model=Broken(), out=out, mesh=(4, 4, 4), supercell=(2, 2, 2), workers=0
+        )
     table = hpcbench.open(out).table
     assert 0 < len(table) < len(metals)
     assert (table["status"] == "done").all()
     left = [atoms for atoms in metals if Crystal.from_ase(atoms).id not in table.index]
     refused = set(left[-1].symbols)
-    result = hpcbench.run(metals, model=Unwilling(), out=out, mesh=(4, 4, 4))
+    result = hpcbench.run(metals, model=Unwilling(), out=out, mesh=(4, 4, 4), supercell=(2, 2, 2))
     expected = ["failed" if set(a.symbols) == refused else "done" for a in left]
     ids = [Crystal.from_ase(atoms).id for atoms in left]
     assert list(result.table.loc[ids, "status"]) == expected
@@ -347,14 +349,14 @@ def test_a_start_that_failed_leaves_no_store_behind(tmp_path: Path, metals: list
     with pytest.raises(PotentialError, match="has no Nothing"):
         hpcbench.run(metals[:1], model="ase.calculators.emt:Nothing", out=out)
     assert not out.exists()
-    result = hpcbench.run(metals[:1], model=EMT, out=out, mesh=(4, 4, 4))
+    result = hpcbench.run(metals[:1], model=EMT, out=out, mesh=(4, 4, 4), supercell=(2, 2, 2))
     assert list(result.table["status"]) == ["done"]
 
 
 def test_ase_calculators_may_be_given_as_they_are(metals: list[Atoms]) -> None:
     from ase.calculators.emt import EMT as Calculator  # noqa: N811
 
-    result = hpcbench.run(metals[:2], model=Calculator(), mesh=(4, 4, 4))
+    result = hpcbench.run(metals[:2], model=Calculator(), mesh=(4, 4, 4), supercell=(2, 2, 2))
     assert list(result.table["status"]) == ["done", "done"]
     with pytest.raises(hpcbench.HpcbenchError, match="give a name, a loaded potential"):
         hpcbench.run(metals[:2], model=Calculator)
@@ -373,7 +375,9 @@ def test_a_calculator_without_stress_will_do_where_none_is_needed(metals: list[A
             raise PropertyNotImplementedError("stress")
 
     for mode in ("none", "positions"):
-        result = hpcbench.run(metals[:1], model=Stressless(), relax=mode, mesh=(4, 4, 4))
+        result = hpcbench.run(
+            metals[:1], model=Stressless(), relax=mode, mesh=(4, 4, 4), supercell=(2, 2, 2)
+        )
         assert list(result.table["status"]) == ["done"], result.table["reason"].iloc[0]
 
 
@@ -408,9 +412,11 @@ def test_ctrl_c_in_a_program_loses_nothing_that_is_finished(
 
     out = tmp_path / "s.h5"
     with pytest.raises(KeyboardInterrupt):
-        hpcbench.run(metals, model=Interrupted(), out=out, mesh=(4, 4, 4), workers=0)
+        hpcbench.run(
+            metals, model=Interrupted(), out=out, mesh=(4, 4, 4), supercell=(2, 2, 2), workers=0
+        )
     assert 0 < len(hpcbench.open(out)) < len(metals)
-    result = hpcbench.run(metals, model=sound, out=out, mesh=(4, 4, 4))
+    result = hpcbench.run(metals, model=sound, out=out, mesh=(4, 4, 4), supercell=(2, 2, 2))
     assert (result.table["status"] == "done").all()
 
 
@@ -423,17 +429,26 @@ def test_changed_settings_are_refused(tmp_path: Path, metals: list[Atoms]) -> No
     info = PotentialInfo("emt", "ase", "", "", "float64", "cpu", None)
     potential = CalculatorPotential(ase.calculators.emt.EMT(), info)
     out = tmp_path / "s.h5"
-    hpcbench.run(metals[:1], model=potential, out=out, mesh=(4, 4, 4))
+    hpcbench.run(metals[:1], model=potential, out=out, mesh=(4, 4, 4), supercell=(2, 2, 2))
     with pytest.raises(StoreMismatchError, match=r"displacement: 0\.01 in the store, 0\.02 now"):
-        hpcbench.run(metals[:1], model=potential, out=out, mesh=(4, 4, 4), displacement=0.02)
+        hpcbench.run(
+            metals[:1],
+            model=potential,
+            out=out,
+            mesh=(4, 4, 4),
+            supercell=(2, 2, 2),
+            displacement=0.02,
+        )
     # Where and how much at a time may change.
-    result = hpcbench.run(metals[:2], model=potential, out=out, mesh=(4, 4, 4), block=1)
+    result = hpcbench.run(
+        metals[:2], model=potential, out=out, mesh=(4, 4, 4), supercell=(2, 2, 2), block=1
+    )
     assert list(result.table["status"]) == ["done", "done"]
 
 
 def test_python_call_returns_the_table_in_the_order_given(metals: list[Atoms]) -> None:
     before = set(os.listdir())
-    result = hpcbench.run(metals, model=EMT, mesh=(4, 4, 4), dtype="float64")
+    result = hpcbench.run(metals, model=EMT, mesh=(4, 4, 4), supercell=(2, 2, 2), dtype="float64")
     assert [Crystal.from_ase(atoms).id for atoms in metals] == list(result.table["id"])
     assert result.store is None
     assert set(os.listdir()) == before

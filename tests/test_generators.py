@@ -346,7 +346,18 @@ def test_a_run_takes_what_a_generator_wrote(tmp_path: Path) -> None:
     torch.save(flat_arrays(metals[:2]), tmp_path / "eval_gen.pt")
     write_csv(tmp_path / "samples.csv", [{"cif": cif_text(metals[2])}])
     command = [sys.executable, "-m", "hpcbench", "run", str(tmp_path), "--no-report"]
-    command += ["--model", "ase.calculators.emt:EMT", "--mesh", "4", "4", "4"]
+    command += [
+        "--model",
+        "ase.calculators.emt:EMT",
+        "--mesh",
+        "4",
+        "4",
+        "4",
+        "--supercell",
+        "2",
+        "2",
+        "2",
+    ]
     command += ["--out", str(tmp_path / "s.h5"), "--band-points", "11", "--workers", "0"]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert "3 crystals: 3 done" in said
@@ -456,7 +467,20 @@ def test_a_manifest_names_the_generators_of_files(manifest: Path) -> None:
 def test_a_run_of_a_manifest_counts_for_each_generator(manifest: Path, tmp_path: Path) -> None:
     out = tmp_path / "s.h5"
     command = ["run", str(manifest), "--model", "ase.calculators.emt:EMT", "--out", str(out)]
-    command += ["--mesh", "4", "4", "4", "--band-points", "11", "--workers", "0"]
+    command += [
+        "--mesh",
+        "4",
+        "4",
+        "4",
+        "--band-points",
+        "11",
+        "--workers",
+        "0",
+        "--supercell",
+        "2",
+        "2",
+        "2",
+    ]
     assert main(command) == 1  # silicon is nothing for EMT
     store = hpcbench.open(out)
     assert len(store) == 5  # copper, aluminium, silver, silicon, and what could not be read
@@ -634,7 +658,21 @@ def test_ten_thousand_copies_of_a_crystal_are_one(tmp_path: Path) -> None:
     (tmp_path / "copies.extxyz").write_text(text * 10_000)
     out, start = tmp_path / "s.h5", time.monotonic()
     command = ["run", str(tmp_path / "copies.extxyz"), "--model", "ase.calculators.emt:EMT"]
-    command += ["--out", str(out), "--workers", "0", "--mesh", "4", "4", "4", "--no-report"]
+    command += [
+        "--supercell",
+        "2",
+        "2",
+        "2",
+        "--out",
+        str(out),
+        "--workers",
+        "0",
+        "--mesh",
+        "4",
+        "4",
+        "4",
+        "--no-report",
+    ]
     assert main(command) == 0
     assert time.monotonic() - start < 60
     store = hpcbench.open(out)
@@ -653,6 +691,7 @@ def test_odd_names_reach_the_report(tmp_path: Path) -> None:
     )
     out = tmp_path / "s.h5"
     command = ["run", str(tmp_path / "m.toml"), "--model", "ase.calculators.emt:EMT"]
+    command += ["--supercell", "2", "2", "2"]
     assert main([*command, "--out", str(out), "--workers", "0", "--mesh", "4", "4", "4"]) == 0
     page = out.with_suffix(".html").read_text(encoding="utf-8")
     assert "<script>alert(1)" not in page and "&lt;script&gt;alert(1)" in page

@@ -48,6 +48,7 @@ QUICK: dict[str, Any] = {
     "mesh": (4, 4, 4),
     "dtype": "float64",
     "band_points": 21,
+    "supercell": (2, 2, 2),
 }
 METALS = ("Cu", "Al", "Ag", "Au", "Ni", "Pd", "Pt")
 
@@ -556,7 +557,13 @@ def test_a_run_of_many_commits_leaves_few_segments(
         monkeypatch.setattr(module, "TOGETHER", few)
     crystals = [bulk("Cu", "fcc", a=3.5 + 0.01 * number) for number in range(3 * few)]
     hpcbench.run(
-        crystals, model=EMT(), out=tmp_path / "s.h5", mesh=(2, 2, 2), workers=0, commit_interval=0
+        crystals,
+        model=EMT(),
+        out=tmp_path / "s.h5",
+        mesh=(2, 2, 2),
+        workers=0,
+        commit_interval=0,
+        supercell=(2, 2, 2),
     )
     (path,) = (tmp_path / "s.h5.run" / "events").glob("rank-*.jsonl")
     events = read_events(path)[0]

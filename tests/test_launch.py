@@ -25,7 +25,8 @@ from hpcbench.potentials.weights import DEMO_WEIGHTS, on_this_node
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "launch.sh"
-QUICK = ("--model", "ase.calculators.emt:EMT", "--mesh", "4", "4", "4", "--device", "cpu")
+QUICK = ("--model", "ase.calculators.emt:EMT", "--mesh", "4", "4", "4", "--device", "cpu",
+         "--supercell", "2", "2", "2")  # fmt: skip
 RUN = ("-m", "hpcbench", "run")
 ASKED_TO_STOP = 75
 
@@ -514,7 +515,8 @@ class TestRanks:
             ["strace", "-f", "-qq", "-e", "trace=openat", "-e", "signal=none", "-o", log,
              LAUNCH, "--stage", "-n", "2", "run", tmp_path / "salt.extxyz", "--out",
              tmp_path / "store.h5", "--model", model, "--device", "cpu", "--workers", "0",
-             "--max-edges", "4000", "--max-steps", "1", "--mesh", "2", "2", "2", "--no-report"],
+             "--max-edges", "4000", "--max-steps", "1", "--mesh", "2", "2", "2", "--no-report",
+             "--supercell", "2", "2", "2"],
             env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
         )  # fmt: skip
         assert answer.returncode in (0, 1), answer.stderr

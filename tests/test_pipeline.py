@@ -686,7 +686,7 @@ class Fresh(OneByOne):
         return results
 
 
-QUICK = {"mesh": (4, 4, 4), "dtype": "float64", "band_points": 21}
+QUICK = {"mesh": (4, 4, 4), "dtype": "float64", "band_points": 21, "supercell": (2, 2, 2)}
 
 
 def same(a: Any, b: Any) -> None:
@@ -1007,6 +1007,7 @@ def test_runs_in_one_process_leave_no_files_open(
     before, numbers = set(threading.enumerate()), []
     for number in range(3):
         settings: dict[str, Any] = {"model": EMT(), "mesh": (2, 2, 2), "workers": 0}
+        settings["supercell"] = (2, 2, 2)
         hpcbench.run(metals[:1], out=tmp_path / f"{number}.h5", **settings)
         with monkeypatch.context() as patch:
             patch.setattr(launching, "make_plan", no_plan)

@@ -282,7 +282,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 RUN = ["--model", EMT, "--dtype", "float64", "--mesh", "4", "4", "4", "--device", "cpu"]
-RUN += ["--workers", "0"]
+RUN += ["--workers", "0", "--supercell", "2", "2", "2"]
 
 
 def test_plan_says_what_is_to_be_computed_and_how_long_it_takes(

@@ -129,7 +129,7 @@ def test_a_potential_that_was_handed_in_kills_the_program_three_times(tmp_path: 
         "import hpcbench, poison\n"
         "from ase.io import read\n"
         "result = hpcbench.run(read(sys.argv[1], ':'), model=poison.make(), out=sys.argv[2],\n"
-        "                      mesh=(4, 4, 4), workers=0)\n"
+        "                      mesh=(4, 4, 4), workers=0, supercell=(2, 2, 2))\n"
         "print(sorted(result.table['status']), *result.table['reason'])\n"
     )
     poisoned(tmp_path, HARMS["segfault"])

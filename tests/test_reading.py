@@ -46,6 +46,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model="ase.calculators.emt:EMT",
         out=path,
         mesh=(4, 4, 4),
+        supercell=(2, 2, 2),
         dtype="float64",
         band_points=21,
         keep_forces=True,
@@ -183,6 +184,7 @@ def test_bands_are_rounded_and_force_constants_are_not(finished: Path, tmp_path:
     whole = tmp_path / "whole.h5"
     hpcbench.run(
         [bulk("Cu")], model="ase.calculators.emt:EMT", out=whole, mesh=(2, 2, 2),
+        supercell=(2, 2, 2),
         dtype="float64", band_dtype="float64",
     )  # fmt: skip
     with h5py.File(whole) as file:

@@ -36,6 +36,7 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model="ase.calculators.emt:EMT",
         out=path,
         mesh=(4, 4, 4),
+        supercell=(2, 2, 2),
         band_points=11,
         dtype="float64",
         keep_dos=True,

@@ -105,6 +105,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         model="ase.calculators.emt:EMT",
         dtype="float64",
         mesh=(4, 4, 4),
+        supercell=(2, 2, 2),
         fmax=0.005,
         band_points=41,
         out=path,

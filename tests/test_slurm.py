@@ -82,7 +82,7 @@ class Job:
         return [
             str(self.folder / "many.extxyz"), "--out", str(self.store), "--model", "slow:Slow",
             "--dtype", "float64", "--mesh", "4", "4", "4", "--device", "cpu", "--workers", "0",
-            "--commit-interval", "0.3", "--no-report",
+            "--commit-interval", "0.3", "--no-report", "--supercell", "2", "2", "2",
         ]  # fmt: skip
 
     def take(self, seconds: float) -> None:

@@ -49,6 +49,7 @@ def test_files_that_a_rank_asks_for_before_its_first_crystal(tmp_path: Path) -> 
         sys.executable, "-m", "hpcbench", "run", tmp_path / "salt.cif", "--out", tmp_path / "s.h5",
         "--model", "mattersim-demo", "--device", "cpu", "--workers", "0", "--max-edges", "4000",
         "--max-steps", "1", "--mesh", "2", "2", "2", "--no-report",
+        "--supercell", "2", "2", "2",
     ]  # fmt: skip
     seen = system_calls.count(command, tmp_path, {})
     assert sum(seen.opened.values()) < MOST_OPENED

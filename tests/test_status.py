@@ -23,6 +23,7 @@ from hpcbench.store.run_folder import RunFolder
 
 RUN = ["--model", "ase.calculators.emt:EMT", "--dtype", "float64", "--mesh", "4", "4", "4"]
 RUN += ["--device", "cpu", "--workers", "0", "--no-report", "--out", "s.h5"]
+RUN += ["--supercell", "2", "2", "2"]
 LATER = "9" * 20
 """Name of a launch after all others."""
 

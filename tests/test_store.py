@@ -147,7 +147,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     crystals[0].info["name"] = "copper"
     crystals += [Atoms("Cu2", [(0, 0, 0), (0, 0, 0.1)], cell=[4, 4, 4], pbc=True)]
     hpcbench.run(
-        crystals, model="ase.calculators.emt:EMT", out=path, mesh=(4, 4, 4), dtype="float64"
+        crystals,
+        model="ase.calculators.emt:EMT",
+        out=path,
+        mesh=(4, 4, 4),
+        dtype="float64",
+        supercell=(2, 2, 2),
     )
     return path
 

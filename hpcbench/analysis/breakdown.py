@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcbench.analysis.rates import Rate
+from hpcbench.criteria import NO_FORCE
 from hpcbench.curation.sampling import in_random_order
 from hpcbench.store.schema import DONE
 
@@ -73,6 +74,24 @@ def by_number_of_elements(table: pandas.DataFrame) -> dict[int, Rate]:
     done = _done(table)
     found = _rates([len(elements_of(formula)) for formula in done["formula"]], done)
     return dict(sorted(found.items()))
+
+
+def lowest_frequencies(done: pandas.DataFrame, place: str) -> NDArray[np.float64]:
+    """Return the lowest frequencies in THz of crystals with phonons, to be held against thresholds.
+
+    Minus infinity where there is no restoring force: zeros that no threshold may call stable.
+
+    Parameters
+    ----------
+    done : DataFrame
+        Rows of ``Store.table``.
+    place : str
+        ``path``, ``commensurate`` or ``mesh``.
+    """
+    lowest = done[f"min_frequency_{place}"].to_numpy(dtype=float, copy=True)
+    if "cause" in done:  # an older store does not have it
+        lowest[done["cause"].astype(str).str.startswith(NO_FORCE).to_numpy()] = -np.inf
+    return lowest
 
 
 def _done(table: pandas.DataFrame) -> pandas.DataFrame:

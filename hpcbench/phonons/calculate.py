@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcbench.criteria import CRITERIA, LENGTH, ROUNDING, SUPERCELL_Q, Criterion
+from hpcbench.criteria import CRITERIA, LENGTH, NO_FORCE, ROUNDING, SUPERCELL_Q, Criterion
 from hpcbench.errors import PhononError
 from hpcbench.phonons.character import Character, character
 from hpcbench.phonons.displacement_length import EXTRAPOLATED_NOISE, extrapolate, pairs_of
@@ -31,7 +31,7 @@ from hpcbench.phonons.spectrum import (
     supercell_qpoints,
 )
 from hpcbench.phonons.stability import Spectrum, is_undetermined, margin, verdicts
-from hpcbench.phonons.supercells import displace
+from hpcbench.phonons.supercells import EMPTY, displace, gaps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -142,6 +142,8 @@ def prepare(atoms: Atoms, supercell_matrix: NDArray[np.int64], settings: PhononS
         symprec=settings.symprec,
     )
     if len(phonon.supercell) < 2:
+        if (gaps(phonon.supercell.cell, phonon.supercell.positions) > EMPTY).all():
+            raise PhononError(NO_FORCE, "an atom alone in its box has no phonons")
         raise PhononError("supercell", "a supercell of one atom has no phonons; give a larger one")
     return phonon
 

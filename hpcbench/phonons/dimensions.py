@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import warnings
 
-import numpy as np
 from ase import Atoms
 
-from hpcbench.phonons.supercells import heights
+from hpcbench.phonons.supercells import gaps
 
 UNKNOWN = -1
 NETWORK = 3
@@ -58,6 +57,4 @@ def vacuum(atoms: Atoms) -> float:
 
     Some angstrom in a crystal; the empty space beside a slab or a molecule in its box.
     """
-    fractional = np.sort(atoms.get_scaled_positions(wrap=True), axis=0)
-    gaps = np.diff(fractional, axis=0, append=fractional[:1] + 1.0)
-    return float((gaps.max(axis=0) * heights(atoms.cell[:])).max())
+    return float(gaps(atoms.cell[:], atoms.positions).max())

@@ -19,7 +19,7 @@ from ase.geometry import minkowski_reduce
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from hpcbench.phonons.stability import ACOUSTIC, Spectrum
+from hpcbench.phonons.stability import ACOUSTIC_MODES, Spectrum
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -185,7 +185,8 @@ def suspicions(
     is_new = ~exact(rational)
     candidates = list(itertools.compress(candidates, is_new))
     if candidates:
-        interpolated.append(Spectrum(rational[is_new], interpolate(rational[is_new])))
+        frequencies = interpolate(rational[is_new])
+        interpolated.append(Spectrum(rational[is_new], frequencies, interpolated[0].acoustic))
 
     qpoints = np.concatenate([spectrum.qpoints for spectrum in interpolated])
     frequencies = np.sort(np.concatenate([s.frequencies for s in interpolated]), axis=1)
@@ -193,7 +194,7 @@ def suspicions(
     radius = _NEAR * _nearest(commensurate, reciprocal)
     is_long = _from_gamma(qpoints, reciprocal) < radius - _SAME
     padded = np.pad(frequencies, ((0, 0), (0, 1)), constant_values=np.inf)
-    depths = np.where(is_long, padded[:, ACOUSTIC], padded[:, 0])
+    depths = np.where(is_long, padded[:, ACOUSTIC_MODES], padded[:, 0])
     # Rational q that are negative but above the threshold can stand for ones below it.
     negative = depths < 0.0
     negative[:index_of_first] &= depths[:index_of_first] < threshold

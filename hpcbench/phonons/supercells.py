@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
 # Cells are relaxed to some digits: a height that is a little too low is high enough.
 ROUNDING = 1e-3
 
+ALIKE = 0.03
+"""Heights of a cell that differ by less than this share are multiplied alike: symmetry, which the
+relaxation finds again where a generator only nearly reached it, makes them equal."""
+EMPTY = 8.0
+"""A gap between atomic planes, in A, that is vacuum: wider than a potential reaches (MatterSim 5 A,
+CHGNet, MACE and ORB 6 A), and than any van der Waals gap of a layered crystal (3 to 4 A)."""
+
 
 def full_matrix(supercell: Sequence[int]) -> NDArray[np.int64]:
     """A supercell given as 3 or 9 whole numbers, as a matrix of shape (3, 3)."""
@@ -36,35 +44,85 @@ def heights(cell: NDArray[np.float64]) -> NDArray[np.float64]:
     return found
 
 
-def matrix_of_length(
-    cell: NDArray[np.float64], natoms: int, length: float, most_atoms: int, shape: str
-) -> NDArray[np.int64]:
-    """The smallest supercell that is at least so high in all directions, as a matrix (3, 3).
+def gaps(cell: NDArray[np.float64], positions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the widest gap between atomic planes along the normal of each face, shape (3,), in A.
 
     Parameters
     ----------
     cell : ndarray, shape (3, 3)
         Lattice vectors as rows, in A.
-    natoms : int
-        Atoms in it.
+    positions : ndarray, shape (natoms, 3)
+        Cartesian, in A.
+    """
+    fractional = np.linalg.solve(cell.T, positions.T).T
+    fractional = np.sort(fractional - np.floor(fractional), axis=0)
+    steps = np.diff(fractional, axis=0, append=fractional[:1] + 1.0)
+    return np.asarray(steps.max(axis=0) * heights(cell))
+
+
+def lowest_height(cell: NDArray[np.float64], positions: NDArray[np.float64]) -> float:
+    """Return the smallest height of a supercell in A, directions across a vacuum left out.
+
+    NaN where there is vacuum in all directions.
+
+    Parameters
+    ----------
+    cell : ndarray, shape (3, 3)
+        Lattice vectors of the supercell as rows, in A.
+    positions : ndarray, shape (natoms, 3)
+        Of its atoms, Cartesian, in A.
+    """
+    across = heights(cell)[gaps(cell, positions) <= EMPTY]
+    return float(across.min()) if len(across) else float("nan")
+
+
+def matrix_of_length(
+    cell: NDArray[np.float64],
+    positions: NDArray[np.float64],
+    length: float,
+    most_atoms: int,
+    shape: str,
+) -> NDArray[np.int64]:
+    """Return the smallest supercell that is at least so high in all directions, shape (3, 3).
+
+    It is not multiplied across a vacuum: a gap between atomic planes wider than ``EMPTY``. There
+    nothing is felt, and rounding alone would make modes between the layers.
+
+    Parameters
+    ----------
+    cell : ndarray, shape (3, 3)
+        Lattice vectors as rows, in A.
+    positions : ndarray, shape (natoms, 3)
+        Cartesian, in A.
     length : float
         Smallest height of the supercell in A.
     most_atoms : int
-        Where it would have more, the supercell becomes lower, along its longest direction first;
-        never less than the cell. 0: no limit.
+        Where it would have more, the supercell becomes lower, along its longest direction first
+        and those whose heights are alike with it; never less than the cell. 0: no limit.
     shape : str
         ``diagonal``: multiples of the lattice vectors. ``cubic``: any that make it about a cube,
-        by pymatgen's ``CubicSupercellTransformation``.
+        by pymatgen's ``CubicSupercellTransformation``; diagonal where there is a vacuum.
     """
-    if shape == "cubic":
+    natoms, is_empty = len(positions), gaps(cell, positions) > EMPTY
+    if shape == "cubic" and not is_empty.any():
         matrix = _cubic(cell, natoms, length, most_atoms)
         if matrix is not None:
             return matrix
-    single = heights(cell)
+    single = _leveled(np.where(is_empty, np.inf, heights(cell)))
     multiples = np.maximum(1, np.ceil(length / single - ROUNDING)).astype(np.int64)
     while most_atoms and natoms * multiples.prod() > most_atoms and (multiples > 1).any():
-        multiples[np.argmax(np.where(multiples > 1, multiples * single, 0.0))] -= 1
+        high = np.where(multiples > 1, multiples * single, 0.0)
+        multiples[(single == single[np.argmax(high)]) & (multiples > 1)] -= 1
     return np.diag(multiples)
+
+
+def _leveled(single: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Heights, each in place of those that are higher than it by less than ``ALIKE``."""
+    leveled = single.copy()
+    for lower, higher in itertools.pairwise(np.argsort(single)):
+        if single[higher] < leveled[lower] * (1 + ALIKE):
+            leveled[higher] = leveled[lower]
+    return leveled
 
 
 def _cubic(
@@ -103,21 +161,41 @@ def require_size(natoms: int, matrix: NDArray[np.int64], largest: int) -> None:
         )
 
 
-def next_larger(cell: NDArray[np.float64], matrix: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The supercell after this one: one cell more along its lowest direction.
+def next_larger(
+    cell: NDArray[np.float64], positions: NDArray[np.float64], matrix: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return the supercell after this one: one cell more along its lowest direction.
 
     The other directions follow where they would be lower than that one is then. One that is not
-    diagonal is repeated.
+    diagonal is repeated. Directions across a vacuum stay as they are.
+
+    Parameters
+    ----------
+    cell : ndarray, shape (3, 3)
+        Lattice vectors as rows, in A.
+    positions : ndarray, shape (natoms, 3)
+        Cartesian, in A.
+    matrix : ndarray, shape (3, 3)
+        Of the supercell, in phonopy's sense.
+
+    Raises
+    ------
+    UnsuitableError
+        If there is vacuum in all directions.
     """
+    is_empty = gaps(cell, positions) > EMPTY
+    if is_empty.all():
+        raise UnsuitableError("vacuum", "it has vacuum on all sides, and no larger supercell")
     if np.count_nonzero(matrix - np.diag(np.diag(matrix))):
-        base, start = matrix, np.ones(3, dtype=np.int64)
+        # Its directions are others than the cell's.
+        base, start, is_empty = matrix, np.ones(3, dtype=np.int64), np.zeros(3, dtype=bool)
     else:
         base, start = np.eye(3, dtype=np.int64), np.diag(matrix)
     single = heights(base.T @ cell)
-    lowest = int(np.argmin(start * single))
+    lowest = int(np.argmin(np.where(is_empty, np.inf, start * single)))
     target = (start[lowest] + 1) * single[lowest]
     multiples = np.maximum(start, np.ceil(target / single - ROUNDING).astype(np.int64))
-    return base @ np.diag(multiples)
+    return base @ np.diag(np.where(is_empty, start, multiples))
 
 
 def displace(

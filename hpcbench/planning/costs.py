@@ -178,7 +178,7 @@ def supercell_of(
     if not isinstance(supercell, str):
         if len(supercell) > 1:
             return full_matrix([int(n) for n in supercell])
-        return matrix_of_length(crystal.cell, crystal.natoms, supercell[0], most_atoms, shape)
+        return matrix_of_length(crystal.cell, crystal.positions, supercell[0], most_atoms, shape)
     asked = crystal.supercell_matrix
     return np.eye(3, dtype=np.int64) if asked is None else np.asarray(asked, dtype=np.int64)
 

@@ -117,6 +117,7 @@ def listed(number: tuple[int, ...], record: Record, config: RunConfig) -> Listed
     """Examine a record, and predict the work in it."""
     if isinstance(record, Unreadable):
         return Listed(number, record)
+    assert config.supercell is not None, "settings are resolved before a run"
     if config.primitive:
         record = primitive_of(record, config.symmetry_tolerance)
     try:

@@ -129,8 +129,9 @@ class Route:
         self, crystal: Crystal, relaxation: Relaxation, protocol: Protocol
     ) -> Generator[Request, Any, dict[str, Any]]:
         """The row by the protocol beside the run's, which may be that of a failure."""
-        supercell_matrix = _supercell_matrix(crystal, self.config)
         try:
+            supercell_matrix = supercell_of(crystal, protocol.supercell)
+            require_size(crystal.natoms, supercell_matrix, self.config.largest_supercell)
             displaced = yield from self._displaced(relaxation.atoms, supercell_matrix, protocol)
             columns = yield from self._analysed(displaced, in_double=False, protocol=protocol)
             row = done_row(crystal, relaxation, columns, self.rank, self.provenance)
@@ -162,7 +163,8 @@ class Route:
                 again.append(row_again(row, columns, self.provenance, what, in_double=in_double))
             what = LARGER
             if abs(columns["margin"]) < config.check_margin:
-                larger = next_larger(relaxation.atoms.cell[:], supercell_matrix)
+                relaxed = relaxation.atoms
+                larger = next_larger(relaxed.cell[:], relaxed.positions, supercell_matrix)
                 require_size(crystal.natoms, larger, config.largest_supercell)
                 displaced = yield from self._displaced(relaxation.atoms, larger, lengths=is_unsure)
                 columns = yield from self._analysed(
@@ -174,7 +176,7 @@ class Route:
             warnings.warn(note, stacklevel=1)
             row["notes"] = "; ".join(filter(None, (row["notes"], note)))
         if again:
-            row |= {name: again[-1][name] for name in ("verdict", "again")}
+            row |= {name: again[-1][name] for name in ("verdict", "cause", "again")}
         if row["nac_params"]:
             again.append((yield from self._without_nac(row)))
         return [row, *again]
@@ -238,6 +240,7 @@ def _require_elements(crystal: Crystal, info: PotentialInfo) -> None:
 
 
 def _supercell_matrix(crystal: Crystal, config: RunConfig) -> NDArray[np.int64]:
+    assert config.supercell is not None, "settings are resolved before a run"
     if isinstance(config.supercell, str) and crystal.supercell_matrix is None:
         raise UnsuitableError(
             "no supercell", "its source names no supercell; give --supercell N N N"

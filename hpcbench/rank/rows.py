@@ -14,6 +14,7 @@ from hpcbench.crystal import Crystal
 from hpcbench.errors import CrystalError
 from hpcbench.planning.listing import identity
 from hpcbench.potentials.protocol import PotentialInfo
+from hpcbench.rank.tasks import joined_notes
 from hpcbench.store.fields import Schema
 from hpcbench.store.schema import AGAIN, DONE, DOUBLE, FAILED, result_schema
 from hpcbench.versions import deciding_versions
@@ -55,7 +56,6 @@ def done_row(
         **_place(rank, provenance),
         "status": DONE,
         "reason": "",
-        "notes": "; ".join(relaxation.complaints),
         "spacegroup": relaxation.space_group_after.symbol,
         "spacegroup_number": relaxation.space_group_after.number,
         "spacegroup_before": relaxation.space_group_before.symbol,
@@ -73,6 +73,7 @@ def done_row(
         "stage_fmax": [stage.fmax for stage in relaxation.stages],
         "stage_stress": [stage.stress for stage in relaxation.stages],
         **columns,
+        "notes": joined_notes("; ".join(relaxation.complaints), columns["notes"]),
     }
 
 
@@ -91,9 +92,11 @@ def row_again(
     """
     if in_double:
         provenance = json.dumps(json.loads(provenance) | {"dtype": DOUBLE}, sort_keys=True)
+    notes = joined_notes(row["notes"], columns["notes"]) if columns else row.get("notes", "")
     return {
         **row,
         **columns,
+        "notes": notes,
         "id": f"{row['id']}{AGAIN}{what}",
         "parent": row["id"],
         "again": what,

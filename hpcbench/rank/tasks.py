@@ -31,11 +31,17 @@ from hpcbench.phonons.calculate import (
 )
 from hpcbench.phonons.dimensions import dimensionality, vacuum
 from hpcbench.phonons.displacement_length import NOT_SMOOTH, pairs_of, with_shorter
+from hpcbench.phonons.restoring import holding, soft_branch
 from hpcbench.phonons.spectrum import Mode, density_of_states
-from hpcbench.phonons.supercells import CHECKS, displaced_copies, with_checks
+from hpcbench.phonons.supercells import (
+    CHECKS,
+    displaced_copies,
+    lowest_height,
+    with_checks,
+)
 from hpcbench.potentials.copies import DisplacedCopies
 from hpcbench.protocols import Protocol
-from hpcbench.store.schema import COARSE_MESH, UNDETERMINED
+from hpcbench.store.schema import COARSE_MESH, LOW_SUPERCELL, UNDETERMINED
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,17 +163,27 @@ def phonon_columns(result: PhononResult, criterion: str, keep: Keep) -> dict[str
         )
     cell = phonon.unitcell
     atoms = Atoms(numbers=cell.numbers, cell=cell.cell, positions=cell.positions, pbc=True)
-    cause = result.undetermined.get(criterion, "")
+    held, directions = holding(phonon), dimensionality(atoms)
+    verdicts = result.verdicts | dict.fromkeys(result.undetermined, UNDETERMINED)
+    if held.cause:
+        verdicts = dict.fromkeys(verdicts, UNDETERMINED)
+    supercell_height = lowest_height(phonon.supercell.cell, phonon.supercell.positions)
+    notes = (
+        f"supercell only {supercell_height:.1f} A high" * (supercell_height < LOW_SUPERCELL),
+        soft_branch(phonon, held, directions, result.lowest_modes),
+        _NOT_SMOOTH * (result.roughness >= NOT_SMOOTH),
+    )
     displaced = (phonon.dataset or {}).get("first_atoms", [])
     columns = {
-        "verdict": UNDETERMINED if cause else result.verdicts[criterion],
-        "cause": cause,
-        "notes": _NOT_SMOOTH if result.roughness >= NOT_SMOOTH else "",
+        "verdict": verdicts[criterion],
+        "cause": held.cause or result.undetermined.get(criterion, ""),
+        "notes": "; ".join(filter(None, notes)),
         "margin": result.margins[criterion],
         "force_constants_decay": result.decay,
+        "supercell_height": supercell_height,
         "within_noise": ", ".join(result.undetermined),
-        **{column_of(name): verdict for name, verdict in result.verdicts.items()},
-        "dimensionality": dimensionality(atoms),
+        **{column_of(name): verdict for name, verdict in verdicts.items()},
+        "dimensionality": directions,
         "vacuum": vacuum(atoms),
         "max_frequency": result.max_frequency,
         "modes_left_out": mesh.left_out,
@@ -218,9 +234,25 @@ def phonon_columns(result: PhononResult, criterion: str, keep: Keep) -> dict[str
 
 
 _NOT_SMOOTH = (
-    "the potential is not smooth at this crystal: shorter displacements do not converge, and the "
-    "phonons are those of the displacements as they are"
+    "potential not smooth: shorter displacements do not converge, and the phonons are those of the "
+    "displacements as they are"
 )
+# How notes begin that phonon_columns makes.
+_OF_PHONONS = ("supercell only", "nothing between", "lowest mode", "potential not smooth")
+
+
+def joined_notes(before: str, of_phonons: str) -> str:
+    """Return a row's notes, with those that its phonons give in place of earlier ones of phonons.
+
+    Parameters
+    ----------
+    before : str
+        Notes of the row until now.
+    of_phonons : str
+        From :func:`phonon_columns`.
+    """
+    kept = [note for note in before.split("; ") if not note.startswith(_OF_PHONONS)]
+    return "; ".join(filter(None, (*kept, of_phonons)))
 
 
 def _mode_columns(modes: Sequence[Mode]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from hpcbench.analysis.breakdown import (
     by_number_of_elements,
     convergence,
     elements_in_stable,
+    lowest_frequencies,
 )
 from hpcbench.analysis.generators import Outcome
 from hpcbench.analysis.published import SOURCE, published_crystal_systems, published_outcomes
@@ -203,11 +204,11 @@ THRESHOLDS = -np.geomspace(1e-4, 10.0, 61)
 
 
 def _by_threshold(outcomes: Sequence[Outcome], table: pandas.DataFrame) -> Figure:
-    lowest = dict(zip(table["id"], table["min_frequency_path"], strict=True))
+    lowest = dict(zip(table["id"], lowest_frequencies(table, "path"), strict=True))
     parts = []
     for outcome in outcomes:
         values = np.array([lowest[key] for key in outcome.ids["done"]], dtype=float)
-        values = values[np.isfinite(values)]
+        values = values[~np.isnan(values)]
         shares = [
             (values >= threshold).mean() if len(values) else np.nan for threshold in THRESHOLDS
         ]

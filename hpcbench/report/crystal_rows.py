@@ -93,7 +93,8 @@ def crystal_row(
     key, status = str(record["id"]), text_of(record["status"])
     is_done = status == DONE
     verdict = text_of(record.get("verdict")) if is_done else status
-    formula, name, reason = (text_of(record.get(k)) for k in ("formula", "name", "reason"))
+    formula, name = (text_of(record.get(k)) for k in ("formula", "name"))
+    reason = "; ".join(filter(None, (text_of(record.get(k)) for k in ("reason", "cause", "notes"))))
     group = group_html(record)
     return CrystalRow(
         anchor=f"c-{key}" if drawn else "",

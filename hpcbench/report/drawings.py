@@ -209,8 +209,8 @@ def share_svg(lowest: Mapping[str, Array], criteria: Sequence[Criterion], chosen
     Parameters
     ----------
     lowest : mapping of str to ndarray
-        Lowest frequency of each crystal in THz, by place; the first is drawn as a full line,
-        others are dashed.
+        Lowest frequency of each crystal in THz, by place; minus infinity for one that is stable at
+        no threshold. The first is drawn as a full line, others are dashed.
     criteria : sequence of Criterion
         Those whose thresholds (THz) are marked; zero or positive ones cannot be.
     chosen : str
@@ -219,7 +219,8 @@ def share_svg(lowest: Mapping[str, Array], criteria: Sequence[Criterion], chosen
     marked = sorted((c for c in criteria if c.threshold < 0), key=lambda c: -c.threshold)
     top = TOP + ROW * len(marked) + 4
     bottom = HEIGHT - 40
-    deepest = max(float((-values).max()) for values in lowest.values())
+    finite = [values[np.isfinite(values)] for values in lowest.values()]
+    deepest = max(float((-values).max(initial=0.0)) for values in finite)
     decades = 1 if deepest <= 10 else 2
     # The axis is the logarithm of minus the threshold: strict on the left, lenient on the right.
     x = _Scale(-4, decades, LEFT, WIDTH - RIGHT)

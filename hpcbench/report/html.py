@@ -14,6 +14,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from hpcbench.analysis.breakdown import lowest_frequencies
 from hpcbench.criteria import Criterion, criteria_of
 from hpcbench.curation.sampling import in_random_order
 from hpcbench.report.bands import replace_file
@@ -23,6 +24,8 @@ from hpcbench.report.drawings import bands_svg, histogram_svg, share_svg
 from hpcbench.report.protocols import protocols_of
 from hpcbench.report.wording import (
     DASH,
+    causes_of,
+    in_low_supercells,
     looks_at,
     percent,
     sentence,
@@ -205,6 +208,8 @@ def _content(store: Store) -> dict[str, Any]:
         "kinds": _kinds(done),
         "soft": _soft(done),
         "on_coarse_mesh": _on_coarse_mesh(done),
+        "low": in_low_supercells(done),
+        "causes": causes_of(done),
         "protocols": protocols_of(store, done, criteria, criterion),
         "again": _again(store, done, criterion),
         "failures": _failures(table),
@@ -354,15 +359,12 @@ def _figures(
     finite = done[np.isfinite(done["min_frequency_path"].to_numpy(dtype=float))]
     if not len(finite):
         return []
-    lowest = {
-        place: finite[f"min_frequency_{place}"].to_numpy(dtype=float)
-        for place in ("path", "commensurate")
-    }
+    lowest = {place: lowest_frequencies(finite, place) for place in ("path", "commensurate")}
     stable = np.array([verdict == "stable" for verdict in texts_of(finite, criterion.column)])
     on_path = [c for c in criteria if c.place == "path"]
     return [
         Markup(share_svg(lowest, on_path, criterion.name)),
-        Markup(histogram_svg(lowest["path"], stable)),
+        Markup(histogram_svg(finite["min_frequency_path"].to_numpy(dtype=float), stable)),
     ]
 
 

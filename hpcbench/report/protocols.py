@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hpcbench.analysis.breakdown import lowest_frequencies
 from hpcbench.criteria import PLACES, SUPERCELL_Q, Criterion
 from hpcbench.report.wording import percent, texts_of
 from hpcbench.store.schema import BESIDE, DONE
@@ -93,7 +94,7 @@ def protocols_of(
     by_place = tuple(
         _shares(
             f"{place}, {threshold:g} THz",
-            *(t[f"min_frequency_{place}"].to_numpy() >= threshold for t in (here, beside)),
+            *(lowest_frequencies(t, place) >= threshold for t in (here, beside)),
         )
         for place in PLACES
         for threshold in THRESHOLDS

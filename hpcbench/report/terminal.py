@@ -17,9 +17,12 @@ from rich.text import Text
 from hpcbench.born import METHODS, from_json
 from hpcbench.criteria import PLACES
 from hpcbench.origin import Origin, origins_from_json
+from hpcbench.report.wording import causes_of, in_low_supercells, text_of
 from hpcbench.store.schema import BESIDE, DIMENSIONS, DONE, SET_ASIDE, UNDETERMINED, WITHOUT_NAC
 
 if TYPE_CHECKING:
+    import pandas
+
     from hpcbench.store.bands import Bands
 from hpcbench.store.reader import Store
 
@@ -62,19 +65,26 @@ def print_results(store: Store) -> None:
     undetermined = int((table["verdict"] == UNDETERMINED).sum()) if "verdict" in table else 0
     again = sum(not key.endswith((BESIDE, WITHOUT_NAC)) for key in store.again.ids)
     unfinished = len(store.unfinished_ids())
+    low = in_low_supercells(table)
     aside = int((table["status"] == SET_ASIDE).sum())
     share = f" ({100 * stable / done:.1f} %)" if done else ""
     out.print(
         f"\n{len(table)} crystals: {done} done, {stable} of them stable{share} by criterion "
         f"{store.settings['criterion']}, "
-        + (f"{undetermined} undetermined within the noise, " if undetermined else "")
+        + (f"{undetermined} undetermined{_causes(table)}, " if undetermined else "")
         + (f"{again} computed again, " if again else "")
         + (f"{aside} set aside, " if aside else "")
         + f"{len(table) - done - aside} not computed"
+        + (f", {low} in supercells lower than 10 A" if low else "")
         + (f", {unfinished} still to compute" if unfinished else ""),
         highlight=False,
     )
     out.print(f"store: {store.path}", highlight=False, soft_wrap=True)
+
+
+def _causes(table: pandas.DataFrame) -> str:
+    causes = [f"{count} {kind}" for kind, count in causes_of(table)]
+    return f" ({', '.join(causes)})" if causes else ""
 
 
 def _cells(row: Mapping[Any, Any]) -> list[Text]:
@@ -95,7 +105,7 @@ def _cells(row: Mapping[Any, Any]) -> list[Text]:
         Text(f"{row['min_frequency_path']:z.3f}"),
         Text(f"{row['max_frequency']:.2f}"),
         Text(str(row["verdict"]), STYLES.get(str(row["verdict"]), "")),
-        Text(""),
+        Text(text_of(row.get("cause"))),
     ]
 
 
@@ -138,7 +148,7 @@ def _facts(row: Mapping[str, Any], temperatures: Sequence[float]) -> list[tuple[
         ("formula", f"{row['formula']}, {row['natoms']} atoms"),
         ("space group", f"{before} as given, {after} relaxed"),
         ("cell", " x ".join(f"{x:.4f}" for x in lengths) + " A, relaxed"),
-        ("displacements", f"{row['displacements']} supercells"),
+        ("displacements", f"{row['displacements']} supercells{_height(row)}"),
     ]
     if np.isfinite(row["energy"]):
         # Nobody knows them of an import.
@@ -166,7 +176,10 @@ def _facts(row: Mapping[str, Any], temperatures: Sequence[float]) -> list[tuple[
             f"{c:.2f} at {t:g} K" for t, c in zip(temperatures, row["heat_capacity"], strict=True)
         )
         facts.append(("heat capacity", f"{capacities} (J/K/mol, primitive cell)"))
-    facts.append(("verdict", str(row["verdict"])))
+    if row.get("notes"):
+        facts.append(("notes", str(row["notes"])))
+    cause = f": {row['cause']}" if row.get("cause") else ""
+    facts.append(("verdict", f"{row['verdict']}{cause}"))
     for key in row:
         if key.startswith("verdict_"):
             facts.append((f"  {key.removeprefix('verdict_').replace('_', '-')}", str(row[key])))
@@ -183,6 +196,12 @@ def _nac_words(text: str) -> str:
 def _without_words(row: Mapping[str, Any]) -> str:
     lowest = ", ".join(f"{row[f'min_frequency_{place}']:z.4f} THz ({place})" for place in PLACES)
     return f"{row['verdict']}, lowest {lowest}; id {row['id']}"
+
+
+def _height(row: Mapping[str, Any]) -> str:
+    """Return the supercell's height; an older store has none, nor has a molecule."""
+    height = row.get("supercell_height", math.nan)
+    return f", {height:.1f} A high" if np.isfinite(height) else ""
 
 
 def _origin_words(origin: Origin) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from markupsafe import Markup, escape
 from hpcbench.analysis.rates import Rate
 from hpcbench.criteria import ACOUSTIC, SUPERCELL_Q, THREE_LOWEST, Criterion
 from hpcbench.report.drawings import number, plain
+from hpcbench.store.schema import LOW_SUPERCELL
 
 if TYPE_CHECKING:
     import pandas
@@ -36,6 +38,7 @@ SETTINGS = {
     "max_steps": ("steps, at most", "a round"),
     "symmetry_tolerance": ("symmetry found at", "Å"),
     "supercell": ("supercell", ""),
+    "supercell_atoms": ("atoms of a supercell, at most", ""),
     "displacement": ("displacement", "Å"),
     "symprec": ("phonopy's symprec", "Å"),
     "band_points": ("q on the longest path segment", ""),
@@ -129,6 +132,22 @@ def rate_words(rate: Rate) -> str:
     return percent(rate.count, rate.of)
 
 
+def causes_of(done: pandas.DataFrame) -> list[tuple[str, int]]:
+    """Return the kinds of causes of undetermined verdicts and their numbers, the largest first."""
+    kinds = (text.partition(":")[0] for text in texts_of(done, "cause"))
+    return Counter(filter(None, kinds)).most_common()
+
+
+def in_low_supercells(done: pandas.DataFrame) -> int:
+    """Return how many crystals have a supercell so low that it may not suffice.
+
+    An older store does not know it.
+    """
+    if "supercell_height" not in done:
+        return 0
+    return int((done["supercell_height"] < LOW_SUPERCELL).sum())
+
+
 def settings_rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Settings as (title, value with its unit)."""
     known = [key for key in SETTINGS if key in settings]
@@ -145,6 +164,8 @@ def _setting(key: str, value: Any) -> str:
         return str(value)[:12] or DASH
     if isinstance(value, list):
         between = " × " if key == "mesh" or (key == "supercell" and len(value) == 3) else ", "
+        if key == "supercell" and len(value) == 1:
+            return f"at least {plain(value[0])} Å high, not across vacuum"
         length = " A, length" if key == "mesh" and len(value) == 1 else ""
         return between.join(_setting("", x) for x in value) + length
     return plain(value) if isinstance(value, float) else str(value)

@@ -11,10 +11,14 @@ DONE, FAILED, UNREADABLE, SET_ASIDE = "done", "failed", "unreadable", "set aside
 """The values of ``status``: computed; could not be; could not be read; was not asked for."""
 
 UNDETERMINED = "undetermined"
-"""The ``verdict`` where noise could change the criterion's answer."""
+"""The ``verdict`` where noise could change the criterion's answer, or there is none."""
 
 COARSE_MESH = 0.1
 """A ``mesh_change`` above which a mesh is not converged, in kJ/mol and atom: about 1 meV."""
+
+LOW_SUPERCELL = 9.99
+"""A ``supercell_height`` below which a row says that the supercell may not suffice, in A: 10, but
+for what a relaxation leaves open."""
 
 REANALYSIS_OF = "reanalysis_of"
 """In the settings of a reanalysis: the hash of the settings of the store that it is of."""
@@ -121,6 +125,13 @@ _FORCE_CONSTANTS = (
         (),
         "",
         "largest force constant at half the supercell, over the largest of an atom on itself",
+    ),
+    Field(
+        "supercell_height",
+        "f8",
+        (),
+        "angstrom",
+        "lowest height of the supercell, across vacuum left out; NaN with vacuum on all sides",
     ),
     Field(
         "force_noise",
@@ -237,10 +248,16 @@ def result_schema(
             meaning="relaxed, at 1e-5, 1e-4, 1e-3, 1e-2 and 1e-1 angstrom; 0 unknown",
         ),
         Field("spacegroup_numbers_before", "i4", (5,), meaning="as given, at the same tolerances"),
-        Field(
-            "verdict", "category", meaning="by the store's criterion; undetermined within the noise"
+        Field("verdict", "category", meaning="by the store's criterion; undetermined: see cause"),
+        Field("cause", "category", meaning="why the verdict is undetermined; empty otherwise"),
+        *(
+            Field(
+                name,
+                "category",
+                meaning="by this criterion; undetermined where there is no restoring force",
+            )
+            for name in criteria
         ),
-        *(Field(name, "category", meaning="by this criterion") for name in criteria),
         Field(
             "margin",
             "f8",

@@ -12,7 +12,7 @@ from hpcbench.criteria import PLACES, criteria_of
 from hpcbench.phonons.calculate import PhononSettings, analyse_force_constants
 from hpcbench.phonons.noise import Noise
 from hpcbench.protocols import PROTOCOLS
-from hpcbench.rank.tasks import Keep, phonon_columns
+from hpcbench.rank.tasks import Keep, joined_notes, phonon_columns
 from hpcbench.store.physics import phonopy_of
 from hpcbench.store.reader import Store
 from hpcbench.store.schema import AGAINS, DONE, UNDETERMINED
@@ -81,7 +81,8 @@ def columns_again(
     if not result.noise.deviation:
         left_out |= NOISE
         if criterion in row.get("within_noise", "").split(", "):
-            columns["verdict"] = UNDETERMINED
+            columns |= {"verdict": UNDETERMINED, "cause": columns["cause"] or row.get("cause", "")}
+    columns["notes"] = joined_notes(row.get("notes", ""), columns["notes"])
     if not row.get("parent"):
         # The verdict of the computation again is in its own row.
         columns["again"] = ""
@@ -111,7 +112,7 @@ def analyse_stored(
     for again in analysed[1:]:
         if again["again"] in AGAINS:
             # As in a run: the verdict is that of the last computation again.
-            analysed[0] |= {name: again[name] for name in ("verdict", "again")}
+            analysed[0] |= {name: again[name] for name in ("verdict", "cause", "again")}
     return analysed
 
 

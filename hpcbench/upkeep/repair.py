@@ -51,7 +51,8 @@ ESSENTIAL = frozenset(
 """Fields without which a result is lost."""
 _DERIVED = frozenset(
     {
-        "max_frequency", "margin", "force_constants_decay", "modes_left_out", "mesh_change",
+        "max_frequency", "margin", "cause", "supercell_height", "force_constants_decay",
+        "modes_left_out", "mesh_change",
         "free_energy", "entropy", "heat_capacity", "dimensionality", "vacuum", "band_labels",
         "band_qpoints", "band_segments", "band_frequencies", "commensurate_qpoints",
         "commensurate_frequencies", "mode_frequencies", "mode_qpoints", "mode_eigenvectors",

@@ -1,0 +1,199 @@
+"""Whether anything holds the parts of a crystal to each other: read from its force constants.
+
+Where a part can move rigidly against the others at no cost, frequencies of exactly zero say nothing
+of stability: the potential has given no answer. Chemistry is not asked, only force constants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from ase import Atoms
+from numpy.typing import NDArray
+from phonopy import Phonopy
+from phonopy.harmonic.force_constants import compact_fc_to_full_fc
+from scipy.cluster.hierarchy import linkage
+from scipy.spatial.distance import squareform
+
+from hpcbench.criteria import NO_FORCE
+from hpcbench.phonons.spectrum import Mode
+from hpcbench.phonons.stability import IMAGINARY
+from hpcbench.phonons.supercells import EMPTY, gaps
+
+FREE = 5e-4
+"""In eV/A^2, for one pair of atoms: what may count as nothing. Rounding in single precision leaves
+1e-6 eV/A on displacements of 0.01 A, which is 1e-4 eV/A^2 in each of nine components; what is
+independent in n pairs adds up to sqrt(n) times as much. Layers of Al and of MoS2 that are 10 A
+apart leave 1e-5 eV/A^2 at most, where 0.005 and 0.024 would count as nothing; 4.5 A apart they have
+0.06 (mattersim-demo and CHGNet, layers of 9 and 48 atoms)."""
+_ALONG = 0.05  # of the length of a q: what it may have along a layer or chain, and count as across
+_MOST_NAMES = 4
+
+
+@dataclass(frozen=True)
+class Part:
+    """Atoms that hold each other, and that nothing holds to the rest.
+
+    Attributes
+    ----------
+    formula : str
+        Of those of its atoms that are not images of each other by translation.
+    dimensions : int
+        In how many directions it goes on without end: 0 a molecule or an atom, 3 a network.
+    """
+
+    formula: str
+    dimensions: int
+
+
+@dataclass(frozen=True)
+class Holding:
+    """What holds a crystal together.
+
+    Attributes
+    ----------
+    parts : tuple of Part
+        Those that move freely against each other, images by translation counted once. One where
+        all is held together.
+    is_loose : bool
+        Whether no atom is held by any other.
+    """
+
+    parts: tuple[Part, ...]
+    is_loose: bool
+
+    @property
+    def cause(self) -> str:
+        """Why force constants give no verdict, in words; empty where they do.
+
+        They do not where a part ends in all directions, or where there are several parts. A
+        single layer or chain whose images do not touch is a crystal of its own.
+        """
+        if self.is_loose:
+            return f"{NO_FORCE}: no atom is held by another"
+        names = ", ".join(part.formula for part in self.parts[:_MOST_NAMES])
+        more = len(self.parts) - _MOST_NAMES
+        names += f" and {more} more" if more > 0 else ""
+        if len(self.parts) > 1:
+            return f"{NO_FORCE}: nothing holds {len(self.parts)} parts to each other ({names})"
+        if self.parts[0].dimensions == 0:
+            return f"{NO_FORCE}: nothing holds {names} in its place"
+        return ""
+
+
+def holding(phonon: Phonopy) -> Holding:
+    """Find the parts of a crystal that nothing holds to each other.
+
+    Atoms are joined in the order of their force constants, the strongest first (single linkage).
+    A set of atoms that comes up on this way is a part where its rigid translation costs no energy:
+    the force constants between it and all others add up to nothing (``FREE``). They do so also
+    where single ones are spoilt, as symmetrisation spreads errors over all pairs: of CHGNet up to
+    0.07 eV/A^2 between molecules 14 A apart, more than weak bonds have.
+
+    Parameters
+    ----------
+    phonon : Phonopy
+        With force constants, compact or full.
+    """
+    supercell, force_constants = phonon.supercell, np.asarray(phonon.force_constants)
+    if force_constants.shape[0] != force_constants.shape[1]:
+        force_constants = compact_fc_to_full_fc(phonon.primitive, force_constants)
+    found = _free_sets(np.asarray(force_constants))
+    rotations = np.asarray(phonon.symmetry.symmetry_operations["rotations"])
+    is_shift = (rotations == np.eye(3, dtype=int)).all(axis=(1, 2))
+    # The first atom that translations bring each one to.
+    images = np.asarray(phonon.symmetry.atomic_permutations)[is_shift].min(axis=0)
+    parts = {}
+    for atoms in found:
+        ones = np.unique(images[atoms])
+        gap = gaps(supercell.cell, supercell.positions[atoms])
+        parts[tuple(ones)] = Part(
+            Atoms(numbers=supercell.numbers[ones]).get_chemical_formula(),
+            int((gap <= EMPTY).sum()),
+        )
+    is_loose = len(found) == len(supercell) > 1
+    return Holding(tuple(parts.values()), is_loose)
+
+
+def _free_sets(force_constants: NDArray[np.float64]) -> list[NDArray[np.int64]]:
+    """Atoms of each part, from full force constants, shape (natoms, natoms, 3, 3)."""
+    natoms = len(force_constants)
+    norms = np.linalg.norm(force_constants, axis=(2, 3))
+    norms = np.maximum(norms, norms.T)
+    distances = norms.max() - norms
+    np.fill_diagonal(distances, 0.0)
+    tree = linkage(squareform(distances, checks=False), "single").astype(np.int64)[:, :2]
+    members = [np.array([atom]) for atom in range(natoms)]
+    # Rows of all force constants between a set and the others: without those within the set.
+    to_others = [
+        force_constants[atom].sum(axis=0) - force_constants[atom, atom] for atom in range(natoms)
+    ]
+    is_free = [_is_nothing(cost, 1, natoms) for cost in to_others]
+    has_free = list(is_free)
+    smallest = [atom for atom in range(natoms) if is_free[atom]]
+    for one, other in tree:
+        between = force_constants[np.ix_(members[one], members[other])].sum(axis=(0, 1))
+        back = force_constants[np.ix_(members[other], members[one])].sum(axis=(0, 1))
+        to_others.append(to_others[one] + to_others[other] - between - back)
+        members.append(np.concatenate([members[one], members[other]]))
+        has_free.append(has_free[one] or has_free[other])
+        # All atoms together are free anyway.
+        if has_free[-1] or len(members[-1]) == natoms:
+            continue
+        if _is_nothing(to_others[-1], len(members[-1]), natoms):
+            smallest.append(len(members) - 1)
+            has_free[-1] = True
+    found = [np.sort(members[one]) for one in smallest]
+    # What is left is free as well, where the others are.
+    left = np.setdiff1d(np.arange(natoms), np.concatenate([*found, np.array([], dtype=int)]))
+    return [*found, left] if len(left) else found
+
+
+def _is_nothing(cost: NDArray[np.float64], number: int, natoms: int) -> bool:
+    """Whether a translation costs nothing, of so many atoms of all."""
+    return bool(np.linalg.norm(cost) < FREE * np.sqrt(number * (natoms - number)))
+
+
+def soft_branch(
+    phonon: Phonopy, found: Holding, dimensionality: int, modes: Mapping[str, Mode]
+) -> str:
+    """Name the acoustic branch across a gap, in words; empty where it is not what makes modes soft.
+
+    Parameters
+    ----------
+    phonon : Phonopy
+        Whose cell has the gap.
+    found : Holding
+        From :func:`holding`.
+    dimensionality : int
+        Of its bonds: 1 chains, 2 layers.
+    modes : mapping
+        The lowest mode of each place.
+    """
+    if not found.cause and found.parts[0].dimensions in (1, 2):
+        kind = "layers" if found.parts[0].dimensions == 2 else "chains"
+        return f"nothing between its {kind}: acoustic branches across the gap are zero"
+    if dimensionality not in (1, 2):
+        return ""
+    cell = phonon.unitcell
+    reciprocal = np.linalg.inv(phonon.primitive.cell).T
+    gap = gaps(cell.cell, cell.positions)
+    # Of layers the normal, of chains their axis.
+    if dimensionality == 2:
+        axis = np.linalg.inv(cell.cell).T[np.argmax(gap)]
+    else:
+        axis = cell.cell[np.argmin(gap)]
+    axis = axis / np.linalg.norm(axis)
+    for mode in modes.values():
+        q = (mode.qpoint - np.rint(mode.qpoint)) @ reciprocal
+        length = np.linalg.norm(q)
+        if mode.frequency >= IMAGINARY or length == 0.0:
+            continue
+        on_axis = q @ axis
+        within = np.linalg.norm(q - on_axis * axis) if dimensionality == 2 else abs(on_axis)
+        if within < _ALONG * length:
+            kind = "layers" if dimensionality == 2 else "chains"
+            return f"lowest mode is the acoustic branch across the gap between its {kind}"
+    return ""
