@@ -176,7 +176,9 @@ def show_command(options: argparse.Namespace) -> int:
     store = _open(options.store_option or options.store)
     key = store.find(options.crystal)
     row = store.row(key)
-    print_crystal(row, store.settings["temperatures"])
+    crystal = row.get("parent") or key
+    others = [store.row(other) for other in store.versions(crystal) if other != key]
+    print_crystal(row, store.settings["temperatures"], others)
     if row["status"] != DONE:
         return 1
     if options.png:

@@ -19,7 +19,14 @@ from hpcbench.phonons.supercells import next_larger, require_size
 from hpcbench.planning.costs import supercell_of
 from hpcbench.potentials.protocol import PotentialInfo
 from hpcbench.protocols import PROTOCOLS, Protocol, Stage
-from hpcbench.rank.rows import done_row, failed_row, provenance_of, row_again
+from hpcbench.rank.rows import (
+    Computation,
+    done_row,
+    failed_row,
+    provenance_of,
+    row_beside,
+    rows_of,
+)
 from hpcbench.rank.tasks import (
     Displaced,
     Keep,
@@ -30,7 +37,7 @@ from hpcbench.rank.tasks import (
 from hpcbench.relaxation.relax import Relaxation, continued, relaxation_requests
 from hpcbench.relaxation.symmetry import space_group_numbers
 from hpcbench.requests import ForcesOn, OnCpu, Request
-from hpcbench.store.schema import DISPLACED, DOUBLE, LARGER, UNDETERMINED
+from hpcbench.store.schema import DOUBLE, EXTRAPOLATED, FIRST, LARGER, UNDETERMINED
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -83,7 +90,7 @@ class Route:
         other displacements; where it is marginal, in the next larger supercell.
 
         Yields requests, is sent their answers, and returns the crystal's row, without the
-        seconds that it took; behind it those of computations again.
+        seconds that it took; behind it those of its history and of the protocol beside.
 
         Raises
         ------
@@ -139,7 +146,7 @@ class Route:
             row |= yield from self._symmetry(crystal, relaxation)
         except CrystalError as error:
             row = failed_row(crystal, error, self.rank, self.provenance)
-        return row_again(row, {}, self.provenance, protocol.name, in_double=False)
+        return row_beside(row)
 
     def _phonons(
         self, crystal: Crystal, relaxation: Relaxation
@@ -149,12 +156,12 @@ class Route:
         supercell_matrix = _supercell_matrix(crystal, config)
         displaced = yield from self._displaced(relaxation.atoms, supercell_matrix)
         columns = yield from self._analysed(displaced, in_double=False)
-        row = done_row(crystal, relaxation, columns, self.rank, self.provenance)
-        again = []
-        row |= yield from self._symmetry(crystal, relaxation)
-        is_within_noise = row["verdict"] == UNDETERMINED
+        computations = [Computation(FIRST, columns)]
+        common = done_row(crystal, relaxation, {}, self.rank, self.provenance)
+        common |= yield from self._symmetry(crystal, relaxation)
+        is_within_noise = columns["verdict"] == UNDETERMINED
         in_double = is_within_noise and self.has_double
-        what, stretch = DOUBLE if in_double else DISPLACED, 1.0
+        what, stretch = DOUBLE if in_double else EXTRAPOLATED, 1.0
         try:
             if is_within_noise:
                 stretch = _SHORTER if in_double or self.info.dtype == DOUBLE else _LONGER
@@ -162,21 +169,19 @@ class Route:
                     relaxation.atoms, supercell_matrix, stretch=stretch
                 )
                 columns = yield from self._analysed(displaced, in_double=in_double)
-                again.append(row_again(row, columns, self.provenance, what, in_double=in_double))
+                computations.append(Computation(what, columns, in_double))
             what = LARGER
             if abs(columns["margin"]) < config.check_margin:
                 larger = next_larger(relaxation.atoms.cell[:], supercell_matrix)
                 require_size(crystal.natoms, larger, config.largest_supercell)
                 displaced = yield from self._displaced(relaxation.atoms, larger, stretch=stretch)
                 columns = yield from self._analysed(displaced, in_double=in_double)
-                again.append(row_again(row, columns, self.provenance, LARGER, in_double=in_double))
+                computations.append(Computation(LARGER, columns, in_double))
         except HpcbenchError as error:
             note = f"not computed again ({what}): {error}"
             warnings.warn(note, stacklevel=1)
-            row["notes"] = "; ".join(filter(None, (row["notes"], note)))
-        if again:
-            row |= {name: again[-1][name] for name in ("verdict", "again")}
-        return [row, *again]
+            common["notes"] = "; ".join(filter(None, (common["notes"], note)))
+        return rows_of(common, computations, self.provenance)
 
     def _symmetry(
         self, crystal: Crystal, relaxation: Relaxation

@@ -6,7 +6,8 @@ import json
 import platform
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hpcbench.criteria import criteria_of
@@ -15,7 +16,7 @@ from hpcbench.errors import CrystalError
 from hpcbench.planning.listing import identity
 from hpcbench.potentials.protocol import PotentialInfo
 from hpcbench.store.fields import Schema
-from hpcbench.store.schema import AGAIN, DONE, DOUBLE, FAILED, result_schema
+from hpcbench.store.schema import AGAIN, BESIDE, DONE, DOUBLE, FAILED, result_schema
 from hpcbench.versions import deciding_versions
 
 if TYPE_CHECKING:
@@ -76,28 +77,69 @@ def done_row(
     }
 
 
-def row_again(
-    row: Mapping[str, Any],
-    columns: Mapping[str, Any],
-    provenance: str,
-    what: str,
-    *,
-    in_double: bool,
-) -> dict[str, Any]:
-    """The row of a crystal's phonons computed again.
+@dataclass(frozen=True)
+class Computation:
+    """One computation of a crystal's phonons.
 
-    ``row`` is that of the crystal, ``columns`` what the phonons give, ``what`` of ``AGAINS``.
+    Attributes
+    ----------
+    kind : str
+        Of those in :mod:`hpcbench.store.schema`; ``FIRST`` of the first.
+    columns : mapping
+        What its phonons give.
+    in_double : bool
+        Whether its forces are in double precision, of a run that is in single.
     """
-    if in_double:
+
+    kind: str
+    columns: Mapping[str, Any]
+    in_double: bool = False
+
+
+def rows_of(
+    common: Mapping[str, Any], computations: Sequence[Computation], provenance: str
+) -> list[dict[str, Any]]:
+    """Return the row of a crystal, and behind it those of its history.
+
+    The last computation decides: all that the crystal's row says of its phonons is from it alone.
+
+    Parameters
+    ----------
+    common : mapping
+        What is the same for all of them: who the crystal is, its relaxation, what was noted.
+    computations : sequence of Computation
+        In the order in which they were done, the first one of kind ``FIRST``, each kind once.
+    provenance : str
+        Of the run, see :func:`provenance_of`.
+    """
+    *history, last = (_computed(common, computation, provenance) for computation in computations)
+    if not history:
+        last["again"] = ""
+    return [last, *(_of_crystal(row, row["again"]) for row in history)]
+
+
+def row_beside(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of a crystal by the protocol beside that of the run."""
+    return _of_crystal(row, BESIDE)
+
+
+def _computed(
+    common: Mapping[str, Any], computation: Computation, provenance: str
+) -> dict[str, Any]:
+    if computation.in_double:
         provenance = json.dumps(json.loads(provenance) | {"dtype": DOUBLE}, sort_keys=True)
     return {
-        **row,
-        **columns,
-        "id": f"{row['id']}{AGAIN}{what}",
-        "parent": row["id"],
-        "again": what,
+        **common,
+        **computation.columns,
+        "again": computation.kind,
+        "parent": "",
         "provenance": provenance,
     }
+
+
+def _of_crystal(row: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """A row that belongs to the crystal's own."""
+    return {**row, "id": f"{row['id']}{AGAIN}{what}", "parent": row["id"], "again": what}
 
 
 def provenance_of(info: PotentialInfo) -> str:

@@ -134,14 +134,14 @@ def phonon_columns(result: PhononResult, criterion: str, keep: Keep) -> dict[str
         )
     cell = phonon.unitcell
     atoms = Atoms(numbers=cell.numbers, cell=cell.cell, positions=cell.positions, pbc=True)
-    is_within_noise = criterion in result.undetermined
+    verdicts = result.verdicts | dict.fromkeys(result.undetermined, UNDETERMINED)
     displaced = (phonon.dataset or {}).get("first_atoms", [])
     columns = {
-        "verdict": UNDETERMINED if is_within_noise else result.verdicts[criterion],
+        "verdict": verdicts[criterion],
         "margin": result.margins[criterion],
         "force_constants_decay": result.decay,
         "within_noise": ", ".join(result.undetermined),
-        **{column_of(name): verdict for name, verdict in result.verdicts.items()},
+        **{column_of(name): verdict for name, verdict in verdicts.items()},
         "dimensionality": dimensionality(atoms),
         "vacuum": vacuum(atoms),
         "max_frequency": result.max_frequency,

@@ -14,9 +14,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hpcbench.analysis.rates import stable_rate
 from hpcbench.criteria import PLACES
 from hpcbench.origin import Origin, origins_from_json
-from hpcbench.store.schema import BESIDE, DIMENSIONS, DONE, SET_ASIDE, UNDETERMINED
+from hpcbench.report.history import History, computation_words, history_of
+from hpcbench.store.schema import DIMENSIONS, DONE, SET_ASIDE, UNDETERMINED
 
 if TYPE_CHECKING:
     from hpcbench.store.bands import Bands
@@ -57,23 +59,31 @@ def print_results(store: Store) -> None:
     if len(table) > MOST_ROWS:
         out.print(f"... and {len(table) - MOST_ROWS} more: hpcbench export {store.path}")
     done = int((table["status"] == DONE).sum())
-    stable = int((table["verdict"] == "stable").sum()) if "verdict" in table else 0
-    undetermined = int((table["verdict"] == UNDETERMINED).sum()) if "verdict" in table else 0
-    again = sum(not key.endswith(BESIDE) for key in store.again.ids)
+    rate = stable_rate(table.get("verdict", ()))
+    undetermined = done - rate.of
+    history = history_of(store)
     unfinished = len(store.unfinished_ids())
     aside = int((table["status"] == SET_ASIDE).sum())
-    share = f" ({100 * stable / done:.1f} %)" if done else ""
+    # Undetermined ones are neither stable nor unstable.
+    of = f" of {rate.of} with a verdict" if undetermined else ""
+    share = f" ({100 * rate.share:.1f} %{of})" if rate.of else ""
     out.print(
-        f"\n{len(table)} crystals: {done} done, {stable} of them stable{share} by criterion "
+        f"\n{len(table)} crystals: {done} done, {rate.count} of them stable{share} by criterion "
         f"{store.settings['criterion']}, "
-        + (f"{undetermined} undetermined within the noise, " if undetermined else "")
-        + (f"{again} computed again, " if again else "")
+        + (f"{undetermined} undetermined, " if undetermined else "")
+        + (_history_words(history) if history else "")
         + (f"{aside} set aside, " if aside else "")
         + f"{len(table) - done - aside} not computed"
         + (f", {unfinished} still to compute" if unfinished else ""),
         highlight=False,
     )
     out.print(f"store: {store.path}", highlight=False, soft_wrap=True)
+
+
+def _history_words(history: History) -> str:
+    changed = len(history.changed)
+    verdicts = "1 verdict" if changed == 1 else f"{changed or 'no'} verdicts"
+    return f"{history.count} computed more than once, which changed {verdicts}, "
 
 
 def _cells(row: Mapping[Any, Any]) -> list[Text]:
@@ -98,13 +108,27 @@ def _cells(row: Mapping[Any, Any]) -> list[Text]:
     ]
 
 
-def print_crystal(row: Mapping[str, Any], temperatures: Sequence[float] = ()) -> None:
-    """Print what the store has of one crystal; temperatures (K) are the run's."""
+def print_crystal(
+    row: Mapping[str, Any],
+    temperatures: Sequence[float] = (),
+    others: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Print what the store has of one crystal, or of one computation of it.
+
+    Parameters
+    ----------
+    row : mapping
+        Of the store.
+    temperatures : sequence of float
+        Those of the run, in K.
+    others : sequence of mapping
+        The other rows of the same crystal.
+    """
     out = console()
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_column(style="bold")
     facts.add_column(overflow="fold")
-    for title, text in _facts(row, temperatures):
+    for title, text in [*_facts(row, temperatures), *_history_facts(row, others)]:
         facts.add_row(title, Text(text))
     out.print(facts)
 
@@ -154,6 +178,29 @@ def _facts(row: Mapping[str, Any], temperatures: Sequence[float]) -> list[tuple[
         if key.startswith("verdict_"):
             facts.append((f"  {key.removeprefix('verdict_').replace('_', '-')}", str(row[key])))
     return facts
+
+
+def _history_facts(
+    row: Mapping[str, Any], others: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, str]]:
+    """Which computation this is of how many, and by which ids the others are shown."""
+    if not others:
+        return []
+    lines = [f"{other['id']}  {_computation(other)}: {_outcome(other)}" for other in others]
+    return [("this is", _computation(row)), ("also stored", "\n".join(lines))]
+
+
+def _computation(row: Mapping[str, Any]) -> str:
+    kind = computation_words(row.get("again", ""))
+    if row.get("parent"):
+        return kind
+    return f"what decides ({kind})" if kind else "what decides"
+
+
+def _outcome(row: Mapping[str, Any]) -> str:
+    if row["status"] != DONE:
+        return str(row["status"])
+    return f"{row['verdict']}, lowest on the path {row['min_frequency_path']:.4f} THz"
 
 
 def _origin_words(origin: Origin) -> str:
