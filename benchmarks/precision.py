@@ -29,7 +29,7 @@ from protocols import RESULTS, processor
 
 import hpcbench
 from hpcbench.criteria import PLACES
-from hpcbench.store.schema import DONE, UNDETERMINED
+from hpcbench.store.schema import DONE, FIRST, UNDETERMINED
 
 RUNS = {
     "float32": ("--dtype", "float32"),
@@ -90,16 +90,13 @@ def compared(stores: Mapping[str, hpcbench.Store]) -> list[dict[str, Any]]:
 
 
 def computed_again(store: hpcbench.Store) -> dict[str, int]:
-    """Crystals whose verdict was undetermined, and what became of them."""
-    again = store.again.table
-    before = store.table.set_index("id").loc[again["parent"]]
-    column = "verdict_" + str(store.settings["criterion"]).replace("-", "_")
-    determined = again["verdict"].to_numpy() != UNDETERMINED
-    changed = again[column].astype(str).to_numpy() != before[column].astype(str).to_numpy()
+    """Crystals whose first verdict was undetermined, and what became of them."""
+    history = store.history.table
+    first = history[(history["again"] == FIRST) & (history["verdict"] == UNDETERMINED)]
+    decided = store.table.set_index("id").loc[first["parent"], "verdict"]
     return {
-        "undetermined": len(again),
-        "determined by the computation again": int(determined.sum()),
-        "of these with another answer than before": int((determined & changed).sum()),
+        "undetermined": len(first),
+        **{f"then {verdict}": int(count) for verdict, count in decided.value_counts().items()},
     }
 
 

@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 import hpcbench
 from hpcbench.criteria import CRITERIA
 from hpcbench.report.protocols import protocols_of
-from hpcbench.store.schema import BESIDE, DONE
+from hpcbench.store.schema import DONE
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -55,8 +55,8 @@ def smallest(path: Path, number: int, most_atoms: int) -> list[Atoms]:
 def kinds_of_change(store: hpcbench.Store, column: str) -> dict[str, dict[str, int]]:
     """Crystals that change their answer: where negative frequencies were that are not there now."""
     here = store.table[store.table["status"] == DONE]
-    table = store.again.table
-    beside = table[(table["again"] == BESIDE) & (table["status"] == DONE)].set_index("parent")
+    table = store.beside.table
+    beside = table[table["status"] == DONE].set_index("parent")
     ids = [key for key in here.index if key in beside.index]
     here, beside = here.loc[ids], beside.loc[ids]
     changes = {}
@@ -78,8 +78,8 @@ def summary(store: hpcbench.Store) -> dict[str, Any]:
     """Counts of the store, as they stand in the results."""
     table: pandas.DataFrame = store.table
     done = table[table["status"] == DONE]
-    again = store.again.table
-    beside = again[(again["again"] == BESIDE) & (again["status"] == DONE)]
+    beside = store.beside.table
+    beside = beside[beside["status"] == DONE]
     found: dict[str, Any] = {
         "crystals": len(table),
         "done by robust": len(done),

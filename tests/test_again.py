@@ -17,7 +17,6 @@ from conftest import DEMO
 import hpcbench
 from hpcbench.cli import main
 from hpcbench.report.html import write_report
-from hpcbench.store.schema import AGAIN
 
 NAMES = ("C_start_strained", "Cu_start_strained")
 # Relaxed cells differ by more than the noise of forces. An even mesh does not meet Gamma.
@@ -58,43 +57,45 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> hpcbench.Store:
 
 def test_a_crystal_within_the_noise_is_computed_again_in_double(store: hpcbench.Store) -> None:
     assert len(store) == len(store.table) == len(list(store)) == len(NAMES)
-    diamond = store.row(store.find(NAMES[0]))
-    assert "near" in diamond["within_noise"].split(", ")
-    assert diamond["again"] == "float64"
-    (key,) = store.again.ids
-    again = store.row(key)
-    assert key == f"{diamond['id']}{AGAIN}float64"
-    assert again["parent"] == diamond["id"]
+    again = store.row(store.find(NAMES[0]))
+    (key,) = store.history.ids
+    first = store.row(key)
+    assert key == f"{again['id']}:first"
+    assert (first["parent"], first["again"]) == (again["id"], "first")
+    assert "near" in first["within_noise"].split(", ")
+    assert first["verdict"] == first["verdict_near"] == "undetermined"
+    # The crystal's row is the second computation, and the first one stays.
+    assert (again["parent"], again["again"]) == ("", "float64")
     assert "float64" in again["provenance"]
+    assert "float64" not in first["provenance"]
     assert again["within_noise"] == ""
-    # The verdict is that of the computation again; the answers in single precision stay.
-    assert diamond["verdict"] == again["verdict"] == again["verdict_near"] != "undetermined"
+    assert again["verdict"] == again["verdict_near"] != "undetermined"
     exact = run(
         store.path.parents[1] / "exact", "--dtype", "float64", "--displacement", "0.0003",
     )  # fmt: skip
     expected = exact.row(exact.find(NAMES[0]))["min_frequency_mesh"]
     assert again["min_frequency_mesh"] == pytest.approx(expected, abs=1e-6)
-    assert again["force_noise"] < 0.02 * diamond["force_noise"]
-    np.testing.assert_array_equal(again["relaxed_positions"], diamond["relaxed_positions"])
-    assert not np.array_equal(again["force_constants"], diamond["force_constants"])
+    assert again["force_noise"] < 0.02 * first["force_noise"]
+    np.testing.assert_array_equal(again["relaxed_positions"], first["relaxed_positions"])
+    assert not np.array_equal(again["force_constants"], first["force_constants"])
     # In double precision the displacements are as short as they can be.
     lengths = np.linalg.norm(again["displacement_vectors"], axis=1)
     np.testing.assert_allclose(lengths, 3e-4, rtol=1e-9)
-    assert diamond["seconds_forces"] > 0.0
-    assert np.isnan(again["seconds_forces"])
+    assert again["seconds_forces"] > 0.0
+    assert np.isnan(first["seconds_forces"])
 
 
 def test_others_are_not_computed_again(store: hpcbench.Store) -> None:
     copper = store.row(store.find(NAMES[1]))
     assert (copper["within_noise"], copper["again"], copper["parent"]) == ("", "", "")
-    assert f"{copper['id']}{AGAIN}float64" not in store.again
+    assert store.computations(copper["id"]) == [copper["id"]]
 
 
-def test_the_computation_again_is_a_result_like_others(store: hpcbench.Store) -> None:
-    (key,) = store.again.ids
+def test_the_first_computation_is_a_result_like_others(store: hpcbench.Store) -> None:
+    (key,) = store.history.ids
     assert store[key].verdict == store.row(key)["verdict_near"]
     assert len(store.phonopy(key).supercell) == 16
-    assert list(store.again.table.index) == [key]
+    assert list(store.history.table.index) == [key]
     assert store.unfinished_ids() == []
     assert store.where("natoms < 10").ids == store.ids
     assert main(["verify", str(store.path)]) == 0
@@ -104,9 +105,10 @@ def test_the_report_says_how_many_changed(
     store: hpcbench.Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = " ".join(write_report(store, tmp_path / "report.html").read_text().split())
-    assert "1 crystal within the noise was computed again in float64" in page
+    assert "1 crystal was computed more than once." in page
+    assert "float64 (1)." in page
     assert main(["report", str(store.path), "--table", "-o", str(tmp_path / "r.html")]) == 0
-    assert "1 computed again" in capsys.readouterr().out
+    assert "1 computed more than once, which changed 1 verdict" in capsys.readouterr().out
 
 
 def test_exports_are_of_the_crystals(store: hpcbench.Store, tmp_path: Path) -> None:
@@ -117,7 +119,7 @@ def test_exports_are_of_the_crystals(store: hpcbench.Store, tmp_path: Path) -> N
     assert len(list(folder.rglob("*.cif"))) == len(NAMES)
 
 
-def test_repair_keeps_computations_again(store: hpcbench.Store, tmp_path: Path) -> None:
+def test_repair_keeps_the_history(store: hpcbench.Store, tmp_path: Path) -> None:
     copy = tmp_path / "copy.h5"
     data = bytearray(store.path.read_bytes())
     # In the middle of values: one field of the rows is lost at most.
@@ -125,9 +127,9 @@ def test_repair_keeps_computations_again(store: hpcbench.Store, tmp_path: Path) 
     copy.write_bytes(data)
     assert main(["repair", str(copy)]) in (0, 1)
     mended = hpcbench.open(copy)
-    lost = set(store.again.ids) | set(store.ids)
-    lost -= set(mended.ids) | set(mended.again.ids)
-    for key in mended.again.ids:
+    lost = set(store.history.ids) | set(store.ids)
+    lost -= set(mended.ids) | set(mended.history.ids)
+    for key in mended.history.ids:
         assert mended.row(key)["parent"]
     assert len(lost) < 3
 
@@ -137,7 +139,7 @@ def test_a_reanalysis_knows_the_noise(store: hpcbench.Store, tmp_path: Path) -> 
     words = ["reanalyse", str(store.path), "--out", str(out), "--workers", "0"]
     assert main([*words, "--band-points", "31"]) == 0
     other = hpcbench.open(out)
-    for key in (*store.ids, *store.again.ids):
+    for key in (*store.ids, *store.history.ids):
         before, after = store.row(key), other.row(key)
         for name in ("within_noise", "verdict", "again", "force_noise"):
             assert before[name] == after[name]
@@ -164,7 +166,8 @@ class Rounded(EMT):
 
 def test_without_double_precision_displacements_are_longer(tmp_path: Path) -> None:
     (tmp_path / "rounded.py").write_text(ROUNDED)
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"PYTHONPATH": path}
     crystal = bulk("Cu", cubic=True)
     crystal.rattle(0.02, seed=2)
     write(tmp_path / "Cu.cif", crystal)
@@ -182,17 +185,16 @@ def test_without_double_precision_displacements_are_longer(tmp_path: Path) -> No
         f"threshold = {row['min_frequency_mesh']:.9f}\n"
     )
     store = run_rounded("store.h5", "--criteria", "own.toml", "--criterion", "near")
-    (key,) = store.again.ids
-    row, again = store.row(store.ids[0]), store.row(key)
-    assert key == f"{row['id']}{AGAIN}displacement"
+    (key,) = store.history.ids
+    row, again = store.row(key), store.row(store.ids[0])
+    assert again["again"] == "extrapolated"
     assert row["within_noise"] == "near"
-    assert row["verdict"] == again["verdict"]
     for one, length in ((row, 0.01), (again, 0.03)):
         lengths = np.linalg.norm(one["displacement_vectors"], axis=1)
         np.testing.assert_allclose(lengths, length, rtol=1e-9)
     assert again["noise_mesh"] ** 2 < 0.7 * row["noise_mesh"] ** 2
     page = " ".join(write_report(store, tmp_path / "report.html").read_text().split())
-    assert "was computed again with other displacements" in page
+    assert "displacements of two lengths, extrapolated (1)." in page
 
 
 def test_in_double_precision_displacements_are_shorter(tmp_path: Path) -> None:
@@ -210,19 +212,20 @@ def test_in_double_precision_displacements_are_shorter(tmp_path: Path) -> None:
     first.path.unlink()
     shutil.rmtree(f"{first.path}.run")
     store = run(tmp_path, "--dtype", "float64", "--criteria", "own.toml", "--criterion", "near")
-    (key,) = store.again.ids
-    before, again = store.row(store.ids[0]), store.row(key)
-    assert key == f"{before['id']}{AGAIN}displacement"
+    (key,) = store.history.ids
+    before, again = store.row(key), store.row(store.ids[0])
+    assert again["again"] == "extrapolated"
     assert (before["within_noise"], again["within_noise"]) == ("near", "")
     assert again["noise_mesh"] < 0.5 * before["noise_mesh"]
-    assert before["verdict"] == again["verdict"] != "undetermined"
+    assert (before["verdict"], again["verdict"]) == ("undetermined", again["verdict_near"])
+    assert again["verdict"] != "undetermined"
 
 
 @pytest.mark.mpi
 def test_ranks_compute_again_as_one_process_does(store: hpcbench.Store, tmp_path: Path) -> None:
     shutil.copy(store.path.parent / "own.toml", tmp_path)
     ranks = run(tmp_path, "--criteria", "own.toml", "--criterion", "near", ranks=2)
-    assert ranks.again.ids == store.again.ids
+    assert ranks.history.ids == store.history.ids
     assert dict(ranks.table["verdict"]) == dict(store.table["verdict"])
 
 

@@ -44,8 +44,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, hpcbench.Store
 
 
 def beside(store: hpcbench.Store) -> pandas.DataFrame:
-    table = store.again.table
-    return table[table["again"] == "phononbench"].set_index("parent")
+    return store.beside.table.set_index("parent")
 
 
 def test_the_literal_protocol_is_the_same_beside_as_alone(stores: dict) -> None:  # type: ignore[type-arg]

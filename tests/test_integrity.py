@@ -312,7 +312,7 @@ def test_merging(store: Path, tmp_path: Path) -> None:
         run_metals(tmp_path / "all.h5", METALS, dtype="float32")
 
 
-def test_computations_again_come_from_the_same_store_as_their_crystal(tmp_path: Path) -> None:
+def test_the_history_comes_from_the_same_store_as_its_crystal(tmp_path: Path) -> None:
     texts = [Field(name, "str") for name in ("id", "origins", "parent")]
     columns = (*texts, Field("status", "category"), Field("energy", "f8"))
     schema = Schema(columns, (Field("numbers", "i4"),))
@@ -326,8 +326,8 @@ def test_computations_again_come_from_the_same_store_as_their_crystal(tmp_path: 
 
     stores = {
         "1.h5": [row("a", "done", 1.0), row("b", "failed", 1.1), row("b:phononbench", "done", 1.2)],
-        "2.h5": [row("a", "done", 2.0), row("a:float64", "done", 2.1), row("b", "done", 2.2),
-                 row("b:float64", "done", 2.3)],
+        "2.h5": [row("a", "done", 2.0), row("a:first", "done", 2.1), row("b", "done", 2.2),
+                 row("b:first", "done", 2.3)],
     }  # fmt: skip
     for name, rows in stores.items():
         with TableWriter(tmp_path / name, schema, {"a": 1}) as writer:
@@ -337,7 +337,7 @@ def test_computations_again_come_from_the_same_store_as_their_crystal(tmp_path: 
     with TableReader(tmp_path / "m.h5") as reader:
         found = dict(zip(reader.column("id"), reader.column("energy"), strict=True))
         origins = set(reader.column("origins"))
-    assert found == {"a": 1.0, "b": 2.2, "b:float64": 2.3}
+    assert found == {"a": 1.0, "b": 2.2, "b:first": 2.3}
     assert origins == {
         '[["1.cif", 0, ""], ["2.cif", 0, ""]]',
         '[["1.1.cif", 0, ""], ["2.2.cif", 0, ""]]',

@@ -194,9 +194,9 @@ def test_numbers_are_those_of_the_table(store: Store, report: str) -> None:
     for criterion in CRITERIA:
         (row,) = [row for row in page.rows if len(row) == 9 and row[0] == criterion.name]
         count = int((done[criterion.column] == "stable").sum())
-        within = sum(criterion.name in names.split(", ") for names in done["within_noise"])
-        assert row[4:7] == [str(count), str(within), f"{100 * count / 4:.1f} %"]
-        assert row[8] == f"{100 * count / 6:.1f} %"
+        open_ = int((done[criterion.column] == "undetermined").sum())
+        assert row[4:7] == [str(count), str(open_), f"{100 * count / (4 - open_):.1f} %"]
+        assert row[8] == f"{100 * count / (6 - open_):.1f} %"
         assert float(row[2].replace("−", "-")) == criterion.threshold
     assert "by criterion phononbench-v3 (lowest frequency on the band path ≥ −0.1\u00a0THz)" in (
         re.sub(r"[ \n]+", " ", "".join(page.words))
@@ -419,9 +419,12 @@ def test_the_share_over_the_threshold() -> None:
 def test_the_histogram_counts_every_crystal(size: int) -> None:
     lowest = np.random.default_rng(2).normal(-1, 1, size)
     lowest[0] = -1e4
-    svg = histogram_svg(lowest, lowest > -0.1)
+    kinds = ["stable", "undetermined", "unstable"]
+    verdicts = [kinds[int(x < -0.1) + int(x < -1.0)] for x in lowest]
+    svg = histogram_svg(lowest, verdicts)
     Page(svg)
-    assert sum(map(int, re.findall(r": (\d+) (?:un)?stable", svg))) == size
+    for kind in kinds:
+        assert sum(map(int, re.findall(rf": (\d+) {kind}<", svg))) == verdicts.count(kind)
 
 
 def test_the_report_loads_no_potential(store: Store, tmp_path: Path) -> None:

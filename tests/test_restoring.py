@@ -212,7 +212,7 @@ def test_atoms_out_of_reach_of_each_other_are_in_no_rate_as_stable(
         assert table["reason"]["Cu-30"] == (
             "no restoring force: an atom alone in its box has no phonons"
         )
-    literal = store.again.table
+    literal = store.beside.table
     assert set(literal["cause"]) == {"no restoring force: no atom is held by another"}
     # Computing again for noise would give the same nothing.
     assert set(literal["again"]) == {"phononbench"}

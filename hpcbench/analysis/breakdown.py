@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcbench.analysis.rates import Rate
+from hpcbench.analysis.rates import Rate, stable_rate
 from hpcbench.criteria import NO_FORCE
 from hpcbench.curation.sampling import in_random_order
 from hpcbench.store.schema import DONE
@@ -59,7 +59,7 @@ def elements_of(formula: str) -> list[str]:
 
 
 def by_crystal_system(table: pandas.DataFrame) -> dict[str, Rate]:
-    """Stable ones of those done, by the crystal system of the relaxed crystal.
+    """Stable ones of those with an answer, by the crystal system of the relaxed crystal.
 
     Systems without crystals are there, with a rate of nothing.
     """
@@ -70,7 +70,7 @@ def by_crystal_system(table: pandas.DataFrame) -> dict[str, Rate]:
 
 
 def by_number_of_elements(table: pandas.DataFrame) -> dict[int, Rate]:
-    """Stable ones of those done, by how many elements a crystal has."""
+    """Stable ones of those with an answer, by how many elements a crystal has."""
     done = _done(table)
     found = _rates([len(elements_of(formula)) for formula in done["formula"]], done)
     return dict(sorted(found.items()))
@@ -101,8 +101,10 @@ def _done(table: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def _rates(keys: Sequence[Key], done: pandas.DataFrame) -> dict[Key, Rate]:
-    stable = Counter(key for key, v in zip(keys, done["verdict"], strict=True) if v == "stable")
-    return {key: Rate(stable[key], number) for key, number in Counter(keys).items()}
+    verdicts: dict[Key, list[str]] = defaultdict(list)
+    for key, verdict in zip(keys, done["verdict"], strict=True):
+        verdicts[key].append(verdict)
+    return {key: stable_rate(of_one) for key, of_one in verdicts.items()}
 
 
 def elements_in_stable(table: pandas.DataFrame) -> dict[str, int]:
@@ -115,20 +117,20 @@ def elements_in_stable(table: pandas.DataFrame) -> dict[str, int]:
     return dict(counts.most_common())
 
 
-def convergence(done: list[str], stable: list[str], seed: int = 0) -> Convergence:
+def convergence(determined: list[str], stable: list[str], seed: int = 0) -> Convergence:
     """The rate of the first few, more and all of the crystals (PhononBench's Figure 5).
 
     Parameters
     ----------
-    done, stable : list of str
-        Ids of crystals with phonons, and of the stable ones among them.
+    determined, stable : list of str
+        Ids of crystals with an answer, and of the stable ones among them.
     seed : int
         Of the order in which they are looked at.
     """
     wanted = set(stable)
-    counts = np.cumsum([key in wanted for key in in_random_order(done, seed)])
-    sizes = np.unique(np.geomspace(1, max(len(done), 1), 200).astype(np.int64))
-    sizes = sizes[sizes <= len(done)]
+    counts = np.cumsum([key in wanted for key in in_random_order(determined, seed)])
+    sizes = np.unique(np.geomspace(1, max(len(determined), 1), 200).astype(np.int64))
+    sizes = sizes[sizes <= len(determined)]
     rates = [Rate(int(counts[n - 1]), int(n)) for n in sizes]
     low, high = np.array([rate.interval for rate in rates]).reshape(-1, 2).T
     return Convergence(sizes, np.array([rate.share for rate in rates]), low, high)

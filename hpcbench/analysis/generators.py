@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hpcbench.analysis.rates import Rate, rank
+from hpcbench.analysis.rates import Rate, rank, stable_rate
 from hpcbench.origin import MENDED, NOVELTY, Generator, origins_from_json
 from hpcbench.store.schema import DONE, FAILED, SET_ASIDE, UNDETERMINED, UNREADABLE
 
@@ -51,7 +51,7 @@ class Outcome:
     stable, undetermined : int
         By the verdict.
     by_criterion : mapping
-        Stable ones by each criterion.
+        The rate of stable ones among those that each criterion has an answer for.
     novel : int or None
         Those done that are not among the known crystals; ``None`` where nothing was compared.
     stable_and_novel : int or None
@@ -70,7 +70,8 @@ class Outcome:
     reasons : mapping
         Sampled ones without phonons, and entries that could not be read, by the kind of reason.
     ids : mapping
-        The crystals behind ``unique``, ``sampled``, ``suitable``, ``done``, ``stable``.
+        The crystals behind ``unique``, ``sampled``, ``suitable``, ``done``, ``determined``,
+        ``stable``.
     """
 
     generator: Generator
@@ -82,7 +83,7 @@ class Outcome:
     done: int
     stable: int
     undetermined: int
-    by_criterion: Mapping[str, int]
+    by_criterion: Mapping[str, Rate]
     novel: int | None
     stable_and_novel: int | None
     near_hull: int | None
@@ -94,12 +95,20 @@ class Outcome:
     ids: Mapping[str, list[str]] = field(repr=False)
 
     @property
+    def determined(self) -> int:
+        """Those done that are stable or unstable by the verdict."""
+        return self.done - self.undetermined
+
+    @property
     def rates(self) -> dict[str, Rate]:
-        """The rate of stable crystals for each way of counting failures."""
+        """The rate of stable crystals for each way of counting failures.
+
+        Undetermined ones are in none of these numbers.
+        """
         return {
-            "done": Rate(self.stable, self.done),
-            "suitable": Rate(self.stable, self.suitable),
-            "sampled": Rate(self.stable, self.sampled),
+            "determined": Rate(self.stable, self.determined),
+            "suitable": Rate(self.stable, self.suitable - self.undetermined),
+            "sampled": Rate(self.stable, self.sampled - self.undetermined),
         }
 
     def of_generated(self, count: int) -> float:
@@ -127,9 +136,9 @@ class Outcome:
 
 
 def ranked_outcomes(table: pandas.DataFrame, complete: bool = True) -> list[Outcome]:
-    """The same by the share of stable crystals among those with phonons, the highest first."""
+    """The same by the share of stable crystals among those determined, the highest first."""
     outcomes = outcomes_of(table, complete)
-    return [outcomes[i] for i in rank([o.rates["done"] for o in outcomes]).order]
+    return [outcomes[i] for i in rank([o.rates["determined"] for o in outcomes]).order]
 
 
 @dataclass
@@ -138,7 +147,7 @@ class _Counts:
     entries: Counter[str] = field(default_factory=Counter)
     mended: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
-    by_criterion: Counter[str] = field(default_factory=Counter)
+    by_criterion: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     ids: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     seconds: float = 0.0
     was_compared: bool = False
@@ -206,7 +215,9 @@ def _count(found: dict[str, _Counts], row: Mapping[str, Any], criteria: list[str
         verdict = _text(row.get("verdict"))
         counts.entries["undetermined"] += verdict == UNDETERMINED
         for name in criteria:
-            counts.by_criterion[name] += row[name] == "stable"
+            counts.by_criterion[name].append(_text(row[name]))
+        if verdict != UNDETERMINED:
+            counts.ids["determined"].append(key)
         if verdict == "stable":
             counts.ids["stable"].append(key)
         above_hull = next((columns[name] for name in columns if HULL in name.lower()), None)
@@ -235,7 +246,7 @@ def _outcome(counts: _Counts, complete: bool) -> Outcome:
         **numbers,
         stable=len(counts.ids["stable"]),
         undetermined=counts.entries["undetermined"],
-        by_criterion=dict(counts.by_criterion),
+        by_criterion={name: stable_rate(said) for name, said in counts.by_criterion.items()},
         novel=counts.entries["novel"] if counts.was_compared else None,
         stable_and_novel=counts.entries["stable_and_novel"] if counts.was_compared else None,
         near_hull=(

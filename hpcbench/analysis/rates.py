@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -46,6 +47,22 @@ class Rate:
         middle = (share + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
         return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def stable_rate(verdicts: Iterable[str], failed: int = 0) -> Rate:
+    """Count the stable ones among those that have an answer.
+
+    Undetermined ones are neither stable nor unstable: they are in none of the two numbers.
+
+    Parameters
+    ----------
+    verdicts : iterable of str
+        Of crystals with phonons.
+    failed : int
+        Crystals that count as unstable besides.
+    """
+    counts = Counter(verdicts)
+    return Rate(counts["stable"], counts["stable"] + counts["unstable"] + failed)
 
 
 def _z() -> float:

@@ -42,7 +42,8 @@ def verify_command(options: argparse.Namespace) -> int:
     counts = ", ".join(f"{number} {status}" for status, number in sorted(found.counts.items()))
     segments = len(found.files) - store.exists()
     joined = f" ({segments} segments not in it yet)" if segments else ""
-    print(f"{store}{joined}: {counts or 'no rows'}; every value is as it was written")
+    others = f", and {found.others} more rows that belong to them" if found.others else ""
+    print(f"{store}{joined}: {counts or 'no rows'}{others}; every value is as it was written")
     computed = sum(inspection.computed for inspection in found.files.values())
     if computed:
         print(

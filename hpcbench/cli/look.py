@@ -171,14 +171,14 @@ def _watch(path: str) -> None:
 def show_command(options: argparse.Namespace) -> int:
     """Print a crystal's data and draw its bands."""
     from hpcbench.report.terminal import draw_bands, print_crystal
-    from hpcbench.store.schema import AGAIN, DONE, WITHOUT_NAC
+    from hpcbench.store.schema import DONE
 
     store = _open(options.store_option or options.store)
     key = store.find(options.crystal)
     row = store.row(key)
-    without = f"{key}{AGAIN}{WITHOUT_NAC}"
-    is_there = row.get("nac_params") and without in store.again
-    print_crystal(row, store.settings["temperatures"], store.row(without) if is_there else None)
+    crystal = row.get("parent") or key
+    others = [store.row(other) for other in store.versions(crystal) if other != key]
+    print_crystal(row, store.settings["temperatures"], others)
     if row["status"] != DONE:
         return 1
     if options.png:

@@ -220,7 +220,12 @@ def _add_show(commands: Any) -> None:
         description="Print what the store has of one crystal, and draw its band structure in "
         "the terminal or into a PNG.",
     )
-    parser.add_argument("crystal", metavar="ID", help="an id, the beginning of one, or a name")
+    parser.add_argument(
+        "crystal",
+        metavar="ID",
+        help="an id, the beginning of one, or a name; with :first and the like behind it an "
+        "earlier computation of the crystal, as is printed of those computed more than once",
+    )
     _add_store(parser)
     _add_store(parser, positional=False)
     parser.add_argument("--png", metavar="FILE", help="draw the bands into this file instead")
@@ -245,7 +250,11 @@ def _add_export(commands: Any) -> None:
         "\"verdict == 'stable' and natoms < 10\"",
     )
     parser.add_argument(
-        "--id", nargs="+", metavar="ID", help="only these: ids, beginnings of ids, or names"
+        "--id",
+        nargs="+",
+        metavar="ID",
+        help="only these: ids, beginnings of ids, or names; with :first and the like behind them "
+        "(see hpcbench show) earlier computations of a crystal",
     )
     parser.add_argument(
         "--output",

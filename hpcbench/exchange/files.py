@@ -53,7 +53,8 @@ def safe_name(name: str) -> str:
 
 def file_name(row: Mapping[str, Any]) -> str:
     """Name and id of a crystal: the id keeps apart crystals of one name."""
-    return f"{safe_name(row['name'])}-{row['id']}"
+    # Of an earlier computation there is a colon in it, by which scp and others know a host.
+    return f"{safe_name(row['name'])}-{safe_name(row['id'])}"
 
 
 def done_rows(store: Store, names: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:

@@ -240,7 +240,7 @@ def _counted(
             summary.done += 1
         if label and row["status"] == DONE:
             # The scripts' labels are by their criterion, whatever this store's own is.
-            agrees = row["verdict_phononbench"] == phononbench.verdict_of(label)
+            agrees = phononbench.label_of(row).lower() == label.lower()
             summary.agree += agrees
             summary.differ += not agrees
             if not agrees and len(summary.different) < 10:

@@ -27,7 +27,7 @@ from hpcbench.phonons.calculate import (
     analyse_force_constants,
 )
 from hpcbench.planning.listing import identity
-from hpcbench.rank.rows import row_again
+from hpcbench.rank.rows import row_of
 from hpcbench.rank.tasks import Keep, phonon_columns
 from hpcbench.relaxation.symmetry import find_space_group
 from hpcbench.sources import SourceFile, Unreadable, read_file
@@ -71,7 +71,7 @@ def import_one(job: Job, how: How) -> list[dict[str, Any]]:
         if row.get("nac_params"):
             keep = replace(how.keep, forces=False)
             columns = columns_without_nac(row, how.settings, keep)
-            rows.append(row_again(row, columns, row["provenance"], WITHOUT_NAC, in_double=False))
+            rows.append(row_of(row | columns, WITHOUT_NAC))
     row["seconds_analysis"] = time.process_time() - start
     return rows
 

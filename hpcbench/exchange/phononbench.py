@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpcbench.criteria import CRITERIA
 from hpcbench.exchange.files import replacing, safe_name, write_settings
 from hpcbench.exchange.frames import write_cif
 from hpcbench.store.physics import phonopy_of
@@ -29,6 +30,8 @@ LABEL_FILES = ("Lable.txt", "Label.txt")
 RUN_SUMMARY, SINGLE_SUMMARY = "1Top-summary.txt", "summary.txt"
 RELAXED, SINGLE_FORCE_CONSTANTS = "_relaxed.cif", "_phonopy_fc"
 STABLE, UNSTABLE = "Stable", "unStable"
+THRESHOLD = next(c.threshold for c in CRITERIA if c.name == "phononbench")
+"""In THz: a lower frequency on the band path makes a crystal unstable."""
 
 _PHONONS, _RELAXED, _PART = "phonon-calculation-output", "relaxed", "gpu0_part0"
 _COLUMNS = ("structure_name", "min_frequency", "is_stable", "yaml_path", "cif_path", "npz_path")
@@ -37,8 +40,8 @@ _COLUMNS = ("structure_name", "min_frequency", "is_stable", "yaml_path", "cif_pa
 def write_folders(store: Store, folder: Path) -> int:
     """Write labels, relaxed CIFs, force constants and the summary; returns the number of labels.
 
-    Labels are by the criterion that the scripts use, whatever the store's own is; crystals that
-    failed are labelled unstable, as the scripts do.
+    Labels are by the criterion that the scripts use, whatever the store's own is, and of the
+    computation that decides; crystals that failed are labelled unstable, as the scripts do.
     """
     outputs, relaxed = folder / _PHONONS / _PART, folder / _RELAXED / _PART
     for place in (outputs, relaxed):
@@ -57,11 +60,10 @@ def write_folders(store: Store, folder: Path) -> int:
             name = names[row["id"]]
             line: dict[str, Any] = {"structure_name": name, "is_stable": False}
             if row["status"] == DONE:
-                stable = row["verdict_phononbench"] == "stable"
-                labels[name] = STABLE if stable else UNSTABLE
+                labels[name] = label_of(row)
                 line |= {
                     "min_frequency": row["min_frequency_path"],
-                    "is_stable": stable,
+                    "is_stable": labels[name] == STABLE,
                     "yaml_path": outputs / f"{name}.yaml",
                     "cif_path": relaxed / f"{name}{RELAXED}",
                 }
@@ -80,7 +82,7 @@ def _names(store: Store) -> dict[str, str]:
     safe = [safe_name(name).replace(".", "_") for name in table["name"]]
     times = Counter(safe)
     return {
-        str(key): name if name and times[name] == 1 else f"{name}-{key}"
+        str(key): name if name and times[name] == 1 else f"{name}-{safe_name(key)}"
         for key, name in zip(table["id"], safe, strict=True)
     }
 
@@ -89,6 +91,14 @@ def _write_force_constants(row: Mapping[str, Any], symprec: float, path: Path) -
     phonon = phonopy_of(row, symprec)
     with replacing(path) as temporary:
         phonon.save(temporary, settings={"force_constants": True})
+
+
+def label_of(row: Mapping[str, Any]) -> str:
+    """The scripts' label of a crystal with phonons: by the frequencies as they are.
+
+    The scripts know no third answer: what is undetermined gets one of their two as well.
+    """
+    return STABLE if row["min_frequency_path"] >= THRESHOLD else UNSTABLE
 
 
 def read_labels(path: Path) -> dict[str, str]:
@@ -134,8 +144,3 @@ def read_failures(path: Path) -> dict[str, str]:
     _, _, failed = text.partition("Failed structures and reasons:")
     lines = (line.partition(": ") for line in failed.splitlines())
     return {name: reason for name, colon, reason in lines if colon}
-
-
-def verdict_of(label: str) -> str:
-    """``stable`` or ``unstable``, as a store says it."""
-    return label.lower()

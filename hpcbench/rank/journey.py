@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,14 @@ from hpcbench.phonons.supercells import next_larger, require_size
 from hpcbench.planning.costs import supercell_of
 from hpcbench.potentials.protocol import PotentialInfo
 from hpcbench.protocols import PROTOCOLS, Protocol, Stage
-from hpcbench.rank.rows import done_row, failed_row, provenance_of, row_again
+from hpcbench.rank.rows import (
+    Computation,
+    done_row,
+    failed_row,
+    provenance_of,
+    row_of,
+    rows_of,
+)
 from hpcbench.rank.tasks import (
     Displaced,
     Keep,
@@ -31,7 +38,7 @@ from hpcbench.rank.tasks import (
 from hpcbench.relaxation.relax import Relaxation, continued, relaxation_requests
 from hpcbench.relaxation.symmetry import space_group_numbers
 from hpcbench.requests import ForcesOn, OnCpu, Request
-from hpcbench.store.schema import DISPLACED, DOUBLE, LARGER, WITHOUT_NAC
+from hpcbench.store.schema import BESIDE, DOUBLE, EXTRAPOLATED, FIRST, LARGER, WITHOUT_NAC
 from hpcbench.upkeep.again import columns_without_nac
 
 if TYPE_CHECKING:
@@ -80,8 +87,8 @@ class Route:
         other displacements; where it is marginal, in the next larger supercell.
 
         Yields requests, is sent their answers, and returns the crystal's row, without the
-        seconds that it took; behind it those of computations again, and that without its Born
-        charges where it has them.
+        seconds that it took; behind it those of its history, of the protocol beside, and that
+        without its Born charges where it has them.
 
         Raises
         ------
@@ -138,7 +145,7 @@ class Route:
             row |= yield from self._symmetry(crystal, relaxation)
         except CrystalError as error:
             row = failed_row(crystal, error, self.rank, self.provenance)
-        return row_again(row, {}, self.provenance, protocol.name, in_double=False)
+        return row_of(row, BESIDE)
 
     def _phonons(
         self, crystal: Crystal, relaxation: Relaxation
@@ -148,19 +155,19 @@ class Route:
         supercell_matrix = _supercell_matrix(crystal, config)
         displaced = yield from self._displaced(relaxation.atoms, supercell_matrix)
         columns = yield from self._analysed(displaced, in_double=False)
-        row = done_row(crystal, relaxation, columns, self.rank, self.provenance)
-        again = []
-        row |= yield from self._symmetry(crystal, relaxation)
-        is_unsure = row["cause"] in (LENGTH, ROUNDING)
+        computations = [Computation(FIRST, columns)]
+        common = done_row(crystal, relaxation, {}, self.rank, self.provenance)
+        common |= yield from self._symmetry(crystal, relaxation)
+        is_unsure = columns["cause"] in (LENGTH, ROUNDING)
         in_double = is_unsure and self.has_double
-        what = DOUBLE if in_double else DISPLACED
+        what = DOUBLE if in_double else EXTRAPOLATED
         try:
             if is_unsure:
                 displaced = yield from self._displaced(
                     relaxation.atoms, supercell_matrix, lengths=True
                 )
                 columns = yield from self._analysed(displaced, in_double=in_double, lengths=True)
-                again.append(row_again(row, columns, self.provenance, what, in_double=in_double))
+                computations.append(Computation(what, columns, in_double))
             what = LARGER
             if abs(columns["margin"]) < config.check_margin:
                 relaxed = relaxation.atoms
@@ -170,23 +177,22 @@ class Route:
                 columns = yield from self._analysed(
                     displaced, in_double=in_double, lengths=is_unsure
                 )
-                again.append(row_again(row, columns, self.provenance, LARGER, in_double=in_double))
+                computations.append(Computation(LARGER, columns, in_double))
         except HpcbenchError as error:
             note = f"not computed again ({what}): {error}"
             warnings.warn(note, stacklevel=1)
-            row["notes"] = "; ".join(filter(None, (row["notes"], note)))
-        if again:
-            row |= {name: again[-1][name] for name in ("verdict", "cause", "again")}
-        if row["nac_params"]:
-            again.append((yield from self._without_nac(row)))
-        return [row, *again]
+            common["notes"] = "; ".join(filter(None, (common["notes"], note)))
+        rows = rows_of(common, computations, self.provenance)
+        if rows[0]["nac_params"]:
+            rows.append((yield from self._without_nac(rows[0])))
+        return rows
 
-    def _without_nac(self, row: Mapping[str, Any]) -> Generator[Request, Any, dict[str, Any]]:
+    def _without_nac(self, row: dict[str, Any]) -> Generator[Request, Any, dict[str, Any]]:
         """The row that says what a crystal with Born charges would be without them."""
         keep = Keep(False, self.config.band_dtype, self.config.keep_dos)
         how = self.config.deciding_settings(), keep
         columns = yield OnCpu(ANALYSIS, columns_without_nac, (row, *how))
-        return row_again(row, columns, self.provenance, WITHOUT_NAC, in_double=False)
+        return row_of(row | columns, WITHOUT_NAC)
 
     def _symmetry(
         self, crystal: Crystal, relaxation: Relaxation

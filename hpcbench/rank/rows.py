@@ -6,7 +6,8 @@ import json
 import platform
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hpcbench.criteria import criteria_of
@@ -73,33 +74,70 @@ def done_row(
         "stage_fmax": [stage.fmax for stage in relaxation.stages],
         "stage_stress": [stage.stress for stage in relaxation.stages],
         **columns,
-        "notes": joined_notes("; ".join(relaxation.complaints), columns["notes"]),
+        "notes": joined_notes("; ".join(relaxation.complaints), columns.get("notes", "")),
     }
 
 
-def row_again(
-    row: Mapping[str, Any],
-    columns: Mapping[str, Any],
-    provenance: str,
-    what: str,
-    *,
-    in_double: bool,
-) -> dict[str, Any]:
-    """The row of a crystal's phonons computed again.
+@dataclass(frozen=True)
+class Computation:
+    """One computation of a crystal's phonons.
 
-    ``row`` is that of the crystal, ``columns`` what the phonons give, ``what`` of ``AGAINS``,
-    ``BESIDE`` or ``WITHOUT_NAC``.
+    Attributes
+    ----------
+    kind : str
+        Of those in :mod:`hpcbench.store.schema`; ``FIRST`` of the first.
+    columns : mapping
+        What its phonons give.
+    in_double : bool
+        Whether its forces are in double precision, of a run that is in single.
     """
-    if in_double:
+
+    kind: str
+    columns: Mapping[str, Any]
+    in_double: bool = False
+
+
+def rows_of(
+    common: Mapping[str, Any], computations: Sequence[Computation], provenance: str
+) -> list[dict[str, Any]]:
+    """Return the row of a crystal, and behind it those of its history.
+
+    The last computation decides: all that the crystal's row says of its phonons is from it alone.
+
+    Parameters
+    ----------
+    common : mapping
+        What is the same for all of them: who the crystal is, its relaxation, what was noted.
+    computations : sequence of Computation
+        In the order in which they were done, the first one of kind ``FIRST``, each kind once.
+    provenance : str
+        Of the run, see :func:`provenance_of`.
+    """
+    *history, last = (_computed(common, computation, provenance) for computation in computations)
+    if not history:
+        last["again"] = ""
+    return [last, *(row_of(row, row["again"]) for row in history)]
+
+
+def row_of(row: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Return a row that belongs to the crystal's own.
+
+    ``what`` is a kind of computation, ``BESIDE`` or ``WITHOUT_NAC``.
+    """
+    return {**row, "id": f"{row['id']}{AGAIN}{what}", "parent": row["id"], "again": what}
+
+
+def _computed(
+    common: Mapping[str, Any], computation: Computation, provenance: str
+) -> dict[str, Any]:
+    if computation.in_double:
         provenance = json.dumps(json.loads(provenance) | {"dtype": DOUBLE}, sort_keys=True)
-    notes = joined_notes(row["notes"], columns["notes"]) if columns else row.get("notes", "")
     return {
-        **row,
-        **columns,
-        "notes": notes,
-        "id": f"{row['id']}{AGAIN}{what}",
-        "parent": row["id"],
-        "again": what,
+        **common,
+        **computation.columns,
+        "notes": joined_notes(common["notes"], computation.columns["notes"]),
+        "again": computation.kind,
+        "parent": "",
         "provenance": provenance,
     }
 

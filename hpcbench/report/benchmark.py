@@ -22,7 +22,7 @@ from hpcbench.analysis.rates import Ranking, Rate, rank, size_for
 from hpcbench.criteria import Criterion
 from hpcbench.report.benchmark_figures import benchmark_figures
 from hpcbench.report.figure import figure_svg
-from hpcbench.report.wording import DASH, percent, wilson_interval
+from hpcbench.report.wording import DASH, interval_words, rate_words
 
 if TYPE_CHECKING:
     import pandas
@@ -45,7 +45,7 @@ class GeneratorRow:
     outcome : Outcome
         The numbers.
     share, interval : str
-        Stable ones of those with phonons, and Wilson's 95 % interval.
+        Stable ones of those determined, and Wilson's 95 % interval.
     share_of_suitable, share_of_sampled : str
         Other ways of counting failures: with relaxations that failed, and with all that failed.
     ranks : str
@@ -136,7 +136,7 @@ def benchmark_of(
     ordered = ranked_outcomes(table, complete)
     if not any(outcome.generator.label for outcome in ordered):
         return None
-    ranking = rank([outcome.rates["done"] for outcome in ordered])
+    ranking = rank([outcome.rates["determined"] for outcome in ordered])
     names = [c for c in criteria if any(c.column in o.by_criterion for o in ordered)]
     return Benchmark(
         rows=[_row(outcome, ranking, place) for place, outcome in enumerate(ordered)],
@@ -144,7 +144,7 @@ def benchmark_of(
         criteria=[criterion.name for criterion in names],
         by_criterion=[
             CriterionShares(
-                label_of(o), [percent(o.by_criterion.get(c.column, 0), o.done) for c in names]
+                label_of(o), [rate_words(o.by_criterion.get(c.column, Rate(0, 0))) for c in names]
             )
             for o in ordered
         ],
@@ -152,8 +152,8 @@ def benchmark_of(
             PublishedRow(
                 row.generator.label,
                 row,
-                percent(row.stable, row.done),
-                wilson_interval(row.stable, row.done),
+                rate_words(row.rate),
+                interval_words(row.rate),
             )
             for row in sorted(published_outcomes(), key=lambda row: -row.rate.share)
         ],
@@ -176,7 +176,7 @@ def benchmark_of(
             if o.seconds
         ],
         small_only=any(o.too_large for o in ordered),
-        needed=[(label_of(o), _needed(o.rates["done"])) for o in ordered if o.done],
+        needed=[(label_of(o), _needed(o.rates["determined"])) for o in ordered if o.done],
         half_widths=[f"±{width:g} %" for width in HALF_WIDTHS],
         figures=[
             DrawnFigure(figure.title, figure.caption, Markup(figure_svg(figure)))
@@ -198,10 +198,10 @@ def _row(outcome: Outcome, ranking: Ranking, place: int) -> GeneratorRow:
     return GeneratorRow(
         label_of(outcome),
         outcome,
-        percent(outcome.stable, outcome.done),
-        wilson_interval(outcome.stable, outcome.done),
-        percent(rates["suitable"].count, rates["suitable"].of),
-        percent(rates["sampled"].count, rates["sampled"].of),
+        rate_words(rates["determined"]),
+        interval_words(rates["determined"]),
+        rate_words(rates["suitable"]),
+        rate_words(rates["sampled"]),
         str(first) if first == last else f"{first}–{last}",
         _chance(ranking.above_next[place]),
         _of_generated(outcome, outcome.stable_and_novel),

@@ -18,8 +18,8 @@ from hpcbench.analysis.breakdown import (
 from hpcbench.analysis.generators import Outcome
 from hpcbench.analysis.published import SOURCE, published_crystal_systems, published_outcomes
 from hpcbench.analysis.rates import Rate
-from hpcbench.report.figure import INK, PUBLISHED, RULE, STABLE, UNSTABLE, Figure
-from hpcbench.store.schema import DONE
+from hpcbench.report.figure import INK, OPEN, PUBLISHED, RULE, STABLE, UNSTABLE, Figure
+from hpcbench.store.schema import DONE, UNDETERMINED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +39,7 @@ def benchmark_figures(table: pandas.DataFrame, outcomes: Sequence[Outcome]) -> l
     outcomes : sequence of Outcome
         In the order in which they are shown.
     """
-    return list(_figures(table, [o for o in outcomes if o.done]))
+    return list(_figures(table, [o for o in outcomes if o.determined]))
 
 
 def _figures(table: pandas.DataFrame, outcomes: Sequence[Outcome]) -> Iterator[Figure]:
@@ -75,7 +75,7 @@ def _name(outcome: Outcome) -> str:
 def _rates_table(name: str, rates: Iterable[tuple[Any, Rate]]) -> pandas.DataFrame:
     return pandas.DataFrame(
         [(key, rate.count, rate.of, rate.share, *rate.interval) for key, rate in rates],
-        columns=[name, "stable", "done", "share", "low", "high"],
+        columns=[name, "stable", "determined", "share", "low", "high"],
     )
 
 
@@ -89,13 +89,13 @@ def _bars(axes: Axes, data: pandas.DataFrame, names: Sequence[str], colour: str)
     axes.errorbar(share, places, xerr=np.clip(errors, 0, None), fmt="none", ecolor=INK, capsize=2)
     axes.set_yticks(places, names)
     axes.set_xlim(left=0)
-    axes.set_xlabel("stable, % of those with phonons; 95 % interval")
+    axes.set_xlabel("stable, % of those with a verdict; 95 % interval")
     axes.grid(axis="x", color=RULE, linewidth=0.6)
     axes.set_axisbelow(True)
 
 
 def _by_generator(outcomes: Sequence[Outcome]) -> Figure:
-    rates = [(_name(o), o.rates["done"]) for o in outcomes]
+    rates = [(_name(o), o.rates["determined"]) for o in outcomes]
     data = _rates_table("generator", rates).assign(source="here")
     theirs = {
         row.generator.label: row.rate
@@ -133,7 +133,7 @@ def _by_generator(outcomes: Sequence[Outcome]) -> Figure:
 
 
 def _by_condition(outcomes: Sequence[Outcome]) -> Figure:
-    rates = [(_name(o), o.rates["done"]) for o in outcomes]
+    rates = [(_name(o), o.rates["determined"]) for o in outcomes]
     data = _rates_table("condition", rates).sort_values("condition")
 
     def draw(canvas: Canvas) -> None:
@@ -157,7 +157,9 @@ def _by_crystal_system(table: pandas.DataFrame) -> Figure:
 
     def draw(canvas: Canvas) -> None:
         axes = canvas.subplots()
-        names = [f"{n} ({d:,})" for n, d in zip(data["crystal system"], data["done"], strict=True)]
+        names = [
+            f"{n} ({d:,})" for n, d in zip(data["crystal system"], data["determined"], strict=True)
+        ]
         _bars(axes, data.fillna(0.0), names, STABLE)
         axes.plot(
             data["published, percent"], -np.arange(len(data)), "D", color=PUBLISHED, markersize=4
@@ -180,10 +182,12 @@ def _by_number_of_elements(table: pandas.DataFrame) -> Figure:
         axes = canvas.subplots()
         axes.bar(data["elements"], data["stable"], 0.62, color=STABLE, label="stable")
         axes.bar(
-            data["elements"], data["done"] - data["stable"], 0.62, bottom=data["stable"],
-            color=UNSTABLE, label="not stable",
+            data["elements"], data["determined"] - data["stable"], 0.62, bottom=data["stable"],
+            color=UNSTABLE, label="unstable",
         )  # fmt: skip
-        for x, top, share in zip(data["elements"], data["done"], data["share"], strict=True):
+        for x, top, share in zip(data["elements"], data["determined"], data["share"], strict=True):
+            if not top:
+                continue
             axes.annotate(f"{100 * share:.0f} %", (x, top), (0, 2), textcoords="offset points",
                           ha="center")  # fmt: skip
         axes.set_xticks(data["elements"])
@@ -194,7 +198,7 @@ def _by_number_of_elements(table: pandas.DataFrame) -> Figure:
     return Figure(
         "rates-by-number-of-elements",
         "By number of elements",
-        "Crystals with phonons, and the share of stable ones; PhononBench's Figures 2b and 3b.",
+        "Crystals with a verdict, and the share of stable ones; PhononBench's Figures 2b and 3b.",
         data,
         draw,
     )
@@ -207,8 +211,8 @@ def _by_threshold(outcomes: Sequence[Outcome], table: pandas.DataFrame) -> Figur
     lowest = dict(zip(table["id"], lowest_frequencies(table, "path"), strict=True))
     parts = []
     for outcome in outcomes:
-        values = np.array([lowest[key] for key in outcome.ids["done"]], dtype=float)
-        values = values[~np.isnan(values)]
+        values = np.array([lowest[key] for key in outcome.ids.get("determined", [])], dtype=float)
+        values = values[np.isfinite(values)]
         shares = [
             (values >= threshold).mean() if len(values) else np.nan for threshold in THRESHOLDS
         ]
@@ -234,7 +238,7 @@ def _by_threshold(outcomes: Sequence[Outcome], table: pandas.DataFrame) -> Figur
     return Figure(
         "rates-by-threshold",
         "Share by threshold",
-        "Crystals without a frequency below the threshold on the band path, of those with phonons.",
+        "Crystals without a frequency below the threshold on the path, of those with a verdict.",
         data,
         draw,
         (5.6, 3.4),
@@ -244,7 +248,7 @@ def _by_threshold(outcomes: Sequence[Outcome], table: pandas.DataFrame) -> Figur
 def _lowest(table: pandas.DataFrame) -> Figure:
     done = table[table["status"] == DONE]
     values = done["min_frequency_path"].to_numpy(dtype=float)
-    stable = (done["verdict"] == "stable").to_numpy()[np.isfinite(values)]
+    verdicts = done["verdict"].to_numpy()[np.isfinite(values)]
     values = values[np.isfinite(values)]
     edges = np.linspace(min(-1.0, *np.quantile(values, [0.02])) if len(values) else -1.0, 0.5, 31)
     clipped = np.clip(values, edges[0], edges[-1])
@@ -252,20 +256,23 @@ def _lowest(table: pandas.DataFrame) -> Figure:
         {
             "from, THz": edges[:-1],
             "to, THz": edges[1:],
-            "stable": np.histogram(clipped[stable], edges)[0],
-            "not stable": np.histogram(clipped[~stable], edges)[0],
+            **{
+                kind: np.histogram(clipped[verdicts == kind], edges)[0]
+                for kind in ("stable", UNDETERMINED, "unstable")
+            },
         }
     )
 
     def draw(canvas: Canvas) -> None:
         axes = canvas.subplots()
         width = edges[1] - edges[0]
-        for kind, colour, below in (
-            ("stable", STABLE, 0),
-            ("not stable", UNSTABLE, data["stable"]),
-        ):
+        below = np.zeros(len(data))
+        for kind, colour in (("stable", STABLE), (UNDETERMINED, OPEN), ("unstable", UNSTABLE)):
+            if kind == UNDETERMINED and not data[kind].any():
+                continue
             axes.bar(data["from, THz"], data[kind], width * 0.92, align="edge", bottom=below,
                      color=colour, label=kind)  # fmt: skip
+            below += data[kind].to_numpy()
         axes.set_xlabel("lowest frequency on the path, THz; lower ones in the first bar")
         axes.set_ylabel("crystals")
         axes.legend(frameon=False)
@@ -352,7 +359,7 @@ def _elements(counts: dict[str, int]) -> Figure:
 def _convergence(outcomes: Sequence[Outcome]) -> Figure:
     parts = []
     for outcome in outcomes:
-        found = convergence(outcome.ids["done"], outcome.ids.get("stable", []))
+        found = convergence(outcome.ids.get("determined", []), outcome.ids.get("stable", []))
         parts.append(
             pandas.DataFrame(
                 {
@@ -388,7 +395,7 @@ def _convergence(outcomes: Sequence[Outcome]) -> Figure:
     return Figure(
         "convergence",
         "How many crystals a rate needs",
-        "The stable share of the first n crystals with phonons, with its 95 % interval; "
+        "The stable share of the first n crystals with a verdict, with its 95 % interval; "
         "PhononBench's Figure 5.",
         data,
         draw,

@@ -30,7 +30,7 @@ def benchmark_json(store: Store) -> dict[str, Any]:
     table = store.table
     unfinished = len(store.unfinished_ids())
     outcomes = ranked_outcomes(table, complete=not unfinished)
-    ranking = rank([outcome.rates["done"] for outcome in outcomes])
+    ranking = rank([outcome.rates["determined"] for outcome in outcomes])
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -90,8 +90,8 @@ def _generator(outcome: Outcome, ranks: tuple[int, int], above_next: float) -> d
         "counts": counts,
         "stable_of": {name: _rate(rate) for name, rate in outcome.rates.items()},
         "stable_by_criterion": {
-            name.removeprefix("verdict_").replace("_", "-"): _rate(Rate(count, outcome.done))
-            for name, count in outcome.by_criterion.items()
+            name.removeprefix("verdict_").replace("_", "-"): _rate(rate)
+            for name, rate in outcome.by_criterion.items()
         },
         "of_generated": of_generated,
         "rank_between": list(ranks),

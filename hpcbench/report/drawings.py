@@ -14,7 +14,6 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hpcbench.criteria import Criterion
 from hpcbench.report.bands import (
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from hpcbench.store.bands import Bands
 
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+OPEN = "#7a5a00"
 # Of one drawing, in bytes: a report with 200 of them can still be sent by mail.
 MOST_BYTES = 40_000
 # In CSS pixels; paths have ten steps a pixel, so that they are integers.
@@ -249,7 +249,7 @@ def share_svg(lowest: Mapping[str, Array], criteria: Sequence[Criterion], chosen
         *(_text(min(at, WIDTH - 5 * len(name)), bottom + ROW, name) for at, name in ticks),
         *(_text(LEFT - 5, y(tick) + 4, f"{tick}", "end") for tick in (0, 25, 50, 75, 100)),
         _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, "Threshold (THz)"),
-        _axis_name((top + bottom) / 2, "Share of done (%)"),
+        _axis_name((top + bottom) / 2, "Share (%)"),
     ]
     return _svg(HEIGHT, "Stable share as a function of the threshold", parts)
 
@@ -265,16 +265,22 @@ def _steps(depths: Array, x: _Scale, y: _Scale) -> str:
     return "".join(data) + f"H{across[-1]}"
 
 
-def histogram_svg(lowest: Array, stable: NDArray[np.bool_]) -> str:
+def histogram_svg(lowest: Array, verdicts: Sequence[str]) -> str:
     """Histogram of lowest frequencies, stacked by verdict, as an inline ``<svg>``.
 
     Parameters
     ----------
     lowest : ndarray, shape (n,)
         Lowest frequency of each crystal in THz.
-    stable : ndarray of bool, shape (n,)
-        The verdicts.
+    verdicts : sequence of str
+        Of each crystal: ``stable``, ``unstable``, or something else, which is undetermined.
     """
+    said = np.array(verdicts)
+    kinds = {
+        "stable": (said == "stable", f"--stable,{LINE}"),
+        "undetermined": (~np.isin(said, ("stable", "unstable")), f"--open,{OPEN}"),
+        "unstable": (said == "unstable", f"--unstable,{WARNING}"),
+    }
     # One crystal that has fallen apart should not squeeze all others into one bar.
     low = float(np.quantile(lowest, 0.02)) if len(lowest) >= 100 else float(lowest.min())
     low, high = min(low, -0.1), max(float(lowest.max()), 0.1)
@@ -282,24 +288,26 @@ def histogram_svg(lowest: Array, stable: NDArray[np.bool_]) -> str:
     # Zero is in the middle of a bar: noise of the acoustic modes at Gamma has both signs.
     first, last = round(low / width) - 1, round(high / width) + 1
     bins = np.clip(np.rint(lowest / width).astype(int), first, last) - first
-    counts = [np.bincount(bins[mask], minlength=last - first + 1) for mask in (stable, ~stable)]
+    counts = {
+        name: np.bincount(bins[mask], minlength=last - first + 1)
+        for name, (mask, _) in kinds.items()
+    }
     bottom = HEIGHT - 40
     x = _Scale((first - 0.5) * width, (last + 0.5) * width, LEFT, WIDTH - RIGHT)
-    y = _Scale(0, 1.06 * float((counts[0] + counts[1]).max()), bottom, TOP)
+    y = _Scale(0, 1.06 * float(np.sum(list(counts.values()), axis=0).max()), bottom, TOP)
     ticks = [tick for tick in y.ticks(5) if tick == round(tick)]
     parts = [_grid([_line(LEFT, y(tick), WIDTH - RIGHT, y(tick)) for tick in ticks[1:]], 0.7)]
-    names = ("stable", "unstable")
     for i in range(last - first + 1):
         base = 0
-        for name, color, values in zip(names, (LINE, WARNING), counts, strict=True):
-            if count := int(values[i]):
+        for name, (_, color) in kinds.items():
+            if count := int(counts[name][i]):
                 left, right = x((first + i - 0.5) * width), x((first + i + 0.5) * width)
                 floor, ceiling = y(base), y(base + count)
                 below = "at most " if i == 0 else ""
                 about = f"{below}{plain(round((first + i) * width, 9))} THz: {count} {name}"
                 parts.append(
                     f'<rect x="{left + 0.5:.1f}" y="{ceiling:.1f}" width="{right - left - 1:.1f}" '
-                    f'height="{floor - ceiling:.1f}" style="fill:var(--{name},{color})">'
+                    f'height="{floor - ceiling:.1f}" style="fill:var({color})">'
                     f"<title>{about}</title></rect>"
                 )
                 base += count

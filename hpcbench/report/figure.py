@@ -18,12 +18,13 @@ from hpcbench.report.bands import replace_file
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
-STABLE, UNSTABLE, PUBLISHED = "#1f5a96", "#b8391f", "#8a929b"
+STABLE, UNSTABLE, OPEN, PUBLISHED = "#1f5a96", "#b8391f", "#7a5a00", "#8a929b"
 INK, RULE = "#1d2126", "#d5d9de"
 # The page's own colours, which follow the reader's choice of light or dark.
 _OF_THE_PAGE = {
     STABLE: "var(--stable)",
     UNSTABLE: "var(--unstable)",
+    OPEN: "var(--open)",
     PUBLISHED: "var(--soft)",
     INK: "var(--ink)",
     RULE: "var(--grid)",

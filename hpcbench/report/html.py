@@ -15,35 +15,34 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from hpcbench.analysis.breakdown import lowest_frequencies
+from hpcbench.analysis.rates import stable_rate
 from hpcbench.criteria import Criterion, criteria_of
 from hpcbench.curation.sampling import in_random_order
 from hpcbench.report.bands import replace_file
 from hpcbench.report.benchmark import benchmark_of
 from hpcbench.report.crystal_rows import CrystalRow, crystal_row, lowest_q_of
 from hpcbench.report.drawings import bands_svg, histogram_svg, share_svg
+from hpcbench.report.history import MOST_CHANGED, computation_words, history_of
 from hpcbench.report.protocols import protocols_of
 from hpcbench.report.wording import (
     DASH,
     causes_of,
     in_low_supercells,
+    interval_words,
     looks_at,
     percent,
+    rate_words,
     sentence,
     settings_rows,
     text_of,
     texts_of,
-    wilson_interval,
 )
 from hpcbench.store.schema import (
     COARSE_MESH,
     DIMENSIONS,
-    DISPLACED,
     DONE,
-    DOUBLE,
     FAILED,
-    LARGER,
     SET_ASIDE,
-    UNDETERMINED,
     UNREADABLE,
 )
 
@@ -55,11 +54,6 @@ if TYPE_CHECKING:
 # A page that a browser opens at once: about 5 MB of rows and 2 MB of drawings.
 MOST_ROWS = 5000
 MOST_BANDS = 200
-COMPUTED_AGAIN = {
-    DOUBLE: ("within the noise", "in float64"),
-    DISPLACED: ("within the noise", "with other displacements"),
-    LARGER: ("with a marginal verdict", "in the next larger supercell"),
-}
 STAND_IN = "mattersim-demo"
 # Crystals that a gallery leads to.
 GALLERY = 12
@@ -69,10 +63,15 @@ LOWEST_SHOWN = -0.1
 
 @dataclass(frozen=True)
 class Drawing:
-    """The bands of one crystal; ``otherwise`` are the criteria that say something else."""
+    """The bands of one crystal.
+
+    ``otherwise`` are the criteria that say something else, ``computation`` is the one that decided
+    and that is drawn, where there were several.
+    """
 
     row: CrystalRow
     otherwise: str
+    computation: str
     svg: Markup
 
 
@@ -97,17 +96,6 @@ class Kind:
     count: int
     share: str
     stable: int
-
-
-@dataclass(frozen=True)
-class Again:
-    """What became of crystals that were computed again, and why and how they were."""
-
-    why: str
-    how: str
-    count: int
-    determined: int
-    changed: int
 
 
 @dataclass(frozen=True)
@@ -168,9 +156,8 @@ def _content(store: Store) -> dict[str, Any]:
     counts = {
         status: int((table["status"] == status).sum()) for status in (FAILED, UNREADABLE, SET_ASIDE)
     }
-    verdicts = texts_of(done, "verdict")
-    stable = sum(verdict == "stable" for verdict in verdicts)
-    unstable = sum(verdict == "unstable" for verdict in verdicts)
+    rate = stable_rate(texts_of(done, "verdict"))
+    undetermined = len(done) - rate.of
     records = _records(table[table["status"] != SET_ASIDE], MOST_ROWS)
     lowest_q = lowest_q_of(store)
     galleries = _galleries(done)
@@ -188,11 +175,13 @@ def _content(store: Store) -> dict[str, Any]:
         "finished": _finished(table),
         "crystals": len(table),
         "done": len(done),
-        "stable": stable,
-        "unstable": unstable,
-        "undetermined": len(done) - stable - unstable,
-        "share": percent(stable, len(done)),
-        "interval": wilson_interval(stable, len(done)),
+        "stable": rate.count,
+        "unstable": rate.of - rate.count,
+        "undetermined": undetermined,
+        "determined": rate.of,
+        "share": rate_words(rate),
+        "interval": interval_words(rate),
+        "bounds": [percent(n, len(done)) for n in (rate.count, rate.count + undetermined)],
         "failed": counts[FAILED],
         "unreadable": counts[UNREADABLE],
         "set_aside": counts[SET_ASIDE],
@@ -211,7 +200,8 @@ def _content(store: Store) -> dict[str, Any]:
         "low": in_low_supercells(done),
         "causes": causes_of(done),
         "protocols": protocols_of(store, done, criteria, criterion),
-        "again": _again(store, done, criterion),
+        "history": history_of(store, criterion.place),
+        "most_changed": MOST_CHANGED,
         "failures": _failures(table),
         "rows": rows,
         "verdict_words": sorted({row.verdict for row in rows}),
@@ -257,38 +247,16 @@ def _records(table: pandas.DataFrame, number: int) -> list[dict[str, Any]]:
 
 def _criterion_row(criterion: Criterion, done: pandas.DataFrame, failed: int) -> CriterionRow:
     verdicts = texts_of(done, criterion.column)
-    stable = sum(verdict == "stable" for verdict in verdicts)
+    rate = stable_rate(verdicts)
     return CriterionRow(
         criterion,
         looks_at(criterion),
-        str(stable) if verdicts else DASH,
-        str(_within_noise(criterion, done)) if verdicts else DASH,
-        percent(stable, len(verdicts)),
-        wilson_interval(stable, len(verdicts)),
-        percent(stable, len(verdicts) + failed) if verdicts else DASH,
+        str(rate.count) if verdicts else DASH,
+        str(len(verdicts) - rate.of) if verdicts else DASH,
+        rate_words(rate),
+        interval_words(rate),
+        rate_words(stable_rate(verdicts, failed)) if verdicts else DASH,
     )
-
-
-def _within_noise(criterion: Criterion, done: pandas.DataFrame) -> int:
-    """Crystals for which noise could change a criterion's answer."""
-    return sum(criterion.name in names.split(", ") for names in texts_of(done, "within_noise"))
-
-
-def _again(store: Store, done: pandas.DataFrame, criterion: Criterion) -> list[Again]:
-    if not len(store.again):
-        return []
-    table, found = store.again.table, []
-    for what, (why, how) in COMPUTED_AGAIN.items():
-        again = table[table["again"] == what]
-        before = done.reindex(again["parent"])
-        answers = zip(
-            texts_of(before, criterion.column), texts_of(again, criterion.column), strict=True
-        )
-        determined = sum(verdict != UNDETERMINED for verdict in texts_of(again, "verdict"))
-        changed = sum(one != other for one, other in answers)
-        if len(again):
-            found.append(Again(why, how, len(again), determined, changed))
-    return found
 
 
 def _soft(done: pandas.DataFrame) -> str:
@@ -342,12 +310,15 @@ def _drawing(
     criteria: Iterable[Criterion],
     criterion: Criterion,
 ) -> Drawing:
-    answer = text_of(record.get(criterion.column))
-    others = [c.name for c in criteria if text_of(record.get(c.column)) not in ("", answer)]
-    other = "unstable" if answer == "stable" else "stable"
-    otherwise = f"{other} by {', '.join(others)}" if others else ""
+    others: dict[str, list[str]] = {}
+    for c in criteria:
+        others.setdefault(text_of(record.get(c.column)), []).append(c.name)
+    for known in ("", text_of(record.get(criterion.column))):
+        others.pop(known, None)
+    otherwise = "; ".join(f"{answer} by {', '.join(names)}" for answer, names in others.items())
+    again = computation_words(text_of(record.get("again")))
     # The drawing escapes its own texts.
-    return Drawing(row, otherwise, Markup(bands_svg(store.bands(key))))
+    return Drawing(row, otherwise, again, Markup(bands_svg(store.bands(key))))
 
 
 def _figures(
@@ -357,14 +328,16 @@ def _figures(
     if "min_frequency_path" not in done:
         return []
     finite = done[np.isfinite(done["min_frequency_path"].to_numpy(dtype=float))]
-    if not len(finite):
+    determined = finite[finite[criterion.column].isin(["stable", "unstable"])]
+    if not len(determined):
         return []
-    lowest = {place: lowest_frequencies(finite, place) for place in ("path", "commensurate")}
-    stable = np.array([verdict == "stable" for verdict in texts_of(finite, criterion.column)])
+    # Undetermined ones are in no share.
+    lowest = {place: lowest_frequencies(determined, place) for place in ("path", "commensurate")}
     on_path = [c for c in criteria if c.place == "path"]
+    of_all = finite["min_frequency_path"].to_numpy(dtype=float)
     return [
         Markup(share_svg(lowest, on_path, criterion.name)),
-        Markup(histogram_svg(finite["min_frequency_path"].to_numpy(dtype=float), stable)),
+        Markup(histogram_svg(of_all, texts_of(finite, criterion.column))),
     ]
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpcbench.analysis.breakdown import lowest_frequencies
+from hpcbench.analysis.rates import stable_rate
 from hpcbench.criteria import PLACES, SUPERCELL_Q, Criterion
-from hpcbench.report.wording import percent, texts_of
+from hpcbench.report.wording import rate_words, texts_of
 from hpcbench.store.schema import BESIDE, DONE
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ class Protocols:
     places : tuple of Shares
         By each place and threshold: no frequency there below it.
     share : str
-        Of stable ones by the run's criterion: beside, and here.
+        Of stable ones by the run's criterion, of those that are stable or unstable: beside, and
+        here.
     changed : tuple of Changed
         By the run's criterion.
     """
@@ -79,29 +81,32 @@ def protocols_of(
     store: Store, done: pandas.DataFrame, criteria: Sequence[Criterion], criterion: Criterion
 ) -> Protocols | None:
     """Crystals that are done by both protocols; ``None`` where only one was done."""
-    if not len(store.again):
+    if not len(store.beside):
         return None
-    table = store.again.table
-    beside = table[(table["again"] == BESIDE) & (table["status"] == DONE)].set_index("parent")
+    table = store.beside.table
+    beside = table[table["status"] == DONE].set_index("parent")
     ids = [key for key in done.index if key in beside.index]
     if not ids:
         return None
     here, beside = done.loc[ids], beside.loc[ids]
     by_criterion = tuple(
-        _shares(c.name, *(np.array(texts_of(t, c.column)) == "stable" for t in (here, beside)))
+        _shares(c.name, *(np.array(texts_of(t, c.column)) for t in (here, beside)))
         for c in criteria
     )
     by_place = tuple(
         _shares(
             f"{place}, {threshold:g} THz",
-            *(lowest_frequencies(t, place) >= threshold for t in (here, beside)),
+            *(
+                np.where(lowest_frequencies(t, place) >= threshold, "stable", "unstable")
+                for t in (here, beside)
+            ),
         )
         for place in PLACES
         for threshold in THRESHOLDS
     )
     column = criterion.column
     differs = np.array(texts_of(here, column)) != np.array(texts_of(beside, column))
-    shares = [sum(v == "stable" for v in texts_of(t, column)) for t in (beside, here)]
+    shares = [rate_words(stable_rate(texts_of(t, column))) for t in (beside, here)]
     changed = zip(here[differs].to_dict("records"), beside[differs].to_dict("records"), strict=True)
     place = "commensurate" if criterion.place == SUPERCELL_Q else criterion.place
     lowest = f"min_frequency_{place}"
@@ -110,7 +115,7 @@ def protocols_of(
         len(ids),
         by_criterion,
         by_place,
-        (percent(shares[0], len(ids)), percent(shares[1], len(ids))),
+        (shares[0], shares[1]),
         tuple(
             Changed(
                 str(one["name"]),
@@ -127,10 +132,11 @@ def protocols_of(
 
 
 def _shares(name: str, here: np.ndarray, beside: np.ndarray) -> Shares:
+    """Count verdicts; what is undetermined has become neither."""
     return Shares(
         name,
-        int(here.sum()),
-        int(beside.sum()),
-        int((here & ~beside).sum()),
-        int((beside & ~here).sum()),
+        int((here == "stable").sum()),
+        int((beside == "stable").sum()),
+        int(((here == "stable") & (beside == "unstable")).sum()),
+        int(((here == "unstable") & (beside == "stable")).sum()),
     )

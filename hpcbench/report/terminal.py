@@ -14,11 +14,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hpcbench.analysis.rates import stable_rate
 from hpcbench.born import METHODS, from_json
 from hpcbench.criteria import PLACES
 from hpcbench.origin import Origin, origins_from_json
+from hpcbench.report.history import History, computation_words, history_of
 from hpcbench.report.wording import causes_of, in_low_supercells, text_of
-from hpcbench.store.schema import BESIDE, DIMENSIONS, DONE, SET_ASIDE, UNDETERMINED, WITHOUT_NAC
+from hpcbench.store.schema import DIMENSIONS, DONE, SET_ASIDE, UNDETERMINED
 
 if TYPE_CHECKING:
     import pandas
@@ -61,18 +63,20 @@ def print_results(store: Store) -> None:
     if len(table) > MOST_ROWS:
         out.print(f"... and {len(table) - MOST_ROWS} more: hpcbench export {store.path}")
     done = int((table["status"] == DONE).sum())
-    stable = int((table["verdict"] == "stable").sum()) if "verdict" in table else 0
-    undetermined = int((table["verdict"] == UNDETERMINED).sum()) if "verdict" in table else 0
-    again = sum(not key.endswith((BESIDE, WITHOUT_NAC)) for key in store.again.ids)
+    rate = stable_rate(table.get("verdict", ()))
+    undetermined = done - rate.of
+    history = history_of(store)
     unfinished = len(store.unfinished_ids())
     low = in_low_supercells(table)
     aside = int((table["status"] == SET_ASIDE).sum())
-    share = f" ({100 * stable / done:.1f} %)" if done else ""
+    # Undetermined ones are neither stable nor unstable.
+    of = f" of {rate.of} with a verdict" if undetermined else ""
+    share = f" ({100 * rate.share:.1f} %{of})" if rate.of else ""
     out.print(
-        f"\n{len(table)} crystals: {done} done, {stable} of them stable{share} by criterion "
+        f"\n{len(table)} crystals: {done} done, {rate.count} of them stable{share} by criterion "
         f"{store.settings['criterion']}, "
         + (f"{undetermined} undetermined{_causes(table)}, " if undetermined else "")
-        + (f"{again} computed again, " if again else "")
+        + (_history_words(history) if history else "")
         + (f"{aside} set aside, " if aside else "")
         + f"{len(table) - done - aside} not computed"
         + (f", {low} in supercells lower than 10 A" if low else "")
@@ -85,6 +89,12 @@ def print_results(store: Store) -> None:
 def _causes(table: pandas.DataFrame) -> str:
     causes = [f"{count} {kind}" for kind, count in causes_of(table)]
     return f" ({', '.join(causes)})" if causes else ""
+
+
+def _history_words(history: History) -> str:
+    changed = len(history.changed)
+    verdicts = "1 verdict" if changed == 1 else f"{changed or 'no'} verdicts"
+    return f"{history.count} computed more than once, which changed {verdicts}, "
 
 
 def _cells(row: Mapping[Any, Any]) -> list[Text]:
@@ -112,27 +122,25 @@ def _cells(row: Mapping[Any, Any]) -> list[Text]:
 def print_crystal(
     row: Mapping[str, Any],
     temperatures: Sequence[float] = (),
-    without: Mapping[str, Any] | None = None,
+    others: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Print what the store has of one crystal.
+    """Print what the store has of one crystal, or of one computation of it.
 
     Parameters
     ----------
     row : mapping
-        The crystal's.
+        Of the store.
     temperatures : sequence of float
-        Of the run, in K.
-    without : mapping, optional
-        The row of the same crystal without its Born charges.
+        Those of the run, in K.
+    others : sequence of mapping
+        The other rows of the same crystal.
     """
     out = console()
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_column(style="bold")
     facts.add_column(overflow="fold")
-    for title, text in _facts(row, temperatures):
+    for title, text in [*_facts(row, temperatures), *_history_facts(row, others)]:
         facts.add_row(title, Text(text))
-    if without is not None:
-        facts.add_row("without Born charges", Text(_without_words(without)))
     out.print(facts)
 
 
@@ -193,15 +201,33 @@ def _nac_words(text: str) -> str:
     return f"applied: non-analytic correction by {METHODS[params['method']]}"
 
 
-def _without_words(row: Mapping[str, Any]) -> str:
-    lowest = ", ".join(f"{row[f'min_frequency_{place}']:z.4f} THz ({place})" for place in PLACES)
-    return f"{row['verdict']}, lowest {lowest}; id {row['id']}"
-
-
 def _height(row: Mapping[str, Any]) -> str:
     """Return the supercell's height; an older store has none, nor has a molecule."""
     height = row.get("supercell_height", math.nan)
     return f", {height:.1f} A high" if np.isfinite(height) else ""
+
+
+def _history_facts(
+    row: Mapping[str, Any], others: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, str]]:
+    """Say which computation this is of how many, and by which ids the others are shown."""
+    if not others:
+        return []
+    lines = [f"{other['id']}  {_computation(other)}: {_outcome(other)}" for other in others]
+    return [("this is", _computation(row)), ("also stored", "\n".join(lines))]
+
+
+def _computation(row: Mapping[str, Any]) -> str:
+    kind = computation_words(row.get("again", ""))
+    if row.get("parent"):
+        return kind
+    return f"what decides ({kind})" if kind else "what decides"
+
+
+def _outcome(row: Mapping[str, Any]) -> str:
+    if row["status"] != DONE:
+        return str(row["status"])
+    return f"{row['verdict']}, lowest on the path {row['min_frequency_path']:z.4f} THz"
 
 
 def _origin_words(origin: Origin) -> str:

@@ -119,11 +119,11 @@ def percent(count: int, of: int) -> str:
     return f"{100 * count / of:.1f} %" if of else DASH
 
 
-def wilson_interval(count: int, of: int) -> str:
-    """Wilson's 95 % interval of a share."""
-    if not of:
+def interval_words(rate: Rate) -> str:
+    """Wilson's 95 % interval of a rate."""
+    if not rate.of:
         return DASH
-    low, high = Rate(count, of).interval
+    low, high = rate.interval
     return f"{100 * low:.1f}–{100 * high:.1f} %"
 
 

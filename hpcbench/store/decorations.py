@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 
 from hpcbench.store.bands import path_distances
+from hpcbench.store.schema import AGAIN
 
 # Each plot is an object of the file, and those take a millisecond to make and to list.
 GALLERY = 100
@@ -65,7 +66,10 @@ def _add_gallery(file: h5py.File) -> None:
     gallery = file.create_group("gallery")
     gallery.attrs["NX_class"] = "NXentry"
     file.attrs["NX_class"] = "NXroot"
-    rows = np.flatnonzero(np.diff(file["ragged/band_frequencies/indptr"][:]))[:GALLERY]
+    ids = file["crystals/id"].asstr()[:]
+    with_bands = np.flatnonzero(np.diff(file["ragged/band_frequencies/indptr"][:]))
+    # Of each crystal those of the computation that decides.
+    rows = [row for row in with_bands if AGAIN not in ids[row]][:GALLERY]
     for row in rows:
         name = _add_bands(file, gallery, int(row))
         if row == rows[0]:

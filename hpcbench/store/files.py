@@ -15,7 +15,7 @@ from typing import BinaryIO, TypeVar, cast
 
 from hpcbench.errors import DamageError, StoreError
 from hpcbench.store.run_folder import RunFolder, Stamp, stamp
-from hpcbench.store.schema import SET_ASIDE
+from hpcbench.store.schema import AGAIN, SET_ASIDE
 from hpcbench.store.table_reader import TableReader
 
 T = TypeVar("T")
@@ -47,6 +47,8 @@ class Files:
         self.parts: list[Path] = []
         self.where: dict[str, tuple[Path, int]] = {}
         """By id, the file and the row in it, in the order of storage."""
+        self.others: dict[str, list[str]] = {}
+        """By id of a crystal, ids of the other rows that belong to it, in the order of storage."""
         self.set_aside: set[str] = set()
         """Ids of crystals that were not asked for, and have no result."""
         self.generation = 0
@@ -79,6 +81,10 @@ class Files:
             except _ReplacedError:
                 # Consolidated since they were listed: it is in the store now.
                 continue
+            self.others = {}
+            for key in self.where:
+                if AGAIN in key:
+                    self.others.setdefault(key.partition(AGAIN)[0], []).append(key)
             self.generation += 1
             return
 

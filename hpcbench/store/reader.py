@@ -6,7 +6,7 @@ import copy
 import difflib
 import functools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -20,7 +20,7 @@ from hpcbench.store.files import Files
 from hpcbench.store.physics import phonopy_of
 from hpcbench.store.result import Result, compact_force_constants, result_of
 from hpcbench.store.run_folder import RunFolder
-from hpcbench.store.schema import AGAIN, AGAINS, BESIDE, CRYSTALS, DONE, WITHOUT_NAC
+from hpcbench.store.schema import AGAIN, BESIDE, CRYSTALS, DONE, WITHOUT_NAC
 from hpcbench.store.table_reader import TableReader
 
 if TYPE_CHECKING:
@@ -175,29 +175,49 @@ class Store:
             if len(wanted) != len(index):
                 raise UsageError(f"a mask of {len(wanted)} for {len(index)} crystals")
             return self._some(list(index[wanted]))
-        unknown = [k for k in wanted.tolist() if k not in self._where]
+        unknown = [k for k in wanted.tolist() if not self._has(k)]
         if unknown:
             raise UsageError(f"{self.path} has no crystal {unknown[0]!r}: give ids")
         return self._some(wanted.tolist())
 
     @property
-    def again(self) -> Store:
-        """Computations again: in float64, in a larger supercell, by the protocol beside, ...
+    def history(self) -> Store:
+        """Computations of these crystals before the last one, which is the crystal's own row.
 
-        Their ids are the crystal's with ``:float64``, ``:larger``, ``:phononbench``, or
-        ``:without-nac``: without its Born charges. The column ``parent`` has the crystal's.
-        The store itself, its table and its length, is of the crystals alone.
+        Their ids are the crystal's with ``:first`` or what else they were (column ``again``);
+        the column ``parent`` has the crystal's. The store itself, its table and its length, is
+        of the crystals alone.
         """
-        return self._some(key for key in self._files.where if AGAIN in key)
+        return self._some(self._belonging(_is_history))
+
+    @property
+    def beside(self) -> Store:
+        """These crystals by the protocol beside that of the run; ids end with ``:phononbench``."""
+        return self._some(self._belonging(_is_beside))
+
+    def computations(self, key: str) -> list[str]:
+        """Ids of a crystal's computations, in the order in which they were done.
+
+        The last one, which decides, has the crystal's own id.
+        """
+        others = self._files.others.get(key, ())
+        return [*filter(_is_history, others), key]
 
     def versions(self, key: str) -> list[str]:
-        """A crystal's id, and those of its computations again, in the order in which they were.
+        """A crystal's id, where it has a result, and those of all rows that belong to it.
 
-        Behind these is that by the protocol which was done beside the run's, if there is one, and
-        that without its Born charges.
+        These are its history, in the order in which it was, the protocol beside, and what it
+        would be without its Born charges.
         """
-        names = (*AGAINS, BESIDE, WITHOUT_NAC)
-        return [key, *(i for what in names if (i := f"{key}{AGAIN}{what}") in self._files.where)]
+        there = [key] if key in self._files.where else []
+        return [*there, *self._files.others.get(key, ())]
+
+    def _belonging(self, is_wanted: Callable[[str], bool]) -> Iterator[str]:
+        """Ids of rows that belong to crystals, to those of this part if it is one."""
+        for crystal, others in self._files.others.items():
+            # Of a damaged store it may be that only the history is left.
+            if self._chosen is None or crystal in self._where:
+                yield from filter(is_wanted, others)
 
     def where(self, condition: str) -> Store:
         """The crystals for which a condition holds, as pandas' ``query`` takes it.
@@ -317,6 +337,8 @@ class Store:
     def find(self, words: str) -> str:
         """The id of the crystal that an id, the beginning of one, or a name stands for.
 
+        With ``:first`` and the like behind it, the id of that computation of the crystal.
+
         Raises
         ------
         UsageError
@@ -331,12 +353,23 @@ class Store:
         if len(matches) == 1:
             return str(matches[0])
         if not matches:
+            crystal, _, what = words.rpartition(AGAIN)
+            if crystal:
+                return self._find_of(self.find(crystal), what)
             names = list(dict.fromkeys(table["name"]))
             near = [name for name in names if name.startswith(words)][:3]
             near = near or difflib.get_close_matches(words, names[:10_000], 3)
             hint = f"; did you mean {' or '.join(near)}?" if near else ": give an id or a name"
             raise UsageError(f"{self.path} has no crystal {words!r}{hint}")
         raise UsageError(f"{words!r} stands for {len(matches)} crystals: {', '.join(matches[:5])}")
+
+    def _find_of(self, key: str, what: str) -> str:
+        """The id of a computation of a crystal, or of the protocol beside."""
+        others = self._files.others.get(key, ())
+        if (wanted := f"{key}{AGAIN}{what}") in others:
+            return wanted
+        there = ", ".join(others) or "nothing but the crystal itself"
+        raise UsageError(f"{self.path} has no {what!r} of {key}: there is {there}")
 
     def row(self, key: str) -> dict[str, Any]:
         """Everything that is stored of one crystal.
@@ -356,7 +389,7 @@ class Store:
         return self._files.steadily(read)
 
     def _has(self, key: str) -> bool:
-        """Whether there is such a crystal, or such a computation again."""
+        """Whether there is such a crystal, or such an earlier computation."""
         return key in self._where or (AGAIN in key and key in self._files.where)
 
     def _listed_row(self, key: str) -> dict[str, Any]:
@@ -440,6 +473,14 @@ class Store:
     def _require_phonons(self, key: str, row: dict[str, Any]) -> None:
         if row["status"] != DONE:
             raise StoreError(f"{row['name']} ({key}) has no phonons: {row['reason']}")
+
+
+def _is_history(key: str) -> bool:
+    return not key.endswith((f"{AGAIN}{BESIDE}", f"{AGAIN}{WITHOUT_NAC}"))
+
+
+def _is_beside(key: str) -> bool:
+    return key.endswith(f"{AGAIN}{BESIDE}")
 
 
 def open_store(path: str | os.PathLike[str]) -> Store:

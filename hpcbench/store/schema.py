@@ -11,7 +11,7 @@ DONE, FAILED, UNREADABLE, SET_ASIDE = "done", "failed", "unreadable", "set aside
 """The values of ``status``: computed; could not be; could not be read; was not asked for."""
 
 UNDETERMINED = "undetermined"
-"""The ``verdict`` where noise could change the criterion's answer, or there is none."""
+"""A verdict where it is not known what a criterion's answer is: see ``cause``."""
 
 COARSE_MESH = 0.1
 """A ``mesh_change`` above which a mesh is not converged, in kJ/mol and atom: about 1 meV."""
@@ -27,11 +27,12 @@ DIMENSIONS = {0: "molecules", 1: "chains", 2: "layers", 3: "network"}
 """What bonds make without end, by the number of directions: ``dimensionality``."""
 
 AGAIN = ":"
-"""Between a crystal's id and what is different, in the id of a computation again."""
-DOUBLE, DISPLACED, LARGER = "float64", "displacement", "larger"
-AGAINS = (DOUBLE, DISPLACED, LARGER)
-"""What is different: double precision and shorter displacements; other displacements, where the
-precision is the same; the next larger supercell. The verdict is from the last."""
+"""Between a crystal's id and what a row is, where it is not the crystal's own."""
+FIRST, EXTRAPOLATED, DOUBLE = "first", "extrapolated", "float64"
+LARGER, AT_Q = "larger", "rational-q"
+"""Kinds of computations of a crystal, one after the other. The first one; displacements of two
+lengths, extrapolated; the same in double precision; the next larger supercell; supercells for
+single rational q. The last one decides: it is the crystal's row. Earlier ones are its history."""
 BESIDE = "phononbench"
 """Of a protocol that was done beside that of the run, in the id of its row."""
 WITHOUT_NAC = "without-nac"
@@ -254,7 +255,7 @@ def result_schema(
             Field(
                 name,
                 "category",
-                meaning="by this criterion; undetermined where there is no restoring force",
+                meaning="the same by this criterion",
             )
             for name in criteria
         ),
@@ -266,8 +267,15 @@ def result_schema(
             "lowest frequency above the threshold of the verdict's criterion; without the "
             "acoustic modes at Gamma",
         ),
-        Field("again", "category", meaning="what its verdict is from: empty, or as in its id"),
-        Field("parent", "category", meaning="of a computation again: the crystal's id; else empty"),
+        Field(
+            "again", "category", meaning="which computation this is; empty if it was the only one"
+        ),
+        Field(
+            "parent",
+            "category",
+            meaning="the crystal's id, of an earlier computation or of the protocol beside; "
+            "else empty",
+        ),
         Field("within_noise", "category", meaning="criteria whose answer the noise could change"),
         *_PLACES,
         Field("character", "category", meaning="kind of negative frequencies, in words"),

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hpcbench.criteria import PLACES, criteria_of
+from hpcbench.criteria import PLACES, column_of, criteria_of
 from hpcbench.phonons.calculate import PhononSettings, analyse_force_constants
 from hpcbench.phonons.noise import Noise
 from hpcbench.protocols import PROTOCOLS
 from hpcbench.rank.tasks import Keep, joined_notes, phonon_columns
 from hpcbench.store.physics import phonopy_of
 from hpcbench.store.reader import Store
-from hpcbench.store.schema import AGAINS, DONE, UNDETERMINED
+from hpcbench.store.schema import DONE, UNDETERMINED
 
 FIT = frozenset(
     {
@@ -80,12 +80,12 @@ def columns_again(
     left_out = FIT
     if not result.noise.deviation:
         left_out |= NOISE
-        if criterion in row.get("within_noise", "").split(", "):
-            columns |= {"verdict": UNDETERMINED, "cause": columns["cause"] or row.get("cause", "")}
+        # What could change it is known of the row.
+        for name in filter(None, row.get("within_noise", "").split(", ")):
+            columns[column_of(name)] = UNDETERMINED
+        columns["verdict"] = columns[column_of(criterion)]
+        columns["cause"] = columns["cause"] or row.get("cause", "")
     columns["notes"] = joined_notes(row.get("notes", ""), columns["notes"])
-    if not row.get("parent"):
-        # The verdict of the computation again is in its own row.
-        columns["again"] = ""
     return {name: value for name, value in columns.items() if name not in left_out}
 
 
@@ -105,15 +105,11 @@ def analyse_stored(
 ) -> list[dict[str, Any]]:
     """The rows of a crystal, with what follows from its force constants by these settings.
 
-    Behind it those of its computations again, if there are any.
+    Behind it those of its history, and of the protocol beside, if there are any. Which
+    computation decides was decided by the run.
     """
     store = _opened(parent)
-    analysed = [_analysed(store.row(one), settings, keep) for one in store.versions(key)]
-    for again in analysed[1:]:
-        if again["again"] in AGAINS:
-            # As in a run: the verdict is that of the last computation again.
-            analysed[0] |= {name: again[name] for name in ("verdict", "cause", "again")}
-    return analysed
+    return [_analysed(store.row(one), settings, keep) for one in store.versions(key)]
 
 
 def _analysed(row: Mapping[str, Any], settings: Mapping[str, Any], keep: Keep) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def merge(stores: Sequence[Path], out: Path) -> Merged:
     """Write the crystals of several stores into a new one.
 
     A crystal that is in several is taken from the first one that could compute it, with its
-    computations again from there, and has the origins of all.
+    history from there, and has the origins of all.
 
     Raises
     ------
@@ -91,14 +91,14 @@ def merge(stores: Sequence[Path], out: Path) -> Merged:
 
 @dataclass(frozen=True)
 class _Place:
-    """From which store a crystal is taken, with its computations again."""
+    """From which store a crystal is taken, with its history."""
 
     store: int
     status: str
 
 
 def _parents(reader: TableReader) -> Sequence[str]:
-    """The crystal's id of each row: its own but for computations again."""
+    """The crystal's id of each row: its own, or that of the crystal that it belongs to."""
     ids = reader.column("id")
     if "parent" not in [field.name for field in reader.schema.columns]:
         return list(ids)

@@ -12,7 +12,7 @@ from hpcbench.errors import StoreError
 from hpcbench.store.contents import can_be_put_together
 from hpcbench.store.inspection import Inspection, inspect
 from hpcbench.store.run_folder import RunFolder, stamp
-from hpcbench.store.schema import SET_ASIDE
+from hpcbench.store.schema import AGAIN, SET_ASIDE
 from hpcbench.store.table_reader import TableReader
 
 
@@ -25,7 +25,9 @@ class Verification:
     files : dict
         What became of each file: the store, and segments that are not in it yet.
     counts : dict
-        Rows by status; empty if the store is damaged.
+        Crystals by status; empty if the store is damaged.
+    others : int
+        Rows that belong to crystals beside their own: earlier computations, another protocol.
     twice : tuple of str
         Ids that are in the store more than once.
     missing : int
@@ -34,6 +36,7 @@ class Verification:
 
     files: dict[Path, Inspection]
     counts: dict[str, int]
+    others: int
     twice: tuple[str, ...]
     missing: int
 
@@ -101,7 +104,7 @@ def verify(
                 seen[path] = before, found
     files = {path: seen[path][1] for path in paths}
     if any(found.damages for found in files.values()):
-        return Verification(files, {}, (), -1)
+        return Verification(files, {}, 0, (), -1)
     statuses: dict[str, str] = {}
     twice: list[str] = []
     for path in paths:
@@ -116,9 +119,11 @@ def verify(
                 if statuses.get(key) == SET_ASIDE:
                     del statuses[key]
                 statuses.setdefault(key, status)
+    counts = Counter(status for key, status in statuses.items() if AGAIN not in key)
     return Verification(
         files,
-        dict(Counter(statuses.values())),
+        dict(counts),
+        len(statuses) - counts.total(),
         tuple(twice),
         _missing(folder, {key for key, status in statuses.items() if status != SET_ASIDE}),
     )

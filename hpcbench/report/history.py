@@ -1,0 +1,145 @@
+"""Crystals that were computed more than once: which computation decides, and what it changed."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hpcbench.store.schema import (
+    AT_Q,
+    BESIDE,
+    DONE,
+    DOUBLE,
+    EXTRAPOLATED,
+    FIRST,
+    LARGER,
+    WITHOUT_NAC,
+)
+
+if TYPE_CHECKING:
+    import pandas
+
+    from hpcbench.store.reader import Store
+
+_WORDS = {
+    FIRST: "first computation",
+    EXTRAPOLATED: "displacements of two lengths, extrapolated",
+    DOUBLE: "displacements of two lengths, extrapolated, in float64",
+    LARGER: "next larger supercell",
+    AT_Q: "supercells for single rational q",
+    BESIDE: "protocol phononbench",
+    WITHOUT_NAC: "without Born charges",
+}
+MOST_CHANGED = 200
+
+
+@dataclass(frozen=True)
+class Change:
+    """A crystal whose verdict is another one than by its first computation.
+
+    Attributes
+    ----------
+    key, name : str
+        Its id and its name.
+    how : str
+        What decided, in words.
+    first, decided : str
+        The verdicts.
+    lowest_first, lowest : float
+        The lowest frequencies in THz.
+    """
+
+    key: str
+    name: str
+    how: str
+    first: str
+    decided: str
+    lowest_first: float
+    lowest: float
+
+
+@dataclass(frozen=True)
+class History:
+    """What further computations have changed.
+
+    Attributes
+    ----------
+    count : int
+        Crystals that were computed more than once.
+    ways : tuple of (str, int)
+        What decided, in words, and of how many crystals.
+    transitions : tuple of (str, str, int)
+        First verdict, the one that was decided, and of how many crystals; of those that changed.
+    changed : tuple of Change
+        Those that changed, in the order of the store.
+    """
+
+    count: int
+    ways: tuple[tuple[str, int], ...]
+    transitions: tuple[tuple[str, str, int], ...]
+    changed: tuple[Change, ...]
+
+
+def computation_words(kind: str) -> str:
+    """Say in words what kind of computation a row is of."""
+    return _WORDS.get(kind, kind)
+
+
+def history_of(store: Store, place: str = "path") -> History | None:
+    """Compare the verdicts of crystals with those of their first computations.
+
+    Parameters
+    ----------
+    store : Store
+        A run's.
+    place : str
+        Where the lowest frequencies are from.
+
+    Returns
+    -------
+    History or None
+        ``None`` where each crystal was computed once.
+    """
+    table = store.table
+    if "again" not in table:
+        return None
+    decided = table[(table["status"] == DONE) & (table["again"] != "")]
+    if not len(decided):
+        return None
+    ways = Counter(computation_words(kind) for kind in decided["again"])
+    changed = list(_changes(store, decided, place))
+    transitions = Counter((one.first, one.decided) for one in changed)
+    return History(
+        len(decided),
+        tuple(ways.most_common()),
+        tuple((*verdicts, count) for verdicts, count in transitions.most_common()),
+        tuple(changed),
+    )
+
+
+def _changes(store: Store, decided: pandas.DataFrame, place: str) -> Iterator[Change]:
+    lowest = f"min_frequency_{place}"
+    table = store.history.table
+    firsts = table[table["again"] == FIRST]
+    before: dict[str, tuple[str, float]] = {
+        parent: (verdict, float(frequency))
+        for parent, verdict, frequency in firsts[["parent", "verdict", lowest]].itertuples(
+            index=False
+        )
+    }
+    for row in decided.to_dict("records"):
+        # A damaged store may have lost some of the history.
+        first, lowest_first = before.get(row["id"], (row["verdict"], math.nan))
+        if first != row["verdict"]:
+            yield Change(
+                row["id"],
+                row["name"],
+                computation_words(row["again"]),
+                first,
+                row["verdict"],
+                lowest_first,
+                row[lowest],
+            )
