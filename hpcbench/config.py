@@ -87,7 +87,7 @@ class RunConfig:
         kind.text,
         "what is computed",
         "the criterion whose answer is the verdict; all others stand beside it (robust: "
-        "phononbench-v3, phononbench: phononbench)",
+        "exact-q, phononbench: phononbench)",
         metavar="NAME",
         decides=True,
     )
@@ -185,6 +185,24 @@ class RunConfig:
         "verdicts whose lowest frequency is nearer to the criterion's threshold than this, in "
         "THz, are checked in the next larger supercell (0: none)",
         metavar="THZ",
+        decides=True,
+    )
+    q_denominator: int = _setting(
+        6,
+        kind.count,
+        "what is computed",
+        "largest denominator of the q at which frequencies that are only interpolated, and "
+        "negative, are computed (criterion exact-q)",
+        metavar="N",
+        decides=True,
+    )
+    q_checks: int = _setting(
+        8,
+        kind.count,
+        "what is computed",
+        "most q of a crystal that are computed for that; where they are not enough, the verdict "
+        "is undetermined",
+        metavar="N",
         decides=True,
     )
     displacement: float = _setting(

@@ -24,6 +24,13 @@ LENGTH = "length of the displacements"
 """Cause of an undetermined answer: another one is within reach of it (phonons/noise.py)."""
 ROUNDING = "rounding"
 """Cause of an undetermined answer: two standard deviations of the forces' rounding change it."""
+BETWEEN_Q = "negative between computed q"
+"""Cause: interpolated frequencies are below the threshold where none was computed."""
+LONG_WAVES = "long waves"
+"""Cause: acoustic waves near Gamma are below the threshold; the elastic tensor would decide."""
+EXACT_Q = "exact q"
+"""Where the criterion ``exact-q`` looks: the q commensurate with the supercell, and those at which
+a negative interpolated frequency was computed in a supercell of its own."""
 ACOUSTIC, THREE_LOWEST = "acoustic", "three lowest"
 """Which modes at Gamma a criterion treats apart: those that move all atoms alike, by their
 eigenvectors, or simply the three of lowest frequency."""
@@ -77,6 +84,8 @@ def column_of(name: str) -> str:
     return "verdict_" + name.replace("-", "_")
 
 
+EXACT = "exact-q"
+"""Name of the criterion that asks for frequencies at q where they are exact, and nowhere else."""
 CRITERIA = (
     Criterion("phononbench", "path", -0.001, source="PhononBench, arXiv 2512.21227v1 and its code"),
     Criterion("phononbench-v3", "path", -0.1, source="PhononBench, arXiv 2512.21227v3"),
@@ -99,6 +108,13 @@ CRITERIA = (
     ),
     Criterion("lee-xia", "path", -0.5, source="Lee and Xia, arXiv 2407.09674: threshold only"),
     Criterion("mattersim", "path", -0.299, source="MatterSim's PhononWorkflow: threshold only"),
+    Criterion(
+        EXACT,
+        EXACT_Q,
+        -0.1,
+        gamma_apart=True,
+        source="phonons/exact_q.py; threshold of PhononBench, arXiv 2512.21227v3",
+    ),
     Criterion("mesh", "mesh", -0.1, gamma_apart=True, source="acoustic modes at Gamma left out"),
 )
 """Those that every store has."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hpcbench.criteria import EXACT
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -86,7 +88,7 @@ class Protocol:
 _HIGH_ENOUGH = (12.0,)
 
 PROTOCOLS = {
-    "robust": Protocol("robust", 0.001, 1000, "auto", "phononbench-v3", _HIGH_ENOUGH),
+    "robust": Protocol("robust", 0.001, 1000, "auto", EXACT, _HIGH_ENOUGH),
     "phononbench": Protocol("phononbench", 0.005, 500, "P", "phononbench", (2, 2, 2), literal=True),
-    "both": Protocol("both", 0.001, 1000, "auto", "phononbench-v3", _HIGH_ENOUGH, "phononbench"),
+    "both": Protocol("both", 0.001, 1000, "auto", EXACT, _HIGH_ENOUGH, "phononbench"),
 }

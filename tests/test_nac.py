@@ -27,7 +27,7 @@ from hpcbench.errors import CrystalError
 from hpcbench.exchange.exporting import export
 from hpcbench.exchange.finding import find
 from hpcbench.exchange.importing import Imported, import_config, import_found
-from hpcbench.phonons.noise import carry_noise
+from hpcbench.phonons.noise import Uncertainty
 from hpcbench.phonons.spectrum import frequencies_at
 from hpcbench.sources import SourceFile, Unreadable, read_file
 from hpcbench.store.physics import deviations
@@ -344,7 +344,7 @@ def test_noise_is_that_of_the_forces_alone() -> None:
         spectrum = frequencies_at(phonon, np.array([[0.02, 0.0, 0.0], [0.1, 0.2, 0.3]]))
         spectra = dict.fromkeys(("path", "commensurate", "mesh"), spectrum)
         near = Criterion("near", "mesh", float(spectrum.frequencies.max()))
-        spreads.append(carry_noise(phonon, 10.0, spectra, (near,)).spreads["mesh"].max())
+        spreads.append(Uncertainty(phonon).noise(10.0, spectra, (near,)).deviation["mesh"].max())
     assert spreads[1] == pytest.approx(spreads[0], rel=0.5)
 
 

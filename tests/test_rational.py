@@ -188,6 +188,7 @@ def test_the_small_supercell_gives_what_a_large_diagonal_one_gives(
 
 
 K = 2.0  # eV/A^2
+NONE = np.zeros(3, dtype=bool)
 
 
 class Chains:
@@ -319,7 +320,7 @@ def test_a_small_supercell_is_taken_if_its_q_is_negative_enough(
         return np.column_stack([lowest, np.ones((len(qpoints), 2))])
 
     found = suspicions(
-        [Spectrum(np.array([[0.0, 0.0, 0.18]]), np.array([[-1.0, 1.0, 1.0]]))],
+        [Spectrum(np.array([[0.0, 0.0, 0.18]]), np.array([[-1.0, 1.0, 1.0]]), NONE)],
         np.array([[0.0, 0.0, n / 4] for n in range(4)]),
         np.eye(3) / 3.0,
         NO_SYMMETRY,
@@ -348,7 +349,7 @@ def test_a_supercell_of_lower_symmetry_than_the_crystal() -> None:
 
     def at(qpoint: list[float], interpolate) -> Suspicions:
         return suspicions(
-            [Spectrum(np.array([qpoint]), along_a.frequencies)],
+            [Spectrum(np.array([qpoint]), along_a.frequencies, NONE)],
             commensurate_qpoints(phonon),
             np.linalg.inv(phonon.primitive.cell).T,
             phonon.primitive_symmetry.reciprocal_operations,

@@ -10,12 +10,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcbench.criteria import CRITERIA, LENGTH, NO_FORCE, ROUNDING, SUPERCELL_Q, Criterion
+from hpcbench.criteria import (
+    CRITERIA,
+    EXACT_Q,
+    LENGTH,
+    NO_FORCE,
+    ROUNDING,
+    SUPERCELL_Q,
+    Criterion,
+)
 from hpcbench.errors import PhononError
 from hpcbench.phonons.character import Character, character
 from hpcbench.phonons.displacement_length import EXTRAPOLATED_NOISE, extrapolate, pairs_of
+from hpcbench.phonons.exact_q import STABLE, find_suspicions, undecided
 from hpcbench.phonons.force_constants import decay, fit_force_constants, subtract_drift
 from hpcbench.phonons.noise import UNKNOWN_NOISE, Noise, Uncertainty, nonlinearity
+from hpcbench.phonons.rational import NO_SUSPICIONS, Suspicions
 from hpcbench.phonons.spectrum import (
     BandPath,
     MeshResult,
@@ -56,6 +66,8 @@ class PhononSettings:
     cutoff_frequency: float
     criteria: tuple[Criterion, ...] = CRITERIA
     literal: bool = False
+    most_denominator: int = 6
+    most_qpoints: int = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +111,9 @@ class PhononResult:
         THz; the acoustic modes at Gamma left out.
     decay : float
         See :func:`hpcbench.phonons.force_constants.decay`.
+    suspicions : Suspicions
+        Where frequencies between the commensurate q are below the threshold of ``exact-q``, if
+        those at them are not.
     roughness : float
         See :class:`hpcbench.phonons.displacement_length.Lengths`; NaN where forces of one length
         were given.
@@ -119,6 +134,7 @@ class PhononResult:
     undetermined: dict[str, str]
     margins: dict[str, float]
     decay: float
+    suspicions: Suspicions
     roughness: float = math.nan
 
     @property
@@ -268,8 +284,12 @@ def analyse_force_constants(
 
 
 def _judged(phonon: Phonopy, spectra: Mapping[str, Spectrum]) -> dict[str, Spectrum]:
-    """Return the spectra that criteria look at: those of a store, and one of Loew's scripts."""
-    return {**spectra, SUPERCELL_Q: frequencies_at(phonon, supercell_qpoints(phonon))}
+    """Return the spectra that criteria look at: those of a store, and others of their q."""
+    return {
+        **spectra,
+        SUPERCELL_Q: frequencies_at(phonon, supercell_qpoints(phonon)),
+        EXACT_Q: spectra["commensurate"],
+    }
 
 
 def _result(
@@ -282,6 +302,22 @@ def _result(
     noise: Noise,
 ) -> PhononResult:
     """Return what follows from spectra, without what only forces tell."""
+    answers = verdicts(judged, settings.criteria)
+    undetermined = _undetermined(judged, noise, settings)
+    found = NO_SUSPICIONS
+    for criterion in settings.criteria:
+        if criterion.place == EXACT_Q and answers[criterion.name] == STABLE:
+            found = find_suspicions(
+                phonon,
+                spectra["path"],
+                spectra["mesh"],
+                spectra["commensurate"],
+                criterion.threshold,
+                settings.most_denominator,
+                settings.most_qpoints,
+            )
+            if cause := undecided(found):
+                undetermined.setdefault(criterion.name, cause)
     return PhononResult(
         phonon,
         0,
@@ -294,10 +330,11 @@ def _result(
         mesh,
         lowest_modes(phonon, spectra),
         _character(phonon, spectra, noise, mesh),
-        verdicts(judged, settings.criteria),
-        _undetermined(judged, noise, settings),
+        answers,
+        undetermined,
         {c.name: margin(c, judged[c.place]) for c in settings.criteria},
         decay(phonon),
+        found,
     )
 
 

@@ -107,6 +107,9 @@ class Suspicions:
     long_waves: float
 
 
+NO_SUSPICIONS = Suspicions((), 0, math.nan, math.nan)
+
+
 def rational_qpoints(
     most_denominator: int, most_cells: int, operations: NDArray[np.int64]
 ) -> list[RationalQ]:
@@ -174,7 +177,7 @@ def suspicions(
     """
     interpolated = [*spectra]
     if not any((spectrum.frequencies < threshold).any() for spectrum in interpolated):
-        return Suspicions((), 0, math.nan, math.nan)
+        return NO_SUSPICIONS
     # A supercell may have less symmetry than the crystal, and what it interpolates with it: each
     # q that only the crystal makes equivalent is looked at.
     candidates = rational_qpoints(

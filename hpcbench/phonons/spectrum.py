@@ -219,17 +219,16 @@ def lowest_modes(phonon: Phonopy, spectra: Mapping[str, Spectrum]) -> dict[str, 
     At Gamma, where there are Born charges, it is that without a direction: without the field of a
     longitudinal one.
     """
-    qpoints = np.array([spectrum.lowest[1] for spectrum in spectra.values()])
-    result = phonon.run_qpoints(qpoints, with_eigenvectors=True)
-    modes = {}
-    for place, qpoint, frequencies, vectors in zip(
-        spectra, qpoints, result.frequencies, result.eigenvectors, strict=True
-    ):
-        branch = int(np.argmin(frequencies))
-        vector = vectors[:, branch].reshape(-1, 3)
-        share = float(acoustic_share(vector, phonon.primitive.masses))
-        modes[place] = Mode(float(frequencies[branch]), qpoint, vector, share)
-    return modes
+    return {place: mode_at(phonon, spectrum.lowest[1]) for place, spectrum in spectra.items()}
+
+
+def mode_at(phonon: Phonopy, qpoint: NDArray[np.float64]) -> Mode:
+    """Return the lowest mode at a q in reduced coordinates, shape (3,)."""
+    result = phonon.run_qpoints([qpoint], with_eigenvectors=True)
+    branch = int(np.argmin(result.frequencies[0]))
+    vector = result.eigenvectors[0][:, branch].reshape(-1, 3)
+    share = float(acoustic_share(vector, phonon.primitive.masses))
+    return Mode(float(result.frequencies[0, branch]), qpoint, vector, share)
 
 
 def imaginary_modes(modes: Iterable[Mode]) -> tuple[Mode, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +13,10 @@ from ase.units import GPa
 from numpy.typing import NDArray
 
 from hpcbench.config import RunConfig
-from hpcbench.criteria import LENGTH, ROUNDING
+from hpcbench.criteria import BETWEEN_Q, EXACT, LENGTH, ROUNDING
 from hpcbench.crystal import Crystal
 from hpcbench.errors import CrystalError, HpcbenchError, UnsuitableError
+from hpcbench.phonons.exact_q import AtQ
 from hpcbench.phonons.supercells import next_larger, require_size
 from hpcbench.planning.costs import supercell_of
 from hpcbench.potentials.protocol import PotentialInfo
@@ -29,9 +30,13 @@ from hpcbench.rank.rows import (
     rows_of,
 )
 from hpcbench.rank.tasks import (
+    Analysed,
     Displaced,
     Keep,
+    analyse_at_q,
     analyse_forces,
+    decided_columns,
+    displace_at_q,
     displace_supercell,
     phonon_settings,
 )
@@ -140,7 +145,8 @@ class Route:
             supercell_matrix = supercell_of(crystal, protocol.supercell)
             require_size(crystal.natoms, supercell_matrix, self.config.largest_supercell)
             displaced = yield from self._displaced(relaxation.atoms, supercell_matrix, protocol)
-            columns = yield from self._analysed(displaced, in_double=False, protocol=protocol)
+            analysed = yield from self._analysed(displaced, in_double=False, protocol=protocol)
+            columns = analysed.columns
             row = done_row(crystal, relaxation, columns, self.rank, self.provenance)
             row |= yield from self._symmetry(crystal, relaxation)
         except CrystalError as error:
@@ -154,11 +160,11 @@ class Route:
         config = self.config
         supercell_matrix = _supercell_matrix(crystal, config)
         displaced = yield from self._displaced(relaxation.atoms, supercell_matrix)
-        columns = yield from self._analysed(displaced, in_double=False)
-        computations = [Computation(FIRST, columns)]
+        analysed = yield from self._analysed(displaced, in_double=False)
+        computations = [Computation(FIRST, analysed.columns)]
         common = done_row(crystal, relaxation, {}, self.rank, self.provenance)
         common |= yield from self._symmetry(crystal, relaxation)
-        is_unsure = columns["cause"] in (LENGTH, ROUNDING)
+        is_unsure = analysed.columns["cause"] in (LENGTH, ROUNDING)
         in_double = is_unsure and self.has_double
         what = DOUBLE if in_double else EXTRAPOLATED
         try:
@@ -166,18 +172,22 @@ class Route:
                 displaced = yield from self._displaced(
                     relaxation.atoms, supercell_matrix, lengths=True
                 )
-                columns = yield from self._analysed(displaced, in_double=in_double, lengths=True)
-                computations.append(Computation(what, columns, in_double))
+                analysed = yield from self._analysed(displaced, in_double=in_double, lengths=True)
+                computations.append(Computation(what, analysed.columns, in_double))
             what = LARGER
-            if abs(columns["margin"]) < config.check_margin:
+            if abs(analysed.columns["margin"]) < config.check_margin:
                 relaxed = relaxation.atoms
                 larger = next_larger(relaxed.cell[:], relaxed.positions, supercell_matrix)
                 require_size(crystal.natoms, larger, config.largest_supercell)
                 displaced = yield from self._displaced(relaxation.atoms, larger, lengths=is_unsure)
-                columns = yield from self._analysed(
+                analysed = yield from self._analysed(
                     displaced, in_double=in_double, lengths=is_unsure
                 )
-                computations.append(Computation(LARGER, columns, in_double))
+                computations.append(Computation(LARGER, analysed.columns, in_double))
+            what = "negative interpolated frequencies"
+            if analysed.columns["cause"] == BETWEEN_Q and config.criterion == EXACT:
+                columns = yield from self._decided(displaced, analysed, in_double=in_double)
+                computations[-1] = replace(computations[-1], columns=columns)
         except HpcbenchError as error:
             note = f"not computed again ({what}): {error}"
             warnings.warn(note, stacklevel=1)
@@ -186,6 +196,25 @@ class Route:
         if rows[0]["nac_params"]:
             rows.append((yield from self._without_nac(rows[0])))
         return rows
+
+    def _decided(
+        self, displaced: Displaced, analysed: Analysed, *, in_double: bool
+    ) -> Generator[Request, Any, dict[str, Any]]:
+        """Compute the q that decide whether negative interpolated frequencies are real."""
+        settings = phonon_settings(self.config)
+        computed: list[AtQ] = []
+        for suspicion in analysed.suspicions.chosen:
+            small = yield OnCpu(
+                DISPLACEMENTS, displace_at_q, (displaced.phonon, suspicion.qpoint, settings)
+            )
+            forces = yield ForcesOn(small.copies, in_double)
+            arguments = small.phonon, forces, suspicion.qpoint, settings
+            computed.append((yield OnCpu(ANALYSIS, analyse_at_q, arguments)))
+            if computed[-1].is_below:
+                break  # one is enough
+        if not computed:
+            return analysed.columns
+        return decided_columns(analysed.columns, analysed.suspicions, computed, settings)
 
     def _without_nac(self, row: dict[str, Any]) -> Generator[Request, Any, dict[str, Any]]:
         """The row that says what a crystal with Born charges would be without them."""
@@ -224,16 +253,16 @@ class Route:
         in_double: bool,
         protocol: Protocol | None = None,
         lengths: bool = False,
-    ) -> Generator[Request, Any, dict[str, Any]]:
+    ) -> Generator[Request, Any, Analysed]:
         config = self.config
         keep = Keep(config.keep_forces, config.band_dtype, config.keep_dos)
         criterion = str(config.criterion) if protocol is None else protocol.criterion
         how = phonon_settings(config, protocol), criterion, keep
         forces: NDArray[np.float64] = yield ForcesOn(displaced.copies, in_double)
-        columns: dict[str, Any] = yield OnCpu(
+        analysed: Analysed = yield OnCpu(
             ANALYSIS, analyse_forces, (displaced.phonon, forces, *how, lengths)
         )
-        return columns
+        return analysed
 
 
 def _require_elements(crystal: Crystal, info: PotentialInfo) -> None:

@@ -10,17 +10,18 @@ import pickle
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
+from phonopy import Phonopy
 
 from hpcbench.born import to_json
 from hpcbench.config import RunConfig
-from hpcbench.criteria import column_of, criteria_of
+from hpcbench.criteria import EXACT, column_of, criteria_of
 from hpcbench.errors import CrystalError, HpcbenchError
 from hpcbench.phonons.calculate import (
     PhononResult,
@@ -31,8 +32,11 @@ from hpcbench.phonons.calculate import (
 )
 from hpcbench.phonons.dimensions import dimensionality, vacuum
 from hpcbench.phonons.displacement_length import NOT_SMOOTH, pairs_of, with_shorter
+from hpcbench.phonons.exact_q import AtQ, analyse_at, decide
+from hpcbench.phonons.nondiagonal import displace_at
+from hpcbench.phonons.rational import RationalQ, Suspicions
 from hpcbench.phonons.restoring import holding, soft_branch
-from hpcbench.phonons.spectrum import Mode, density_of_states
+from hpcbench.phonons.spectrum import Mode, density_of_states, imaginary_modes
 from hpcbench.phonons.supercells import (
     CHECKS,
     displaced_copies,
@@ -59,6 +63,22 @@ class Displaced:
 
     phonon: bytes
     copies: DisplacedCopies
+
+
+@dataclass(frozen=True, eq=False)
+class Analysed:
+    """What the forces on a crystal's supercells come to.
+
+    Attributes
+    ----------
+    columns : dict
+        Of its row.
+    suspicions : Suspicions
+        Where interpolated frequencies are negative that computed ones may not be.
+    """
+
+    columns: dict[str, Any]
+    suspicions: Suspicions
 
 
 @dataclass(frozen=True)
@@ -97,6 +117,8 @@ def phonon_settings(config: RunConfig, protocol: Protocol | None = None) -> Phon
         config.cutoff_frequency,
         criteria_of({"criteria": config.criteria}),
         protocol.literal,
+        config.q_denominator,
+        config.q_checks,
     )
 
 
@@ -124,8 +146,8 @@ def analyse_forces(
     criterion: str,
     keep: Keep,
     lengths: bool = False,
-) -> dict[str, Any]:
-    """Return the columns of a crystal's row that its phonons give.
+) -> Analysed:
+    """Return what the forces on a crystal's supercells come to.
 
     Parameters
     ----------
@@ -144,7 +166,77 @@ def analyse_forces(
         result = analyse_lengths(pickle.loads(phonon), forces, settings)
     else:
         result = analyse(pickle.loads(phonon), forces[:-CHECKS], settings, forces[-CHECKS:])
-    return phonon_columns(result, criterion, keep)
+    return Analysed(phonon_columns(result, criterion, keep), result.suspicions)
+
+
+def displace_at_q(phonon: bytes, qpoint: RationalQ, settings: PhononSettings) -> Displaced:
+    """Return supercells that give the frequencies at a rational q.
+
+    ``phonon`` is from :func:`displace_supercell`, of the crystal's own supercell.
+    """
+    crystal: Phonopy = pickle.loads(phonon)
+    small = displace_at(
+        crystal.primitive,
+        qpoint,
+        displacement=settings.displacement,
+        symprec=settings.symprec,
+    )
+    small.nac_params = crystal.nac_params
+    copies = with_shorter(displaced_copies(small), pairs_of(small))
+    return Displaced(pickle.dumps(small, pickle.HIGHEST_PROTOCOL), copies)
+
+
+def analyse_at_q(
+    phonon: bytes, forces: NDArray[np.float64], qpoint: RationalQ, settings: PhononSettings
+) -> AtQ:
+    """Return the frequencies at a rational q, from the forces on :func:`displace_at_q`'s copies."""
+    (criterion,) = (one for one in settings.criteria if one.name == EXACT)
+    return analyse_at(pickle.loads(phonon), forces, qpoint.coordinates, criterion)
+
+
+def decided_columns(
+    columns: Mapping[str, Any],
+    found: Suspicions,
+    computed: Sequence[AtQ],
+    settings: PhononSettings,
+) -> dict[str, Any]:
+    """Return the columns of a row whose suspicions were computed.
+
+    Parameters
+    ----------
+    columns : mapping
+        Those of :func:`phonon_columns`, with ``exact-q`` as the criterion of the verdict.
+    found : Suspicions
+        Of the same result.
+    computed : sequence of AtQ
+        Of the q that were chosen.
+    """
+    (criterion,) = (one for one in settings.criteria if one.name == EXACT)
+    answer = decide(found, computed)
+    lowest = min(computed, key=lambda one: one.mode.frequency).mode
+    place = " ".join(f"{x:.3g}" for x in lowest.qpoint)
+    note = (
+        f"interpolated frequencies are negative, but computed at {len(computed)} rational q the "
+        f"lowest is {lowest.frequency:.3f} THz at {place}"
+    )
+    below = [one for one in columns["within_noise"].split(", ") if one and one != EXACT]
+    modes = imaginary_modes([one.mode for one in computed])
+    extra = _mode_columns(modes)
+    return {
+        **columns,
+        "verdict": answer.verdict,
+        column_of(EXACT): answer.verdict,
+        "cause": answer.cause,
+        "within_noise": ", ".join([*below, *[EXACT] * bool(answer.cause)]),
+        "notes": "; ".join(filter(None, (columns["notes"], note))),
+        "margin": min(columns["margin"], lowest.frequency - criterion.threshold),
+        "open_regions": found.left_open,
+        "computed_qpoints": [one.mode.qpoint for one in computed],
+        "computed_frequencies": np.concatenate([one.frequencies for one in computed]),
+        "computed_supercells": [one.supercell_matrix for one in computed],
+        "displacements": columns["displacements"] + sum(one.supercells for one in computed),
+        **{name: [*columns[name], *values] for name, values in extra.items()},
+    }
 
 
 def rounded_bands(frequencies: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -181,6 +273,8 @@ def phonon_columns(result: PhononResult, criterion: str, keep: Keep) -> dict[str
         "margin": result.margins[criterion],
         "force_constants_decay": result.decay,
         "supercell_height": supercell_height,
+        "open_regions": len(result.suspicions.chosen) + result.suspicions.left_open,
+        "long_waves": result.suspicions.long_waves,
         "within_noise": ", ".join(result.undetermined),
         **{column_of(name): verdict for name, verdict in verdicts.items()},
         "dimensionality": directions,
@@ -211,7 +305,11 @@ def phonon_columns(result: PhononResult, criterion: str, keep: Keep) -> dict[str
         "commensurate_qpoints": result.spectra["commensurate"].qpoints,
         "commensurate_frequencies": result.spectra["commensurate"].frequencies.ravel(),
     }
-    columns |= _mode_columns(result.unstable_modes)
+    modes = result.unstable_modes
+    if criterion == EXACT:
+        # What is only interpolated decides nothing.
+        modes = imaginary_modes([result.lowest_modes["commensurate"]])
+    columns |= _mode_columns(modes)
     character = result.character
     columns |= {
         "character": ", ".join(character.kinds),
@@ -238,7 +336,13 @@ _NOT_SMOOTH = (
     "displacements as they are"
 )
 # How notes begin that phonon_columns makes.
-_OF_PHONONS = ("supercell only", "nothing between", "lowest mode", "potential not smooth")
+_OF_PHONONS = (
+    "interpolated frequencies",
+    "supercell only",
+    "nothing between",
+    "lowest mode",
+    "potential not smooth",
+)
 
 
 def joined_notes(before: str, of_phonons: str) -> str:

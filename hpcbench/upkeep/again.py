@@ -8,11 +8,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hpcbench.criteria import PLACES, column_of, criteria_of
+import numpy as np
+from numpy.typing import NDArray
+
+from hpcbench.config import RunConfig
+from hpcbench.criteria import (
+    BETWEEN_Q,
+    EXACT,
+    LENGTH,
+    PLACES,
+    ROUNDING,
+    column_of,
+    criteria_of,
+)
 from hpcbench.phonons.calculate import PhononSettings, analyse_force_constants
+from hpcbench.phonons.exact_q import AtQ
 from hpcbench.phonons.noise import Noise
+from hpcbench.phonons.rational import Suspicions
+from hpcbench.phonons.spectrum import Mode
 from hpcbench.protocols import PROTOCOLS
-from hpcbench.rank.tasks import Keep, joined_notes, phonon_columns
+from hpcbench.rank.tasks import Keep, decided_columns, joined_notes, phonon_columns
 from hpcbench.store.physics import phonopy_of
 from hpcbench.store.reader import Store
 from hpcbench.store.schema import DONE, UNDETERMINED
@@ -66,6 +81,8 @@ def columns_again(
         settings["cutoff_frequency"],
         criteria_of(settings),
         protocol.literal,
+        settings.get("q_denominator", RunConfig.q_denominator),
+        settings.get("q_checks", RunConfig.q_checks),
     )
     phonon = phonopy_of(row, settings["symprec"])
     # An older store does not have it.
@@ -85,8 +102,58 @@ def columns_again(
             columns[column_of(name)] = UNDETERMINED
         columns["verdict"] = columns[column_of(criterion)]
         columns["cause"] = columns["cause"] or row.get("cause", "")
+    if columns["cause"] == BETWEEN_Q and criterion == EXACT:
+        columns |= _as_computed(row, columns, result.suspicions, phonons)
     columns["notes"] = joined_notes(row.get("notes", ""), columns["notes"])
     return {name: value for name, value in columns.items() if name not in left_out}
+
+
+def _as_computed(
+    row: Mapping[str, Any],
+    columns: dict[str, Any],
+    found: Suspicions,
+    settings: PhononSettings,
+) -> dict[str, Any]:
+    """Return columns with what was computed at rational q, where these are those that decide."""
+    qpoints = np.reshape(row.get("computed_qpoints", ()), (-1, 3))
+    if not len(qpoints):
+        return {}
+    frequencies = np.reshape(row["computed_frequencies"], (len(qpoints), -1))
+    vectors = dict(zip(map(_key, row["mode_qpoints"]), _vectors(row), strict=True))
+    nothing = np.full((frequencies.shape[1] // 3, 3), np.nan, dtype=np.complex128)
+    (criterion,) = (one for one in settings.criteria if one.name == EXACT)
+    computed = [
+        AtQ(
+            values,
+            Mode(float(values[0]), qpoint, vectors.get(_key(qpoint), nothing), math.nan),
+            matrix,
+            0,
+            bool(values[0] < criterion.threshold) and row["cause"] not in (LENGTH, ROUNDING),
+            row["cause"] if row["cause"] in (LENGTH, ROUNDING) else "",
+        )
+        for qpoint, values, matrix in zip(
+            qpoints, frequencies, np.reshape(row["computed_supercells"], (-1, 3, 3)), strict=True
+        )
+    ]
+    known = set(map(_key, qpoints))
+    is_enough = any(one.is_below for one in computed) or all(
+        _key(suspicion.qpoint.coordinates) in known for suspicion in found.chosen
+    )
+    return decided_columns(columns, found, computed, settings) if is_enough else {}
+
+
+def _key(qpoint: NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(np.round(qpoint, 6).tolist())
+
+
+def _vectors(row: Mapping[str, Any]) -> NDArray[np.complex128]:
+    parts = np.asarray(row["mode_eigenvectors"])
+    vectors: NDArray[np.complex128] = (
+        (parts[..., 0] + 1j * parts[..., 1]).reshape(len(row["mode_qpoints"]), -1, 3)
+        if len(row["mode_qpoints"])
+        else np.zeros((0, 1, 3), dtype=np.complex128)
+    )
+    return vectors
 
 
 def columns_without_nac(

@@ -1,0 +1,170 @@
+"""Verdicts from q at which frequencies are exact.
+
+Force constants of a supercell are exact at the q that are commensurate with it. A negative
+frequency between those is a suspicion, which a supercell of its own at a rational q decides; long
+acoustic waves are for the elastic tensor to decide.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from phonopy import Phonopy
+
+from hpcbench.criteria import BETWEEN_Q, LENGTH, LONG_WAVES, ROUNDING, Criterion
+from hpcbench.phonons.displacement_length import EXTRAPOLATED_NOISE, extrapolate, pairs_of
+from hpcbench.phonons.force_constants import fit_force_constants, subtract_drift
+from hpcbench.phonons.noise import Uncertainty
+from hpcbench.phonons.rational import Suspicions, suspicions
+from hpcbench.phonons.spectrum import Mode, mode_at
+from hpcbench.phonons.stability import Spectrum, is_stable, is_undetermined
+
+STABLE, UNSTABLE, UNDETERMINED = "stable", "unstable", "undetermined"
+MOST_CELLS = 12
+"""Primitive cells in the supercell of a rational q, at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class AtQ:
+    """What was computed at a rational q, in its own supercell.
+
+    Attributes
+    ----------
+    frequencies : ndarray, shape (nbands,)
+        In THz, ascending.
+    mode : Mode
+        The lowest one.
+    supercell_matrix : ndarray, shape (3, 3)
+        Of the primitive cell, in phonopy's sense.
+    supercells : int
+        That forces were computed of.
+    is_below : bool
+        Whether a frequency is below the criterion's threshold, and surely so.
+    cause : str
+        Why it is not sure; empty if it is.
+    """
+
+    frequencies: NDArray[np.float64]
+    mode: Mode
+    supercell_matrix: NDArray[np.int64]
+    supercells: int
+    is_below: bool
+    cause: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A verdict, and why it is undetermined where it is."""
+
+    verdict: str
+    cause: str = ""
+
+
+def find_suspicions(
+    phonon: Phonopy,
+    path: Spectrum,
+    mesh: Spectrum,
+    commensurate: Spectrum,
+    threshold: float,
+    most_denominator: int,
+    most_qpoints: int,
+) -> Suspicions:
+    """Return where interpolated frequencies are below a threshold, and the q that decide.
+
+    Parameters
+    ----------
+    threshold : float
+        In THz, negative.
+    most_denominator, most_qpoints : int
+        See :func:`hpcbench.phonons.rational.suspicions`.
+    """
+    return suspicions(
+        [path, mesh],
+        commensurate.qpoints,
+        np.linalg.inv(phonon.primitive.cell).T,
+        np.asarray(phonon.primitive_symmetry.reciprocal_operations, dtype=np.int64),
+        lambda qpoints: np.sort(phonon.run_qpoints(qpoints).frequencies, axis=1),
+        threshold=threshold,
+        most_denominator=most_denominator,
+        most_cells=MOST_CELLS,
+        most_qpoints=most_qpoints,
+    )
+
+
+def analyse_at(
+    phonon: Phonopy, forces: NDArray[np.float64], qpoint: NDArray[np.float64], criterion: Criterion
+) -> AtQ:
+    """Return the frequencies at a q that is commensurate with a supercell.
+
+    Parameters
+    ----------
+    phonon : Phonopy
+        From :func:`hpcbench.phonons.nondiagonal.displace_at`; force constants are put into it.
+    forces : ndarray, shape (ncopies, natoms, 3)
+        Of the supercells of :func:`hpcbench.phonons.displacement_length.with_shorter`, in eV/A.
+    qpoint : ndarray, shape (3,)
+        In reduced coordinates of the primitive cell's reciprocal lattice.
+    criterion : Criterion
+        Whose threshold matters.
+
+    Raises
+    ------
+    PhononError
+        If the forces are not finite or phonopy cannot fit them.
+    """
+    displaced = len((phonon.dataset or {})["first_atoms"])
+    change = fit_force_constants(phonon, subtract_drift(forces[:displaced])[0])
+    uncertainty = Uncertainty(phonon)
+    rounding = uncertainty.rounding(
+        forces[:displaced], forces[displaced], float(np.linalg.norm(change))
+    )
+    lengths = extrapolate(pairs_of(phonon), forces, displaced, rounding)
+    error = None
+    if lengths.smooth:
+        fit_force_constants(phonon, subtract_drift(lengths.forces)[0])
+        rounding, error = EXTRAPOLATED_NOISE * rounding, lengths.error
+    frequencies = np.sort(phonon.run_qpoints([qpoint]).frequencies, axis=1)
+    spectrum = Spectrum(np.array([qpoint]), frequencies, np.zeros(frequencies.shape[1], bool))
+    here = dataclasses.replace(criterion, place="q")
+    noise = uncertainty.noise(rounding, {"q": spectrum}, [here], error=error)
+    causes = [
+        cause
+        for cause, of_rounding in ((ROUNDING, True), (LENGTH, False))
+        if is_undetermined(here, spectrum, *noise.reach("q", of_rounding=of_rounding))
+    ]
+    return AtQ(
+        frequencies[0],
+        mode_at(phonon, qpoint),
+        np.asarray(phonon.supercell_matrix, dtype=np.int64),
+        len(forces),
+        not causes and not is_stable(here, spectrum),
+        causes[0] if causes else "",
+    )
+
+
+def undecided(found: Suspicions) -> str:
+    """Return the cause that suspicions leave a crystal undetermined for; empty if there is none."""
+    if found.chosen or found.left_open:
+        return BETWEEN_Q
+    return LONG_WAVES if np.isfinite(found.long_waves) else ""
+
+
+def decide(found: Suspicions, computed: Sequence[AtQ]) -> Answer:
+    """Return the verdict of a crystal whose commensurate q are all stable.
+
+    Parameters
+    ----------
+    found : Suspicions
+        What was suspected.
+    computed : sequence of AtQ
+        What came out; fewer than were chosen only where one is unstable.
+    """
+    if any(one.is_below for one in computed):
+        return Answer(UNSTABLE)
+    causes = [one.cause for one in computed if one.cause]
+    cause = causes[0] if causes else undecided(dataclasses.replace(found, chosen=()))
+    return Answer(UNDETERMINED, cause) if cause else Answer(STABLE)
