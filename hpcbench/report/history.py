@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hpcbench.store.schema import (
-    AT_Q,
     BESIDE,
     DONE,
     DOUBLE,
@@ -26,10 +25,9 @@ if TYPE_CHECKING:
 
 _WORDS = {
     FIRST: "first computation",
-    EXTRAPOLATED: "displacements of two lengths, extrapolated",
-    DOUBLE: "displacements of two lengths, extrapolated, in float64",
+    EXTRAPOLATED: "displacements of several lengths, extrapolated",
+    DOUBLE: "displacements of several lengths, extrapolated, in float64",
     LARGER: "next larger supercell",
-    AT_Q: "supercells for single rational q",
     BESIDE: "protocol phononbench",
     WITHOUT_NAC: "without Born charges",
 }

@@ -29,10 +29,10 @@ DIMENSIONS = {0: "molecules", 1: "chains", 2: "layers", 3: "network"}
 AGAIN = ":"
 """Between a crystal's id and what a row is, where it is not the crystal's own."""
 FIRST, EXTRAPOLATED, DOUBLE = "first", "extrapolated", "float64"
-LARGER, AT_Q = "larger", "rational-q"
-"""Kinds of computations of a crystal, one after the other. The first one; displacements of two
-lengths, extrapolated; the same in double precision; the next larger supercell; supercells for
-single rational q. The last one decides: it is the crystal's row. Earlier ones are its history."""
+LARGER = "larger"
+"""Kinds of computations of a crystal, one after the other. The first one; displacements of several
+lengths, extrapolated; the same in double precision; the next larger supercell. The last one
+decides: it is the crystal's row. Earlier ones are its history."""
 BESIDE = "phononbench"
 """Of a protocol that was done beside that of the run, in the id of its row."""
 WITHOUT_NAC = "without-nac"
