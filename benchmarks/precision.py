@@ -1,102 +1,97 @@
-"""How often noise decides labels, for crystals of real generators.
+"""What rounding and the length of the displacements do to labels, for crystals of real generators.
 
-    python benchmarks/precision.py STORE.h5 [--model chgnet] [--ranks 2]
+    python benchmarks/precision.py STORE.h5 [--model chgnet] [--crystals N]
 
-The relaxed crystals of a store (``benchmarks/protocols.py`` makes one) go through ``hpcbench run
---relax none`` three times: in float32, in float64, and in float64 with displacements that are a
-hundredth as long, which gives the derivative of the forces itself. There is a criterion for each
-place, three thresholds, and the acoustic modes at Gamma compared as well or left out. A run that
-was killed is gone on with by the same command.
+The relaxed crystals of a store (``benchmarks/protocols.py`` makes one) are displaced in 2x2x2
+supercells by 0.01 A in single and in double precision, and by a half and a quarter of that in
+double. So each has labels in single and double precision at 0.01 A, and by extrapolation to no
+length where the potential is smooth. For each place and threshold: how many labels differ, which of
+those were flagged before they were extrapolated, and how many were flagged in vain.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
+import pickle
 import platform
-import subprocess
-import sys
-from collections.abc import Mapping
+import time
+import warnings
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase.io import write
+from numpy.typing import NDArray
 from protocols import RESULTS, processor
 
 import hpcbench
-from hpcbench.criteria import PLACES
-from hpcbench.store.schema import DONE, FIRST, UNDETERMINED
+from hpcbench.criteria import PLACES, Criterion
+from hpcbench.phonons.calculate import (
+    PhononResult,
+    PhononSettings,
+    analyse,
+    analyse_lengths,
+    prepare,
+)
+from hpcbench.phonons.displacement_length import NOT_SMOOTH, pairs_of, with_shorter
+from hpcbench.phonons.supercells import CHECKS, displaced_copies, with_checks
+from hpcbench.potentials.copies import DisplacedCopies
+from hpcbench.potentials.protocol import Potential
 
-RUNS = {
-    "float32": ("--dtype", "float32"),
-    "float64": ("--dtype", "float64"),
-    "derivative": ("--dtype", "float64", "--displacement", "0.0001"),
-}
 THRESHOLDS = (-0.001, -0.01, -0.1)
-GAMMA = {"all modes": "", "acoustic modes at Gamma left out": 'gamma_threshold = "left out"\n'}
-Asked = tuple[str, float, str]
+CRITERIA = tuple(
+    Criterion(f"{place} {threshold:g}{' apart' * apart}", place, threshold, gamma_apart=apart)
+    for place in PLACES
+    for threshold in THRESHOLDS
+    for apart in (False, True)
+)
+SETTINGS = PhononSettings("auto", 0.01, 1e-5, 101, (20, 20, 20), (300.0,), 0.1, CRITERIA)
 
 
-def asked() -> dict[str, Asked]:
-    """Place, threshold and what becomes of the acoustic modes, by the name of the criterion."""
-    return {
-        f"c{number}": key for number, key in enumerate(itertools.product(PLACES, THRESHOLDS, GAMMA))
-    }
+def forces_of(potential: Potential, copies: DisplacedCopies) -> NDArray[np.float64]:
+    prepared = potential.prepare(copies)
+    parts = [potential.forces([(prepared, n, n + 1)])[0] for n in range(len(copies))]
+    return np.concatenate(parts)
 
 
-def write_criteria(path: Path) -> None:
-    """The file for ``--criteria``."""
-    path.write_text(
-        "".join(
-            f'[[criteria]]\nname = "{name}"\nplace = "{place}"\nthreshold = {threshold}\n'
-            + GAMMA[gamma]
-            for name, (place, threshold, gamma) in asked().items()
-        )
+def results_of(
+    atoms: Any, single: Potential, double: Potential
+) -> tuple[PhononResult, PhononResult, PhononResult]:
+    """Return phonons at 0.01 A in single and in double precision, and extrapolated."""
+    phonon = prepare(atoms, np.diag([2, 2, 2]), SETTINGS)
+    copies, pairs = displaced_copies(phonon), pairs_of(phonon)
+    kept = pickle.dumps(phonon)
+    in_single = forces_of(single, with_checks(copies))
+    in_double = forces_of(double, with_shorter(copies, pairs))
+    count = len(copies)
+    # Of with_checks' two: the undisplaced one, and the first displacement at half its length.
+    checks = in_double[[count, count + 1]]
+    return (
+        analyse(pickle.loads(kept), in_single[:-CHECKS], SETTINGS, in_single[-CHECKS:]),
+        analyse(pickle.loads(kept), in_double[:count], SETTINGS, checks),
+        analyse_lengths(pickle.loads(kept), in_double, SETTINGS),
     )
 
 
-def compared(stores: Mapping[str, hpcbench.Store]) -> list[dict[str, Any]]:
-    """A line for each criterion."""
-    tables = {name: store.table.set_index("id") for name, store in stores.items()}
-    tables = {name: table[table["status"] == DONE] for name, table in tables.items()}
-    ids = tables["float32"].index
-    for table in tables.values():
-        ids = ids.intersection(table.index)
-    tables = {name: table.loc[ids] for name, table in tables.items()}
-    lines = []
-    for name, (place, threshold, gamma) in asked().items():
-        column = f"verdict_{name}"
-        labels = {run: table[column].astype(str).to_numpy() for run, table in tables.items()}
-        within = {
-            run: np.array([name in text.split(", ") for text in table["within_noise"]])
-            for run, table in tables.items()
-        }
-        line: dict[str, Any] = {"place": place, "threshold": threshold, "gamma": gamma}
-        line["crystals"] = len(ids)
-        line["stable"] = {run: int((these == "stable").sum()) for run, these in labels.items()}
-        line["undetermined"] = {run: int(those.sum()) for run, those in within.items()}
-        for one, other in itertools.combinations(RUNS, 2):
-            differ = labels[one] != labels[other]
-            line[f"{one} and {other} differ"] = {
-                "labels": int(differ.sum()),
-                f"of these undetermined in {one}": int((differ & within[one]).sum()),
-            }
-        lines.append(line)
-    return lines
-
-
-def computed_again(store: hpcbench.Store) -> dict[str, int]:
-    """Crystals whose first verdict was undetermined, and what became of them."""
-    history = store.history.table
-    first = history[(history["again"] == FIRST) & (history["verdict"] == UNDETERMINED)]
-    decided = store.table.set_index("id").loc[first["parent"], "verdict"]
+def line_of(criterion: Criterion, results: list[tuple[PhononResult, ...]]) -> dict[str, Any]:
+    name = criterion.name
+    labels = np.array([[one.verdicts[name] for one in three] for three in results])
+    flagged = np.array([name in three[1].undetermined for three in results])
+    unsure = np.array([name in three[2].undetermined for three in results])
+    differs = labels[:, 1] != labels[:, 2]
     return {
-        "undetermined": len(first),
-        **{f"then {verdict}": int(count) for verdict, count in decided.value_counts().items()},
+        "place": criterion.place,
+        "threshold": criterion.threshold,
+        "acoustic modes at Gamma": "left out" if criterion.gamma_apart else "compared",
+        "stable at 0.01 A, extrapolated": (labels[:, 1:] == "stable").sum(axis=0).tolist(),
+        "float32 and float64 differ": int((labels[:, 0] != labels[:, 1]).sum()),
+        "0.01 A and extrapolated differ": int(differs.sum()),
+        "of these flagged before": int((differs & flagged).sum()),
+        "flagged": int(flagged.sum()),
+        "flagged in vain": int((flagged & ~differs).sum()),
+        "undetermined after extrapolation": int(unsure.sum()),
     }
 
 
@@ -105,44 +100,42 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("store", metavar="STORE.h5", type=Path)
     parser.add_argument("--model", default="chgnet")
-    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--crystals", type=int, default=0, help="the first so many (0: all)")
     options = parser.parse_args()
-    folder = options.store.parent
-    crystals, criteria = folder / "relaxed.extxyz", folder / "thresholds.toml"
-    write_criteria(criteria)
-    relaxed = []
-    for result in hpcbench.open(options.store):
-        if result.relaxed is not None:
-            relaxed.append(result.relaxed.to_ase())
-            relaxed[-1].info["name"] = result.name
-    write(crystals, relaxed)
-    for name, settings in RUNS.items():
-        command = [sys.executable, "-m", "hpcbench", "run", str(crystals), "--relax", "none"]
-        command += ["--model", options.model, "--criteria", str(criteria), *settings]
-        command += ["--out", str(folder / f"{name}.h5"), "--no-report"]
-        if options.ranks > 1:
-            launcher = [str(Path(sys.executable).parent / "mpiexec"), "-n", str(options.ranks)]
-            command = [*launcher, *command]
-        subprocess.run(command, check=False)
-    stores = {name: hpcbench.open(folder / f"{name}.h5") for name in RUNS}
-    single = stores["float32"]
+    warnings.simplefilter("ignore")
+    single, double = (
+        hpcbench.load_potential(options.model, dtype=dtype) for dtype in ("float32", "float64")
+    )
+    start, results, failed = time.monotonic(), [], 0
+    done = (one.relaxed for one in hpcbench.open(options.store) if one.relaxed is not None)
+    for number, relaxed in enumerate(done, 1):
+        try:
+            results.append(results_of(relaxed.to_ase(), single, double))
+        except hpcbench.HpcbenchError:
+            failed += 1
+        if number == options.crystals:
+            break
+    roughness = np.array([three[2].roughness for three in results])
+    nonlinearity = np.array([three[1].noise.nonlinearity for three in results])
     result = {
+        "command": f"python benchmarks/precision.py STORE.h5 --model {options.model}",
         "machine": {
             "date": str(date.today()),
             "processor": processor(),
             "python": platform.python_version(),
             "versions": {n: version(n) for n in ("hpcbench", "phonopy", "torch", options.model)},
+            "seconds": round(time.monotonic() - start),
         },
-        "settings": single.settings,
-        "labels": compared(stores),
-        "computed again": computed_again(single),
-        "force_noise, median": {
-            name: float(np.nanmedian(store.table["force_noise"])) for name, store in stores.items()
-        },
+        "crystals": len(results),
+        "failed": failed,
+        "not smooth": int((roughness >= NOT_SMOOTH).sum()),
+        "roughness, quartiles": np.quantile(roughness, (0.25, 0.5, 0.75)).round(4).tolist(),
+        "nonlinearity, quartiles": np.quantile(nonlinearity, (0.25, 0.5, 0.75)).round(4).tolist(),
+        "labels": [line_of(criterion, results) for criterion in CRITERIA],
     }
     path = RESULTS / f"precision-{options.model}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps({k: v for k, v in result.items() if k != "settings"}, indent=1))
+    print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":
