@@ -74,6 +74,11 @@ class Criterion:
     gamma_modes: str = ACOUSTIC
 
     @property
+    def stored_place(self) -> str:
+        """Of ``PLACES``, the one whose lowest frequency in a store stands for this criterion's."""
+        return self.place if self.place in PLACES else "commensurate"
+
+    @property
     def column(self) -> str:
         """The name of its column in a store."""
         return column_of(self.name)

@@ -200,7 +200,7 @@ def _content(store: Store) -> dict[str, Any]:
         "low": in_low_supercells(done),
         "causes": causes_of(done),
         "protocols": protocols_of(store, done, criteria, criterion),
-        "history": history_of(store, criterion.place),
+        "history": history_of(store, criterion.stored_place),
         "most_changed": MOST_CHANGED,
         "failures": _failures(table),
         "rows": rows,

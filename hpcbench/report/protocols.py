@@ -10,7 +10,7 @@ import numpy as np
 
 from hpcbench.analysis.breakdown import lowest_frequencies
 from hpcbench.analysis.rates import stable_rate
-from hpcbench.criteria import PLACES, SUPERCELL_Q, Criterion
+from hpcbench.criteria import PLACES, Criterion
 from hpcbench.report.wording import rate_words, texts_of
 from hpcbench.store.schema import BESIDE, DONE
 
@@ -108,8 +108,7 @@ def protocols_of(
     differs = np.array(texts_of(here, column)) != np.array(texts_of(beside, column))
     shares = [rate_words(stable_rate(texts_of(t, column))) for t in (beside, here)]
     changed = zip(here[differs].to_dict("records"), beside[differs].to_dict("records"), strict=True)
-    place = "commensurate" if criterion.place == SUPERCELL_Q else criterion.place
-    lowest = f"min_frequency_{place}"
+    lowest = f"min_frequency_{criterion.stored_place}"
     return Protocols(
         BESIDE,
         len(ids),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup, escape
 
 from hpcbench.analysis.rates import Rate
-from hpcbench.criteria import ACOUSTIC, SUPERCELL_Q, THREE_LOWEST, Criterion
+from hpcbench.criteria import ACOUSTIC, EXACT_Q, SUPERCELL_Q, THREE_LOWEST, Criterion
 from hpcbench.report.drawings import number, plain
 from hpcbench.store.schema import LOW_SUPERCELL
 
@@ -23,6 +23,7 @@ PLACE_NAMES = {
     "commensurate": "q commensurate with the supercell",
     "mesh": "q mesh",
     SUPERCELL_Q: "q commensurate with the supercell matrix",
+    EXACT_Q: "q where frequencies are exact",
 }
 GAMMA_MODES = {ACOUSTIC: "acoustic modes at Γ", THREE_LOWEST: "three lowest modes at Γ"}
 # Settings in the order of a run: title, unit. Others follow as they are.
