@@ -68,10 +68,10 @@ def done_row(
         "idealised": relaxation.idealised,
         "relaxed_cell": relaxation.atoms.cell[:],
         "relaxed_positions": relaxation.atoms.positions,
-        "stage_steps": [stage.steps for stage in relaxation.stages],
-        "stage_energy": [stage.energy for stage in relaxation.stages],
-        "stage_fmax": [stage.fmax for stage in relaxation.stages],
-        "stage_stress": [stage.stress for stage in relaxation.stages],
+        "stage_steps": [one.steps for one in relaxation.rounds],
+        "stage_energy": [one.energy for one in relaxation.rounds],
+        "stage_fmax": [one.fmax for one in relaxation.rounds],
+        "stage_stress": [one.stress for one in relaxation.rounds],
         **columns,
     }
 
