@@ -78,8 +78,8 @@ class RunConfig:
         "robust",
         kind.one_of(*PROTOCOLS),
         "what is computed",
-        "robust idealises the relaxed cell and relaxes on before it displaces; phononbench does "
-        "what that paper's scripts do; both does both, and relaxes once",
+        "robust idealises the relaxed cell and relaxes on, until no more symmetry appears; "
+        "phononbench does what that paper's scripts do; both does both, and relaxes once",
         decides=True,
     )
     criterion: str | None = _setting(

@@ -1,14 +1,21 @@
 """The protocols: how a crystal is relaxed, in which cell its phonons are taken, who decides.
 
-Sources: ``phononbench`` follows the scripts of PhononBench (arXiv 2512.21227); ``robust`` removes
-what makes their labels depend on residual strain (DESIGN.md, Protocols).
+Sources: ``phononbench`` follows the scripts of PhononBench (arXiv 2512.21227,
+github.com/xqh19970407/PhononBench), whose relaxation is ``relax_structure`` of Loew et al.
+(github.com/hyllios/utils, ``benchmark_ph/umlip.py``); ``robust`` removes what makes their labels
+depend on residual strain (DESIGN.md, Protocols).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from hpcbench.criteria import EXACT
+
+# Each round has at least twice the operations of the one before; none was seen to need more than
+# three.
+_ROUNDS_TO_FIXED_POINT = 8
 
 
 @dataclass(frozen=True)
@@ -24,16 +31,19 @@ class Stage:
     steps : int
         Optimiser steps in a round; every round starts a fresh optimiser.
     rounds : int
-        Rounds before the crystal is given up.
-    idealise_first : bool
-        Whether the cell is first brought to the exact symmetry found in it.
+        Rounds at most, where ``symmetry`` asks for several.
+    symmetry : str
+        ``kept``: the cell is refined to the symmetry found in it, which is kept, in one round.
+        ``refined``: so in each round, until ``fmax_aim`` is reached, and refined once more after
+        the last one; the forces are accepted there. ``exact``: each round begins with the ideal
+        cell, until the relaxed one shows no more symmetry than it has exactly.
     """
 
     fmax_aim: float
     fmax_accept: float
     steps: int
     rounds: int = 1
-    idealise_first: bool = False
+    symmetry: Literal["kept", "refined", "exact"] = "kept"
 
 
 @dataclass(frozen=True)
@@ -74,11 +84,11 @@ class Protocol:
     def stages(self, fmax: float, max_steps: int) -> tuple[Stage, ...]:
         """The relaxation's stages for an accepted maximum force in eV/A."""
         if self.name == "phononbench":
-            return (Stage(fmax / 2, fmax, max_steps, rounds=15),)
+            return (Stage(fmax / 2, fmax, max_steps, 15, "refined"),)
         coarse = max(0.005, fmax)
         return (
             Stage(coarse, coarse, max_steps),
-            Stage(fmax, fmax, max_steps, idealise_first=True),
+            Stage(fmax, fmax, max_steps, _ROUNDS_TO_FIXED_POINT, "exact"),
         )
 
 

@@ -28,7 +28,8 @@ class ByHand:
     steps: int
 
 
-def relax(atoms: Atoms, calculator: object, fmax: float, steps: int) -> tuple[Atoms, int]:
+def minimise(atoms: Atoms, calculator: object, fmax: float, steps: int) -> tuple[Atoms, int]:
+    """Run ASE's optimiser once, with its constraint built once."""
     atoms = atoms.copy()
     atoms.calc = calculator
     with warnings.catch_warnings():
@@ -38,6 +39,38 @@ def relax(atoms: Atoms, calculator: object, fmax: float, steps: int) -> tuple[At
         converged = optimiser.run(fmax=fmax, steps=steps)
     assert converged
     return atoms, optimiser.nsteps
+
+
+def relax(
+    atoms: Atoms, calculator: object, fmax: float = 0.005, steps: int = 500
+) -> tuple[Atoms, int] | None:
+    """Relax as PhononBench's scripts do, by ``relax_structure`` of Loew et al.'s umlip.py.
+
+    Each round builds a constraint, and so does the end: it refines the crystal, with the last
+    constraint still there. ``None`` where the scripts give the crystal up.
+    """
+    atoms = atoms.copy()
+    atoms.calc = calculator
+    done = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for _ in range(15):
+                atoms.set_constraint(FixSymmetry(atoms))
+                freedom = FrechetCellFilter(atoms)
+                optimiser = FIRE(freedom, logfile=None)
+                optimiser.run(fmax=fmax / 2, steps=steps)
+                done += optimiser.nsteps
+                largest = np.linalg.norm(freedom.get_forces(), axis=1).max()
+                if largest > 10000:
+                    return None
+                if largest < fmax / 2:
+                    break
+            atoms.set_constraint(FixSymmetry(atoms))
+        except RuntimeError:  # the constraint's, where the cell would be deformed too much
+            return None
+        largest = np.linalg.norm(FrechetCellFilter(atoms).get_forces(), axis=1).max()
+    return None if largest > fmax else (atoms, done)
 
 
 def supercells(phonon: Phonopy) -> list[Atoms]:
@@ -69,8 +102,10 @@ def phonons(atoms: Atoms, calculator: object, supercell: tuple[int, int, int]) -
 def phononbench(
     atoms: Atoms, calculator: object, supercell: tuple[int, int, int] = (2, 2, 2)
 ) -> ByHand:
-    """The literal protocol: relax to half the accepted force, phonons of the cell as it is."""
-    relaxed, steps = relax(atoms, calculator, 0.0025, 500)
+    """The literal protocol, for a crystal that its relaxation does not give up."""
+    result = relax(atoms, calculator)
+    assert result is not None
+    relaxed, steps = result
     phonon = phonons(relaxed, calculator, supercell)
     bands, _, _ = get_band_qpoints_by_seekpath(phonon.primitive, 101, is_const_interval=True)
     qpoints = np.concatenate(bands)

@@ -11,6 +11,7 @@ from hpcbench.config import RunConfig, settings, settings_hash
 from hpcbench.config_loading import load_config
 from hpcbench.criteria import Criterion
 from hpcbench.errors import ConfigError
+from hpcbench.protocols import Stage
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -43,14 +44,10 @@ def test_protocols_fill_in_what_was_not_given() -> None:
     assert robust.criterion == "phononbench-v3"
     assert literal.criterion == "phononbench"
     (stage,) = literal.protocol_definition.stages(0.005, 500)
-    assert (stage.fmax_aim, stage.fmax_accept, stage.steps, stage.rounds) == (
-        0.0025,
-        0.005,
-        500,
-        15,
-    )
+    assert stage == Stage(0.0025, 0.005, 500, 15, "refined")
     first, second = robust.protocol_definition.stages(0.001, 1000)
-    assert (first.fmax_accept, second.fmax_accept, second.idealise_first) == (0.005, 0.001, True)
+    assert (first.fmax_accept, second.fmax_accept) == (0.005, 0.001)
+    assert (first.symmetry, second.symmetry) == ("kept", "exact")
 
 
 @pytest.mark.parametrize(

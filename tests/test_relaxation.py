@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import by_hand
 import numpy as np
 import pytest
+import spglib
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
@@ -45,7 +47,9 @@ def emt() -> CalculatorPotential:
 @pytest.mark.parametrize("name", ["NaCl_start_strained", "AlN_start_strained", "MgO_start_rattled"])
 def test_same_cell_energy_and_steps_as_ase_by_hand(name: str, demo64) -> None:
     atoms = read(DEMO / f"{name}.cif")
-    expected, steps = by_hand.relax(atoms, PotentialCalculator(demo64), 0.0025, 500)
+    by_scripts = by_hand.relax(atoms, PotentialCalculator(demo64))
+    assert by_scripts is not None
+    expected, steps = by_scripts
     protocol = PROTOCOLS["phononbench"]
     got = relax_one(atoms, demo64, protocol.stages(protocol.fmax, protocol.max_steps))
     np.testing.assert_allclose(got.atoms.cell[:], expected.cell[:], atol=1e-9)
@@ -79,6 +83,59 @@ def test_robust_protocol_finds_the_exact_symmetry_of_a_nearly_symmetric_crystal(
     assert find_space_group(result.atoms, 1e-8).number == 225
     assert result.idealised
     assert result.fmax <= 0.001
+
+
+def spglibs_groups(atoms: Atoms, *tolerances: float) -> list[int]:
+    cell = (atoms.cell[:], atoms.get_scaled_positions(), atoms.numbers)
+    return [spglib.get_symmetry_dataset(cell, symprec=t).number for t in tolerances]
+
+
+def test_robust_protocol_ends_where_no_more_symmetry_appears(demo64) -> None:
+    """Relaxed without any symmetry, this crystal is Cm within 0.01 A: that is then made exact."""
+    robust = PROTOCOLS["robust"]
+    result = relax_one(
+        read(DEMO / "SrTiO3_start_rattled.cif"), demo64, robust.stages(robust.fmax, 1000)
+    )
+    groups = spglibs_groups(result.atoms, 1e-5, 1e-4, 1e-3, 1e-2)
+    assert groups == [result.space_group_after.number] * 4 == [8] * 4
+    assert result.complaints == ()
+    assert result.fmax <= robust.fmax
+
+
+def test_robust_protocol_with_the_cell_held_and_with_nothing_moved(emt) -> None:
+    atoms = bulk("Cu", a=3.9, cubic=True)
+    atoms.symbols[0] = "Au"
+    atoms.positions += np.random.default_rng(0).normal(0, 0.03, (4, 3))
+    given = atoms.copy()
+    stages = PROTOCOLS["robust"].stages(0.001, 1000)
+    held = relax_one(atoms, emt, stages, mode="positions")
+    np.testing.assert_allclose(held.atoms.cell[:], given.cell[:], atol=1e-12)
+    assert (
+        spglibs_groups(held.atoms, 1e-5, 1e-2) == [held.space_group_after.number] * 2 == [221] * 2
+    )
+    same = relax_one(atoms, emt, stages, mode="none")
+    np.testing.assert_array_equal(same.atoms.positions, given.positions)
+    assert (len(same.rounds), same.space_group_after.number) == (1, 1)
+
+
+def test_what_is_no_fixed_point_is_noted(demo64) -> None:
+    atoms = read(DEMO / "SrTiO3_start_rattled.cif")
+    coarse, exact = PROTOCOLS["robust"].stages(0.001, 1000)
+    result = relax_one(atoms, demo64, (coarse, dataclasses.replace(exact, rounds=1)))
+    here, nearly = spglibs_groups(result.atoms, 1e-5, 1e-2)
+    assert here != nearly
+    assert result.space_group_after.number == here
+    (complaint,) = result.complaints
+    assert f"({here}) exactly and" in complaint and f"({nearly}) within 0.01 A" in complaint
+
+
+def test_literal_protocol_refuses_forces_that_its_last_refinement_brings(demo64) -> None:
+    atoms = read(DEMO / "SrTiO3_start_rattled.cif")
+    assert by_hand.relax(atoms, PotentialCalculator(demo64)) is None
+    protocol = PROTOCOLS["phononbench"]
+    error = failure(atoms, demo64, protocol.stages(protocol.fmax, protocol.max_steps))
+    assert error.kind == "not converged"
+    assert "in the cell refined to its symmetry" in str(error)
 
 
 def test_only_positions_move_in_mode_positions(emt) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hpcbench.config import RunConfig
 from hpcbench.criteria import BETWEEN_Q, EXACT, LENGTH, ROUNDING
 from hpcbench.crystal import Crystal
-from hpcbench.errors import CrystalError, HpcbenchError, UnsuitableError
+from hpcbench.errors import CrystalError, HpcbenchError, RelaxationError, UnsuitableError
 from hpcbench.phonons.exact_q import AtQ
 from hpcbench.phonons.supercells import next_larger, require_size
 from hpcbench.planning.costs import supercell_of
@@ -110,13 +110,23 @@ class Route:
             relaxation = yield from self._relaxed(crystal.to_ase(), stages)
             return (yield from self._phonons(crystal, relaxation))
         beside = PROTOCOLS[protocol.beside]
-        first = yield from self._relaxed(
-            crystal.to_ase(), beside.stages(beside.fmax, beside.max_steps)
-        )
-        literal = yield from self._beside(crystal, first, beside)
+        first = None
         try:
-            second = yield from self._relaxed(first.atoms, stages[1:])
-            rows = yield from self._phonons(crystal, continued(first, second))
+            first = yield from self._relaxed(
+                crystal.to_ase(), beside.stages(beside.fmax, beside.max_steps)
+            )
+        except RelaxationError as error:
+            # It refuses crystals that go on under this one: those whose refined cell has forces.
+            literal = self._failed_beside(crystal, error)
+        else:
+            literal = yield from self._beside(crystal, first, beside)
+        try:
+            if first is None:
+                relaxation = yield from self._relaxed(crystal.to_ase(), stages)
+            else:
+                second = yield from self._relaxed(first.atoms, stages[1:])
+                relaxation = continued(first, second)
+            rows = yield from self._phonons(crystal, relaxation)
         except CrystalError as error:
             # What the other protocol gave is not lost with it.
             rows = [failed_row(crystal, error, self.rank, self.provenance)]
@@ -150,8 +160,11 @@ class Route:
             row = done_row(crystal, relaxation, columns, self.rank, self.provenance)
             row |= yield from self._symmetry(crystal, relaxation)
         except CrystalError as error:
-            row = failed_row(crystal, error, self.rank, self.provenance)
+            return self._failed_beside(crystal, error)
         return row_of(row, BESIDE)
+
+    def _failed_beside(self, crystal: Crystal, error: CrystalError) -> dict[str, Any]:
+        return row_of(failed_row(crystal, error, self.rank, self.provenance), BESIDE)
 
     def _phonons(
         self, crystal: Crystal, relaxation: Relaxation

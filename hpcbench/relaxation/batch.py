@@ -215,29 +215,6 @@ class Batch:
         )
         return torch.stack(rows).cpu().numpy()
 
-    def restarted(self, which: NDArray[np.bool_]) -> Batch:
-        """Some crystals (a mask) with a fresh optimiser and their present cell as reference."""
-        mask = torch.as_tensor(which, device=self.cells.free.device)
-        of_cells, of_atoms = mask[:, None, None], mask[self.atoms_of.owners, None]
-        cells = self.cells
-        identity = torch.eye(3, dtype=torch.float64, device=mask.device)
-        return replace(
-            self,
-            cells=replace(
-                cells,
-                references=torch.where(of_cells, cells.current, cells.references),
-                inverse_references=torch.where(of_cells, cells.inverse, cells.inverse_references),
-                logarithms=torch.where(of_cells, 0.0, cells.logarithms),
-                deformations=torch.where(of_cells, identity, cells.deformations),
-                inverse_deformations=torch.where(of_cells, identity, cells.inverse_deformations),
-            ),
-            sites=replace(
-                self.sites,
-                positions=torch.where(of_atoms, self.structures().positions, self.sites.positions),
-            ),
-            fire=self.fire.restarted(mask, self.atoms_of),
-        )
-
     def advanced(self, forces: Vector) -> Batch:
         """The batch after a step along finite generalised forces."""
         fire, step = fire_step(self.fire, forces, self.atoms_of)

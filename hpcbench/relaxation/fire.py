@@ -102,20 +102,6 @@ class FireState:
         )
         return cls(velocities, clocks)
 
-    def restarted(self, which: torch.Tensor, atoms_of: Segments) -> FireState:
-        """The state with some structures (a mask) brought to rest as before their first step."""
-        rest = FireState.at_rest(len(atoms_of.owners), len(which), which.device)
-        clocks, new = self.clocks, rest.clocks
-        return FireState(
-            self.velocities.scaled((~which).double(), atoms_of),
-            Clocks(
-                torch.where(which, new.time_steps, clocks.time_steps),
-                torch.where(which, new.mixings, clocks.mixings),
-                torch.where(which, new.downhill, clocks.downhill),
-                clocks.fresh | which,
-            ),
-        )
-
     def select(
         self,
         structures: torch.Tensor | NDArray[np.int64],

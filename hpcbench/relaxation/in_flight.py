@@ -9,7 +9,7 @@ optimiser's own variables, instead of being taken anew from the crystal at each 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -48,9 +48,7 @@ class _Progress:
     hopeless: NDArray[np.float64]
     free: NDArray[np.bool_]
     first_volume: NDArray[np.float64]
-    steps_a_round: NDArray[np.int64]
-    rounds_left: NDArray[np.int64]
-    steps_of_round: NDArray[np.int64]
+    most_steps: NDArray[np.int64]
     steps: NDArray[np.int64]
     force_calls: NDArray[np.int64]
 
@@ -65,8 +63,7 @@ class _Progress:
             np.array([start.mode == "full" for start in starts]),
             np.array([start.first_volume for start in starts]),
             np.array([stage.steps if stage else 0 for stage in stages]),
-            np.array([stage.rounds - 1 if stage else 0 for stage in stages]),
-            *np.zeros((3, len(starts)), dtype=np.int64),
+            *np.zeros((2, len(starts)), dtype=np.int64),
         )
 
 
@@ -144,22 +141,12 @@ class InFlight:
             | (seen.wild > 0)
             | ~np.isfinite(seen.energies)
             | ~((growth > 1 / LARGEST_VOLUME_CHANGE) & (growth < LARGEST_VOLUME_CHANGE))
+            | ~np.isfinite(seen.fmax)
+            | (seen.fmax > progress.hopeless)
         )
-        while True:
-            refused |= ~np.isfinite(seen.fmax) | (seen.fmax > progress.hopeless)
-            out_of_steps = progress.steps_of_round >= progress.steps_a_round
-            ended = ~refused & ((seen.fmax < progress.aim) | out_of_steps)
-            accepted = ended & (seen.fmax <= progress.accept)
-            again = ended & ~accepted & (progress.rounds_left > 0)
-            if not again.any():
-                break
-            # The forces on the cell refer to the reference cell, so they are new with it.
-            batch = batch.restarted(again)
-            progress.rounds_left[again] -= 1
-            progress.steps_of_round[again] = 0
-            generalised = batch.generalised(forces, stresses)
-            seen = replace(seen, fmax=batch.largest(generalised).cpu().numpy())
-
+        out_of_steps = progress.steps >= progress.most_steps
+        ended = ~refused & ((seen.fmax < progress.aim) | out_of_steps)
+        accepted = ended & (seen.fmax <= progress.accept)
         leaving = refused | ended
         outcomes: list[tuple[Any, Minimum | HpcbenchError]] = []
         if leaving.any():
@@ -176,7 +163,6 @@ class InFlight:
             self._keep(kept)
         if batch is not None:
             batch = batch.advanced(generalised)
-            self._progress.steps_of_round[:] += 1
             self._progress.steps[:] += 1
         self._batch = batch
         return outcomes

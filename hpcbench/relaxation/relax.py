@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -11,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcbench.errors import CrystalError, HpcbenchError
+from hpcbench.errors import CrystalError, HpcbenchError, RelaxationError
 from hpcbench.potentials.protocol import Potential
 from hpcbench.protocols import Stage
 from hpcbench.relaxation.in_flight import InFlight
 from hpcbench.relaxation.start import Minimum, Prepared, prepare
-from hpcbench.relaxation.symmetry import SpaceGroup, find_space_group
+from hpcbench.relaxation.symmetry import EXACT, SpaceGroup, SymmetryOperations, find_space_group
 from hpcbench.requests import Minimise, OnCpu, Request
 
 if TYPE_CHECKING:
@@ -39,17 +40,19 @@ class Relaxation:
     stress : ndarray, shape (3, 3)
         Residual stress in eV/A^3; NaN where the cell was not free.
     steps : int
-        Optimiser steps, all stages together.
+        Optimiser steps, all rounds together.
     force_calls : int
         Evaluations of the potential.
-    space_group_before, space_group_after : SpaceGroup
-        Found at the symmetry tolerance in the crystal as given and as relaxed.
+    space_group_before : SpaceGroup
+        Found at the symmetry tolerance in the crystal as given.
+    space_group_after : SpaceGroup
+        That of the relaxed crystal within ``EXACT``: the one that its displacements have.
     idealised : bool
-        Whether the relaxed cell was brought to its exact symmetry and relaxed on from there.
-    stages : tuple of Minimum
-        Where each stage ended; the last one is the relaxed crystal.
+        Whether a relaxed cell was brought to its exact symmetry, as the protocol asks.
+    rounds : tuple of Minimum
+        Where each round of each stage ended; the last one is the relaxed crystal.
     complaints : tuple of str
-        Why a stage did not keep the symmetry that spglib sees; empty where all is well.
+        Where the symmetry that spglib sees was not kept; empty where all is well.
     """
 
     atoms: Atoms
@@ -61,8 +64,25 @@ class Relaxation:
     space_group_before: SpaceGroup
     space_group_after: SpaceGroup
     idealised: bool
-    stages: tuple[Minimum, ...] = ()
+    rounds: tuple[Minimum, ...] = ()
     complaints: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class _Round:
+    """A run of the optimiser."""
+
+    ready: Prepared
+    minimum: Minimum
+
+
+@dataclass(frozen=True)
+class _How:
+    """What all rounds have in common: parameters of :func:`relaxation_requests`."""
+
+    mode: str
+    symmetry_tolerance: float
+    pressure: float
 
 
 def relaxation_requests(
@@ -73,7 +93,7 @@ def relaxation_requests(
     symmetry_tolerance: float,
     pressure: float = 0.0,
 ) -> Generator[Request, Any, Relaxation]:
-    """The way of one crystal to its minimum, as requests (see :mod:`hpcbench.requests`).
+    """Relax one crystal to its minimum, by requests (see :mod:`hpcbench.requests`).
 
     Parameters
     ----------
@@ -95,42 +115,123 @@ def relaxation_requests(
     RelaxationError
         If the crystal cannot be relaxed.
     """
-    now = atoms
-    first_volume: float | None = None
-    prepared: list[Prepared] = []
-    minima: list[Minimum] = []
-    for stage in stages if mode != "none" else (None,):
-        ready = yield OnCpu(
-            "symmetry",
-            prepare,
-            (now, stage, mode, symmetry_tolerance, pressure, first_volume),
-        )
-        first_volume = ready.start.first_volume
-        minimum = yield Minimise(ready.start)
-        prepared.append(ready)
-        minima.append(minimum)
-        now = minimum.atoms
-    last = minima[-1]
-    before = prepared[0].space_group
-    after = before
-    if mode != "none":
-        after = yield OnCpu("symmetry", find_space_group, (last.atoms, symmetry_tolerance))
+    how = _How(mode, symmetry_tolerance, pressure)
+    rounds: list[_Round] = []
+    complaints: list[str] = []
+    if mode == "none":
+        rounds.append((yield from _round(atoms, None, how, None)))
+    for number, stage in enumerate(stages if mode != "none" else (), 1):
+        now = rounds[-1].minimum.atoms if rounds else atoms
+        first_volume = rounds[0].ready.start.first_volume if rounds else None
+        if stage.symmetry == "refined":
+            done = yield from _refined(now, stage, how, first_volume)
+        elif stage.symmetry == "exact":
+            done, complaint = yield from _exact(now, stage, how, first_volume)
+            complaints += [f"stage {number}: {complaint}"] if complaint else []
+        else:
+            done = [(yield from _round(now, stage, how, first_volume))]
+        rounds += done
+        complaints += [
+            f"stage {number}: symmetry was not kept: {one.ready.start.operations.complaint}"
+            for one in done
+            if one.ready.start.operations.complaint
+        ]
+    last = rounds[-1].minimum
+    after = yield OnCpu("symmetry", find_space_group, (last.atoms, EXACT))
     return Relaxation(
         last.atoms,
         last.energy,
         last.fmax,
         last.stress,
-        sum(minimum.steps for minimum in minima),
-        sum(minimum.force_calls for minimum in minima),
-        before,
+        sum(one.minimum.steps for one in rounds),
+        sum(one.minimum.force_calls for one in rounds),
+        rounds[0].ready.found.space_group,
         after,
-        any(ready.idealised for ready in prepared),
-        tuple(minima),
-        tuple(
-            f"stage {number}: symmetry was not kept: {ready.start.operations.complaint}"
-            for number, ready in enumerate(prepared, 1)
-            if ready.start.operations.complaint
-        ),
+        any(one.ready.idealised for one in rounds),
+        tuple(one.minimum for one in rounds),
+        tuple(dict.fromkeys(complaints)),
+    )
+
+
+def _ready(
+    now: Atoms,
+    stage: Stage | None,
+    how: _How,
+    first_volume: float | None,
+    before: SymmetryOperations | None = None,
+) -> OnCpu:
+    arguments = (now, stage, how.mode, how.symmetry_tolerance, how.pressure, first_volume, before)
+    return OnCpu("symmetry", prepare, arguments)
+
+
+def _round(
+    now: Atoms,
+    stage: Stage | None,
+    how: _How,
+    first_volume: float | None,
+    before: SymmetryOperations | None = None,
+) -> Generator[Request, Any, _Round]:
+    ready = yield _ready(now, stage, how, first_volume, before)
+    minimum = yield Minimise(ready.start)
+    return _Round(ready, minimum)
+
+
+def _refined(
+    atoms: Atoms, stage: Stage, how: _How, first_volume: float | None
+) -> Generator[Request, Any, list[_Round]]:
+    """Relax as ``relax_structure`` of ``umlip.py`` does (see :mod:`hpcbench.protocols`).
+
+    Each round builds ASE's ``FixSymmetry``, which refines the crystal; that of the round before
+    is still there. After the last one it is built once more, and the forces are looked at again.
+    """
+    rounds: list[_Round] = []
+    before = None
+    a_round = dataclasses.replace(stage, fmax_accept=math.inf)
+    while len(rounds) < stage.rounds:
+        one = yield from _round(atoms, a_round, how, first_volume, before)
+        rounds.append(one)
+        atoms, before = one.minimum.atoms, one.ready.start.operations
+        first_volume = one.ready.start.first_volume
+        if one.minimum.fmax < stage.fmax_aim:
+            break
+    evaluated = dataclasses.replace(a_round, steps=0)
+    rounds.append((yield from _round(atoms, evaluated, how, first_volume, before)))
+    here, there = rounds[-1].minimum, rounds[-2].minimum
+    if not here.fmax <= stage.fmax_accept:
+        raise RelaxationError(
+            "not converged",
+            f"largest force {here.fmax:.4g} eV/A in the cell refined to its symmetry after "
+            f"{sum(one.minimum.steps for one in rounds)} steps ({there.fmax:.4g} before that), "
+            f"wanted {stage.fmax_accept:g}",
+        )
+    return rounds
+
+
+def _exact(
+    atoms: Atoms, stage: Stage, how: _How, first_volume: float | None
+) -> Generator[Request, Any, tuple[list[_Round], str]]:
+    """Idealise and relax, until the relaxed cell shows no more symmetry than it has exactly.
+
+    Returns
+    -------
+    list of _Round, str
+        The rounds, and a complaint where there is no such fixed point.
+    """
+    rounds: list[_Round] = []
+    kept = 0
+    while True:
+        ready = yield _ready(atoms, stage, how, first_volume)
+        if rounds and ready.found == ready.exact:
+            return rounds, ""
+        operations = len(ready.start.operations)
+        if operations <= kept or len(rounds) == stage.rounds:
+            break
+        minimum = yield Minimise(ready.start)
+        rounds.append(_Round(ready, minimum))
+        atoms, kept, first_volume = minimum.atoms, operations, ready.start.first_volume
+    return rounds, (
+        f"its relaxed cell is {ready.exact.space_group} exactly and {ready.found.space_group} "
+        f"within {how.symmetry_tolerance:g} A"
     )
 
 
@@ -141,7 +242,7 @@ def continued(first: Relaxation, second: Relaxation) -> Relaxation:
         steps=first.steps + second.steps,
         force_calls=first.force_calls + second.force_calls,
         space_group_before=first.space_group_before,
-        stages=(*first.stages, *second.stages),
+        rounds=(*first.rounds, *second.rounds),
         complaints=(*first.complaints, *second.complaints),
     )
 

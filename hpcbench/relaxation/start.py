@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from hpcbench.errors import RelaxationError
 from hpcbench.protocols import Stage
 from hpcbench.relaxation.symmetry import (
-    SpaceGroup,
+    EXACT,
+    Symmetry,
     SymmetryOperations,
-    find_space_group,
+    exact_operations,
+    find_symmetry,
     idealise,
     no_operations,
     operations_to_keep,
@@ -35,7 +37,8 @@ class Start:
     atoms : Atoms
         The crystal, without calculator and constraints, symmetric under ``operations``: exactly,
         but for the rare crystal (5 of 1,000 generated ones at 0.01 A) in which refinement brought
-        up more symmetry within the tolerance; that is kept as approximate as it is, as in ASE.
+        up more symmetry within the tolerance; that is kept as approximate as it is, as in ASE,
+        unless the stage asks for exact symmetry.
     operations : SymmetryOperations
         The symmetry that is kept.
     stage : Stage or None
@@ -96,14 +99,15 @@ class Prepared:
     ----------
     start : Start
         For the batch in flight.
-    space_group : SpaceGroup
-        Of the crystal before anything was done to it.
+    found, exact : Symmetry
+        Of the crystal before anything was done to it: at the tolerance, and within ``EXACT``.
     idealised : bool
         Whether the crystal was brought to its exact symmetry, as its stage asks.
     """
 
     start: Start
-    space_group: SpaceGroup
+    found: Symmetry
+    exact: Symmetry
     idealised: bool
 
 
@@ -114,16 +118,19 @@ def prepare(
     symmetry_tolerance: float,
     pressure: float,
     first_volume: float | None,
+    before: SymmetryOperations | None = None,
 ) -> Prepared:
-    """Make a crystal ready for a stage: idealise it if asked, and find the symmetry to keep.
+    """Make a crystal ready for a round: bring it to its symmetry, and find what is to be kept.
 
     Parameters are those of :class:`Start`; without a ``first_volume`` the crystal's own is
-    taken.
+    taken. ``before`` are the operations that were kept in the round before, where its constraint
+    is still there when the crystal is refined.
 
     Raises
     ------
     RelaxationError
-        If positions or cell are not finite, or the cell has no volume.
+        If positions or cell are not finite, the cell has no volume, or a crystal that has to be
+        refined cannot be.
     """
     bare = atoms.copy()
     bare.set_constraint()
@@ -132,16 +139,23 @@ def prepare(
     volume = bare.get_volume()
     if volume < 1e-6 * np.prod(bare.cell.lengths()):
         raise RelaxationError("nan", "the cell has no volume")
-    space_group = find_space_group(bare, symmetry_tolerance)
+    found, exact = (find_symmetry(bare, t) for t in (symmetry_tolerance, EXACT))
     operations = no_operations(len(bare))
     idealised = False
-    if stage is not None:
-        if stage.idealise_first:
-            ideal = idealise(bare, symmetry_tolerance)
-            bare, idealised = ideal.atoms, ideal.succeeded
-        bare, operations = operations_to_keep(bare, symmetry_tolerance)
+    if stage is not None and stage.symmetry == "exact":
+        ideal = idealise(bare, symmetry_tolerance)
+        bare, idealised = ideal.atoms, ideal.succeeded
+        operations = exact_operations(bare)
+    elif stage is not None:
+        bare, operations = operations_to_keep(bare, symmetry_tolerance, before)
+        idealised = stage.symmetry == "refined"
+        if idealised and operations.complaint:
+            raise RelaxationError(
+                "symmetry", f"it cannot be refined as the protocol asks: {operations.complaint}"
+            )
     return Prepared(
         Start(bare, operations, stage, mode, pressure, first_volume or volume),
-        space_group,
+        found,
+        exact,
         idealised,
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import spglib
+from ase.constraints import FixSymmetry
 from ase.spacegroup.symmetrize import refine_symmetry
 from numpy.typing import NDArray
 
@@ -34,16 +34,35 @@ class SpaceGroup:
 UNKNOWN_SPACE_GROUP = SpaceGroup(0, "unknown")
 
 
+@dataclass(frozen=True)
+class Symmetry:
+    """The symmetry of a cell: its space group, and how many operations the cell itself has.
+
+    A cell that is not primitive may gain translations without gaining another space group.
+    """
+
+    space_group: SpaceGroup
+    noperations: int
+
+
+def find_symmetry(atoms: Atoms, tolerance: float) -> Symmetry:
+    """Find the symmetry of a cell by spglib, at a tolerance in A."""
+    dataset = _dataset(atoms, tolerance)
+    if dataset is None:
+        return Symmetry(UNKNOWN_SPACE_GROUP, 1)
+    group = SpaceGroup(int(dataset.number), str(dataset.international))
+    return Symmetry(group, len(dataset.rotations))
+
+
 def find_space_group(atoms: Atoms, tolerance: float) -> SpaceGroup:
     """The space group that spglib finds at a tolerance in A."""
-    dataset = symmetry_dataset(atoms.cell[:], atoms.positions, atoms.numbers, tolerance)
-    if dataset is None:
-        return UNKNOWN_SPACE_GROUP
-    return SpaceGroup(int(dataset.number), str(dataset.international))
+    return find_symmetry(atoms, tolerance).space_group
 
 
 TOLERANCES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """In A: those at which the symmetry of a crystal is told."""
+EXACT = TOLERANCES[0]
+"""In A: what a crystal is symmetric to within this counts as exact; phonopy's own tolerance."""
 
 
 def space_group_numbers(*crystals: Atoms) -> list[list[int]]:
@@ -87,7 +106,7 @@ def idealise(atoms: Atoms, tolerance: float) -> Idealised:
         found = find_space_group(ideal, tolerance)
         try:
             refine_symmetry(ideal, symprec=tolerance)
-        except (ValueError, spglib.SpglibError):
+        except Exception:  # spglib's and ASE's own kinds, which differ by version
             return Idealised(bare, 0.0, False)
         if find_space_group(ideal, tolerance) == found:
             break
@@ -132,24 +151,57 @@ def no_operations(natoms: int, complaint: str = "") -> SymmetryOperations:
     )
 
 
-def operations_to_keep(atoms: Atoms, tolerance: float) -> tuple[Atoms, SymmetryOperations]:
-    """A crystal refined to its symmetry, and the operations that relaxation is to keep.
+class _Kept(FixSymmetry):
+    """ASE's constraint with operations that are known; its own constructor looks for them."""
 
-    As ASE's ``FixSymmetry`` does at its construction: the crystal is refined by
+    def __init__(self, operations: SymmetryOperations) -> None:
+        self.rotations = operations.rotations
+        self.translations = np.zeros((len(operations), 3))  # asked for, but without effect
+        self.symm_map = operations.permutations
+        self.do_adjust_positions = self.do_adjust_cell = True
+
+
+def operations_to_keep(
+    atoms: Atoms, tolerance: float, before: SymmetryOperations | None = None
+) -> tuple[Atoms, SymmetryOperations]:
+    """Refine a crystal to its symmetry, and find the operations that relaxation is to keep.
+
+    As the constructor of ASE's ``FixSymmetry`` does: the crystal is refined by
     ``refine_symmetry``, then the operations are those that spglib finds at the tolerance (A).
     A cell that is not primitive keeps its translations, whatever its space group. A crystal
-    with nothing but the identity, or for which spglib's answers contradict each other, is
-    returned as it is.
+    with nothing but the identity is returned as it is; so is one for which spglib's answers
+    contradict each other, with a complaint.
+
+    Parameters
+    ----------
+    before : SymmetryOperations, optional
+        Those of a constraint that the crystal still has: refinement then makes of its changes
+        of the cell and the positions the part that is symmetric under them.
     """
     found = _dataset(atoms, tolerance)
-    if found is None or len(found.rotations) == 1:
+    if found is None:
+        return atoms, no_operations(len(atoms), "spglib finds none")
+    if len(found.rotations) == 1:
         return atoms, no_operations(len(atoms))
     refined = atoms.copy()
-    refined.set_constraint()
+    refined.set_constraint(None if before is None else _Kept(before))
     try:
         refine_symmetry(refined, symprec=tolerance)
-    except (ValueError, AttributeError, spglib.SpglibError, np.linalg.LinAlgError) as error:
+    except Exception as error:  # spglib's and ASE's own kinds, which differ by version
         return atoms, no_operations(len(atoms), f"could not be refined: {error}")
+    refined.set_constraint()
+    return _with_operations(atoms, refined, tolerance)
+
+
+def exact_operations(atoms: Atoms) -> SymmetryOperations:
+    """Find the operations under which a crystal is symmetric within ``EXACT``."""
+    return _with_operations(atoms, atoms, EXACT)[1]
+
+
+def _with_operations(
+    atoms: Atoms, refined: Atoms, tolerance: float
+) -> tuple[Atoms, SymmetryOperations]:
+    """The refined crystal and its operations, or the crystal as it was with a complaint."""
     found = _dataset(refined, tolerance)
     if found is None:
         return atoms, no_operations(len(atoms), "spglib finds none after refinement")

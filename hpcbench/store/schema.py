@@ -106,9 +106,9 @@ _RELAXATION = (
     Field("energy", "f8", (), "eV", "potential energy of the relaxed cell"),
     Field("fmax", "f8", (), "eV/angstrom", "largest force left by the relaxation"),
     Field("stress", "f8", (3, 3), "eV/angstrom^3", "left by the relaxation"),
-    Field("relaxation_steps", "i4", meaning="optimiser steps, all stages"),
+    Field("relaxation_steps", "i4", meaning="optimiser steps, all rounds"),
     Field("force_calls", "i4", meaning="evaluations in the relaxation"),
-    Field("idealised", "bool", meaning="brought to its exact symmetry after relaxation"),
+    Field("idealised", "bool", meaning="relaxed cell brought to its exact symmetry"),
 )
 _FORCE_CONSTANTS = (
     Field("displacements", "i4", meaning="displaced supercells"),
@@ -193,10 +193,10 @@ _WORK = (
     Field("provenance", "category", meaning="JSON: versions of packages, device, weights"),
 )
 _STAGES = (
-    Field("stage_steps", "i4", meaning="optimiser steps of each stage of the relaxation"),
-    Field("stage_energy", "f8", (), "eV", "potential energy of the cell after each stage"),
-    Field("stage_fmax", "f8", (), "eV/angstrom", "largest force left by each stage"),
-    Field("stage_stress", "f8", (3, 3), "eV/angstrom^3", "left by each stage"),
+    Field("stage_steps", "i4", meaning="optimiser steps of each round of the relaxation"),
+    Field("stage_energy", "f8", (), "eV", "potential energy of the cell after each round"),
+    Field("stage_fmax", "f8", (), "eV/angstrom", "largest force left by each round"),
+    Field("stage_stress", "f8", (3, 3), "eV/angstrom^3", "left by each round"),
 )
 _MODES = (
     Field("mode_frequencies", "f8", (), "THz", "the lowest mode of each place, where imaginary"),
@@ -239,7 +239,11 @@ def result_schema(
         Field("reason", "str", meaning="kind and text of what went wrong; empty if done"),
         Field("notes", "category", meaning="what did not go as asked of one that is done"),
         Field("spacegroup", "category", meaning="international symbol, relaxed"),
-        Field("spacegroup_number", "i4", meaning="relaxed, at the symmetry tolerance; 0 unknown"),
+        Field(
+            "spacegroup_number",
+            "i4",
+            meaning="relaxed, at 1e-5 angstrom (imported: at the symmetry tolerance); 0 unknown",
+        ),
         Field("spacegroup_before", "category", meaning="international symbol, as given"),
         Field("spacegroup_number_before", "i4", meaning="as given, at the symmetry tolerance"),
         Field(
