@@ -208,15 +208,20 @@ def test_the_kind_of_instability_is_that_of_the_table(
     if commensurate < -0.1:
         assert kinds <= {AT_GAMMA, AT_COMMENSURATE}
         assert row["verdict_loew"] == row["verdict_phononbench"] == "unstable"
+        assert row["verdict_exact_q"] == "unstable"
     elif mesh < -0.1:
         # The path and the mesh of 6 x 6 x 6 see what the table's dense mesh sees.
         assert kinds <= {BETWEEN, NEAR_GAMMA}
         assert row["verdict_loew"] == "stable"
         assert row["verdict_phononbench"] == "unstable"
         assert row["min_frequency_commensurate"] > -1e-3
+        # Nothing can be computed here: the suspicion stays one.
+        assert row["verdict_exact_q"] == "undetermined"
     else:
         assert kinds == ({NEAR_GAMMA} if name in LONG_WAVES else {CLEAN})
         assert row["verdict_mesh"] == "stable"
+        lowest = min(row["min_frequency_path"], row["min_frequency_mesh"])
+        assert row["verdict_exact_q"] == ("stable" if lowest >= -0.1 else "undetermined")
         assert (row["verdict_phononbench"] == "stable") == (name not in LONG_WAVES)
 
 
