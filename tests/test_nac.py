@@ -21,14 +21,14 @@ from phonopy.structure.cells import get_primitive, get_supercell
 
 from hpcbench import born
 from hpcbench.cli import main
-from hpcbench.criteria import Criterion
+from hpcbench.criteria import PLACES, Criterion
 from hpcbench.crystal import Crystal
 from hpcbench.errors import CrystalError
 from hpcbench.exchange.exporting import export
 from hpcbench.exchange.finding import find
 from hpcbench.exchange.importing import Imported, import_config, import_found
 from hpcbench.phonons.noise import Uncertainty
-from hpcbench.phonons.spectrum import frequencies_at
+from hpcbench.phonons.spectrum import frequencies_at, frequencies_on_path
 from hpcbench.sources import SourceFile, Unreadable, read_file
 from hpcbench.store.physics import deviations
 from hpcbench.store.reader import Store
@@ -49,6 +49,7 @@ def silent_phonopy() -> Iterator[None]:
 def imported(sources: list[str], out: Path, **flags: Any) -> tuple[Store, Imported]:
     found = find(sources)
     settings = {"out": str(out), "workers": 0, "mesh": MESH, "band_dtype": "float64"}
+    settings["criterion"] = "phononbench"
     config = import_config(found, settings | flags, None)
     result = import_found(found, config)
     return Store(out), result
@@ -151,8 +152,8 @@ def test_sio2_is_stable_with_its_born_charges(
     assert main(["show", key, "--store", str(dft.path)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "applied: non-analytic correction by Gonze-Lee" in shown
-    assert "unstable, lowest -0.5172 THz (path), 0.0000 THz (commensurate)" in shown
-    assert f"id {key}:without-nac" in shown
+    words = "without Born charges: unstable, lowest on the path -0.5172 THz"
+    assert f"{key}:without-nac {words}" in shown
     assert main(["show", f"{key}:without-nac", "--store", str(dft.path)]) == 0
     assert "-0.5172 THz" in capsys.readouterr().out
 
@@ -326,26 +327,45 @@ def _analysed_again(store: Store, key: str, folder: Path) -> None:
         assert got["nac_params"] == expected["nac_params"]
 
 
-def test_noise_is_that_of_the_forces_alone() -> None:
-    """Charges are no noise: they do not add to how far that of forces moves frequencies."""
+def on_springs(spring: float) -> Phonopy:
+    """Salt in which each atom is held to its place, as made-up forces have it."""
     phonon = salt()
     # So long that noise makes little of force constants, far less than charges.
     phonon.generate_displacements(distance=10.0, is_diagonal=False)
     rng = np.random.default_rng(0)
     forces = 1e-3 * rng.standard_normal((len(phonon.displacements), len(phonon.supercell), 3))
     for entry, found in zip(phonon.dataset["first_atoms"], forces, strict=True):
-        found[entry["number"]] -= 2.0 * np.asarray(entry["displacement"])
+        found[entry["number"]] -= spring * np.asarray(entry["displacement"])
     phonon.forces = forces - forces.mean(axis=1, keepdims=True)
     phonon.produce_force_constants(calculate_full_force_constants=False, show_drift=False)
     phonon.symmetrize_force_constants(show_drift=False)
+    return phonon
+
+
+def test_noise_is_that_of_the_forces_alone() -> None:
+    """Charges are no noise: they do not add to how far that of forces moves frequencies."""
+    phonon = on_springs(2.0)
     spreads = []
     for nac in (None, nac_of(phonon) | {"factor": 14.4}):
         phonon.nac_params = nac
         spectrum = frequencies_at(phonon, np.array([[0.02, 0.0, 0.0], [0.1, 0.2, 0.3]]))
-        spectra = dict.fromkeys(("path", "commensurate", "mesh"), spectrum)
-        near = Criterion("near", "mesh", float(spectrum.frequencies.max()))
-        spreads.append(Uncertainty(phonon).noise(10.0, spectra, (near,)).deviation["mesh"].max())
+        spectra = dict.fromkeys(PLACES, spectrum)
+        noise = Uncertainty(phonon).noise(10.0, spectra, (Criterion("near", "mesh", 0.0),))
+        spreads.append(noise.deviation["mesh"].max())
     assert spreads[1] == pytest.approx(spreads[0], rel=0.5)
+
+
+def test_soft_optical_modes_are_not_taken_for_acoustic_in_any_direction() -> None:
+    """With a soft polar mode, the longitudinal one of three is above the acoustic ones."""
+    phonon = on_springs(-0.3)
+    phonon.nac_params = nac_of(phonon) | {"factor": 14.4}
+    path = np.array([[0.0, 0.0, 0.0], [0.25, 0.0, 0.25], [0.5, 0.0, 0.5]])
+    spectrum = frequencies_on_path(phonon, path, np.array([0, 3]))
+    at_gamma, acoustic = spectrum.frequencies[0], spectrum.at_gamma[0]
+    assert (at_gamma[:2] < -0.5).all() and at_gamma[5] > 0.5
+    assert acoustic.tolist() == [False, False, True, True, True, False]
+    assert np.abs(at_gamma[acoustic]).max() < 0.01
+    assert not spectrum.at_gamma[1:].any()
 
 
 def test_charges_follow_the_atoms_of_a_cell_and_of_its_primitive_cell() -> None:

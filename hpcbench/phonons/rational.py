@@ -189,7 +189,7 @@ def suspicions(
     candidates = list(itertools.compress(candidates, is_new))
     if candidates:
         frequencies = interpolate(rational[is_new])
-        interpolated.append(Spectrum(rational[is_new], frequencies, interpolated[0].acoustic))
+        interpolated.append(Spectrum(rational[is_new], frequencies, interpolated[-1].acoustic))
 
     qpoints = np.concatenate([spectrum.qpoints for spectrum in interpolated])
     frequencies = np.sort(np.concatenate([s.frequencies for s in interpolated]), axis=1)

@@ -150,13 +150,17 @@ class GammaModes:
     acoustic: NDArray[np.bool_]
 
 
-def modes_at_gamma(phonon: Phonopy) -> GammaModes:
+def modes_at_gamma(phonon: Phonopy, direction: NDArray[np.float64] | None = None) -> GammaModes:
     """Return the modes at Gamma, and which of them are acoustic.
+
+    ``direction`` is that from which one comes, reduced; it matters with Born charges alone.
 
     Acoustic are those that move all atoms alike: the three with the largest
     :func:`acoustic_share`, not the three lowest, for optical ones may be imaginary.
     """
-    result = phonon.run_qpoints([[0.0, 0.0, 0.0]], with_eigenvectors=True)
+    result = phonon.run_qpoints(
+        [[0.0, 0.0, 0.0]], with_eigenvectors=True, nac_q_direction=direction
+    )
     frequencies = np.asarray(result.frequencies[0])
     order = np.argsort(frequencies, kind="stable")
     vectors = result.eigenvectors[0].T[order].reshape(len(order), -1, 3)
@@ -182,13 +186,16 @@ def frequencies_on_path(
     spectrum = frequencies_at(phonon, qpoints)
     if phonon.nac_params is None:
         return spectrum
+    frequencies = spectrum.frequencies
+    # Longitudinal modes are elsewhere in the order than without a direction.
+    acoustic = np.tile(spectrum.acoustic, (len(qpoints), 1))
     for first, end in itertools.pairwise(indptr):
         at_gamma = first + np.flatnonzero(is_gamma(qpoints[first:end]))
         direction = qpoints[first] - qpoints[end - 1]
         if len(at_gamma) and direction.any():
-            result = phonon.run_qpoints(qpoints[at_gamma], nac_q_direction=direction)
-            spectrum.frequencies[at_gamma] = np.sort(result.frequencies, axis=1)
-    return spectrum
+            modes = modes_at_gamma(phonon, direction)
+            frequencies[at_gamma], acoustic[at_gamma] = modes.frequencies, modes.acoustic
+    return Spectrum(spectrum.qpoints, frequencies, acoustic)
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,8 +31,9 @@ class Spectrum:
         In reduced coordinates of the primitive cell's reciprocal lattice.
     frequencies : ndarray, shape (nq, nbands)
         In THz, ascending; negative where imaginary.
-    acoustic : ndarray, shape (nbands,)
-        Which modes at Gamma are acoustic, by their eigenvectors.
+    acoustic : ndarray, shape (nbands,) or (nq, nbands)
+        Which modes at Gamma are acoustic, by their eigenvectors; for each q where Gamma has
+        directions (Born charges).
     """
 
     qpoints: NDArray[np.float64]
@@ -59,7 +60,8 @@ class Spectrum:
     @property
     def at_gamma(self) -> NDArray[np.bool_]:
         """Return which modes are acoustic modes at Gamma, shape (nq, nbands)."""
-        return np.outer(is_gamma(self.qpoints), self.acoustic)
+        found: NDArray[np.bool_] = is_gamma(self.qpoints)[:, None] & self.acoustic
+        return found
 
 
 def signed_squares(frequencies: NDArray[np.float64]) -> NDArray[np.float64]:
