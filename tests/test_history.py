@@ -18,11 +18,12 @@ from hpcbench.cli import main
 from hpcbench.criteria import CRITERIA
 from hpcbench.errors import UsageError
 from hpcbench.exchange.phononbench import label_of
-from hpcbench.rank.rows import Computation, row_beside, rows_of
+from hpcbench.rank.rows import Computation, row_of, rows_of
 from hpcbench.report.benchmark_json import benchmark_json
 from hpcbench.report.drawings import bands_svg
 from hpcbench.report.history import history_of
 from hpcbench.report.html import write_report
+from hpcbench.store.schema import BESIDE
 
 QUICK = ["--mesh", "4", "4", "4", "--band-points", "11", "--workers", "0", "--no-report"]
 # Of phonons: whatever follows from the forces of one computation.
@@ -42,9 +43,11 @@ def test_the_last_computation_is_the_crystals_row() -> None:
     common = {"id": "abc", "name": "salt", "energy": -1.0, "notes": ""}
     provenance = json.dumps({"dtype": "float32", "device": "cpu"})
     done = [
-        Computation("first", {"verdict": "undetermined", "margin": 0.1}),
-        Computation("float64", {"verdict": "unstable", "margin": -0.1}, in_double=True),
-        Computation("larger", {"verdict": "stable", "margin": 0.2}, in_double=True),
+        Computation("first", {"verdict": "undetermined", "margin": 0.1, "notes": ""}),
+        Computation(
+            "float64", {"verdict": "unstable", "margin": -0.1, "notes": ""}, in_double=True
+        ),
+        Computation("larger", {"verdict": "stable", "margin": 0.2, "notes": ""}, in_double=True),
     ]
     last, *history = rows_of(common, done, provenance)
     found = [(row["id"], row["parent"], row["again"], row["verdict"]) for row in (last, *history)]
@@ -61,9 +64,13 @@ def test_the_last_computation_is_the_crystals_row() -> None:
 
 
 def test_a_crystal_that_is_computed_once_has_no_history() -> None:
-    (row,) = rows_of({"id": "abc"}, [Computation("first", {"verdict": "stable"})], "{}")
+    (row,) = rows_of(
+        {"id": "abc", "notes": ""},
+        [Computation("first", {"verdict": "stable", "notes": ""})],
+        "{}",
+    )
     assert (row["id"], row["parent"], row["again"], row["verdict"]) == ("abc", "", "", "stable")
-    beside = row_beside(row)
+    beside = row_of(row, BESIDE)
     assert (beside["id"], beside["parent"], beside["again"]) == (
         "abc:phononbench", "abc", "phononbench",
     )  # fmt: skip
