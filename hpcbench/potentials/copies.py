@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,10 @@ class DisplacedCopies:
 
     def __len__(self) -> int:
         return len(self.atoms)
+
+    def only(self, which: slice) -> DisplacedCopies:
+        """Return some of the copies."""
+        return replace(self, atoms=self.atoms[which], displacements=self.displacements[which])
 
     @property
     def natoms(self) -> int:

@@ -177,24 +177,32 @@ class Route:
         computations = [Computation(FIRST, analysed.columns)]
         common = done_row(crystal, relaxation, {}, self.rank, self.provenance)
         common |= yield from self._symmetry(crystal, relaxation)
-        is_unsure = analysed.columns["cause"] in (LENGTH, ROUNDING)
-        in_double = is_unsure and self.has_double
-        what = DOUBLE if in_double else EXTRAPOLATED
+        lengths = in_double = False
+        what = EXTRAPOLATED
         try:
-            if is_unsure:
+            if analysed.columns["cause"] in (LENGTH, ROUNDING):
+                lengths = True
+                known = analysed.forces
                 displaced = yield from self._displaced(
                     relaxation.atoms, supercell_matrix, lengths=True
                 )
-                analysed = yield from self._analysed(displaced, in_double=in_double, lengths=True)
+                analysed = yield from self._analysed(
+                    displaced, in_double=False, lengths=True, known=known
+                )
+                computations.append(Computation(what, analysed.columns))
+            what = DOUBLE
+            if analysed.columns["cause"] == ROUNDING and self.has_double:
+                in_double = True
+                analysed = yield from self._analysed(displaced, in_double=True, lengths=True)
                 computations.append(Computation(what, analysed.columns, in_double))
             what = LARGER
             if abs(analysed.columns["margin"]) < config.check_margin:
                 relaxed = relaxation.atoms
                 larger = next_larger(relaxed.cell[:], relaxed.positions, supercell_matrix)
                 require_size(crystal.natoms, larger, config.largest_supercell)
-                displaced = yield from self._displaced(relaxation.atoms, larger, lengths=is_unsure)
+                displaced = yield from self._displaced(relaxation.atoms, larger, lengths=lengths)
                 analysed = yield from self._analysed(
-                    displaced, in_double=in_double, lengths=is_unsure
+                    displaced, in_double=in_double, lengths=lengths
                 )
                 computations.append(Computation(LARGER, analysed.columns, in_double))
             what = "negative interpolated frequencies"
@@ -266,16 +274,28 @@ class Route:
         in_double: bool,
         protocol: Protocol | None = None,
         lengths: bool = False,
+        known: NDArray[np.float64] | None = None,
     ) -> Generator[Request, Any, Analysed]:
+        """Ask for the forces on displaced supercells, and what they come to.
+
+        ``known`` are forces of the same displacements with those that tell the noise: then those
+        of other lengths alone are asked for.
+        """
         config = self.config
         keep = Keep(config.keep_forces, config.band_dtype, config.keep_dos)
         criterion = str(config.criterion) if protocol is None else protocol.criterion
         how = phonon_settings(config, protocol), criterion, keep
-        forces: NDArray[np.float64] = yield ForcesOn(displaced.copies, in_double)
+        copies = displaced.copies
+        if known is not None:
+            # Its last one is the first displacement at half its length, which is among the others.
+            copies = copies.only(slice(len(known) - 1, None))
+        forces: NDArray[np.float64] = yield ForcesOn(copies, in_double)
+        if known is not None:
+            forces = np.concatenate([known[:-1], forces])
         analysed: Analysed = yield OnCpu(
             ANALYSIS, analyse_forces, (displaced.phonon, forces, *how, lengths)
         )
-        return analysed
+        return replace(analysed, forces=forces)
 
 
 def _require_elements(crystal: Crystal, info: PotentialInfo) -> None:

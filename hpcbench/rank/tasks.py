@@ -11,7 +11,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -75,10 +75,13 @@ class Analysed:
         Of its row.
     suspicions : Suspicions
         Where interpolated frequencies are negative that computed ones may not be.
+    forces : ndarray, shape (ncopies, natoms, 3)
+        Those, in eV/A; not brought back from a worker process.
     """
 
     columns: dict[str, Any]
     suspicions: Suspicions
+    forces: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0, 3)))
 
 
 @dataclass(frozen=True)
