@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,10 +22,13 @@ LARGEST_TABLE_OF_DISTANCES = 1_000_000
 
 @dataclass(frozen=True)
 class SpaceGroup:
-    """A space group: its number (0 where none was found) and international symbol."""
+    """A space group: its number (0 where none was found) and international symbol.
+
+    The number tells them apart; the symbol may be that of another setting.
+    """
 
     number: int
-    symbol: str
+    symbol: str = field(compare=False)
 
     def __str__(self) -> str:
         return f"{self.symbol} ({self.number})"
@@ -103,12 +106,12 @@ def idealise(atoms: Atoms, tolerance: float) -> Idealised:
     # Made exact, a cell may show more symmetry within the tolerance than it did before: that is
     # then made exact in turn. A space group has few supergroups, so this ends.
     for _ in range(LARGEST_CHAIN_OF_SUPERGROUPS):
-        found = find_space_group(ideal, tolerance)
+        found = find_symmetry(ideal, tolerance)
         try:
             refine_symmetry(ideal, symprec=tolerance)
         except Exception:  # spglib's and ASE's own kinds, which differ by version
             return Idealised(bare, 0.0, False)
-        if find_space_group(ideal, tolerance) == found:
+        if find_symmetry(ideal, tolerance) == found:
             break
     else:
         return Idealised(bare, 0.0, False)
