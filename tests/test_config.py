@@ -41,7 +41,7 @@ def test_paths_of_a_file_start_from_its_folder(tmp_path: Path) -> None:
 def test_protocols_fill_in_what_was_not_given() -> None:
     robust, literal = (load_config({"protocol": p}, None, {}) for p in ("robust", "phononbench"))
     assert (robust.fmax, literal.fmax) == (0.001, 0.005)
-    assert robust.criterion == "phononbench-v3"
+    assert robust.criterion == "exact-q"
     assert literal.criterion == "phononbench"
     (stage,) = literal.protocol_definition.stages(0.005, 500)
     assert stage == Stage(0.0025, 0.005, 500, 15, "refined")

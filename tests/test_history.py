@@ -102,7 +102,9 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, hpcbench.Store
     (folder / "own.toml").write_text(
         '[[criteria]]\nname = "near"\nplace = "path"\nthreshold = -3.465\n'
     )
+    # The length of the displacements is out of reach of the threshold.
     own = ["--criteria", str(folder / "own.toml"), "--criterion", "near"]
+    own += ["--displacement", "0.002"]
     small = run(folder, "small.h5", "--supercell", "2", "2", "2", *own)
     large = run(folder, "large.h5", "--supercell", "3", "3", "3", *own)
     both = run(folder, "s.h5", "--supercell", "2", "2", "2", *own, "--check-margin", "0.05")
