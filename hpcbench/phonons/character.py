@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcbench.phonons.rational import distance_from_gamma, nearest_commensurate
 from hpcbench.phonons.spectrum import GammaModes
 from hpcbench.phonons.stability import ACOUSTIC_MODES, IMAGINARY, Spectrum
 
@@ -88,16 +88,11 @@ def character(
     acoustic = gamma.frequencies[gamma.acoustic]
     optical = gamma.frequencies[~gamma.acoustic]
     limit = {place: min(IMAGINARY, -float(np.nan_to_num(noise[place]))) for place in spectra}
-    distances = {place: _from_gamma(s.qpoints, reciprocal) for place, s in spectra.items()}
+    distances = {place: distance_from_gamma(s.qpoints, reciprocal) for place, s in spectra.items()}
     away = {place: distance > _AT_GAMMA for place, distance in distances.items()}
     commensurate = spectra["commensurate"].frequencies[away["commensurate"]]
-    radius = (
-        (1.0 - _SAME_DISTANCE)
-        * _NEAR
-        * distances["commensurate"][away["commensurate"]].min(
-            initial=np.linalg.norm(reciprocal, axis=1).min()
-        )
-    )
+    nearest = nearest_commensurate(spectra["commensurate"].qpoints, reciprocal)
+    radius = (1.0 - _SAME_DISTANCE) * _NEAR * nearest
     near, is_far, is_near = np.inf, False, False
     for place in ("path", "mesh"):
         frequencies = np.sort(spectra[place].frequencies, axis=1)
@@ -128,17 +123,6 @@ def character(
             for place, spectrum in spectra.items()
         },
     )
-
-
-def _from_gamma(
-    qpoints: NDArray[np.float64], reciprocal: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Distance in 1/A of each q from the nearest reciprocal lattice point."""
-    folded = qpoints - np.rint(qpoints)
-    shifts = np.array(list(itertools.product((-1, 0, 1), repeat=3)))
-    vectors = (folded[:, None, :] + shifts) @ reciprocal
-    distances: NDArray[np.float64] = np.linalg.norm(vectors, axis=2).min(axis=1)
-    return distances
 
 
 def _share(

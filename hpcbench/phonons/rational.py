@@ -194,8 +194,8 @@ def suspicions(
     qpoints = np.concatenate([spectrum.qpoints for spectrum in interpolated])
     frequencies = np.sort(np.concatenate([s.frequencies for s in interpolated]), axis=1)
     index_of_first = len(qpoints) - len(candidates)
-    radius = _NEAR * _nearest(commensurate, reciprocal)
-    is_long = _from_gamma(qpoints, reciprocal) < radius - _SAME
+    radius = _NEAR * nearest_commensurate(commensurate, reciprocal)
+    is_long = distance_from_gamma(qpoints, reciprocal) < radius - _SAME
     padded = np.pad(frequencies, ((0, 0), (0, 1)), constant_values=np.inf)
     depths = np.where(is_long, padded[:, ACOUSTIC_MODES], padded[:, 0])
     # Rational q that are negative but above the threshold can stand for ones below it.
@@ -302,19 +302,24 @@ def _images(qpoints: NDArray[np.float64], reciprocal: NDArray[np.float64]) -> ND
     return images
 
 
-def _from_gamma(
+def distance_from_gamma(
     qpoints: NDArray[np.float64], reciprocal: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Distance in 1/A of each q from the nearest reciprocal lattice point."""
+    """Return the distance in 1/A of each q from the nearest reciprocal lattice point.
+
+    ``reciprocal`` are the reciprocal lattice vectors as rows, in 1/A.
+    """
     distances: NDArray[np.float64] = np.linalg.norm(_images(qpoints, reciprocal), axis=2).min(
         axis=1
     )
     return distances
 
 
-def _nearest(commensurate: NDArray[np.float64], reciprocal: NDArray[np.float64]) -> float:
-    """Distance in 1/A from Gamma to the nearest other commensurate q, or its own nearest image."""
-    distances = _from_gamma(commensurate, reciprocal)
+def nearest_commensurate(
+    commensurate: NDArray[np.float64], reciprocal: NDArray[np.float64]
+) -> float:
+    """Return the distance in 1/A from Gamma to the nearest other commensurate q, or its image."""
+    distances = distance_from_gamma(commensurate, reciprocal)
     basis, _ = minkowski_reduce(reciprocal)
     return float(distances[distances > _SAME].min(initial=np.linalg.norm(basis, axis=1).min()))
 
