@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 import hpcbench
 from hpcbench.criteria import CRITERIA
 from hpcbench.report.protocols import protocols_of
-from hpcbench.store.schema import DONE
+from hpcbench.store.schema import DONE, FIRST
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -74,6 +74,32 @@ def kinds_of_change(store: hpcbench.Store, column: str) -> dict[str, dict[str, i
     return changes
 
 
+def verdicts_changed(store: hpcbench.Store) -> dict[str, int]:
+    """What became of verdicts that a second computation was made for."""
+    first = store.history.table
+    first = first[first["again"] == FIRST].set_index("parent")
+    decided = store.table.loc[first.index]
+    return dict(
+        Counter(
+            f"{label_before} -> {verdict}"
+            for label_before, verdict in zip(
+                first["verdict_phononbench_v3"], decided["verdict"], strict=True
+            )
+        )
+    )
+
+
+def suspicions_of(store: hpcbench.Store) -> dict[str, int]:
+    """Crystals with negative interpolated frequencies where none was computed, and their end."""
+    counts: Counter[str] = Counter()
+    for key in store.ids:
+        row = store.row(key)
+        if row["status"] == DONE and (len(row["computed_qpoints"]) or row["open_regions"]):
+            counts[str(row["verdict"])] += 1
+            counts["rational q computed"] += len(row["computed_qpoints"])
+    return dict(counts)
+
+
 def summary(store: hpcbench.Store) -> dict[str, Any]:
     """Counts of the store, as they stand in the results."""
     table: pandas.DataFrame = store.table
@@ -85,8 +111,17 @@ def summary(store: hpcbench.Store) -> dict[str, Any]:
         "done by robust": len(done),
         "done by phononbench": len(beside),
         "failed by reason": dict(
-            Counter(table["reason"][table["status"] != DONE].str.partition(":")[0])
+            Counter(str(x).partition(":")[0] for x in table["reason"][table["status"] != DONE])
         ),
+        "verdicts by exact-q, with causes": dict(
+            Counter(
+                f"{verdict} {cause}".strip()
+                for verdict, cause in zip(done["verdict"], done["cause"], strict=True)
+            )
+        ),
+        "computed more than once": dict(Counter(done["again"].astype(str))),
+        "first verdict and decided": verdicts_changed(store),
+        "suspicions": suspicions_of(store),
         "displaced supercells": {
             "phononbench": int(beside["displacements"].sum()),
             "robust": int(done["displacements"].sum()),
@@ -133,6 +168,7 @@ def main() -> None:
     parser.add_argument("--crystals", type=int, default=200)
     parser.add_argument("--most-atoms", type=int, default=6)
     parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--supercell", nargs="+", default=[], help="of robust (its own default)")
     parser.add_argument("--store", type=Path, default=Path("protocols.h5"))
     parser.add_argument("--only-summary", action="store_true", help="of a store that is there")
     options = parser.parse_args()
@@ -142,6 +178,8 @@ def main() -> None:
         write(source, chosen)
         command = [sys.executable, "-m", "hpcbench", "run", str(source), "--protocol", "both"]
         command += ["--model", options.model, "--out", str(options.store)]
+        if options.supercell:
+            command += ["--supercell", *options.supercell]
         if options.ranks > 1:
             launcher = [str(Path(sys.executable).parent / "mpiexec"), "-n", str(options.ranks)]
             command = [*launcher, *command]
