@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from hpcbench.store.reader import Store
 
 SETTINGS_FILE = "hpcbench.json"
-"""Lies in an exported folder: with these settings an import gives the same verdicts."""
+"""Lies in an exported folder: with these settings an import gives the same verdicts, but for those
+that rational q have decided, which are undetermined there."""
 
 # File systems take 255 bytes, and an id and an ending follow.
 _LONGEST_NAME = 80

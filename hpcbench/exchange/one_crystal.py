@@ -70,8 +70,12 @@ def import_one(job: Job, how: How) -> list[dict[str, Any]]:
         rows = [row]
         if row.get("nac_params"):
             keep = replace(how.keep, forces=False)
-            columns = columns_without_nac(row, how.settings, keep)
-            rows.append(row_of(row | columns, WITHOUT_NAC))
+            try:
+                columns = columns_without_nac(row, how.settings, keep)
+                rows.append(row_of(row | columns, WITHOUT_NAC))
+            except Exception as error:  # one strange file must not end the import
+                note = f"not analysed without Born charges: {error}"
+                row["notes"] = "; ".join(filter(None, (row.get("notes", ""), note)))
     row["seconds_analysis"] = time.process_time() - start
     return rows
 

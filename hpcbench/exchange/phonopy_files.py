@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpcbench.exchange.files import done_rows, file_name, replacing, write_settings
+from hpcbench.phonons.displacement_length import NOT_SMOOTH
 from hpcbench.store.physics import phonopy_of
 
 if TYPE_CHECKING:
@@ -44,7 +46,8 @@ def write_calculation(row: Mapping[str, Any], phonon: Phonopy, folder: Path) -> 
             physical_unit="eV/angstrom^2",
             compression="gzip",
         )
-    if len(row["forces"]):
+    # Those of an extrapolation are of one length: phonopy would fit other force constants.
+    if len(row["forces"]) and not row.get("roughness", math.nan) < NOT_SMOOTH:
         with replacing(folder / "FORCE_SETS") as temporary:
             write_FORCE_SETS(phonon.dataset, filename=temporary)
     write_bands(row, phonon, folder / "band.yaml")

@@ -54,7 +54,8 @@ if TYPE_CHECKING:
 class PhononSettings:
     """How phonons are computed; units and meaning as in ``RunConfig``.
 
-    ``literal``: every criterion has an answer, however uncertain, as in the scripts of a benchmark.
+    ``literal``: every criterion has an answer, however uncertain, as in the scripts of a benchmark;
+    but for ``exact-q`` where interpolated frequencies are negative.
     """
 
     primitive_matrix: str
@@ -236,13 +237,13 @@ def analyse_lengths(
         forces[:displaced], forces[displaced], float(np.linalg.norm(change))
     )
     lengths = extrapolate(pairs_of(phonon), forces, displaced, rounding)
-    error = None
+    remainder = 0.0
     if lengths.smooth:
         change = fit_force_constants(phonon, subtract_drift(lengths.forces)[0])
-        rounding, error = EXTRAPOLATED_NOISE * rounding, lengths.error
+        rounding, remainder = EXTRAPOLATED_NOISE * rounding, lengths.remainder
     path, mesh, spectra = _spectra(phonon, settings)
     judged = _judged(phonon, spectra)
-    noise = uncertainty.noise(rounding, judged, settings.criteria, error=error)
+    noise = uncertainty.noise(rounding, judged, settings.criteria, nonlinearity=remainder)
     return dataclasses.replace(
         _result(phonon, settings, path, mesh, spectra, judged, noise),
         displacements=len(forces),

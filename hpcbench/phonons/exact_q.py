@@ -123,14 +123,14 @@ def analyse_at(
         forces[:displaced], forces[displaced], float(np.linalg.norm(change))
     )
     lengths = extrapolate(pairs_of(phonon), forces, displaced, rounding)
-    error = None
+    remainder = 0.0
     if lengths.smooth:
         fit_force_constants(phonon, subtract_drift(lengths.forces)[0])
-        rounding, error = EXTRAPOLATED_NOISE * rounding, lengths.error
+        rounding, remainder = EXTRAPOLATED_NOISE * rounding, lengths.remainder
     frequencies = np.sort(phonon.run_qpoints([qpoint]).frequencies, axis=1)
     spectrum = Spectrum(np.array([qpoint]), frequencies, np.zeros(frequencies.shape[1], bool))
     here = dataclasses.replace(criterion, place="q")
-    noise = uncertainty.noise(rounding, {"q": spectrum}, [here], error=error)
+    noise = uncertainty.noise(rounding, {"q": spectrum}, [here], nonlinearity=remainder)
     causes = [
         cause
         for cause, of_rounding in ((ROUNDING, True), (LENGTH, False))
@@ -153,7 +153,7 @@ def undecided(found: Suspicions) -> str:
     return LONG_WAVES if np.isfinite(found.long_waves) else ""
 
 
-def decide(found: Suspicions, computed: Sequence[AtQ]) -> Answer:
+def decide(found: Suspicions, computed: Sequence[AtQ], threshold: float) -> Answer:
     """Return the verdict of a crystal whose commensurate q are all stable.
 
     Parameters
@@ -161,10 +161,18 @@ def decide(found: Suspicions, computed: Sequence[AtQ]) -> Answer:
     found : Suspicions
         What was suspected.
     computed : sequence of AtQ
-        What came out; fewer than were chosen only where one is unstable.
+        What came out, in the order of ``found.chosen``; fewer only where one is unstable.
+    threshold : float
+        In THz, negative.
     """
     if any(one.is_below for one in computed):
         return Answer(UNSTABLE)
     causes = [one.cause for one in computed if one.cause]
+    if not causes and any(
+        # Negative as it was interpolated: then the lowest place nearby is as it was, too.
+        one.mode.frequency * suspicion.lowest / suspicion.frequency < threshold
+        for suspicion, one in zip(found.chosen, computed, strict=False)
+    ):
+        causes = [BETWEEN_Q]
     cause = causes[0] if causes else undecided(dataclasses.replace(found, chosen=()))
     return Answer(UNDETERMINED, cause) if cause else Answer(STABLE)

@@ -103,14 +103,14 @@ class Uncertainty:
 
     def __init__(self, phonon: Phonopy) -> None:
         self._phonon = phonon
-        self._fit = LinearFit(phonon)
         self._copy: Phonopy = pickle.loads(pickle.dumps(phonon))
         self._copy.nac_params = None  # which no error of the forces moves
         rng = np.random.default_rng(0)  # the same crystal gives the same numbers
         shape = _SAMPLES, len((phonon.dataset or {})["first_atoms"]), len(phonon.supercell), 3
         forces = rng.standard_normal(shape)
-        raw = self._fit.raw(forces - forces.mean(axis=2, keepdims=True))
-        self._samples = self._fit.symmetrised(raw)
+        fit = LinearFit(phonon)
+        raw = fit.raw(forces - forces.mean(axis=2, keepdims=True))
+        self._samples = fit.symmetrised(raw)
         self._sample_changes = float(np.linalg.norm(self._samples - raw)) / math.sqrt(_SAMPLES)
 
     def rounding(
@@ -156,7 +156,6 @@ class Uncertainty:
         criteria: Iterable[Criterion],
         *,
         nonlinearity: float = math.nan,
-        error: NDArray[np.float64] | None = None,
     ) -> Noise:
         """Return how far the frequencies of these spectra are uncertain.
 
@@ -169,13 +168,11 @@ class Uncertainty:
         criteria : iterable of Criterion
             Those whose places matter.
         nonlinearity : float
-            From :func:`nonlinearity`: then each pair of atoms may interact by so much more or
-            less, times ``_OTHER_DISPLACEMENTS``.
-        error : ndarray, shape (nsupercells, natoms, 3), optional
-            What may be added to the forces, or taken from them, in eV/A.
+            From :func:`nonlinearity`, or what is left of it: each pair of atoms may interact by
+            so much more or less, times ``_OTHER_DISPLACEMENTS``.
         """
         lowest = np.array([spectrum.lowest[1] for spectrum in spectra.values()])
-        _, spread = self._shifts(lowest, rounding, 0.0, None)
+        _, spread = self._shifts(lowest, rounding, 0.0)
         biases: dict[str, NDArray[np.float64]] = {}
         deviations: dict[str, NDArray[np.float64]] = {}
         for place in {criterion.place for criterion in criteria}:
@@ -183,7 +180,7 @@ class Uncertainty:
             squares = np.where(spectrum.at_gamma, np.inf, signed_squares(spectrum.frequencies))
             chosen = np.argsort(squares.min(axis=1), kind="stable")[:_MOST_QPOINTS]
             bias, deviation = self._shifts(
-                spectrum.qpoints[chosen], rounding, np.nan_to_num(nonlinearity), error
+                spectrum.qpoints[chosen], rounding, float(np.nan_to_num(nonlinearity))
             )
             for found, moved in ((biases, bias), (deviations, deviation)):
                 found[place] = np.full_like(squares, np.nan)
@@ -197,7 +194,6 @@ class Uncertainty:
         qpoints: NDArray[np.float64],
         rounding: float,
         nonlinearity: float,
-        error: NDArray[np.float64] | None,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return shifts of squared frequencies to first order, shape (nq, nbands), in THz^2.
 
@@ -215,8 +211,6 @@ class Uncertainty:
         if nonlinearity:
             springs = _springs(self._phonon)
             bias = _OTHER_DISPLACEMENTS * nonlinearity * moved(springs)
-        if error is not None:
-            bias = bias + np.abs(moved(self._fit.symmetrised(self._fit.raw(error[None]))[0]))
         return bias, spread
 
 

@@ -124,6 +124,8 @@ def rational_qpoints(
     operations : ndarray, shape (nops, 3, 3)
         Whole numbers; q and ``operation @ q`` have the same frequencies.
     """
+    if most_denominator < 2:
+        return []
     grid = math.lcm(*range(1, most_denominator + 1))
     fractions = np.unique([n * grid // d for d in range(1, most_denominator + 1) for n in range(d)])
     points = np.array(list(itertools.product(fractions, repeat=3)))[1:]
@@ -254,12 +256,19 @@ class _Regions:
             depth = self._depths[point]
             near = self._near(self._qpoints[point])
             inside = [
-                (candidates[i].cells, round(float(self._depths[i]), 6), candidates[i], i)
+                (
+                    # One that is not below the threshold itself can only stand for the others.
+                    self._depths[i] >= threshold,
+                    candidates[i].cells,
+                    round(float(self._depths[i]), 6),
+                    candidates[i],
+                    i,
+                )
                 for i in near
                 if i in candidates and self._depths[i] <= _DEEP * depth + _SAME
             ]
             if inside and len(chosen) < most:
-                _, _, qpoint, index = min(inside)
+                *_, qpoint, index = min(inside)
                 chosen.append(
                     Suspicion(
                         qpoint,

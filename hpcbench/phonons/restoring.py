@@ -120,6 +120,8 @@ def holding(phonon: Phonopy) -> Holding:
 def _free_sets(force_constants: NDArray[np.float64]) -> list[NDArray[np.int64]]:
     """Atoms of each part, from full force constants, shape (natoms, natoms, 3, 3)."""
     natoms = len(force_constants)
+    if natoms == 1:
+        return [np.array([0])]
     norms = np.linalg.norm(force_constants, axis=(2, 3))
     norms = np.maximum(norms, norms.T)
     distances = norms.max() - norms

@@ -53,6 +53,16 @@ DISPLACEMENTS, ANALYSIS = "displacements", "analysis"
 """Stages of the work on processor cores; that of the relaxation is ``symmetry``."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Done:
+    """A computation of a crystal's phonons, of a kind as in ``store.schema``."""
+
+    kind: str
+    displaced: Displaced
+    analysed: Analysed
+    in_double: bool = False
+
+
 @dataclass(frozen=True)
 class Route:
     """What all crystals of a rank have in common on their way.
@@ -172,42 +182,31 @@ class Route:
         """The rows of a relaxed crystal."""
         config = self.config
         supercell_matrix = _supercell_matrix(crystal, config)
-        displaced = yield from self._displaced(relaxation.atoms, supercell_matrix)
-        analysed = yield from self._analysed(displaced, in_double=False)
+        first = yield from self._displaced(relaxation.atoms, supercell_matrix)
+        analysed = yield from self._analysed(first, in_double=False)
+        done = _Done(FIRST, first, analysed)
         computations = [Computation(FIRST, analysed.columns)]
         common = done_row(crystal, relaxation, {}, self.rank, self.provenance)
         common |= yield from self._symmetry(crystal, relaxation)
-        lengths = in_double = False
-        what = EXTRAPOLATED
+        what = "displacements of other lengths"
         try:
-            if analysed.columns["cause"] in (LENGTH, ROUNDING):
-                lengths = True
-                known = analysed.forces
-                displaced = yield from self._displaced(
-                    relaxation.atoms, supercell_matrix, lengths=True
-                )
-                analysed = yield from self._analysed(
-                    displaced, in_double=False, lengths=True, known=known
-                )
-                computations.append(Computation(what, analysed.columns))
-            what = DOUBLE
-            if analysed.columns["cause"] == ROUNDING and self.has_double:
-                in_double = True
-                analysed = yield from self._analysed(displaced, in_double=True, lengths=True)
-                computations.append(Computation(what, analysed.columns, in_double))
+            for better in (yield from self._made_sure(relaxation.atoms, supercell_matrix, done)):
+                done = better
+                computations.append(Computation(done.kind, done.analysed.columns, done.in_double))
             what = LARGER
-            if abs(analysed.columns["margin"]) < config.check_margin:
+            if abs(done.analysed.columns["margin"]) < config.check_margin:
                 relaxed = relaxation.atoms
                 larger = next_larger(relaxed.cell[:], relaxed.positions, supercell_matrix)
                 require_size(crystal.natoms, larger, config.largest_supercell)
-                displaced = yield from self._displaced(relaxation.atoms, larger, lengths=lengths)
-                analysed = yield from self._analysed(
-                    displaced, in_double=in_double, lengths=lengths
-                )
-                computations.append(Computation(LARGER, analysed.columns, in_double))
+                displaced = yield from self._displaced(relaxed, larger)
+                analysed = yield from self._analysed(displaced, in_double=False)
+                done = _Done(LARGER, displaced, analysed)
+                for better in (yield from self._made_sure(relaxed, larger, done)):
+                    done = better
+                computations.append(Computation(LARGER, done.analysed.columns, done.in_double))
             what = "negative interpolated frequencies"
-            if analysed.columns["cause"] == BETWEEN_Q and config.criterion == EXACT:
-                columns = yield from self._decided(displaced, analysed, in_double=in_double)
+            if done.analysed.columns["cause"] == BETWEEN_Q and config.criterion == EXACT:
+                columns = yield from self._decided(done)
                 computations[-1] = replace(computations[-1], columns=columns)
         except HpcbenchError as error:
             note = f"not computed again ({what}): {error}"
@@ -215,23 +214,50 @@ class Route:
             common["notes"] = "; ".join(filter(None, (common["notes"], note)))
         rows = rows_of(common, computations, self.provenance)
         if rows[0]["nac_params"]:
-            rows.append((yield from self._without_nac(rows[0])))
+            try:
+                rows.append((yield from self._without_nac(rows[0])))
+            except HpcbenchError as error:
+                note = f"not analysed without Born charges: {error}"
+                rows[0]["notes"] = "; ".join(filter(None, (rows[0]["notes"], note)))
         return rows
 
-    def _decided(
-        self, displaced: Displaced, analysed: Analysed, *, in_double: bool
-    ) -> Generator[Request, Any, dict[str, Any]]:
+    def _made_sure(
+        self, atoms: Atoms, supercell_matrix: NDArray[np.int64], done: _Done
+    ) -> Generator[Request, Any, list[_Done]]:
+        """Extrapolate where the length of the displacements or rounding could change the verdict.
+
+        And in double precision, where that is not enough. Returns what was computed, in order.
+        """
+        better: list[_Done] = []
+        if done.analysed.columns["cause"] in (LENGTH, ROUNDING):
+            displaced = yield from self._displaced(atoms, supercell_matrix, lengths=True)
+            known = done.analysed.forces
+            analysed = yield from self._analysed(
+                displaced, in_double=False, lengths=True, known=known
+            )
+            better.append(_Done(EXTRAPOLATED, displaced, analysed))
+            if analysed.columns["cause"] in (LENGTH, ROUNDING) and self.has_double:
+                analysed = yield from self._analysed(displaced, in_double=True, lengths=True)
+                better.append(_Done(DOUBLE, displaced, analysed, in_double=True))
+        return better
+
+    def _decided(self, done: _Done) -> Generator[Request, Any, dict[str, Any]]:
         """Compute the q that decide whether negative interpolated frequencies are real."""
-        settings = phonon_settings(self.config)
+        settings, analysed = phonon_settings(self.config), done.analysed
         computed: list[AtQ] = []
         for suspicion in analysed.suspicions.chosen:
             small = yield OnCpu(
-                DISPLACEMENTS, displace_at_q, (displaced.phonon, suspicion.qpoint, settings)
+                DISPLACEMENTS, displace_at_q, (done.displaced.phonon, suspicion.qpoint, settings)
             )
-            forces = yield ForcesOn(small.copies, in_double)
-            arguments = small.phonon, forces, suspicion.qpoint, settings
-            computed.append((yield OnCpu(ANALYSIS, analyse_at_q, arguments)))
-            if computed[-1].is_below:
+            one: AtQ | None = None
+            for in_double in (False, True) if self.has_double else (False,):
+                if one is None or one.cause:
+                    forces = yield ForcesOn(small.copies, in_double)
+                    arguments = small.phonon, forces, suspicion.qpoint, settings
+                    one = yield OnCpu(ANALYSIS, analyse_at_q, arguments)
+            assert one is not None, "single precision is always asked for"
+            computed.append(one)
+            if one.is_below:
                 break  # one is enough
         if not computed:
             return analysed.columns

@@ -215,7 +215,7 @@ def decided_columns(
         Of the q that were chosen.
     """
     (criterion,) = (one for one in settings.criteria if one.name == EXACT)
-    answer = decide(found, computed)
+    answer = decide(found, computed, criterion.threshold)
     lowest = min(computed, key=lambda one: one.mode.frequency).mode
     place = " ".join(f"{x:.3g}" for x in lowest.qpoint)
     note = (

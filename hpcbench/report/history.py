@@ -86,15 +86,16 @@ def computation_words(kind: str) -> str:
     return _WORDS.get(kind, kind)
 
 
-def history_of(store: Store, place: str = "path") -> History | None:
+def history_of(store: Store, threshold: float | None = None) -> History | None:
     """Compare the verdicts of crystals with those of their first computations.
 
     Parameters
     ----------
     store : Store
         A run's.
-    place : str
-        Where the lowest frequencies are from.
+    threshold : float, optional
+        Of the criterion that decides, in THz: the lowest frequencies are those that it compared,
+        the acoustic modes at Gamma left out. Without it those on the band path.
 
     Returns
     -------
@@ -108,7 +109,7 @@ def history_of(store: Store, place: str = "path") -> History | None:
     if not len(decided):
         return None
     ways = Counter(computation_words(kind) for kind in decided["again"])
-    changed = list(_changes(store, decided, place))
+    changed = list(_changes(store, decided, threshold))
     transitions = Counter((one.first, one.decided) for one in changed)
     return History(
         len(decided),
@@ -118,12 +119,12 @@ def history_of(store: Store, place: str = "path") -> History | None:
     )
 
 
-def _changes(store: Store, decided: pandas.DataFrame, place: str) -> Iterator[Change]:
-    lowest = f"min_frequency_{place}"
+def _changes(store: Store, decided: pandas.DataFrame, threshold: float | None) -> Iterator[Change]:
+    lowest, above = ("min_frequency_path", 0.0) if threshold is None else ("margin", threshold)
     table = store.history.table
     firsts = table[table["again"] == FIRST]
     before: dict[str, tuple[str, float]] = {
-        parent: (verdict, float(frequency))
+        parent: (verdict, float(frequency) + above)
         for parent, verdict, frequency in firsts[["parent", "verdict", lowest]].itertuples(
             index=False
         )
@@ -139,5 +140,5 @@ def _changes(store: Store, decided: pandas.DataFrame, place: str) -> Iterator[Ch
                 first,
                 row["verdict"],
                 lowest_first,
-                row[lowest],
+                row[lowest] + above,
             )

@@ -200,7 +200,7 @@ def _content(store: Store) -> dict[str, Any]:
         "low": in_low_supercells(done),
         "causes": causes_of(done),
         "protocols": protocols_of(store, done, criteria, criterion),
-        "history": history_of(store, criterion.stored_place),
+        "history": history_of(store, criterion.threshold),
         "most_changed": MOST_CHANGED,
         "failures": _failures(table),
         "rows": rows,
@@ -225,7 +225,8 @@ def _galleries(done: pandas.DataFrame) -> dict[str, list[str]]:
     ids = list(map(str, done.index))
     if len(ids) <= 2 * GALLERY or "min_frequency_path" not in done:
         return {"": ids}
-    negative = done[done["min_frequency_path"] < LOWEST_SHOWN]["min_frequency_path"]
+    lowest = done[done["verdict"] == "unstable"]["min_frequency_path"]
+    negative = lowest[lowest < LOWEST_SHOWN]
     unstable = [str(key) for key in negative.sort_values().index[:GALLERY]]
     others = [key for key in ids if key not in unstable]
     at_random = set(in_random_order(others, 0)[:GALLERY])

@@ -101,7 +101,8 @@ def columns_again(
         for name in filter(None, row.get("within_noise", "").split(", ")):
             columns[column_of(name)] = UNDETERMINED
         columns["verdict"] = columns[column_of(criterion)]
-        columns["cause"] = columns["cause"] or row.get("cause", "")
+        if columns["verdict"] == UNDETERMINED:
+            columns["cause"] = columns["cause"] or row.get("cause", "")
     if columns["cause"] == BETWEEN_Q and criterion == EXACT:
         columns |= _as_computed(row, columns, result.suspicions, phonons)
     columns["notes"] = joined_notes(row.get("notes", ""), columns["notes"])
@@ -116,10 +117,11 @@ def _as_computed(
 ) -> dict[str, Any]:
     """Return columns with what was computed at rational q, where these are those that decide."""
     qpoints = np.reshape(row.get("computed_qpoints", ()), (-1, 3))
-    if not len(qpoints):
-        return {}
+    cause = row.get("cause", "")
+    if not len(qpoints) or (row.get("verdict", UNDETERMINED) == UNDETERMINED and not cause):
+        return {}  # none, or a damaged row that has lost what they came to
     frequencies = np.reshape(row["computed_frequencies"], (len(qpoints), -1))
-    vectors = dict(zip(map(_key, row["mode_qpoints"]), _vectors(row), strict=True))
+    vectors = dict(zip(map(_key, row.get("mode_qpoints", ())), _vectors(row), strict=True))
     nothing = np.full((frequencies.shape[1] // 3, 3), np.nan, dtype=np.complex128)
     (criterion,) = (one for one in settings.criteria if one.name == EXACT)
     computed = [
@@ -128,18 +130,20 @@ def _as_computed(
             Mode(float(values[0]), qpoint, vectors.get(_key(qpoint), nothing), math.nan),
             matrix,
             0,
-            bool(values[0] < criterion.threshold) and row["cause"] not in (LENGTH, ROUNDING),
-            row["cause"] if row["cause"] in (LENGTH, ROUNDING) else "",
+            bool(values[0] < criterion.threshold) and cause not in (LENGTH, ROUNDING),
+            cause if cause in (LENGTH, ROUNDING) else "",
         )
         for qpoint, values, matrix in zip(
             qpoints, frequencies, np.reshape(row["computed_supercells"], (-1, 3, 3)), strict=True
         )
     ]
-    known = set(map(_key, qpoints))
-    is_enough = any(one.is_below for one in computed) or all(
-        _key(suspicion.qpoint.coordinates) in known for suspicion in found.chosen
-    )
-    return decided_columns(columns, found, computed, settings) if is_enough else {}
+    by_q = {_key(one.mode.qpoint): one for one in computed}
+    matched = [by_q.get(_key(suspicion.qpoint.coordinates)) for suspicion in found.chosen]
+    if any(one.is_below for one in computed):
+        return decided_columns(columns, found, computed, settings)
+    if not matched or None in matched:
+        return {}
+    return decided_columns(columns, found, [one for one in matched if one], settings)
 
 
 def _key(qpoint: NDArray[np.float64]) -> tuple[float, ...]:
@@ -147,10 +151,10 @@ def _key(qpoint: NDArray[np.float64]) -> tuple[float, ...]:
 
 
 def _vectors(row: Mapping[str, Any]) -> NDArray[np.complex128]:
-    parts = np.asarray(row["mode_eigenvectors"])
+    parts = np.asarray(row.get("mode_eigenvectors", np.zeros((0, 3, 2))))
     vectors: NDArray[np.complex128] = (
-        (parts[..., 0] + 1j * parts[..., 1]).reshape(len(row["mode_qpoints"]), -1, 3)
-        if len(row["mode_qpoints"])
+        (parts[..., 0] + 1j * parts[..., 1]).reshape(len(row.get("mode_qpoints", ())), -1, 3)
+        if len(row.get("mode_qpoints", ()))
         else np.zeros((0, 1, 3), dtype=np.complex128)
     )
     return vectors
