@@ -130,7 +130,11 @@ def main() -> None:
         "failed": failed,
         "not smooth": int((roughness >= NOT_SMOOTH).sum()),
         "roughness, quartiles": np.quantile(roughness, (0.25, 0.5, 0.75)).round(4).tolist(),
-        "nonlinearity, quartiles": np.quantile(nonlinearity, (0.25, 0.5, 0.75)).round(4).tolist(),
+        "nonlinearity (three times what was measured), quartiles": np.quantile(
+            nonlinearity, (0.25, 0.5, 0.75)
+        )
+        .round(4)
+        .tolist(),
         "labels": [line_of(criterion, results) for criterion in CRITERIA],
     }
     path = RESULTS / f"precision-{options.model}.json"

@@ -206,7 +206,7 @@ def test_the_limit_decides_where_the_length_could(tmp_path: Path) -> None:
     (tmp_path / "crystals").mkdir()
     write(tmp_path / "crystals" / "AlN.cif", atoms)
     found = {}
-    for length in ("0.02", "0.001"):
+    for length in ("0.01", "0.001"):
         settings = "--dtype", "float64", "--displacement", length
         (found[length],) = run(tmp_path, *settings, "--out", f"{length}.h5").table.to_dict(
             "records"
@@ -214,14 +214,14 @@ def test_the_limit_decides_where_the_length_could(tmp_path: Path) -> None:
     lowest = {length: row["min_frequency_mesh"] for length, row in found.items()}
     (tmp_path / "own.toml").write_text(
         '[[criteria]]\nname = "near"\nplace = "mesh"\n'
-        f"threshold = {(lowest['0.02'] + lowest['0.001']) / 2:.9f}\n"
+        f"threshold = {(lowest['0.01'] + lowest['0.001']) / 2:.9f}\n"
     )
-    words = "--dtype", "float64", "--displacement", "0.02"
+    words = "--dtype", "float64", "--displacement", "0.01"
     store = run(tmp_path, *words, "--criteria", "own.toml", "--criterion", "near")
     (key,) = store.history.ids
     first, again = store.row(key), store.row(store.ids[0])
     assert (first["verdict"], first["cause"]) == ("undetermined", "length of the displacements")
     assert again["again"] == "extrapolated"
-    assert again["verdict"] == ("stable" if lowest["0.001"] > lowest["0.02"] else "unstable")
-    change = abs(lowest["0.001"] - lowest["0.02"])
+    assert again["verdict"] == ("stable" if lowest["0.001"] > lowest["0.01"] else "unstable")
+    change = abs(lowest["0.001"] - lowest["0.01"])
     assert abs(again["min_frequency_mesh"] - lowest["0.001"]) < 0.25 * change

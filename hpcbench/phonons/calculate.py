@@ -24,7 +24,13 @@ from hpcbench.phonons.character import Character, character
 from hpcbench.phonons.displacement_length import EXTRAPOLATED_NOISE, extrapolate, pairs_of
 from hpcbench.phonons.exact_q import STABLE, find_suspicions, undecided
 from hpcbench.phonons.force_constants import decay, fit_force_constants, subtract_drift
-from hpcbench.phonons.noise import UNKNOWN_NOISE, Noise, Uncertainty, nonlinearity
+from hpcbench.phonons.noise import (
+    OTHER_DISPLACEMENTS,
+    UNKNOWN_NOISE,
+    Noise,
+    Uncertainty,
+    nonlinearity,
+)
 from hpcbench.phonons.rational import NO_SUSPICIONS, Suspicions
 from hpcbench.phonons.spectrum import (
     BandPath,
@@ -198,7 +204,9 @@ def analyse(
         uncertainty.rounding(forces, none, float(np.linalg.norm(change))),
         judged,
         settings.criteria,
-        nonlinearity=math.nan if checks is None else nonlinearity(phonon, forces, *checks),
+        nonlinearity=math.nan
+        if checks is None
+        else OTHER_DISPLACEMENTS * nonlinearity(phonon, forces, *checks),
     )
     return dataclasses.replace(
         _result(phonon, settings, path, mesh, spectra, judged, noise),

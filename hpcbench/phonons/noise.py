@@ -41,8 +41,8 @@ DEVIATIONS = 2.0
 _MOST_QPOINTS = 64
 # Where symmetrisation changes so little of random force constants, it says nothing of their noise.
 _NO_CHANGE = 1e-3
-# The displacement that is halved may be one that changes less than others.
-_OTHER_DISPLACEMENTS = 3.0
+OTHER_DISPLACEMENTS = 3.0
+"""How much more than the first displacement, which alone is halved, others may change."""
 
 
 _Reach = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -65,8 +65,8 @@ class Noise:
         rounding. Zero for acoustic modes at Gamma, NaN for higher q-points. Empty where it is not
         known.
     nonlinearity : float
-        Relative change of the forces from the first displacement to half of it; NaN where it was
-        not measured.
+        By how much, relative to itself, each pair of atoms may interact more or less in the limit
+        of displacements of no length; NaN where it was not measured.
     """
 
     forces: float
@@ -168,8 +168,7 @@ class Uncertainty:
         criteria : iterable of Criterion
             Those whose places matter.
         nonlinearity : float
-            From :func:`nonlinearity`, or what is left of it: each pair of atoms may interact by
-            so much more or less, times ``_OTHER_DISPLACEMENTS``.
+            See :class:`Noise`.
         """
         lowest = np.array([spectrum.lowest[1] for spectrum in spectra.values()])
         _, spread = self._shifts(lowest, rounding, 0.0)
@@ -210,7 +209,7 @@ class Uncertainty:
         bias = np.zeros_like(spread)
         if nonlinearity:
             springs = _springs(self._phonon)
-            bias = _OTHER_DISPLACEMENTS * nonlinearity * moved(springs)
+            bias = nonlinearity * moved(springs)
         return bias, spread
 
 

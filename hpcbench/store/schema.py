@@ -146,7 +146,7 @@ _FORCE_CONSTANTS = (
         "f8",
         (),
         "",
-        "relative change of the forces from the first displacement to half of it, extrapolated",
+        "by so much, relatively, each pair of atoms may interact otherwise at no displacement",
     ),
     Field(
         "roughness",
