@@ -245,13 +245,13 @@ def analyse_lengths(
         forces[:displaced], forces[displaced], float(np.linalg.norm(change))
     )
     lengths = extrapolate(pairs_of(phonon), forces, displaced, rounding)
-    remainder = 0.0
+    error = None
     if lengths.smooth:
         change = fit_force_constants(phonon, subtract_drift(lengths.forces)[0])
-        rounding, remainder = EXTRAPOLATED_NOISE * rounding, lengths.remainder
+        rounding, error = EXTRAPOLATED_NOISE * rounding, lengths.error
     path, mesh, spectra = _spectra(phonon, settings)
     judged = _judged(phonon, spectra)
-    noise = uncertainty.noise(rounding, judged, settings.criteria, nonlinearity=remainder)
+    noise = uncertainty.noise(rounding, judged, settings.criteria, error=error)
     return dataclasses.replace(
         _result(phonon, settings, path, mesh, spectra, judged, noise),
         displacements=len(forces),

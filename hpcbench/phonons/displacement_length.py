@@ -33,6 +33,8 @@ EXTRAPOLATED_NOISE = 4.8
 """Noise of an extrapolated force, in that of the forces it is made of: the root of the summed
 squares of its coefficients (8/3, -2, -1/2, -1/6), times that of two, for opposite displacements
 share it."""
+ERROR_NOISE = 1.5
+"""Noise of ``Lengths.error``, in that of an extrapolated force: 16/45 of 21, over 4.8."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,15 +126,15 @@ class Lengths:
     ----------
     forces : ndarray, shape (nsupercells, natoms, 3)
         Extrapolated, as if they were in proportion to phonopy's displacements, in eV/A.
-    remainder : float
-        What the next order leaves in them beyond rounding, relative to them.
+    error : ndarray, shape (nsupercells, natoms, 3)
+        What the next order leaves in them, in eV/A.
     roughness : float
         Share of the change from d to d/2 that is not four times the one from d/2 to d/4, beyond
         rounding: 0 for an analytic energy.
     """
 
     forces: NDArray[np.float64]
-    remainder: float
+    error: NDArray[np.float64]
     roughness: float
 
     @property
@@ -163,8 +165,8 @@ def extrapolate(
     """
     none = forces[nsupercells]
     shorter = forces[nsupercells + 1 :].reshape(len(SHORTER), len(pairs), *none.shape)
-    limits = np.zeros((nsupercells, *none.shape))
-    excess = change = whole = 0.0
+    limits, errors = np.zeros((2, nsupercells, *none.shape))
+    excess = change = 0.0
     for number, pair in enumerate(pairs):
         plus, minus = forces[pair.first], pair.opposite(forces)
         even = (plus + minus) / 2 - none
@@ -175,16 +177,12 @@ def extrapolate(
         first, second = slopes[0] - slopes[1], slopes[1] - slopes[2]
         fourth = first - 4 * second
         limit = (4 * slopes[1] - slopes[0]) / 3
-        limits[pair.first] = limit
-        if pair.second is not None:
-            limits[pair.second] = -limit
+        # With S = S_0 + a x^2 + b x^4: the fourth order is 45/64 b, and b/4 is left in the limit.
+        error = 16 / 45 * fourth
+        for index, sign in ((pair.first, 1.0), (pair.second, -1.0)):
+            if index is not None:
+                limits[index], errors[index] = sign * limit, sign * error
         # Two standard deviations of rounding: the coefficients' squares add up to 21 squared.
         excess += max(float((fourth**2).sum()) - fourth.size * (2 * 21 * rounding) ** 2, 0.0)
         change += float((first**2).sum())
-        whole += float((limit**2).sum())
-    # With S = S_0 + a x^2 + b x^4: the fourth order here is 45/64 b, and b/4 is left in the limit.
-    return Lengths(
-        limits,
-        16 / 45 * math.sqrt(excess / whole) if whole else 0.0,
-        math.sqrt(excess / change) if change else 0.0,
-    )
+    return Lengths(limits, errors, math.sqrt(excess / change) if change else 0.0)

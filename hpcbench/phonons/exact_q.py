@@ -123,14 +123,14 @@ def analyse_at(
         forces[:displaced], forces[displaced], float(np.linalg.norm(change))
     )
     lengths = extrapolate(pairs_of(phonon), forces, displaced, rounding)
-    remainder = 0.0
+    error = None
     if lengths.smooth:
         fit_force_constants(phonon, subtract_drift(lengths.forces)[0])
-        rounding, remainder = EXTRAPOLATED_NOISE * rounding, lengths.remainder
+        rounding, error = EXTRAPOLATED_NOISE * rounding, lengths.error
     frequencies = np.sort(phonon.run_qpoints([qpoint]).frequencies, axis=1)
     spectrum = Spectrum(np.array([qpoint]), frequencies, np.zeros(frequencies.shape[1], bool))
     here = dataclasses.replace(criterion, place="q")
-    noise = uncertainty.noise(rounding, {"q": spectrum}, [here], nonlinearity=remainder)
+    noise = uncertainty.noise(rounding, {"q": spectrum}, [here], error=error)
     causes = [
         cause
         for cause, of_rounding in ((ROUNDING, True), (LENGTH, False))

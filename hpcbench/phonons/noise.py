@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from phonopy.physical_units import get_physical_units
 
 from hpcbench.criteria import PLACES
-from hpcbench.phonons.displacement_length import pairs_of
+from hpcbench.phonons.displacement_length import ERROR_NOISE, pairs_of
 from hpcbench.phonons.force_constants import subtract_drift
 from hpcbench.phonons.linear_fit import LinearFit, operations_of
 from hpcbench.phonons.stability import signed_squares
@@ -108,9 +108,9 @@ class Uncertainty:
         rng = np.random.default_rng(0)  # the same crystal gives the same numbers
         shape = _SAMPLES, len((phonon.dataset or {})["first_atoms"]), len(phonon.supercell), 3
         forces = rng.standard_normal(shape)
-        fit = LinearFit(phonon)
-        raw = fit.raw(forces - forces.mean(axis=2, keepdims=True))
-        self._samples = fit.symmetrised(raw)
+        self._fit = LinearFit(phonon)
+        raw = self._fit.raw(forces - forces.mean(axis=2, keepdims=True))
+        self._samples = self._fit.symmetrised(raw)
         self._sample_changes = float(np.linalg.norm(self._samples - raw)) / math.sqrt(_SAMPLES)
 
     def rounding(
@@ -156,6 +156,7 @@ class Uncertainty:
         criteria: Iterable[Criterion],
         *,
         nonlinearity: float = math.nan,
+        error: NDArray[np.float64] | None = None,
     ) -> Noise:
         """Return how far the frequencies of these spectra are uncertain.
 
@@ -169,9 +170,11 @@ class Uncertainty:
             Those whose places matter.
         nonlinearity : float
             See :class:`Noise`.
+        error : ndarray, shape (nsupercells, natoms, 3), optional
+            What may be added to extrapolated forces, or taken from them, in eV/A.
         """
         lowest = np.array([spectrum.lowest[1] for spectrum in spectra.values()])
-        _, spread = self._shifts(lowest, rounding, 0.0)
+        _, spread = self._shifts(lowest, rounding, 0.0, None)
         biases: dict[str, NDArray[np.float64]] = {}
         deviations: dict[str, NDArray[np.float64]] = {}
         for place in {criterion.place for criterion in criteria}:
@@ -179,7 +182,7 @@ class Uncertainty:
             squares = np.where(spectrum.at_gamma, np.inf, signed_squares(spectrum.frequencies))
             chosen = np.argsort(squares.min(axis=1), kind="stable")[:_MOST_QPOINTS]
             bias, deviation = self._shifts(
-                spectrum.qpoints[chosen], rounding, float(np.nan_to_num(nonlinearity))
+                spectrum.qpoints[chosen], rounding, float(np.nan_to_num(nonlinearity)), error
             )
             for found, moved in ((biases, bias), (deviations, deviation)):
                 found[place] = np.full_like(squares, np.nan)
@@ -193,6 +196,7 @@ class Uncertainty:
         qpoints: NDArray[np.float64],
         rounding: float,
         nonlinearity: float,
+        error: NDArray[np.float64] | None,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return shifts of squared frequencies to first order, shape (nq, nbands), in THz^2.
 
@@ -210,6 +214,10 @@ class Uncertainty:
         if nonlinearity:
             springs = _springs(self._phonon)
             bias = nonlinearity * moved(springs)
+        if error is not None:
+            # What rounding makes of it is no bias.
+            left = np.abs(moved(self._fit.symmetrised(self._fit.raw(error[None]))[0]))
+            bias = bias + np.maximum(left - DEVIATIONS * ERROR_NOISE * spread, 0.0)
         return bias, spread
 
 

@@ -103,6 +103,13 @@ def columns_again(
         columns["verdict"] = columns[column_of(criterion)]
         if columns["verdict"] == UNDETERMINED:
             columns["cause"] = columns["cause"] or row.get("cause", "")
+    if row.get("cause") == LENGTH and math.isnan(row.get("nonlinearity", math.nan)):
+        # What an extrapolation leaves is known to the run alone.
+        kept = {name for name in row.get("within_noise", "").split(", ") if name}
+        for name in kept & {one.name for one in phonons.criteria}:
+            columns[column_of(name)] = UNDETERMINED
+        if criterion in kept and not columns["cause"]:
+            columns |= {"verdict": UNDETERMINED, "cause": LENGTH}
     if columns["cause"] == BETWEEN_Q and criterion == EXACT:
         columns |= _as_computed(row, columns, result.suspicions, phonons)
     columns["notes"] = joined_notes(row.get("notes", ""), columns["notes"])
@@ -180,16 +187,22 @@ def analyse_stored(
     computation decides was decided by the run.
     """
     store = _opened(parent)
-    return [_analysed(store.row(one), settings, keep) for one in store.versions(key)]
+    # What an extrapolation leaves is known for the criteria of the run.
+    same = all(store.settings.get(n) == settings.get(n) for n in ("criterion", "criteria"))
+    return [_analysed(store.row(one), settings, keep, same) for one in store.versions(key)]
 
 
-def _analysed(row: Mapping[str, Any], settings: Mapping[str, Any], keep: Keep) -> dict[str, Any]:
+def _analysed(
+    row: Mapping[str, Any], settings: Mapping[str, Any], keep: Keep, same_criteria: bool
+) -> dict[str, Any]:
     kept = {name: value for name, value in row.items() if name not in LEFT_OUT}
     if row["status"] != DONE:
         # Nothing, at as many temperatures as there were.
         return {name: value for name, value in kept.items() if name not in THERMAL}
     # What noise could change is known for the store's own q-points and criteria, or computed.
-    columns = columns_again({**row, "within_noise": ""}, settings, keep)
+    is_extrapolated = math.isfinite(row.get("roughness", math.nan))
+    known = row.get("within_noise", "") if same_criteria and is_extrapolated else ""
+    columns = columns_again({**row, "within_noise": known}, settings, keep)
     return {**kept, "within_noise": "", **columns}
 
 
