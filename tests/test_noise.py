@@ -154,7 +154,7 @@ def test_the_verdict_is_undetermined_where_noise_decides(demo64) -> None:
     analyse(phonon, forces_of(demo64, phonon), SETTINGS)
     exact_forces = harmonic_forces(phonon)
     exact = again(phonon, exact_forces)
-    assert exact.undetermined == {}
+    assert set(exact.undetermined) <= {"exact-q"}  # of suspicions, not of noise
     # A criterion at the lowest optical mode of the mesh, and others farther and farther from it.
     frequencies = exact.spectra["mesh"].frequencies
     lowest = float(frequencies.min())

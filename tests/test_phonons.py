@@ -17,7 +17,7 @@ from ase.neighborlist import neighbor_list
 from conftest import DEMO
 from phonopy.physical_units import get_physical_units
 
-from hpcbench.criteria import CRITERIA, PLACES, SUPERCELL_Q
+from hpcbench.criteria import CRITERIA, EXACT_Q, PLACES, SUPERCELL_Q
 from hpcbench.errors import PhononError
 from hpcbench.phonons.calculate import PhononResult, PhononSettings, analyse, prepare
 from hpcbench.phonons.force_constants import fit_force_constants, subtract_drift
@@ -358,7 +358,7 @@ def test_a_zero_at_gamma_has_no_sign(zero: float) -> None:
 
 def test_each_criterion_looks_at_its_own_place() -> None:
     bad = spectrum([0, 0, 0, 5], [-5, 2, 3, 4])
-    places = (*PLACES, SUPERCELL_Q)
+    places = (*PLACES, SUPERCELL_Q, EXACT_Q)
     for place in places:
         spectra = dict.fromkeys(places, CLEAN) | {place: bad}
         for name, verdict in verdicts(spectra, CRITERIA).items():
