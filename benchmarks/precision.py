@@ -130,7 +130,7 @@ def main() -> None:
         "failed": failed,
         "not smooth": int((roughness >= NOT_SMOOTH).sum()),
         "roughness, quartiles": np.quantile(roughness, (0.25, 0.5, 0.75)).round(4).tolist(),
-        "nonlinearity (three times what was measured), quartiles": np.quantile(
+        "nonlinearity (six times what was measured), quartiles": np.quantile(
             nonlinearity, (0.25, 0.5, 0.75)
         )
         .round(4)

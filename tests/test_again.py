@@ -199,6 +199,50 @@ def test_without_double_precision_rounding_is_what_is_left(tmp_path: Path) -> No
     assert "displacements of several lengths, extrapolated (1)." in page
 
 
+CUSP = """
+import numpy as np
+from ase.calculators.emt import EMT
+from ase.neighborlist import neighbor_list
+
+class Cusp(EMT):
+    # With 0.02 eV/A for each atom off the mean of its neighbours, however little.
+    def calculate(self, *arguments, **keywords):
+        super().calculate(*arguments, **keywords)
+        i, j, vectors = neighbor_list("ijD", self.atoms, 3.0)
+        count = np.maximum(np.bincount(i, minlength=len(self.atoms)), 1)[:, None]
+        off = np.zeros((len(self.atoms), 3))
+        np.add.at(off, i, -vectors)
+        off /= count
+        length = np.linalg.norm(off, axis=1, keepdims=True)
+        pull = 0.02 * off / np.maximum(length, 1e-9) * (length > 1e-6)
+        forces = self.results["forces"] - pull
+        np.add.at(forces, j, (pull / count)[i])
+        self.results["forces"] = forces
+"""
+
+
+def test_where_the_potential_has_a_cusp_the_displacements_stand(tmp_path: Path) -> None:
+    (tmp_path / "cusp.py").write_text(CUSP)
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"PYTHONPATH": path}
+    write(tmp_path / "Cu.cif", bulk("Cu", a=3.62))
+    (tmp_path / "own.toml").write_text(
+        '[[criteria]]\nname = "near"\nplace = "commensurate"\nthreshold = 4.0\n'
+        'gamma_threshold = "left out"\n'
+    )
+    command = [sys.executable, "-m", "hpcbench", "run", "Cu.cif", *QUICK, "--out", "s.h5"]
+    command += ["--model", "cusp:Cusp", "--criteria", "own.toml", "--criterion", "near"]
+    subprocess.run(command, check=True, cwd=tmp_path, env=environment)
+    store = hpcbench.open(tmp_path / "s.h5")
+    row = store.row(store.ids[0])
+    # The computation is the first one, with a quarter of its first displacement beside it.
+    assert store.history.ids == []
+    assert (row["again"], row["cause"]) == ("", "")
+    assert row["roughness"] > 1.0
+    assert "potential not smooth" in row["notes"]
+    assert row["verdict"] == row["verdict_near"] == "stable"
+
+
 def test_the_limit_decides_where_the_length_could(tmp_path: Path) -> None:
     """Without symmetry, what is left in double precision is the length of the displacements."""
     atoms = read(DEMO / "AlN_start_strained.cif")

@@ -185,9 +185,10 @@ def analyse(
         From :func:`prepare`; force constants are put into it.
     forces : ndarray, shape (nsupercells, natoms, 3)
         Forces of the displaced supercells in eV/A, as the potential gives them.
-    checks : ndarray, shape (2, natoms, 3), optional
-        The same of the supercell that is not displaced, and with the first displacement halved:
-        they tell what the length of the displacements may add.
+    checks : ndarray, shape (2 or 3, natoms, 3), optional
+        The same of the supercell that is not displaced, with the first displacement halved, and
+        with a quarter of it: they tell what the length of the displacements may add, and whether
+        the potential is smooth there. If it is not, there is no limit that they could add to.
 
     Raises
     ------
@@ -200,20 +201,23 @@ def analyse(
     judged = _judged(phonon, spectra)
     uncertainty = Uncertainty(phonon)
     none = None if checks is None else checks[0]
-    noise = uncertainty.noise(
-        uncertainty.rounding(forces, none, float(np.linalg.norm(change))),
-        judged,
-        settings.criteria,
-        nonlinearity=math.nan
-        if checks is None
-        else OTHER_DISPLACEMENTS * nonlinearity(phonon, forces, *checks),
-    )
+    rounding = uncertainty.rounding(forces, none, float(np.linalg.norm(change)))
+    reach = roughness = math.nan
+    if checks is not None:
+        reach = OTHER_DISPLACEMENTS * nonlinearity(phonon, forces, checks[0], checks[1])
+        if len(checks) > 2:
+            first = pairs_of(phonon)[:1]
+            lengths = extrapolate(first, np.concatenate([forces, checks]), len(forces), rounding)
+            roughness = lengths.roughness
+            reach = reach if lengths.smooth else math.nan
+    noise = uncertainty.noise(rounding, judged, settings.criteria, nonlinearity=reach)
     return dataclasses.replace(
         _result(phonon, settings, path, mesh, spectra, judged, noise),
         displacements=len(forces),
         largest_drift=largest_drift,
         symmetrisation_change=float(np.abs(change).max()),
         forces=without_drift,
+        roughness=roughness,
     )
 
 

@@ -41,8 +41,11 @@ DEVIATIONS = 2.0
 _MOST_QPOINTS = 64
 # Where symmetrisation changes so little of random force constants, it says nothing of their noise.
 _NO_CHANGE = 1e-3
-OTHER_DISPLACEMENTS = 3.0
-"""How much more than the first displacement, which alone is halved, others may change."""
+OTHER_DISPLACEMENTS = 6.0
+"""How much more than the first displacement, which alone is halved, others may change. Of 44 demo
+crystals, half of them rattled, and 8 generated ones with CHGNet, extrapolation moved the lowest
+mode of any q that was looked at by up to 4.2 times what the first displacement tells, 0.3 times at
+the median."""
 
 
 _Reach = tuple[NDArray[np.float64], NDArray[np.float64]]

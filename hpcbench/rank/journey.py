@@ -16,8 +16,9 @@ from hpcbench.config import RunConfig
 from hpcbench.criteria import BETWEEN_Q, EXACT, LENGTH, ROUNDING
 from hpcbench.crystal import Crystal
 from hpcbench.errors import CrystalError, HpcbenchError, RelaxationError, UnsuitableError
+from hpcbench.phonons.displacement_length import NOT_SMOOTH
 from hpcbench.phonons.exact_q import AtQ
-from hpcbench.phonons.supercells import next_larger, require_size
+from hpcbench.phonons.supercells import CHECKS, next_larger, require_size
 from hpcbench.planning.costs import supercell_of
 from hpcbench.potentials.protocol import PotentialInfo
 from hpcbench.protocols import PROTOCOLS, Protocol, Stage
@@ -48,6 +49,8 @@ from hpcbench.upkeep.again import columns_without_nac
 
 if TYPE_CHECKING:
     from ase import Atoms
+
+    from hpcbench.phonons.calculate import PhononSettings
 
 DISPLACEMENTS, ANALYSIS = "displacements", "analysis"
 """Stages of the work on processor cores; that of the relaxation is ``symmetry``."""
@@ -185,14 +188,14 @@ class Route:
         first = yield from self._displaced(relaxation.atoms, supercell_matrix)
         analysed = yield from self._analysed(first, in_double=False)
         done = _Done(FIRST, first, analysed)
-        computations = [Computation(FIRST, analysed.columns)]
+        computations = {FIRST: Computation(FIRST, analysed.columns)}
         common = done_row(crystal, relaxation, {}, self.rank, self.provenance)
         common |= yield from self._symmetry(crystal, relaxation)
         what = "displacements of other lengths"
         try:
             for better in (yield from self._made_sure(relaxation.atoms, supercell_matrix, done)):
                 done = better
-                computations.append(Computation(done.kind, done.analysed.columns, done.in_double))
+                computations[done.kind] = _computation(done)
             what = LARGER
             if abs(done.analysed.columns["margin"]) < config.check_margin:
                 relaxed = relaxation.atoms
@@ -203,16 +206,17 @@ class Route:
                 done = _Done(LARGER, displaced, analysed)
                 for better in (yield from self._made_sure(relaxed, larger, done)):
                     done = better
-                computations.append(Computation(LARGER, done.analysed.columns, done.in_double))
+                done = replace(done, kind=LARGER)
+                computations[LARGER] = _computation(done)
             what = "negative interpolated frequencies"
             if done.analysed.columns["cause"] == BETWEEN_Q and config.criterion == EXACT:
                 columns = yield from self._decided(done)
-                computations[-1] = replace(computations[-1], columns=columns)
+                computations[done.kind] = replace(computations[done.kind], columns=columns)
         except HpcbenchError as error:
             note = f"not computed again ({what}): {error}"
             warnings.warn(note, stacklevel=1)
             common["notes"] = "; ".join(filter(None, (common["notes"], note)))
-        rows = rows_of(common, computations, self.provenance)
+        rows = rows_of(common, list(computations.values()), self.provenance)
         if rows[0]["nac_params"]:
             try:
                 rows.append((yield from self._without_nac(rows[0])))
@@ -232,6 +236,20 @@ class Route:
         if done.analysed.columns["cause"] in (LENGTH, ROUNDING):
             displaced = yield from self._displaced(atoms, supercell_matrix, lengths=True)
             known = done.analysed.forces
+            # A quarter of the first displacement tells whether the others are worth it.
+            quarter = len(known) - 1 + (len(displaced.copies) - len(known) + 1) // 2
+            one = displaced.copies.only(slice(quarter, quarter + 1))
+            forces = np.concatenate([known, (yield ForcesOn(one))])
+            analysed = yield OnCpu(
+                ANALYSIS,
+                analyse_forces,
+                (done.displaced.phonon, forces, *self._how(), False, CHECKS + 1),
+            )
+            if analysed.columns["roughness"] >= NOT_SMOOTH:
+                done = _Done(done.kind, done.displaced, analysed)
+                better.append(done)
+                if analysed.columns["cause"] != ROUNDING:
+                    return better
             analysed = yield from self._analysed(
                 displaced, in_double=False, lengths=True, known=known
             )
@@ -240,6 +258,13 @@ class Route:
                 analysed = yield from self._analysed(displaced, in_double=True, lengths=True)
                 better.append(_Done(DOUBLE, displaced, analysed, in_double=True))
         return better
+
+    def _how(self, protocol: Protocol | None = None) -> tuple[PhononSettings, str, Keep]:
+        """Return how forces are analysed, by the run's protocol or the one beside it."""
+        config = self.config
+        keep = Keep(config.keep_forces, config.band_dtype, config.keep_dos)
+        criterion = str(config.criterion) if protocol is None else protocol.criterion
+        return phonon_settings(config, protocol), criterion, keep
 
     def _decided(self, done: _Done) -> Generator[Request, Any, dict[str, Any]]:
         """Compute the q that decide whether negative interpolated frequencies are real."""
@@ -307,10 +332,7 @@ class Route:
         ``known`` are forces of the same displacements with those that tell the noise: then those
         of other lengths alone are asked for.
         """
-        config = self.config
-        keep = Keep(config.keep_forces, config.band_dtype, config.keep_dos)
-        criterion = str(config.criterion) if protocol is None else protocol.criterion
-        how = phonon_settings(config, protocol), criterion, keep
+        how = self._how(protocol)
         copies = displaced.copies
         if known is not None:
             # Its last one is the first displacement at half its length, which is among the others.
@@ -322,6 +344,10 @@ class Route:
             ANALYSIS, analyse_forces, (displaced.phonon, forces, *how, lengths)
         )
         return replace(analysed, forces=forces)
+
+
+def _computation(done: _Done) -> Computation:
+    return Computation(done.kind, done.analysed.columns, done.in_double)
 
 
 def _require_elements(crystal: Crystal, info: PotentialInfo) -> None:

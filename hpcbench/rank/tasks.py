@@ -149,6 +149,7 @@ def analyse_forces(
     criterion: str,
     keep: Keep,
     lengths: bool = False,
+    checks: int = CHECKS,
 ) -> Analysed:
     """Return what the forces on a crystal's supercells come to.
 
@@ -164,11 +165,13 @@ def analyse_forces(
         What is among the columns beside force constants and verdicts.
     lengths : bool
         Whether the copies are of several lengths of the displacements.
+    checks : int
+        How many copies behind the displaced ones tell the noise, if not.
     """
     if lengths:
         result = analyse_lengths(pickle.loads(phonon), forces, settings)
     else:
-        result = analyse(pickle.loads(phonon), forces[:-CHECKS], settings, forces[-CHECKS:])
+        result = analyse(pickle.loads(phonon), forces[:-checks], settings, forces[-checks:])
     return Analysed(phonon_columns(result, criterion, keep), result.suspicions)
 
 
