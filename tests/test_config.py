@@ -43,6 +43,15 @@ def test_protocols_fill_in_what_was_not_given() -> None:
     assert (robust.fmax, literal.fmax) == (0.001, 0.005)
     assert robust.criterion == "exact-q"
     assert literal.criterion == "phononbench"
+    assert (robust.supercell, literal.supercell) == ((12.0,), (2, 2, 2))
+    both = load_config({"protocol": "both"}, None, {})
+    assert both.supercell == (12.0,)
+    given = load_config({"protocol": "both", "supercell": ["3", "3", "3"]}, None, {})
+    assert given.supercell == (3, 3, 3)
+    # What a length means depends on the most atoms that are allowed: both decide.
+    assert robust.deciding_settings()["supercell"] == [12.0]
+    assert robust.deciding_settings()["supercell_atoms"] == 500
+    assert "supercell_atoms" not in literal.deciding_settings()
     (stage,) = literal.protocol_definition.stages(0.005, 500)
     assert stage == Stage(0.0025, 0.005, 500, 15, "refined")
     first, second = robust.protocol_definition.stages(0.001, 1000)
