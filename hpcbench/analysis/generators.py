@@ -96,7 +96,7 @@ class Outcome:
 
     @property
     def determined(self) -> int:
-        """Those done that are stable or unstable by the verdict."""
+        """Count those done that are stable or unstable by the verdict."""
         return self.done - self.undetermined
 
     @property

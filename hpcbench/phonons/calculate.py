@@ -21,9 +21,10 @@ from hpcbench.criteria import (
 )
 from hpcbench.errors import PhononError
 from hpcbench.phonons.character import Character, character
-from hpcbench.phonons.displacement_length import EXTRAPOLATED_NOISE, extrapolate, pairs_of
+from hpcbench.phonons.displacement_length import extrapolate, pairs_of
 from hpcbench.phonons.exact_q import STABLE, find_suspicions, undecided
 from hpcbench.phonons.force_constants import decay, fit_force_constants, subtract_drift
+from hpcbench.phonons.limit import fit_limit
 from hpcbench.phonons.noise import (
     OTHER_DISPLACEMENTS,
     UNKNOWN_NOISE,
@@ -241,28 +242,19 @@ def analyse_lengths(
     PhononError
         If force constants or the band path cannot be had, or frequencies are not finite.
     """
+    limit = fit_limit(phonon, forces)
     displaced = len((phonon.dataset or {})["first_atoms"])
     without_drift, largest_drift = subtract_drift(forces[:displaced])
-    change = fit_force_constants(phonon, without_drift)
-    uncertainty = Uncertainty(phonon)
-    rounding = uncertainty.rounding(
-        forces[:displaced], forces[displaced], float(np.linalg.norm(change))
-    )
-    lengths = extrapolate(pairs_of(phonon), forces, displaced, rounding)
-    error = None
-    if lengths.smooth:
-        change = fit_force_constants(phonon, subtract_drift(lengths.forces)[0])
-        rounding, error = EXTRAPOLATED_NOISE * rounding, lengths.error
     path, mesh, spectra = _spectra(phonon, settings)
     judged = _judged(phonon, spectra)
-    noise = uncertainty.noise(rounding, judged, settings.criteria, error=error)
+    noise = limit.uncertainty.noise(limit.rounding, judged, settings.criteria, error=limit.error)
     return dataclasses.replace(
         _result(phonon, settings, path, mesh, spectra, judged, noise),
         displacements=len(forces),
         largest_drift=largest_drift,
-        symmetrisation_change=float(np.abs(change).max()),
+        symmetrisation_change=float(np.abs(limit.change).max()),
         forces=without_drift,
-        roughness=lengths.roughness,
+        roughness=limit.roughness,
     )
 
 

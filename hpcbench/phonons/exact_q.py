@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 from phonopy import Phonopy
 
 from hpcbench.criteria import BETWEEN_Q, LENGTH, LONG_WAVES, ROUNDING, Criterion
-from hpcbench.phonons.displacement_length import EXTRAPOLATED_NOISE, extrapolate, pairs_of
-from hpcbench.phonons.force_constants import fit_force_constants, subtract_drift
-from hpcbench.phonons.noise import Uncertainty
+from hpcbench.phonons.limit import fit_limit
 from hpcbench.phonons.rational import Suspicions, suspicions
 from hpcbench.phonons.spectrum import Mode, mode_at
 from hpcbench.phonons.stability import Spectrum, is_stable, is_undetermined
@@ -116,21 +114,11 @@ def analyse_at(
     PhononError
         If the forces are not finite or phonopy cannot fit them.
     """
-    displaced = len((phonon.dataset or {})["first_atoms"])
-    change = fit_force_constants(phonon, subtract_drift(forces[:displaced])[0])
-    uncertainty = Uncertainty(phonon)
-    rounding = uncertainty.rounding(
-        forces[:displaced], forces[displaced], float(np.linalg.norm(change))
-    )
-    lengths = extrapolate(pairs_of(phonon), forces, displaced, rounding)
-    error = None
-    if lengths.smooth:
-        fit_force_constants(phonon, subtract_drift(lengths.forces)[0])
-        rounding, error = EXTRAPOLATED_NOISE * rounding, lengths.error
+    limit = fit_limit(phonon, forces)
     frequencies = np.sort(phonon.run_qpoints([qpoint]).frequencies, axis=1)
     spectrum = Spectrum(np.array([qpoint]), frequencies, np.zeros(frequencies.shape[1], bool))
     here = dataclasses.replace(criterion, place="q")
-    noise = uncertainty.noise(rounding, {"q": spectrum}, [here], error=error)
+    noise = limit.uncertainty.noise(limit.rounding, {"q": spectrum}, [here], error=limit.error)
     causes = [
         cause
         for cause, of_rounding in ((ROUNDING, True), (LENGTH, False))

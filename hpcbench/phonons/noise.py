@@ -1,7 +1,7 @@
 """How far frequencies are uncertain: by rounding of the forces, and by the displacements' length.
 
 Rounding is noise: its size is told by laws that forces violate (the sum rule and the symmetry of
-displaced supercells, Togo and Tanaka, Scr. Mater. 108, 1 (2015), section 2; Ackland, Warren and
+displaced supercells, Togo and Tanaka, Scr. Mater. 108, 1 (2015); Ackland, Warren and
 Clark, J. Phys.: Condens. Matter 9, 7861 (1997)), and random forces of that size, fitted like the
 real ones, tell what it does to frequencies. The length of the displacements is a bias
 (:mod:`hpcbench.phonons.displacement_length`): all pairs of atoms may share its sign, so it is
