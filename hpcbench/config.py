@@ -15,7 +15,7 @@ from typing import Any
 
 from hpcbench import values as kind
 from hpcbench.criteria import Criterion, as_tables, own_criteria
-from hpcbench.protocols import PROTOCOLS, Protocol
+from hpcbench.protocols import BOTH, DISPLACEMENT, PROTOCOLS, RESPONSE, Protocol
 
 # Settings that came after the first stores.
 _LATER = (
@@ -62,10 +62,10 @@ IMPORTED = (*IMPORTING, "workers", "keep_forces", "keep_dos", "band_dtype")
 class RunConfig:
     """All settings of a run.
 
-    ``None`` in ``criterion``, ``fmax``, ``max_steps`` and ``supercell`` stands for the protocol's
-    own value, and 0 in ``max_edges`` for the device's: see :meth:`resolved`. Settings that decide
-    results are hashed into :meth:`settings_hash`, which names the run; the others
-    (where to write, how much to batch) may change from one run of a store to the next.
+    ``None`` in ``criterion``, ``fmax``, ``max_steps``, ``supercell`` and ``derivative`` stands for
+    the protocol's own value, and 0 in ``max_edges`` for the device's: see :meth:`resolved`.
+    Settings that decide results are hashed into :meth:`settings_hash`, which names the run; the
+    others (where to write, how much to batch) may change from one run of a store to the next.
     """
 
     sources: tuple[str, ...] = _setting(
@@ -79,7 +79,8 @@ class RunConfig:
         kind.one_of(*PROTOCOLS),
         "what is computed",
         "robust idealises the relaxed cell and relaxes on, until no more symmetry appears; "
-        "phononbench does what that paper's scripts do; both does both, and relaxes once",
+        "exact does so with linear response; phononbench does what that paper's scripts do; both "
+        "does robust and phononbench, and relaxes once",
         decides=True,
     )
     criterion: str | None = _setting(
@@ -203,6 +204,25 @@ class RunConfig:
         "most q of a crystal that are computed for that; where they are not enough, the verdict "
         "is undetermined",
         metavar="N",
+        decides=True,
+    )
+    derivative: str | None = _setting(
+        None,
+        kind.one_of(DISPLACEMENT, RESPONSE, BOTH),
+        "what is computed",
+        "force constants from displaced supercells, from the potential's linear response in the "
+        "primitive cell, or from both, the response deciding (exact: response; others: "
+        "displacement)",
+        decides=True,
+    )
+    interpolation_error: float = _setting(
+        0.1,
+        kind.not_negative,
+        "what is computed",
+        "interpolated frequencies are compared with computed ones, of potentials with linear "
+        "response; where they differ by more than this, in THz, more q are computed (0: not "
+        "compared; never by phononbench)",
+        metavar="THZ",
         decides=True,
     )
     displacement: float = _setting(
@@ -413,6 +433,7 @@ class RunConfig:
             fmax=protocol.fmax if self.fmax is None else self.fmax,
             max_steps=protocol.max_steps if self.max_steps is None else self.max_steps,
             supercell=protocol.supercell if self.supercell is None else self.supercell,
+            derivative=protocol.derivative if self.derivative is None else self.derivative,
         )
 
     def deciding_settings(self) -> dict[str, Any]:

@@ -18,6 +18,10 @@ from hpcbench.criteria import EXACT
 _ROUNDS_TO_FIXED_POINT = 8
 
 
+DISPLACEMENT, RESPONSE, BOTH = "displacement", "response", "both"
+"""The values of ``--derivative``."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """One stage of a relaxation.
@@ -70,6 +74,8 @@ class Protocol:
     literal : bool
         Whether every criterion has an answer, however uncertain, and nothing is computed again: as
         the scripts of a benchmark do it.
+    derivative : str
+        Default of ``--derivative``.
     """
 
     name: str
@@ -80,6 +86,7 @@ class Protocol:
     supercell: tuple[float, ...]
     beside: str = ""
     literal: bool = False
+    derivative: str = DISPLACEMENT
 
     def stages(self, fmax: float, max_steps: int) -> tuple[Stage, ...]:
         """The relaxation's stages for an accepted maximum force in eV/A."""
@@ -99,6 +106,7 @@ _HIGH_ENOUGH = (12.0,)
 
 PROTOCOLS = {
     "robust": Protocol("robust", 0.001, 1000, "auto", EXACT, _HIGH_ENOUGH),
+    "exact": Protocol("exact", 0.001, 1000, "auto", EXACT, _HIGH_ENOUGH, derivative=RESPONSE),
     "phononbench": Protocol("phononbench", 0.005, 500, "P", "phononbench", (2, 2, 2), literal=True),
     "both": Protocol("both", 0.001, 1000, "auto", EXACT, _HIGH_ENOUGH, "phononbench"),
 }

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
+    from hpcbench.potentials.columns import Columns
     from hpcbench.potentials.copies import DisplacedCopies
     from hpcbench.relaxation.in_flight import Start
 
@@ -47,4 +50,16 @@ class ForcesOn:
     in_double: bool = False
 
 
-Request = OnCpu | Minimise | ForcesOn
+@dataclass(frozen=True, eq=False)
+class ResponseTo:
+    """Linear response to columns of a crystal; answered by ``potentials.columns.Response``.
+
+    The columns are all real, or all complex. ``in_double`` as above.
+    """
+
+    atoms: Atoms
+    columns: Columns
+    in_double: bool = False
+
+
+Request = OnCpu | Minimise | ForcesOn | ResponseTo

@@ -23,7 +23,12 @@ from hpcbench.errors import PhononError
 from hpcbench.phonons.character import Character, character
 from hpcbench.phonons.displacement_length import extrapolate, pairs_of
 from hpcbench.phonons.exact_q import STABLE, find_suspicions, undecided
-from hpcbench.phonons.force_constants import decay, fit_force_constants, subtract_drift
+from hpcbench.phonons.force_constants import (
+    decay,
+    fit_force_constants,
+    subtract_drift,
+    symmetrise,
+)
 from hpcbench.phonons.limit import fit_limit
 from hpcbench.phonons.noise import (
     OTHER_DISPLACEMENTS,
@@ -31,8 +36,10 @@ from hpcbench.phonons.noise import (
     Noise,
     Uncertainty,
     nonlinearity,
+    rounding_of_response,
 )
 from hpcbench.phonons.rational import NO_SUSPICIONS, Suspicions
+from hpcbench.phonons.response import dynamical_matrices, set_force_constants
 from hpcbench.phonons.spectrum import (
     BandPath,
     MeshResult,
@@ -286,6 +293,44 @@ def analyse_force_constants(
             noise.forces, judged, settings.criteria, nonlinearity=noise.nonlinearity
         )
     return _result(phonon, settings, path, mesh, spectra, judged, noise)
+
+
+def analyse_response(
+    phonon: Phonopy,
+    qpoints: NDArray[np.float64],
+    force_constants: NDArray[np.complex128],
+    rounding: float,
+    settings: PhononSettings,
+) -> PhononResult:
+    """Compute spectra, thermal properties and verdicts from a linear response.
+
+    Parameters
+    ----------
+    phonon : Phonopy
+        From :func:`prepare`; force constants are put into it.
+    qpoints : ndarray, shape (nq, 3)
+        All that are commensurate with its supercell, in phonopy's order.
+    force_constants : ndarray, shape (nq, 3 natoms, 3 natoms)
+        At these, see :func:`hpcbench.phonons.response.force_constants_at`.
+    rounding : float
+        Largest part of theirs that is not Hermitian, in eV/A^2.
+
+    Raises
+    ------
+    PhononError
+        If the band path cannot be had, or the response or frequencies are not finite.
+    """
+    phonon.dataset = None  # nothing is displaced
+    set_force_constants(phonon, dynamical_matrices(phonon, force_constants, qpoints))
+    raw = np.array(phonon.force_constants)
+    symmetrise(phonon)
+    path, mesh, spectra = _spectra(phonon, settings)
+    judged = _judged(phonon, spectra)
+    noise = rounding_of_response(phonon, rounding, judged, settings.criteria)
+    return dataclasses.replace(
+        _result(phonon, settings, path, mesh, spectra, judged, noise),
+        symmetrisation_change=float(np.abs(phonon.force_constants - raw).max()),
+    )
 
 
 def _judged(phonon: Phonopy, spectra: Mapping[str, Spectrum]) -> dict[str, Spectrum]:

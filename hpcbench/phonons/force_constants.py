@@ -57,13 +57,18 @@ def fit_force_constants(phonon: Phonopy, forces: NDArray[np.float64]) -> NDArray
         phonon.forces = forces
         phonon.produce_force_constants(calculate_full_force_constants=False, show_drift=False)
         raw = np.array(phonon.force_constants)
-        for _ in range(_MOST_ROUNDS):
-            phonon.symmetrize_force_constants(show_drift=False)
-            if np.abs(phonon.force_constants.sum(axis=1)).max() < _SMALLEST_SUM:
-                break
+        symmetrise(phonon)
     except Exception as error:  # phonopy raises RuntimeError, ValueError and its own kinds
         raise PhononError("force constants", f"phonopy: {type(error).__name__}: {error}") from error
     return np.asarray(phonon.force_constants - raw)
+
+
+def symmetrise(phonon: Phonopy) -> None:
+    """Impose permutation symmetry and sum rule on compact force constants, until both hold."""
+    for _ in range(_MOST_ROUNDS):
+        phonon.symmetrize_force_constants(show_drift=False)
+        if np.abs(phonon.force_constants.sum(axis=1)).max() < _SMALLEST_SUM:
+            break
 
 
 def decay(phonon: Phonopy) -> float:

@@ -224,6 +224,31 @@ class Uncertainty:
         return bias, spread
 
 
+def rounding_of_response(
+    phonon: Phonopy,
+    rounding: float,
+    spectra: Mapping[str, Spectrum],
+    criteria: Iterable[Criterion],
+) -> Noise:
+    """Return how far frequencies are uncertain by the rounding of a linear response alone.
+
+    Parameters
+    ----------
+    rounding : float
+        Standard deviation of a force constant at a q, in eV/A^2.
+    spectra, criteria
+        As of :meth:`Uncertainty.noise`.
+    """
+    factor = get_physical_units().DefaultToTHz ** 2
+    spread = rounding / float(np.min(phonon.primitive.masses)) * factor
+    deviations = {}
+    for place in {criterion.place for criterion in criteria}:
+        deviations[place] = np.full(spectra[place].frequencies.shape, spread)
+        deviations[place][spectra[place].at_gamma] = 0.0
+    biases = {place: np.zeros_like(found) for place, found in deviations.items()}
+    return Noise(math.nan, dict.fromkeys(spectra, math.sqrt(spread)), biases, deviations)
+
+
 def nonlinearity(
     phonon: Phonopy,
     forces: NDArray[np.float64],

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hpcbench.errors import CrystalError, EvaluationError, OutOfMemoryError, TooLargeError
 
 if TYPE_CHECKING:
+    from hpcbench.potentials.columns import Response
     from hpcbench.potentials.copies import DisplacedCopies
     from hpcbench.potentials.protocol import Potential, PreparedCopies
 
@@ -23,16 +24,17 @@ class Passed:
 
     Attributes
     ----------
-    finished : list of (key, ndarray or error)
+    finished : list of (key, ndarray or Response or error)
         Crystals that leave the pool: with forces in eV/A on all their copies, shape (ncopies,
-        natoms, 3), or with the ``UnsuitableError`` or ``EvaluationError`` that ended them.
+        natoms, 3), with the response to all their columns, or with the ``UnsuitableError`` or
+        ``EvaluationError`` that ended them.
     costs : dict
         What was evaluated for each crystal, in the unit of the potential's capacity.
     """
 
-    finished: list[tuple[Hashable, NDArray[np.float64] | CrystalError | EvaluationError]] = field(
-        default_factory=list
-    )
+    finished: list[
+        tuple[Hashable, NDArray[np.float64] | Response | CrystalError | EvaluationError]
+    ] = field(default_factory=list)
     costs: dict[Hashable, float] = field(default_factory=dict)
 
 

@@ -12,9 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from phonopy.harmonic.dynmat_to_fc import get_commensurate_points
 from phonopy.phonon.mesh import MeshSymmetryFallbackWarning
+from phonopy.physical_units import get_physical_units
 
 from hpcbench.errors import PhononError
-from hpcbench.phonons.stability import ACOUSTIC_MODES, IMAGINARY, Spectrum, is_gamma
+from hpcbench.phonons.stability import (
+    ACOUSTIC_MODES,
+    IMAGINARY,
+    Spectrum,
+    is_gamma,
+    signed_roots,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -236,6 +243,20 @@ def mode_at(phonon: Phonopy, qpoint: NDArray[np.float64]) -> Mode:
     vector = result.eigenvectors[0][:, branch].reshape(-1, 3)
     share = float(acoustic_share(vector, phonon.primitive.masses))
     return Mode(float(result.frequencies[0, branch]), qpoint, vector, share)
+
+
+def mode_of(
+    phonon: Phonopy, qpoint: NDArray[np.float64], matrix: NDArray[np.complex128]
+) -> tuple[NDArray[np.float64], Mode]:
+    """Return the frequencies of a dynamical matrix in THz, ascending, and the lowest mode.
+
+    ``matrix`` is in eV/(A^2 u), with phonopy's phases, of the primitive cell of ``phonon``.
+    """
+    values, vectors = np.linalg.eigh(matrix)
+    frequencies = signed_roots(values) * get_physical_units().DefaultToTHz
+    vector = vectors[:, 0].reshape(-1, 3)
+    share = float(acoustic_share(vector, phonon.primitive.masses))
+    return frequencies, Mode(float(frequencies[0]), qpoint, vector, share)
 
 
 def imaginary_modes(modes: Iterable[Mode]) -> tuple[Mode, ...]:

@@ -198,6 +198,27 @@ def next_larger(
     return base @ np.diag(np.where(is_empty, start, multiples))
 
 
+def half_again(
+    cell: NDArray[np.float64],
+    positions: NDArray[np.float64],
+    matrix: NDArray[np.int64],
+    most_atoms: int,
+) -> NDArray[np.int64]:
+    """Return a supercell half as high again, or as high as the limit on atoms allows.
+
+    The same, if that is no larger. Parameters are those of :func:`next_larger`; ``most_atoms`` as
+    in :func:`matrix_of_length`.
+    """
+    is_empty = gaps(cell, positions) > EMPTY
+    if is_empty.all():
+        return matrix
+    # Along vacuum a supercell is diagonal, and not multiplied.
+    high = np.where(is_empty, np.inf, heights(matrix.T @ cell))
+    larger = matrix_of_length(cell, positions, 1.5 * float(high.min()), most_atoms, "diagonal")
+    grows = abs(np.linalg.det(larger)) > abs(np.linalg.det(matrix)) + 0.5
+    return larger if grows else matrix
+
+
 def displace(
     atoms: Atoms,
     *,

@@ -26,9 +26,11 @@ from hpcbench.errors import (
     UnsuitableError,
 )
 from hpcbench.potentials.checkpoint import Checkpoint, build_model, read_checkpoint
+from hpcbench.potentials.columns import Columns, Response
 from hpcbench.potentials.displaced import displaced_edges, share_list
 from hpcbench.potentials.layered import LayeredM3GNet
 from hpcbench.potentials.m3gnet import RearrangedM3GNet
+from hpcbench.potentials.m3gnet_response import LinearisedCrystals
 from hpcbench.potentials.m3gnet_weights import UnknownArchitectureError
 from hpcbench.potentials.memory import (
     is_out_of_memory,
@@ -46,7 +48,13 @@ from hpcbench.potentials.passes import (
     ranges_of_passes,
     stresses_from,
 )
-from hpcbench.potentials.protocol import BatchEvaluation, Evaluation, PotentialInfo, PreparedCopies
+from hpcbench.potentials.protocol import (
+    BatchEvaluation,
+    Evaluation,
+    Linearised,
+    PotentialInfo,
+    PreparedCopies,
+)
 from hpcbench.potentials.structures import DisplacedCopies, Structures
 from hpcbench.potentials.weights import sha256_of
 
@@ -150,6 +158,7 @@ class MatterSim:
             device=str(self.device),
             elements=elements or frozenset(range(1, int(arguments["max_z"]) + 1)),
             forward_pass=REARRANGED if rearranged else LAYERED,
+            responds=rearranged,
         )
         bytes_per_edge = _bytes_per_edge(arguments, precision)
         memory = usable_memory(self.device, ranks_on_host)
@@ -239,6 +248,37 @@ class MatterSim:
             part.reshape(*size, 3)
             for part, size in zip(np.split(forces, ends[:-1]), sizes, strict=True)
         ]
+
+    def linearise(self, batch: Structures) -> Linearised:
+        """See the protocol.
+
+        Raises
+        ------
+        OutOfMemoryError, EvaluationError
+            As the protocol says.
+        """
+        assert isinstance(self._model, RearrangedM3GNet), "info.responds was asked for"
+        cost = sum(
+            self.cost(len(part.numbers), float(torch.linalg.det(part.cells[0]).abs()))
+            for part in (batch.part(index, index + 1) for index in range(len(batch)))
+        )
+        with during_passes(self.device), self._memory_errors(cost if len(batch) > 1 else None):
+            state = LinearisedCrystals(self._model, batch)
+        return Linearised(state.forces, state.nedges, state)
+
+    def respond(self, linearised: Linearised, columns: Sequence[Columns]) -> list[Response]:
+        """See the protocol.
+
+        Raises
+        ------
+        OutOfMemoryError, EvaluationError
+            As the protocol says.
+        """
+        most = max(len(one) * one.parts for one in columns)
+        cost = linearised.cost * most if most > 1 else None
+        with during_passes(self.device), self._memory_errors(cost):
+            found: list[Response] = linearised.state.respond(columns)
+        return found
 
     def _forces_pass(self, parts: Sequence[tuple[PreparedCopies, int, int]]) -> NDArray[np.float64]:
         # A frame of its own: if the pass fails, all its tensors can be let go.

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
     from ase import Atoms
 
+    from hpcbench.potentials.columns import Columns, Response
     from hpcbench.potentials.structures import DisplacedCopies, Structures
 
 
@@ -80,13 +81,33 @@ class PreparedCopies:
     shared: Any
 
 
+@dataclass(frozen=True, eq=False)
+class Linearised:
+    """Crystals at which a potential is linearised.
+
+    Attributes
+    ----------
+    forces : ndarray, shape (natoms, 3)
+        On the atoms of all crystals, in eV/A.
+    cost : float
+        What one real column of each takes of a pass's capacity.
+    state : object
+        The potential's own: slopes and bends of its functions.
+    """
+
+    forces: NDArray[np.float64]
+    cost: float
+    state: Any
+
+
 @dataclass(frozen=True)
 class PotentialInfo:
     """What is written into the store about a potential.
 
     ``elements`` are the atomic numbers that it knows, or ``None`` where it does not say.
     ``weights_sha256`` is empty for a potential without a weights file. ``forward_pass`` says
-    whose arithmetic it is, where there is more than one.
+    whose arithmetic it is, where there is more than one. ``responds`` says whether the potential
+    is ``Responsive``.
     """
 
     name: str
@@ -97,6 +118,7 @@ class PotentialInfo:
     device: str
     elements: frozenset[int] | None
     forward_pass: str = ""
+    responds: bool = False
 
 
 class Potential(Protocol):
@@ -151,6 +173,37 @@ class Potential(Protocol):
         """Forces (eV/A) on copies ``first`` up to ``end`` of each set, in one forward pass.
 
         One array of shape (end - first, natoms, 3) a part.
+
+        Raises
+        ------
+        OutOfMemoryError
+            If the device's memory did not suffice; ``capacity`` is then smaller than before.
+        EvaluationError
+            If the potential failed.
+        """
+        ...
+
+
+class Responsive(Potential, Protocol):
+    """A potential whose linear response can be had, to displacements at any q and to strains."""
+
+    def linearise(self, batch: Structures) -> Linearised:
+        """Compute what the response of all structures to any columns needs, in one pass.
+
+        Raises
+        ------
+        OutOfMemoryError
+            If the device's memory did not suffice.
+        EvaluationError
+            If the potential failed.
+        """
+        ...
+
+    def respond(self, linearised: Linearised, columns: Sequence[Columns]) -> list[Response]:
+        """Return what columns of each structure come to, in one pass.
+
+        The pass is as wide as the longest of ``columns``, and twice that where one of them is not
+        real.
 
         Raises
         ------

@@ -12,16 +12,26 @@ from ase.data import chemical_symbols
 from ase.units import GPa
 from numpy.typing import NDArray
 
+from hpcbench.born import NAC_PARAMS
 from hpcbench.config import RunConfig
-from hpcbench.criteria import BETWEEN_Q, EXACT, LENGTH, ROUNDING
+from hpcbench.criteria import BETWEEN_Q, EXACT, LENGTH, LONG_WAVES, ROUNDING
 from hpcbench.crystal import Crystal
 from hpcbench.errors import CrystalError, HpcbenchError, RelaxationError, UnsuitableError
 from hpcbench.phonons.displacement_length import NOT_SMOOTH
 from hpcbench.phonons.exact_q import AtQ
-from hpcbench.phonons.supercells import CHECKS, next_larger, require_size
+from hpcbench.phonons.supercells import CHECKS, half_again, next_larger, require_size
 from hpcbench.planning.costs import supercell_of
 from hpcbench.potentials.protocol import PotentialInfo
-from hpcbench.protocols import PROTOCOLS, Protocol, Stage
+from hpcbench.protocols import BOTH, PROTOCOLS, RESPONSE, Protocol, Stage
+from hpcbench.rank.response_tasks import (
+    Checked,
+    Planned,
+    analyse_columns,
+    checked_columns,
+    compare,
+    plan_check,
+    plan_response,
+)
 from hpcbench.rank.rows import (
     Computation,
     done_row,
@@ -43,14 +53,24 @@ from hpcbench.rank.tasks import (
 )
 from hpcbench.relaxation.relax import Relaxation, continued, relaxation_requests
 from hpcbench.relaxation.symmetry import space_group_numbers
-from hpcbench.requests import ForcesOn, OnCpu, Request
-from hpcbench.store.schema import BESIDE, DOUBLE, EXTRAPOLATED, FIRST, LARGER, WITHOUT_NAC
+from hpcbench.requests import ForcesOn, OnCpu, Request, ResponseTo
+from hpcbench.store.schema import (
+    BESIDE,
+    DOUBLE,
+    EXTRAPOLATED,
+    FIRST,
+    LARGER,
+    REFINED,
+    WITHOUT_NAC,
+)
+from hpcbench.store.schema import RESPONSE as RESPONDED
 from hpcbench.upkeep.again import columns_without_nac
 
 if TYPE_CHECKING:
     from ase import Atoms
 
     from hpcbench.phonons.calculate import PhononSettings
+    from hpcbench.potentials.columns import Response
 
 DISPLACEMENTS, ANALYSIS = "displacements", "analysis"
 """Stages of the work on processor cores; that of the relaxation is ``symmetry``."""
@@ -61,7 +81,7 @@ class _Done:
     """A computation of a crystal's phonons, of a kind as in ``store.schema``."""
 
     kind: str
-    displaced: Displaced
+    phonon: bytes
     analysed: Analysed
     in_double: bool = False
 
@@ -184,32 +204,45 @@ class Route:
     ) -> Generator[Request, Any, list[dict[str, Any]]]:
         """The rows of a relaxed crystal."""
         config = self.config
-        supercell_matrix = _supercell_matrix(crystal, config)
-        first = yield from self._displaced(relaxation.atoms, supercell_matrix)
-        analysed = yield from self._analysed(first, in_double=False)
-        done = _Done(FIRST, first, analysed)
-        computations = {FIRST: Computation(FIRST, analysed.columns)}
+        relaxed, supercell_matrix = relaxation.atoms, _supercell_matrix(crystal, config)
+        by_response = config.derivative == RESPONSE
+        done = yield from self._first(relaxed, supercell_matrix, by_response)
+        computations = {FIRST: _computation(done)}
         common = done_row(crystal, relaxation, {}, self.rank, self.provenance)
         common |= yield from self._symmetry(crystal, relaxation)
-        what = "displacements of other lengths"
+        what = "more exactly"
         try:
-            for better in (yield from self._made_sure(relaxation.atoms, supercell_matrix, done)):
+            for better in (
+                yield from self._made_sure(relaxed, supercell_matrix, done, by_response)
+            ):
                 done = better
                 computations[done.kind] = _computation(done)
             what = LARGER
             if abs(done.analysed.columns["margin"]) < config.check_margin:
-                relaxed = relaxation.atoms
-                larger = next_larger(relaxed.cell[:], relaxed.positions, supercell_matrix)
-                require_size(crystal.natoms, larger, config.largest_supercell)
-                displaced = yield from self._displaced(relaxed, larger)
-                analysed = yield from self._analysed(displaced, in_double=False)
-                done = _Done(LARGER, displaced, analysed)
-                for better in (yield from self._made_sure(relaxed, larger, done)):
+                supercell_matrix = next_larger(relaxed.cell[:], relaxed.positions, supercell_matrix)
+                require_size(crystal.natoms, supercell_matrix, config.largest_supercell)
+                done = yield from self._first(relaxed, supercell_matrix, by_response)
+                for better in (
+                    yield from self._made_sure(relaxed, supercell_matrix, done, by_response)
+                ):
                     done = better
                 done = replace(done, kind=LARGER)
                 computations[LARGER] = _computation(done)
-            what = "negative interpolated frequencies"
-            if done.analysed.columns["cause"] == BETWEEN_Q and config.criterion == EXACT:
+            if config.derivative == BOTH:
+                what = "by linear response"
+                done = yield from self._first(relaxed, supercell_matrix, by_response=True)
+                done = replace(done, kind=RESPONDED)
+                computations[RESPONDED] = _computation(done)
+            what = "at more q"
+            if (
+                self.info.responds
+                and config.interpolation_error
+                and not relaxed.info.get(NAC_PARAMS)
+            ):
+                for better in (yield from self._checked(relaxed, supercell_matrix, done)):
+                    done = better
+                    computations[done.kind] = _computation(done)
+            elif done.analysed.columns["cause"] == BETWEEN_Q and config.criterion == EXACT:
                 columns = yield from self._decided(done)
                 computations[done.kind] = replace(computations[done.kind], columns=columns)
         except HpcbenchError as error:
@@ -225,15 +258,93 @@ class Route:
                 rows[0]["notes"] = "; ".join(filter(None, (rows[0]["notes"], note)))
         return rows
 
-    def _made_sure(
+    def _first(
+        self, atoms: Atoms, supercell_matrix: NDArray[np.int64], by_response: bool
+    ) -> Generator[Request, Any, _Done]:
+        if by_response:
+            return (yield from self._by_response(FIRST, atoms, supercell_matrix))
+        displaced = yield from self._displaced(atoms, supercell_matrix)
+        analysed = yield from self._analysed(displaced, in_double=False)
+        return _Done(FIRST, displaced.phonon, analysed)
+
+    def _by_response(
+        self,
+        kind: str,
+        atoms: Atoms,
+        supercell_matrix: NDArray[np.int64],
+        *,
+        in_double: bool = False,
+    ) -> Generator[Request, Any, _Done]:
+        """Compute force constants by linear response at all q of a supercell."""
+        settings = phonon_settings(self.config)
+        planned: Planned = yield OnCpu(
+            DISPLACEMENTS, plan_response, (atoms, supercell_matrix, settings)
+        )
+        answers = yield from self._responses(planned, in_double=in_double)
+        analysed = yield OnCpu(ANALYSIS, analyse_columns, (planned, *answers, *self._how()))
+        return _Done(kind, planned.phonon, analysed, in_double)
+
+    def _responses(
+        self, planned: Planned, *, in_double: bool
+    ) -> Generator[Request, Any, tuple[Response, Response | None]]:
+        """Ask for the response to a crystal's columns, the real and the complex ones."""
+        real: Response = yield ResponseTo(planned.atoms, planned.real, in_double)
+        complex_: Response | None = None
+        if len(planned.complex):
+            complex_ = yield ResponseTo(planned.atoms, planned.complex, in_double)
+        return real, complex_
+
+    def _checked(
         self, atoms: Atoms, supercell_matrix: NDArray[np.int64], done: _Done
     ) -> Generator[Request, Any, list[_Done]]:
-        """Extrapolate where the length of the displacements or rounding could change the verdict.
+        """Compare interpolated with computed frequencies; compute more q until they agree.
 
-        And in double precision, where that is not enough. Returns what was computed, in order.
+        Returns the computation that was given with what the comparison says, and those after it.
+        """
+        settings, criterion = phonon_settings(self.config), str(self.config.criterion)
+        better: list[_Done] = []
+        while True:
+            columns, found = done.analysed.columns, done.analysed.suspicions
+            planned, interpolated = yield OnCpu(
+                DISPLACEMENTS, plan_check, (done.phonon, columns, found)
+            )
+            answers = yield from self._responses(planned, in_double=done.in_double)
+            arguments = planned, interpolated, *answers, columns, len(found.chosen), settings
+            checked: Checked = yield OnCpu(ANALYSIS, compare, arguments)
+            columns = checked_columns(columns, found, checked, settings, criterion)
+            better.append(replace(done, analysed=replace(done.analysed, columns=columns)))
+            is_open = columns["cause"] in (BETWEEN_Q, LONG_WAVES)
+            if checked.error <= self.config.interpolation_error and not is_open:
+                return better
+            larger = half_again(
+                atoms.cell[:], atoms.positions, supercell_matrix, self.config.largest_supercell
+            )
+            if (larger == supercell_matrix).all():
+                return better
+            supercell_matrix = larger
+            done = yield from self._by_response(
+                REFINED, atoms, supercell_matrix, in_double=done.in_double
+            )
+
+    def _made_sure(
+        self,
+        atoms: Atoms,
+        supercell_matrix: NDArray[np.int64],
+        done: _Done,
+        by_response: bool,
+    ) -> Generator[Request, Any, list[_Done]]:
+        """Compute better where errors of the force constants could change the verdict.
+
+        Extrapolate displacements where their length or rounding could; and in double precision,
+        where that is not enough. Returns what was computed, in order.
         """
         better: list[_Done] = []
-        if done.analysed.columns["cause"] in (LENGTH, ROUNDING):
+        if by_response:
+            if done.analysed.columns["cause"] == ROUNDING and self.has_double:
+                better.append(
+                    (yield from self._by_response(DOUBLE, atoms, supercell_matrix, in_double=True))
+                )
+        elif done.analysed.columns["cause"] in (LENGTH, ROUNDING):
             displaced = yield from self._displaced(atoms, supercell_matrix, lengths=True)
             known = done.analysed.forces
             # A quarter of the first displacement tells whether the others are worth it.
@@ -243,20 +354,20 @@ class Route:
             analysed = yield OnCpu(
                 ANALYSIS,
                 analyse_forces,
-                (done.displaced.phonon, forces, *self._how(), False, CHECKS + 1),
+                (done.phonon, forces, *self._how(), False, CHECKS + 1),
             )
             if analysed.columns["roughness"] >= NOT_SMOOTH:
-                done = _Done(done.kind, done.displaced, analysed)
+                done = _Done(done.kind, done.phonon, analysed)
                 better.append(done)
                 if analysed.columns["cause"] != ROUNDING:
                     return better
             analysed = yield from self._analysed(
                 displaced, in_double=False, lengths=True, known=known
             )
-            better.append(_Done(EXTRAPOLATED, displaced, analysed))
+            better.append(_Done(EXTRAPOLATED, displaced.phonon, analysed))
             if analysed.columns["cause"] in (LENGTH, ROUNDING) and self.has_double:
                 analysed = yield from self._analysed(displaced, in_double=True, lengths=True)
-                better.append(_Done(DOUBLE, displaced, analysed, in_double=True))
+                better.append(_Done(DOUBLE, displaced.phonon, analysed, in_double=True))
         return better
 
     def _how(self, protocol: Protocol | None = None) -> tuple[PhononSettings, str, Keep]:
@@ -272,7 +383,7 @@ class Route:
         computed: list[AtQ] = []
         for suspicion in analysed.suspicions.chosen:
             small = yield OnCpu(
-                DISPLACEMENTS, displace_at_q, (done.displaced.phonon, suspicion.qpoint, settings)
+                DISPLACEMENTS, displace_at_q, (done.phonon, suspicion.qpoint, settings)
             )
             one: AtQ | None = None
             for in_double in (False, True) if self.has_double else (False,):

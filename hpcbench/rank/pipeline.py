@@ -15,14 +15,15 @@ import warnings
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from hpcbench.crystal import Crystal
 from hpcbench.errors import EvaluationError, HpcbenchError, PotentialError
+from hpcbench.phonons.column_packing import ColumnPool
 from hpcbench.phonons.packing import ForcePool
-from hpcbench.potentials.protocol import Potential
+from hpcbench.potentials.protocol import Potential, Responsive
 from hpcbench.rank.account import FORCES, PREPARING, RELAXATION, WAITING, Account
 from hpcbench.rank.beside import BlockRead, Inbox, ListEnded, Reader, WritingFailed
 from hpcbench.rank.journey import ANALYSIS
@@ -31,7 +32,7 @@ from hpcbench.rank.stopping import Stop, StopRequested
 from hpcbench.rank.tasks import messages_of, unexpected
 from hpcbench.relaxation.in_flight import InFlight
 from hpcbench.relaxation.start import Start
-from hpcbench.requests import ForcesOn, Minimise, OnCpu, Request
+from hpcbench.requests import ForcesOn, Minimise, OnCpu, Request, ResponseTo
 
 Journey = Generator[Request, Any, list[dict[str, Any]]]
 
@@ -82,6 +83,15 @@ class Traveller:
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     warnings: set[str] = field(default_factory=set)
     traceback: str = ""
+
+
+class _Pools:
+    """What waits for a potential: displaced supercells, and columns of linear response."""
+
+    def __init__(self, potential: Potential) -> None:
+        self.forces = ForcePool(potential)
+        # Nobody asks for the response of a potential that has none.
+        self.columns = ColumnPool(cast(Responsive, potential))
 
 
 class Pipeline:
@@ -141,8 +151,8 @@ class Pipeline:
         self._to_minimise: list[tuple[int, Start]] = []
         self._flying: dict[int, float] = {}
         self._in_flight = InFlight(potential)
-        self._pool = ForcePool(potential)
-        self._double: ForcePool | None = None
+        self._single = _Pools(potential)
+        self._double: _Pools | None = None
         self._no_double: PotentialError | None = None
         self.last_good: Crystal | None = None
         """The last crystal for which the potential has computed a minimum or forces."""
@@ -298,8 +308,15 @@ class Pipeline:
                 try:
                     with self._pass(PREPARING) as costs:
                         costs[traveller.number] = 1.0
-                        pool = self._pool_in_double() if request.in_double else self._pool
-                        pool.add(traveller.number, request.copies)
+                        pools = self._in_double() if request.in_double else self._single
+                        pools.forces.add(traveller.number, request.copies)
+                except HpcbenchError as error:
+                    self._resume(traveller, error)
+            case ResponseTo():
+                traveller.waits_for = FORCES
+                try:
+                    pools = self._in_double() if request.in_double else self._single
+                    pools.columns.add(traveller.number, request.atoms, request.columns)
                 except HpcbenchError as error:
                     self._resume(traveller, error)
 
@@ -327,16 +344,17 @@ class Pipeline:
         self._answer(ended)
 
     @property
-    def _pools(self) -> list[ForcePool]:
-        return [self._pool] if self._double is None else [self._pool, self._double]
+    def _pools(self) -> list[ForcePool | ColumnPool]:
+        found = [self._single] if self._double is None else [self._single, self._double]
+        return [pool for pools in found for pool in (pools.forces, pools.columns)]
 
-    def _pool_in_double(self) -> ForcePool:
+    def _in_double(self) -> _Pools:
         if self._no_double is not None:
             raise self._no_double
         if self._double is None:
             assert self._load_double is not None, "nobody asks for what there is not"
             try:
-                self._double = ForcePool(self._load_double())
+                self._double = _Pools(self._load_double())
             except StopRequested:
                 raise
             except Exception as error:  # a full device among them; the run goes on without
@@ -344,7 +362,7 @@ class Pipeline:
                 raise self._no_double from error
         return self._double
 
-    def _force_pass(self, pool: ForcePool) -> None:
+    def _force_pass(self, pool: ForcePool | ColumnPool) -> None:
         with self._pass(FORCES) as costs:
             passed = pool.run_pass()
             costs.update(passed.costs)

@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from hpcbench.errors import EvaluationError, HpcbenchError
 
@@ -20,13 +20,16 @@ if TYPE_CHECKING:
     from ase import Atoms
     from numpy.typing import NDArray
 
+    from hpcbench.potentials.columns import Columns, Response
     from hpcbench.potentials.copies import DisplacedCopies
     from hpcbench.potentials.protocol import (
         BatchEvaluation,
         Evaluation,
+        Linearised,
         Potential,
         PotentialInfo,
         PreparedCopies,
+        Responsive,
     )
     from hpcbench.potentials.structures import Structures
 
@@ -174,6 +177,16 @@ class StoppablePotential:
         """As of the potential itself."""
         with self._guarded():
             return self._potential.forces(parts)
+
+    def linearise(self, batch: Structures) -> Linearised:
+        """As of the potential itself, where it has it."""
+        with self._guarded():
+            return cast("Responsive", self._potential).linearise(batch)
+
+    def respond(self, linearised: Linearised, columns: Sequence[Columns]) -> list[Response]:
+        """As of the potential itself, where it has it."""
+        with self._guarded():
+            return cast("Responsive", self._potential).respond(linearised, columns)
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:

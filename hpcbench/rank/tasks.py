@@ -45,7 +45,7 @@ from hpcbench.phonons.supercells import (
 )
 from hpcbench.potentials.copies import DisplacedCopies
 from hpcbench.protocols import Protocol
-from hpcbench.store.schema import COARSE_MESH, LOW_SUPERCELL, UNDETERMINED
+from hpcbench.store.schema import BY_DISPLACEMENT, COARSE_MESH, LOW_SUPERCELL, UNDETERMINED
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,7 +227,7 @@ def decided_columns(
     )
     below = [one for one in columns["within_noise"].split(", ") if one and one != EXACT]
     modes = imaginary_modes([one.mode for one in computed])
-    extra = _mode_columns(modes)
+    extra = mode_columns(modes)
     return {
         **columns,
         "verdict": answer.verdict,
@@ -291,6 +291,7 @@ def phonon_columns(result: PhononResult, criterion: str, keep: Keep) -> dict[str
         "free_energy": mesh.free_energy,
         "entropy": mesh.entropy,
         "heat_capacity": mesh.heat_capacity,
+        "derivative": BY_DISPLACEMENT * bool(result.displacements),
         "displacements": result.displacements,
         "largest_drift": result.largest_drift,
         "symmetrisation_change": result.symmetrisation_change,
@@ -315,7 +316,7 @@ def phonon_columns(result: PhononResult, criterion: str, keep: Keep) -> dict[str
     if criterion == EXACT:
         # What is only interpolated decides nothing.
         modes = imaginary_modes([result.lowest_modes["commensurate"]])
-    columns |= _mode_columns(modes)
+    columns |= mode_columns(modes)
     character = result.character
     columns |= {
         "character": ", ".join(character.kinds),
@@ -365,7 +366,8 @@ def joined_notes(before: str, of_phonons: str) -> str:
     return "; ".join(filter(None, (*kept, of_phonons)))
 
 
-def _mode_columns(modes: Sequence[Mode]) -> dict[str, Any]:
+def mode_columns(modes: Sequence[Mode]) -> dict[str, Any]:
+    """Return the columns of modes."""
     vectors = np.array([mode.eigenvector for mode in modes], dtype=np.complex128)
     parts = np.stack([vectors.real, vectors.imag], axis=-1)
     return {

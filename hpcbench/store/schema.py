@@ -30,9 +30,13 @@ AGAIN = ":"
 """Between a crystal's id and what a row is, where it is not the crystal's own."""
 FIRST, EXTRAPOLATED, DOUBLE = "first", "extrapolated", "float64"
 LARGER = "larger"
+RESPONSE, REFINED = "response", "refined"
 """Kinds of computations of a crystal, one after the other. The first one; displacements of several
-lengths, extrapolated; the same in double precision; the next larger supercell. The last one
-decides: it is the crystal's row. Earlier ones are its history."""
+lengths, extrapolated; the same in double precision; the next larger supercell; linear response in
+place of displacements; the same at more q. The last one decides: it is the crystal's row. Earlier
+ones are its history."""
+BY_DISPLACEMENT, BY_RESPONSE = "displacement", "response"
+"""The values of ``derivative``: finite displacements, or the linear response of the potential."""
 BESIDE = "phononbench"
 """Of a protocol that was done beside that of the run, in the id of its row."""
 WITHOUT_NAC = "without-nac"
@@ -111,6 +115,39 @@ _RELAXATION = (
     Field("idealised", "bool", meaning="relaxed cell brought to its exact symmetry"),
 )
 _FORCE_CONSTANTS = (
+    Field(
+        "derivative",
+        "category",
+        meaning="how force constants were had: displacement or response; empty of an import",
+    ),
+    Field(
+        "response_columns",
+        "i4",
+        meaning="columns of linear response, each about a pass of the primitive cell; a complex "
+        "one counts as two",
+    ),
+    Field(
+        "interpolation_error",
+        "f8",
+        (),
+        "THz",
+        "largest difference of interpolated frequencies from computed ones, at computed_qpoints; "
+        "NaN where it was not looked at",
+    ),
+    Field(
+        "elastic_constants",
+        "f8",
+        (6, 6),
+        "GPa",
+        "relaxed atoms, Voigt's order, from linear response to strains; NaN without",
+    ),
+    Field(
+        "lowest_stiffness",
+        "f8",
+        (),
+        "GPa",
+        "their lowest eigenvalue (Mandel): positive by Born's criterion; NaN without",
+    ),
     Field("displacements", "i4", meaning="displaced supercells"),
     Field("largest_drift", "f8", (), "eV/angstrom", "largest mean force subtracted"),
     Field(
@@ -360,7 +397,7 @@ def result_schema(
         ),
         Field("commensurate_qpoints", "f8", (3,), "", "reduced, of the primitive cell"),
         Field("commensurate_frequencies", "f8", (), "THz", "(q, 3 x primitive atoms), flattened"),
-        Field("computed_qpoints", "f8", (3,), "", "rational q that were computed one by one"),
+        Field("computed_qpoints", "f8", (3,), "", "other q that were computed one by one"),
         Field("computed_frequencies", "f8", (), "THz", "(q, 3 x primitive atoms), flattened"),
         Field("computed_supercells", "i4", (3, 3), meaning="of each, of the primitive cell"),
         *_MODES,

@@ -1,0 +1,365 @@
+"""Force constants at any q from a potential's linear response, with the crystal's symmetry.
+
+Of each star of q one is computed. There the images of a displacement by the operations that keep q,
+and by those that turn it into -q followed by complex conjugation, are answered together with it
+(Maradudin and Vosko, Rev. Mod. Phys. 40, 1). As many columns are needed as the irreducible
+representations ask: the largest multiplicity of one by its dimension. No potential is known here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from phonopy import Phonopy
+from phonopy.harmonic.dynmat_to_fc import DynmatToForceConstants
+
+from hpcbench.errors import PhononError
+from hpcbench.potentials.columns import Columns, Response, displaced, is_real
+
+# Columns are drawn at random: the best of so many draws, and it must be so good. The ratio of the
+# smallest to the largest singular value of all images is what rounding is divided by.
+_DRAWS, _GOOD = 8, 0.05
+_DIGITS = 6  # of q that are the same
+
+
+@dataclass(frozen=True, eq=False)
+class Operation:
+    """A symmetry operation, acting on displacements.
+
+    Attributes
+    ----------
+    rotation : ndarray, shape (3, 3)
+        Of fractional coordinates.
+    cartesian : ndarray, shape (3, 3)
+        Of vectors in space.
+    atoms : ndarray, shape (natoms,)
+        Where each atom goes.
+    cells : ndarray, shape (natoms, 3)
+        And in which cell that is.
+    """
+
+    rotation: NDArray[np.int64]
+    cartesian: NDArray[np.float64]
+    atoms: NDArray[np.int64]
+    cells: NDArray[np.float64]
+
+    def image(self, qpoint: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return where a q (3,) goes."""
+        return np.asarray(np.linalg.inv(self.rotation).T @ qpoint)
+
+    def matrix(self, qpoint: NDArray[np.float64]) -> NDArray[np.complex128]:
+        """Return what takes displacements at q to those at its image, (3 natoms, 3 natoms)."""
+        natoms = len(self.atoms)
+        phases = np.exp(-2j * np.pi * (self.cells @ self.image(qpoint)))
+        found = np.zeros((natoms, 3, natoms, 3), dtype=np.complex128)
+        found[self.atoms, :, np.arange(natoms), :] = phases[:, None, None] * self.cartesian
+        return found.reshape(3 * natoms, 3 * natoms)
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """A q of a star, by the q that is computed.
+
+    Attributes
+    ----------
+    index : int
+        Its place in the list that was asked for.
+    matrix : ndarray, shape (3 natoms, 3 natoms)
+        From displacements at the q that is computed to those at its image.
+    conjugate : bool
+        Whether the image is -q.
+    """
+
+    index: int
+    matrix: NDArray[np.complex128]
+    conjugate: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Star:
+    """A q that is computed, its columns and the q that follow from it.
+
+    Attributes
+    ----------
+    qpoint : ndarray, shape (3,)
+        In reciprocal lattice vectors.
+    columns : ndarray, shape (ncolumns, natoms, 3), complex
+        Displacements whose images span all.
+    keeping : list of (ndarray, bool)
+        What turns an answered displacement into another one, and whether both are conjugated first.
+    images : list of Image
+        All q that were asked for and follow.
+    """
+
+    qpoint: NDArray[np.float64]
+    columns: NDArray[np.complex128]
+    keeping: list[tuple[NDArray[np.complex128], bool]]
+    images: list[Image]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The columns that give the force constants of a crystal at some q.
+
+    Attributes
+    ----------
+    stars : list of Star
+    nqpoints : int
+        That were asked for.
+    real, complex : Columns
+        What a potential is asked: those with real phases apart, for they take half.
+    """
+
+    stars: list[Star]
+    nqpoints: int
+    real: Columns
+    complex: Columns
+
+    @property
+    def cost(self) -> int:
+        """Real columns; a complex one is two."""
+        return len(self.real) + 2 * len(self.complex)
+
+
+def operations_of(phonon: Phonopy) -> list[Operation]:
+    """Return the operations of a crystal's primitive cell, as phonopy finds them."""
+    primitive = phonon.primitive
+    places = primitive.scaled_positions
+    found = phonon.primitive_symmetry.symmetry_operations
+    basis = primitive.cell.T
+    operations = []
+    for rotation, translation in zip(found["rotations"], found["translations"], strict=True):
+        moved = places @ rotation.T + translation
+        apart = moved[:, None, :] - places[None, :, :]
+        atoms = np.abs(apart - np.rint(apart)).max(axis=2).argmin(axis=1)
+        cells = np.rint(apart[np.arange(len(places)), atoms])
+        cartesian = basis @ rotation @ np.linalg.inv(basis)
+        operations.append(Operation(rotation, cartesian, atoms, cells))
+    return operations
+
+
+def plan_columns(phonon: Phonopy, qpoints: NDArray[np.float64], *, symmetry: bool = True) -> Plan:
+    """Return the columns that give the force constants at some q.
+
+    Parameters
+    ----------
+    phonon : Phonopy
+        Its primitive cell is the crystal.
+    qpoints : ndarray, shape (nq, 3)
+        In reciprocal lattice vectors of the primitive cell.
+    symmetry : bool
+        Whether the crystal's symmetry is made use of.
+    """
+    operations = operations_of(phonon)
+    if not symmetry:
+        operations = [one for one in operations if _is_identity(one)]
+    places: dict[tuple[float, ...], list[int]] = {}
+    for index, qpoint in enumerate(qpoints):
+        places.setdefault(_key(qpoint), []).append(index)
+    stars = []
+    while places:
+        qpoint = qpoints[next(iter(places.values()))[0]]
+        stars.append(_star(qpoint, operations, places, len(phonon.primitive)))
+    parts = []
+    for real in (True, False):
+        of_kind = [star for star in stars if bool(is_real(star.qpoint)) == real]
+        natoms = len(phonon.primitive)
+        columns = [star.columns for star in of_kind]
+        where = [np.tile(star.qpoint, (len(star.columns), 1)) for star in of_kind]
+        parts.append(
+            displaced(
+                np.concatenate([np.zeros((0, natoms, 3), dtype=complex), *columns]),
+                np.concatenate([np.zeros((0, 3)), *where]),
+            )
+        )
+    return Plan(stars, len(qpoints), *parts)
+
+
+def force_constants_at(
+    plan: Plan, real: Response | None, complex_: Response | None
+) -> tuple[NDArray[np.complex128], float]:
+    """Return force constants at all q of a plan.
+
+    Parameters
+    ----------
+    plan : Plan
+        From :func:`plan_columns`.
+    real, complex_ : Response
+        To its columns; None where it has none of a kind.
+
+    Returns
+    -------
+    ndarray, shape (nq, 3 natoms, 3 natoms)
+        In eV/A^2, with the phases of lattice vectors; Hermitian.
+    float
+        Largest part that is not Hermitian, in eV/A^2: what rounding comes to.
+    """
+    answers = {True: real, False: complex_}
+    taken = {True: 0, False: 0}
+    found: NDArray[np.complex128] | None = None
+    rounding = 0.0
+    for star in plan.stars:
+        kind = bool(is_real(star.qpoint))
+        answer, first = answers[kind], taken[kind]
+        assert answer is not None, "columns of this kind were asked for"
+        taken[kind] += len(star.columns)
+        forces = answer.forces[first : taken[kind]]
+        here = _from_columns(star, -forces)
+        hermitian = (here + here.conj().T) / 2
+        rounding = max(rounding, float(np.abs(here - hermitian).max()))
+        if found is None:
+            found = np.zeros((plan.nqpoints, *here.shape), dtype=np.complex128)
+        for image in star.images:
+            turned = image.matrix @ hermitian @ image.matrix.conj().T
+            found[image.index] = turned.conj() if image.conjugate else turned
+    assert found is not None, "no q was asked for"
+    return found, rounding
+
+
+def at_gamma_without_sums(force_constants: NDArray[np.complex128]) -> NDArray[np.complex128]:
+    """Return those at Gamma without what a shift of the whole crystal would feel.
+
+    By projection on displacements that leave the centre of mass of equal masses where it is.
+    """
+    natoms = force_constants.shape[-1] // 3
+    shift = np.tile(np.eye(3), (natoms, 1)) / np.sqrt(natoms)
+    out = np.eye(3 * natoms) - shift @ shift.T
+    return np.asarray(out @ force_constants @ out)
+
+
+def constants_at_gamma(phonon: Phonopy) -> NDArray[np.complex128]:
+    """Return force constants at Gamma from those of a supercell, (3 natoms, 3 natoms)."""
+    primitive = phonon.primitive
+    natoms = len(primitive)
+    place = {atom: index for index, atom in enumerate(primitive.p2s_map)}
+    found = np.zeros((natoms, natoms, 3, 3), dtype=np.complex128)
+    for atom, first in enumerate(primitive.s2p_map):
+        found[:, place[first]] += phonon.force_constants[:, atom]
+    return found.transpose(0, 2, 1, 3).reshape(3 * natoms, 3 * natoms)
+
+
+def dynamical_matrices(
+    phonon: Phonopy, force_constants: NDArray[np.complex128], qpoints: NDArray[np.float64]
+) -> NDArray[np.complex128]:
+    """Return phonopy's dynamical matrices, (nq, 3 natoms, 3 natoms), in eV/(A^2 u).
+
+    Its phases are those of positions.
+    """
+    primitive = phonon.primitive
+    phases = np.exp(2j * np.pi * np.repeat(qpoints @ primitive.scaled_positions.T, 3, axis=1))
+    roots = np.sqrt(np.repeat(primitive.masses, 3))
+    scaled = force_constants / (roots[:, None] * roots[None, :])
+    return np.asarray(phases.conj()[:, :, None] * scaled * phases[:, None, :])
+
+
+def set_force_constants(phonon: Phonopy, matrices: NDArray[np.complex128]) -> None:
+    """Put compact force constants into a crystal, by phonopy's inverse Fourier transform.
+
+    Parameters
+    ----------
+    phonon : Phonopy
+    matrices : ndarray, shape (nq, 3 natoms, 3 natoms)
+        From :func:`dynamical_matrices`, at :func:`commensurate_of`.
+
+    Raises
+    ------
+    PhononError
+        If they are not finite.
+    """
+    if not np.isfinite(matrices).all():
+        raise PhononError("nan", "the linear response is not finite")
+    transform = DynmatToForceConstants(phonon.primitive, phonon.supercell, is_full_fc=False)
+    transform.dynamical_matrices = matrices
+    transform.run()
+    phonon.force_constants = transform.force_constants
+
+
+def commensurate_of(phonon: Phonopy) -> NDArray[np.float64]:
+    """Return the q that a supercell is commensurate with, in phonopy's order, (nq, 3)."""
+    transform = DynmatToForceConstants(phonon.primitive, phonon.supercell, is_full_fc=False)
+    return np.asarray(transform.commensurate_points, dtype=np.float64)
+
+
+def _star(
+    qpoint: NDArray[np.float64],
+    operations: list[Operation],
+    places: dict[tuple[float, ...], list[int]],
+    natoms: int,
+) -> Star:
+    """Return the star of a q, and take those of its q that were asked for out of ``places``."""
+    here, opposite, real = _key(qpoint), _key(-qpoint), bool(is_real(qpoint))
+    keeping: list[tuple[NDArray[np.complex128], bool]] = []
+    images: list[Image] = []
+    for operation in operations:
+        where = operation.image(qpoint)
+        target, mirrored = _key(where), _key(-where)
+        needed = target in places or mirrored in places
+        if not needed and target not in (here, opposite):
+            continue
+        matrix = operation.matrix(qpoint)
+        if real:
+            matrix = matrix.real.astype(np.complex128)
+        if target == here:
+            keeping.append((matrix, False))
+        elif target == opposite:
+            keeping.append((matrix.conj(), True))
+        images += [Image(index, matrix, False) for index in places.pop(target, [])]
+        images += [Image(index, matrix, True) for index in places.pop(mirrored, [])]
+    return Star(qpoint, _columns(keeping, natoms, real=real), keeping, images)
+
+
+def _columns(
+    keeping: list[tuple[NDArray[np.complex128], bool]], natoms: int, *, real: bool
+) -> NDArray[np.complex128]:
+    """Return the fewest displacements whose images span all, (ncolumns, natoms, 3)."""
+    size = 3 * natoms
+    random = np.random.default_rng(0)
+    if len(keeping) == 1:
+        return np.eye(size, dtype=np.complex128).reshape(size, natoms, 3)
+    chosen: list[NDArray[np.complex128]] = []
+    while True:
+        best, best_quality, best_rank = None, -1.0, -1
+        for _ in range(_DRAWS):
+            u = random.normal(size=size) + (0 if real else 1j * random.normal(size=size))
+            draw = [*chosen, np.asarray(u / np.linalg.norm(u), dtype=np.complex128)]
+            values = np.linalg.svd(_images(np.array(draw).T, keeping), compute_uv=False)
+            rank = int((values > 1e-8 * values[0]).sum())
+            quality = float(values[rank - 1] / values[0])
+            if (rank, quality) > (best_rank, best_quality):
+                best, best_quality, best_rank = draw[-1], quality, rank
+        assert best is not None, "a rank is more than -1"
+        chosen.append(best)
+        if best_rank == size and (best_quality > _GOOD or len(chosen) == size):
+            return np.array(chosen).reshape(-1, natoms, 3)
+
+
+def _images(
+    columns: NDArray[np.complex128], keeping: list[tuple[NDArray[np.complex128], bool]]
+) -> NDArray[np.complex128]:
+    """Return all images of columns (3 natoms, ncolumns)."""
+    return np.concatenate(
+        [matrix @ (columns.conj() if conjugate else columns) for matrix, conjugate in keeping],
+        axis=1,
+    )
+
+
+def _from_columns(star: Star, answers: NDArray[np.complex128]) -> NDArray[np.complex128]:
+    """Return the matrix that takes columns to their answers, both with their images."""
+    size = star.columns.shape[1] * 3
+    x = _images(star.columns.reshape(-1, size).T, star.keeping)
+    y = _images(answers.reshape(-1, size).T, star.keeping)
+    return np.asarray(y @ x.conj().T @ np.linalg.inv(x @ x.conj().T))
+
+
+def _is_identity(operation: Operation) -> bool:
+    return bool((operation.rotation == np.eye(3)).all()) and bool(
+        (operation.atoms == np.arange(len(operation.atoms))).all()
+    )
+
+
+def _key(qpoint: NDArray[np.float64]) -> tuple[float, ...]:
+    """Return what two q have in common that differ by a reciprocal lattice vector."""
+    inside = np.round(qpoint - np.floor(qpoint + 10.0 ** -(_DIGITS + 1)), _DIGITS)
+    return tuple(float(x) for x in inside + 0.0)

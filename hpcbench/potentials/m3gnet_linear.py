@@ -1,0 +1,593 @@
+r"""M3GNet linearised at some crystals: how the gradient changes when the edge vectors do.
+
+The pass that gives the energy and its gradient by the edge vectors (``m3gnet.py``) is
+differentiated once more, forwards, along displacements :math:`u_j e^{2 \pi i q \cdot R}` of the
+atoms of all cells. All numbers of the crystal are those of its own cell, and so are all changes,
+but for a phase wherever something passes along an edge:
+
+* edge vectors change by :math:`\dot r_e = e^{2 \pi i q \cdot R_e} u_{j(e)} - u_{i(e)}`,
+* an edge sees of its neighbour :math:`e^{2 \pi i q \cdot R_e} \dot x_{j(e)}`,
+* what an edge sends back to its neighbour gets :math:`e^{-2 \pi i q \cdot R_e}`,
+* and so does its part of the neighbour's force.
+
+Everything else is local to a centre and its edges. One pass forwards and back keeps the slopes and
+bends of all functions, which do not depend on the displacement; a column after that takes products
+with weights and sums only. docs/concepts/response.md has the equations.
+
+Changes are arrays (rows, ncolumns, features). Where phases are complex, a column has its real part
+among the first half of the columns and its imaginary part among the second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from hpcbench.potentials.m3gnet import RearrangedM3GNet
+from hpcbench.potentials.m3gnet_geometry import Geometry
+from hpcbench.potentials.m3gnet_weights import Block, GatedLayers
+
+Three = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Phases:
+    """exp(2 pi i q.R) of each edge for each column.
+
+    Attributes
+    ----------
+    cosine, sine : Tensor, shape (nedges, ncolumns, 1)
+        ``sine`` is None where all phases are real.
+    """
+
+    cosine: torch.Tensor
+    sine: torch.Tensor | None
+
+    @classmethod
+    def of(cls, cycles: torch.Tensor, dtype: torch.dtype, *, real: bool) -> Phases:
+        """Return the phases of ``q.R`` (nedges, ncolumns), in float64."""
+        if real:
+            return cls((1 - 2 * (2 * cycles).round().remainder(2))[:, :, None].to(dtype), None)
+        angles = 2 * torch.pi * (cycles - cycles.round())[:, :, None]
+        return cls(torch.cos(angles).to(dtype), torch.sin(angles).to(dtype))
+
+    @property
+    def parts(self) -> int:
+        """Real numbers of a number of the changes."""
+        return 1 if self.sine is None else 2
+
+    def times(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what a neighbour's change (nedges, ncolumns, features) is for the centre."""
+        return self._turned(x, 1)
+
+    def back(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the adjoint of :meth:`times`."""
+        return self._turned(x, -1)
+
+    def _turned(self, x: torch.Tensor, sign: int) -> torch.Tensor:
+        if self.sine is None:
+            return x * self.cosine
+        x = x.unflatten(1, (2, -1))
+        result = x * self.cosine[:, None]
+        result[:, 0].addcmul_(x[:, 1], self.sine, value=-sign)
+        result[:, 1].addcmul_(x[:, 0], self.sine, value=sign)
+        return result.flatten(1, 2)
+
+
+def _silu(x: torch.Tensor) -> Three:
+    """Return SiLU, its slope and its bend."""
+    s = torch.sigmoid(x)
+    slope = s * (1 - s)
+    return x * s, torch.addcmul(s, x, slope), slope * (2 + x * (1 - 2 * s))
+
+
+def _sigmoid(x: torch.Tensor) -> Three:
+    """Return the logistic function, its slope and its bend."""
+    s = torch.sigmoid(x)
+    slope = s * (1 - s)
+    return s, slope, slope * (1 - 2 * s)
+
+
+def _add_product(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    """Add ``a @ b`` to ``x`` in place, which is contiguous."""
+    x.view(-1, x.shape[-1]).addmm_(a.reshape(-1, a.shape[-1]), b)
+
+
+def _sums(x: torch.Tensor, index: torch.Tensor, rows: int) -> torch.Tensor:
+    """Return sums of edges (nedges, ...) by atom."""
+    return x.new_zeros(rows, *x.shape[1:]).index_add_(0, index, x)
+
+
+def _columns(x: torch.Tensor) -> torch.Tensor:
+    """Return what all columns share, for products with each."""
+    return x[:, None, :]
+
+
+# ------------------------------------------------------------------------------------ gated MLPs
+
+
+@dataclass(frozen=True, eq=False)
+class _Gated:
+    """A gated MLP on edges at the crystals.
+
+    Attributes
+    ----------
+    first : Tensor, shape (nedges, 2U)
+        Slope of the first layer's activation.
+    by_value, by_gate : Tensor, shape (nedges, U)
+        Slopes of value times gate.
+    product : Tensor, shape (nedges, U)
+        Value times gate.
+    """
+
+    layers: GatedLayers
+    first: torch.Tensor
+    first_bend: torch.Tensor
+    value: Three
+    gate: Three
+    by_value: torch.Tensor
+    by_gate: torch.Tensor
+    product: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _GatedBends:
+    """What the way back of a gated MLP adds: second derivatives times gradients.
+
+    Attributes
+    ----------
+    first : Tensor, shape (nedges, 2U)
+    vv, vg, gg : Tensor, shape (nedges, U)
+        By value twice, value and gate, gate twice.
+    """
+
+    first: torch.Tensor
+    vv: torch.Tensor
+    vg: torch.Tensor
+    gg: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _GatedTangent:
+    hidden: torch.Tensor  # (nedges, ncolumns, 2U)
+    value: torch.Tensor  # (nedges, ncolumns, U)
+    gate: torch.Tensor
+    product: torch.Tensor
+
+
+def _gated(
+    layers: GatedLayers, atoms: torch.Tensor, edges: torch.Tensor, ends: torch.Tensor
+) -> _Gated:
+    units = layers.value.shape[0]
+    hidden = (atoms @ layers.centre + layers.first_bias).index_select(0, ends[0])
+    hidden += (atoms @ layers.neighbour).index_select(0, ends[1])
+    hidden.addmm_(edges, layers.edge)
+    activated, first, first_bend = _silu(hidden)
+    value = _silu(activated[:, :units] @ layers.value + layers.value_bias)
+    gate = _sigmoid(activated[:, units:] @ layers.gate + layers.gate_bias)
+    by_value, by_gate = value[1] * gate[0], value[0] * gate[1]
+    return _Gated(layers, first, first_bend, value, gate, by_value, by_gate, value[0] * gate[0])
+
+
+def _gated_back(
+    gated: _Gated,
+    grad: torch.Tensor,
+    ends: torch.Tensor,
+    g_edges: torch.Tensor,
+    g_atoms: torch.Tensor,
+) -> _GatedBends:
+    """Add to the gradients by edges and atoms, of what has ``grad`` by value times gate."""
+    layers, value, gate, natoms = gated.layers, gated.value, gated.gate, len(g_atoms)
+    back = torch.cat(
+        [(grad * gated.by_value) @ layers.value.T, (grad * gated.by_gate) @ layers.gate.T], dim=1
+    )
+    first_bend = back * gated.first_bend
+    back *= gated.first
+    g_edges.addmm_(back, layers.edge.T)
+    g_atoms.addmm_(_sums(back, ends[0], natoms), layers.centre.T)
+    g_atoms.addmm_(_sums(back, ends[1], natoms), layers.neighbour.T)
+    return _GatedBends(
+        first_bend,
+        grad * value[2] * gate[0],
+        grad * value[1] * gate[1],
+        grad * value[0] * gate[2],
+    )
+
+
+def _gated_tangent(
+    gated: _Gated, atoms: torch.Tensor, edges: torch.Tensor, ends: torch.Tensor, phases: Phases
+) -> _GatedTangent:
+    layers = gated.layers
+    units = layers.value.shape[0]
+    hidden = phases.times((atoms @ layers.neighbour).index_select(0, ends[1]))
+    hidden += (atoms @ layers.centre).index_select(0, ends[0])
+    _add_product(hidden, edges, layers.edge)
+    activated = hidden * _columns(gated.first)
+    value = activated[..., :units] @ layers.value
+    gate = activated[..., units:] @ layers.gate
+    product = value * _columns(gated.by_value)
+    product.addcmul_(_columns(gated.by_gate), gate)
+    return _GatedTangent(hidden, value, gate, product)
+
+
+def _gated_tangent_back(
+    gated: _Gated,
+    bends: _GatedBends,
+    tangent: _GatedTangent,
+    grad: torch.Tensor,
+    ends: torch.Tensor,
+    phases: Phases,
+    g_edges: torch.Tensor,
+    g_atoms: torch.Tensor,
+) -> None:
+    """Add to the changes of gradients by edges and atoms; that by value times gate is ``grad``."""
+    layers, natoms = gated.layers, len(g_atoms)
+    units = layers.value.shape[0]
+    back = torch.empty_like(tangent.hidden)
+    rows = back.view(-1, 2 * units)
+    part = grad * _columns(gated.by_value)
+    part.addcmul_(_columns(bends.vv), tangent.value).addcmul_(_columns(bends.vg), tangent.gate)
+    torch.mm(part.view(-1, units), layers.value.T, out=rows[:, :units])
+    torch.mul(grad, _columns(gated.by_gate), out=part)
+    part.addcmul_(_columns(bends.vg), tangent.value).addcmul_(_columns(bends.gg), tangent.gate)
+    torch.mm(part.view(-1, units), layers.gate.T, out=rows[:, units:])
+    back.mul_(_columns(gated.first)).addcmul_(_columns(bends.first), tangent.hidden)
+    _add_product(g_edges, back, layers.edge.T)
+    _add_product(g_atoms, _sums(back, ends[0], natoms), layers.centre.T)
+    _add_product(g_atoms, _sums(phases.back(back), ends[1], natoms), layers.neighbour.T)
+
+
+# --------------------------------------------------------------------------------------- readout
+
+
+class _Readout:
+    """The energy of atoms by their features: scale times value times gate."""
+
+    def __init__(self, model: RearrangedM3GNet, atoms: torch.Tensor, numbers: torch.Tensor) -> None:
+        self._final = model._final
+        self._layers: dict[str, list[Three]] = {}
+        outputs = {}
+        for branch, layers in self._final.items():
+            hidden = torch.addmm(layers[0][1], atoms, layers[0][0])
+            self._layers[branch] = []
+            for weight, bias in layers[1:]:
+                self._layers[branch].append(_silu(hidden))
+                hidden = torch.addmm(bias, self._layers[branch][-1][0], weight)
+            outputs[branch] = hidden
+        self._value, self._gate = outputs["g"], _sigmoid(outputs["sigma"])
+        self._scale = model._scale[numbers][:, None]
+        self.energies = (self._scale * self._value * self._gate[0]).squeeze(1)
+        self.energies = self.energies + model._shift[numbers]
+        self._backs: dict[str, list[torch.Tensor]] = {}
+        self.gradient = torch.zeros_like(atoms)
+        start = {"g": self._gate[0], "sigma": self._value * self._gate[1]}
+        for branch, layers in self._final.items():
+            grad = self._scale * start[branch]
+            self._backs[branch] = []
+            for (weight, _), (_, slope, _) in zip(
+                reversed(layers[1:]), reversed(self._layers[branch]), strict=True
+            ):
+                back = grad @ weight.T
+                self._backs[branch].append(back)
+                grad = back * slope
+            self.gradient.addmm_(grad, layers[0][0].T)
+
+    def tangent(self, atoms: torch.Tensor) -> torch.Tensor:
+        """Return changes of the gradient with those of the features (natoms, ncolumns, U)."""
+        hidden: dict[str, list[torch.Tensor]] = {}
+        outputs = {}
+        for branch, layers in self._final.items():
+            d_hidden = atoms @ layers[0][0]
+            hidden[branch] = []
+            for (weight, _), (_, slope, _) in zip(layers[1:], self._layers[branch], strict=True):
+                hidden[branch].append(d_hidden)
+                d_hidden = (d_hidden * _columns(slope)) @ weight
+            outputs[branch] = d_hidden
+        value, (_, slope, bend) = _columns(self._value), map(_columns, self._gate)
+        d_start = {
+            "g": slope * outputs["sigma"],
+            "sigma": outputs["g"] * slope + value * bend * outputs["sigma"],
+        }
+        result = torch.zeros_like(atoms)
+        for branch, layers in self._final.items():
+            d_grad = _columns(self._scale) * d_start[branch]
+            for (weight, _), (_, first, second), back, d_hidden in zip(
+                reversed(layers[1:]),
+                reversed(self._layers[branch]),
+                self._backs[branch],
+                reversed(hidden[branch]),
+                strict=True,
+            ):
+                d_grad = (d_grad @ weight.T) * _columns(first) + _columns(back * second) * d_hidden
+            result += d_grad @ layers[0][0].T
+        return result
+
+
+# ------------------------------------------------------------------------------------ the network
+
+
+@dataclass(frozen=True, eq=False)
+class _BlockState:
+    """A block at the crystals, forwards.
+
+    Attributes
+    ----------
+    gate : Three
+        The atoms' gates (natoms, 16), with slopes and bends.
+    gates : Tensor, shape (nshort, 16)
+        The gates at the edges of their atoms.
+    three_value, three_gate : Three
+        Value and gate of the three-body term's gated MLP, with slopes and bends.
+    edge, atom : _Gated
+        The gated MLPs.
+    edge_factor : Tensor, shape (nedges, U)
+        That of edges is linear in the radial basis.
+    atom_factor : Three
+        That of messages, with slope and bend.
+    """
+
+    weights: Block
+    gate: Three
+    gates: torch.Tensor
+    three_value: Three
+    three_gate: Three
+    edge: _Gated
+    edge_factor: torch.Tensor
+    atom: _Gated
+    atom_factor: Three
+
+
+@dataclass(frozen=True, eq=False)
+class _BlockBack:
+    """A block at the crystals, on the way back.
+
+    Attributes
+    ----------
+    gate : Tensor, shape (natoms, 16)
+        Bend of the atoms' gates times the gradient.
+    gated : Tensor, shape (nshort, 16)
+        Gradient by the three-body term times gates.
+    short : tuple of Tensor, shape (nshort, U)
+        Slopes of value times gate of the three-body term by both, and their bends times the
+        gradient: value twice, both, gate twice.
+    edge, atom : _GatedBends
+        Of the gated MLPs.
+    by_edge : Tensor, shape (nedges, U)
+        Gradient by the edges' features.
+    message : tuple of Tensor, shape (nedges, U)
+        Factor of messages; and by the factor's input, the slope times value times gate, the slope
+        times the gradient, and the bend times both.
+    """
+
+    gate: torch.Tensor
+    gated: torch.Tensor
+    short: tuple[torch.Tensor, ...]
+    edge: _GatedBends
+    atom: _GatedBends
+    by_edge: torch.Tensor
+    message: tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _BlockTangent:
+    gate_in: torch.Tensor
+    three_value: torch.Tensor
+    three_gate: torch.Tensor
+    edge: _GatedTangent
+    atom: _GatedTangent
+
+
+class LinearM3GNet:
+    """M3GNet at some crystals, with the slopes and bends of all of its functions.
+
+    Attributes
+    ----------
+    energies : Tensor, shape (natoms,), float64
+        In eV.
+    gradient : Tensor, shape (nedges, 3), float64
+        Of the energy by ``vectors``, in eV/A.
+
+    Parameters
+    ----------
+    model : RearrangedM3GNet
+    numbers : Tensor, shape (natoms,)
+        Atomic numbers.
+    ends : Tensor, shape (2, nedges)
+        Centre and neighbour of each edge, edges within the three-body cutoff first.
+    vectors : Tensor, shape (nedges, 3), float64
+        From the centre to the neighbour, in A.
+    """
+
+    def __init__(
+        self,
+        model: RearrangedM3GNet,
+        numbers: torch.Tensor,
+        ends: torch.Tensor,
+        vectors: torch.Tensor,
+    ) -> None:
+        lengths = torch.linalg.vector_norm(vectors, dim=1)
+        self._nshort = int((lengths <= model.threebody_cutoff).sum())
+        self._model, self._ends, self._natoms = model, ends, len(numbers)
+        self._short_centre = ends[0, : self._nshort]
+        self._geometry = Geometry(model, vectors, self._short_centre, self._natoms)
+        self._blocks: list[_BlockState] = []
+        self._forward(numbers)
+        self.energies = self._readout.energies.double()
+        self.gradient = self._back()
+
+    def _forward(self, numbers: torch.Tensor) -> None:
+        model, ends, radial = self._model, self._ends, self._geometry.radial
+        threebody = self._geometry.threebody
+        x = model._embedding.index_select(0, numbers)
+        units = x.shape[1]
+        self._encoder = _silu(radial @ model._edge_encoder)
+        edges = self._encoder[0].clone()
+        for block in model._blocks:
+            gate = _sigmoid(torch.addmm(block.atom_gate_bias, x, block.atom_gate))
+            gates = gate[0].index_select(0, self._short_centre)
+            three = (threebody * gates) @ block.threebody
+            value, tgate = _silu(three[:, :units]), _sigmoid(three[:, units:])
+            edges[: self._nshort].addcmul_(value[0], tgate[0])
+            edge = _gated(block.edge_layers, x, edges, ends)
+            edge_factor = radial @ block.edge_radial
+            edges.addcmul_(edge.product, edge_factor)
+            atom = _gated(block.atom_layers, x, edges, ends)
+            factor = _silu(radial @ block.atom_radial)
+            x = x + _sums(atom.product * factor[0], ends[0], self._natoms)
+            self._blocks.append(
+                _BlockState(block, gate, gates, value, tgate, edge, edge_factor, atom, factor)
+            )
+        self._readout = _Readout(model, x, numbers)
+
+    def _back(self) -> torch.Tensor:
+        model, ends, nshort = self._model, self._ends, self._nshort
+        radial, threebody = self._geometry.radial, self._geometry.threebody
+        g_x = self._readout.gradient.clone()
+        g_edges = torch.zeros_like(self._encoder[0])
+        g_radial, g_threebody = torch.zeros_like(radial), torch.zeros_like(threebody)
+        self._backs: list[_BlockBack] = []
+        for state in reversed(self._blocks):
+            block = state.weights
+            factor, slope, bend = state.atom_factor
+            by_message = g_x.index_select(0, ends[0])
+            product = state.atom.product
+            message = (
+                factor,
+                product * slope,
+                by_message * slope,
+                by_message * product * bend,
+            )
+            g_radial.addmm_(by_message * message[1], block.atom_radial.T)
+            atom_bends = _gated_back(state.atom, by_message * factor, ends, g_edges, g_x)
+            by_edge = g_edges.clone()
+            g_radial.addmm_(by_edge * state.edge.product, block.edge_radial.T)
+            edge_bends = _gated_back(state.edge, by_edge * state.edge_factor, ends, g_edges, g_x)
+            g, value, gate = g_edges[:nshort], state.three_value, state.three_gate
+            by_value, by_gate = value[1] * gate[0], value[0] * gate[1]
+            short = (
+                by_value,
+                by_gate,
+                g * value[2] * gate[0],
+                g * value[1] * gate[1],
+                g * value[0] * gate[2],
+            )
+            gated = torch.cat([g * by_value, g * by_gate], dim=1) @ block.threebody.T
+            g_threebody.addcmul_(gated, state.gates)
+            by_gates = _sums(gated * threebody, self._short_centre, self._natoms)
+            g_x.addmm_(by_gates * state.gate[1], block.atom_gate.T)
+            gate_bend = by_gates * state.gate[2]
+            self._backs.append(
+                _BlockBack(gate_bend, gated, short, edge_bends, atom_bends, by_edge, message)
+            )
+        self._encoder_bend = g_edges * self._encoder[2]
+        g_radial.addmm_(g_edges * self._encoder[1], model._edge_encoder.T)
+        return self._geometry.back(g_radial, g_threebody)
+
+    def tangent(self, vectors: torch.Tensor, phases: Phases) -> torch.Tensor:
+        """Return how the gradient changes when the edge vectors do.
+
+        Parameters
+        ----------
+        vectors : Tensor, shape (nedges, ncolumns, 3), float64
+            Changes of the edge vectors.
+        phases : Phases
+
+        Returns
+        -------
+        Tensor, shape (nedges, ncolumns, 3), float64
+        """
+        vectors = vectors.to(self._model.dtype)
+        d_radial, d_threebody, kept_geometry = self._geometry.tangent(vectors)
+        d_x, d_edges, kept = self._tangent_forward(d_radial, d_threebody, phases)
+        d_gx, d_gedges = self._readout.tangent(d_x), torch.zeros_like(d_edges)
+        by_radial, by_threebody = self._tangent_back(
+            d_radial, d_threebody, d_gx, d_gedges, kept, phases
+        )
+        return self._geometry.tangent_back(vectors, by_radial, by_threebody, kept_geometry).double()
+
+    def _tangent_forward(
+        self, d_radial: torch.Tensor, d_threebody: torch.Tensor, phases: Phases
+    ) -> tuple[torch.Tensor, torch.Tensor, list[_BlockTangent]]:
+        model, ends, nshort = self._model, self._ends, self._nshort
+        threebody, units = self._geometry.threebody, model._embedding.shape[1]
+        d_x = d_radial.new_zeros(self._natoms, d_radial.shape[1], units)
+        d_edges = (d_radial @ model._edge_encoder).mul_(_columns(self._encoder[1]))
+        kept: list[_BlockTangent] = []
+        for state, back in zip(self._blocks, reversed(self._backs), strict=True):
+            block = state.weights
+            d_gate_in = d_x @ block.atom_gate
+            d_gates = (d_gate_in * _columns(state.gate[1])).index_select(0, self._short_centre)
+            d_gated = d_threebody * _columns(state.gates)
+            d_gated.addcmul_(_columns(threebody), d_gates)
+            d_value = d_gated @ block.threebody[:, :units]
+            d_gate = d_gated @ block.threebody[:, units:]
+            short = d_edges[:nshort]
+            short.addcmul_(_columns(back.short[0]), d_value)
+            short.addcmul_(_columns(back.short[1]), d_gate)
+            edge = _gated_tangent(state.edge, d_x, d_edges, ends, phases)
+            d_edges.addcmul_(edge.product, _columns(state.edge_factor))
+            d_edges.addcmul_(_columns(state.edge.product), d_radial @ block.edge_radial)
+            atom = _gated_tangent(state.atom, d_x, d_edges, ends, phases)
+            d_message = atom.product * _columns(back.message[0])
+            d_message.addcmul_(_columns(back.message[1]), d_radial @ block.atom_radial)
+            d_x = d_x.index_add(0, ends[0], d_message)
+            kept.append(_BlockTangent(d_gate_in, d_value, d_gate, edge, atom))
+        return d_x, d_edges, kept
+
+    def _tangent_back(
+        self,
+        d_radial: torch.Tensor,
+        d_threebody: torch.Tensor,
+        d_gx: torch.Tensor,
+        d_gedges: torch.Tensor,
+        kept: list[_BlockTangent],
+        phases: Phases,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return changes of the gradients by radial basis and three-body term."""
+        model, ends, nshort = self._model, self._ends, self._nshort
+        threebody, units = self._geometry.threebody, model._embedding.shape[1]
+        d_gradial, d_gthreebody = torch.zeros_like(d_radial), torch.zeros_like(d_threebody)
+        for state, back in zip(reversed(self._blocks), self._backs, strict=True):
+            # Popped, so that memory is free again as soon as the block is done.
+            block, tangent = state.weights, kept.pop()
+            # Messages: value times gate times factor.
+            d_g = d_gx.index_select(0, ends[0])
+            d_factor_in = d_radial @ block.atom_radial
+            factor, by_product, by_slope, by_bend = (_columns(part) for part in back.message)
+            by_factor = d_g * by_product
+            by_factor.addcmul_(by_slope, tangent.atom.product).addcmul_(by_bend, d_factor_in)
+            _add_product(d_gradial, by_factor, block.atom_radial.T)
+            d_g.mul_(factor).addcmul_(by_slope, d_factor_in)
+            _gated_tangent_back(
+                state.atom, back.atom, tangent.atom, d_g, ends, phases, d_gedges, d_gx
+            )
+            # Edges: the same, with a factor that is linear.
+            by_edge = _columns(back.by_edge)
+            by_factor = d_gedges * _columns(state.edge.product)
+            by_factor.addcmul_(by_edge, tangent.edge.product)
+            _add_product(d_gradial, by_factor, block.edge_radial.T)
+            d_g = d_gedges * _columns(state.edge_factor)
+            d_g.addcmul_(by_edge, d_radial @ block.edge_radial)
+            _gated_tangent_back(
+                state.edge, back.edge, tangent.edge, d_g, ends, phases, d_gedges, d_gx
+            )
+            # The three-body term.
+            d_g = d_gedges[:nshort]
+            by_value, by_gate, vv, vg, gg = (_columns(part) for part in back.short)
+            d_value, d_gate = tangent.three_value, tangent.three_gate
+            part = (d_g * by_value).addcmul_(vv, d_value).addcmul_(vg, d_gate)
+            d_ggated = part @ block.threebody[:, :units].T
+            torch.mul(d_g, by_gate, out=part).addcmul_(gg, d_gate).addcmul_(vg, d_value)
+            _add_product(d_ggated, part, block.threebody[:, units:].T)
+            slope, g_gated = _columns(state.gate[1]), _columns(back.gated)
+            d_gates = (slope * tangent.gate_in).index_select(0, self._short_centre)
+            d_gthreebody.addcmul_(d_ggated, _columns(state.gates)).addcmul_(g_gated, d_gates)
+            d_ggate = (d_ggated * _columns(threebody)).addcmul_(g_gated, d_threebody)
+            d_ggate = _sums(d_ggate, self._short_centre, self._natoms).mul_(slope)
+            d_ggate.addcmul_(_columns(back.gate), tangent.gate_in)
+            _add_product(d_gx, d_ggate, block.atom_gate.T)
+        part = d_radial @ model._edge_encoder
+        part.mul_(_columns(self._encoder_bend)).addcmul_(d_gedges, _columns(self._encoder[1]))
+        _add_product(d_gradial, part, model._edge_encoder.T)
+        return d_gradial, d_gthreebody

@@ -1,0 +1,302 @@
+"""What linear response needs beside the potential, in a rank's worker processes. Loads no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from numpy.typing import NDArray
+from phonopy import Phonopy
+
+from hpcbench.criteria import EXACT, column_of
+from hpcbench.phonons.calculate import PhononSettings, analyse_response, prepare
+from hpcbench.phonons.elasticity import lowest_stiffness, stiffness, strain_columns
+from hpcbench.phonons.exact_q import UNSTABLE, AtQ, decide, undecided
+from hpcbench.phonons.rational import Suspicions
+from hpcbench.phonons.response import (
+    Plan,
+    at_gamma_without_sums,
+    commensurate_of,
+    constants_at_gamma,
+    dynamical_matrices,
+    force_constants_at,
+    plan_columns,
+)
+from hpcbench.phonons.spectrum import imaginary_modes, mode_of
+from hpcbench.potentials.columns import Columns, Response, joined
+from hpcbench.rank.tasks import Analysed, Keep, mode_columns, phonon_columns
+from hpcbench.store.schema import BY_RESPONSE
+
+# In reciprocal lattice vectors: q without any symmetry, where branches are compared as well.
+GENERIC = np.array([[0.1293, 0.2617, 0.4171], [0.3819, 0.0737, 0.2281]])
+_SAME = 1e-6
+_STRAINS = 6
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """A crystal whose linear response is wanted.
+
+    Attributes
+    ----------
+    phonon : bytes
+        The Phonopy object, pickled.
+    atoms : Atoms
+        Its primitive cell.
+    qpoints : ndarray, shape (nq, 3)
+        At which.
+    plan : Plan
+        The columns that this takes.
+    """
+
+    phonon: bytes
+    atoms: Atoms
+    qpoints: NDArray[np.float64]
+    plan: Plan
+
+    @property
+    def real(self) -> Columns:
+        """Columns with real phases, and six strains behind them."""
+        return joined(self.plan.real, strain_columns(len(self.atoms)))
+
+    @property
+    def complex(self) -> Columns:
+        """The other columns."""
+        return self.plan.complex
+
+    @property
+    def cost(self) -> int:
+        """Real columns; a complex one is two."""
+        return self.plan.cost + _STRAINS
+
+
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """Frequencies that were interpolated and computed.
+
+    Attributes
+    ----------
+    error : float
+        Largest difference in THz.
+    computed : tuple of AtQ
+        What was computed, first at ``chosen`` q, then at the others.
+    chosen : int
+        How many are of suspicions.
+    cost : int
+        Real columns.
+    elastic : ndarray, shape (6, 6)
+        Elastic constants in GPa.
+    """
+
+    error: float
+    computed: tuple[AtQ, ...]
+    chosen: int
+    cost: int
+    elastic: NDArray[np.float64]
+
+
+def plan_response(
+    atoms: Atoms, supercell_matrix: NDArray[np.int64], settings: PhononSettings
+) -> Planned:
+    """Return the columns that give force constants at all q commensurate with a supercell."""
+    phonon = prepare(atoms, supercell_matrix, settings)
+    qpoints = commensurate_of(phonon)
+    return _planned(phonon, qpoints)
+
+
+def analyse_columns(
+    planned: Planned,
+    real: Response,
+    complex_: Response | None,
+    settings: PhononSettings,
+    criterion: str,
+    keep: Keep,
+) -> Analysed:
+    """Return what the response to a crystal's columns comes to.
+
+    Parameters
+    ----------
+    planned : Planned
+        From :func:`plan_response`.
+    real, complex_ : Response
+        To its columns; None where it has none of a kind.
+    criterion : str
+        The one whose answer is the verdict.
+    keep : Keep
+        What is among the columns beside force constants and verdicts.
+    """
+    phonon: Phonopy = pickle.loads(planned.phonon)
+    phonon.dataset = None
+    constants, rounding = force_constants_at(planned.plan, real, complex_)
+    gamma = np.flatnonzero(np.abs(planned.qpoints).max(axis=1) < _SAME)
+    constants[gamma] = at_gamma_without_sums(constants[gamma])
+    result = analyse_response(phonon, planned.qpoints, constants, rounding, settings)
+    elastic = _elastic(phonon, real, constants[gamma[0]])
+    columns = phonon_columns(result, criterion, keep) | {
+        "derivative": BY_RESPONSE,
+        "response_columns": planned.cost,
+        "elastic_constants": elastic,
+        "lowest_stiffness": lowest_stiffness(elastic),
+    }
+    return Analysed(columns, result.suspicions)
+
+
+def plan_check(
+    phonon: bytes, columns: Mapping[str, Any], found: Suspicions
+) -> tuple[Planned, NDArray[np.float64]]:
+    """Return the columns that tell whether interpolated frequencies are right, and those.
+
+    At the lowest q of path and mesh, at those that suspicions ask for, and at ``GENERIC``; what is
+    commensurate with the supercell is exact, and left out.
+
+    Parameters
+    ----------
+    phonon : bytes
+        Of the crystal, without force constants.
+    columns : mapping
+        Those of :func:`hpcbench.rank.tasks.phonon_columns`.
+    found : Suspicions
+        Of the same result.
+
+    Returns
+    -------
+    Planned
+        Its first q are those of the suspicions.
+    ndarray, shape (nq, nbands)
+        Interpolated frequencies in THz, ascending.
+    """
+    crystal: Phonopy = pickle.loads(phonon)
+    crystal.dataset = None
+    crystal.force_constants = columns["force_constants"]
+    known = [columns["min_q_path"], columns["min_q_mesh"]]
+    exact = np.asarray(columns["commensurate_qpoints"])
+    qpoints = [suspicion.qpoint.coordinates for suspicion in found.chosen]
+    for qpoint in known:
+        apart = np.array([*exact, *qpoints]) - qpoint
+        if (np.abs(apart - np.rint(apart)).max(axis=1) > _SAME).all():
+            qpoints.append(np.asarray(qpoint))
+    chosen = np.concatenate([np.reshape(qpoints, (-1, 3)), GENERIC])
+    frequencies = np.sort(crystal.run_qpoints(chosen).frequencies, axis=1)
+    return _planned(crystal, chosen), frequencies
+
+
+def compare(
+    planned: Planned,
+    interpolated: NDArray[np.float64],
+    real: Response,
+    complex_: Response | None,
+    columns: Mapping[str, Any],
+    chosen: int,
+    settings: PhononSettings,
+) -> Checked:
+    """Return how far interpolated frequencies are from computed ones.
+
+    Parameters
+    ----------
+    planned, interpolated
+        From :func:`plan_check`.
+    real, complex_ : Response
+        To its columns; None where it has none of a kind.
+    columns : mapping
+        Those of :func:`hpcbench.rank.tasks.phonon_columns`.
+    chosen : int
+        How many of its q are of suspicions.
+    """
+    phonon: Phonopy = pickle.loads(planned.phonon)
+    (criterion,) = (one for one in settings.criteria if one.name == EXACT)
+    constants, _ = force_constants_at(planned.plan, real, complex_)
+    matrices = dynamical_matrices(phonon, constants, planned.qpoints)
+    error, computed = 0.0, []
+    phonon.force_constants = columns["force_constants"]
+    elastic = _elastic(phonon, real, constants_at_gamma(phonon))
+    for qpoint, matrix, guessed in zip(planned.qpoints, matrices, interpolated, strict=True):
+        frequencies, mode = mode_of(phonon, qpoint, matrix)
+        error = max(error, float(np.abs(frequencies - guessed).max()))
+        below = bool(frequencies[0] < criterion.threshold)
+        computed.append(AtQ(frequencies, mode, np.eye(3, dtype=np.int64), 0, below, ""))
+    return Checked(error, tuple(computed), chosen, planned.cost, elastic)
+
+
+def checked_columns(
+    columns: Mapping[str, Any],
+    found: Suspicions,
+    checked: Checked,
+    settings: PhononSettings,
+    criterion: str,
+) -> dict[str, Any]:
+    """Return the columns of a row whose interpolated frequencies were checked.
+
+    Parameters
+    ----------
+    columns : mapping
+        Those of :func:`hpcbench.rank.tasks.phonon_columns`.
+    found : Suspicions
+        Of the same result.
+    checked : Checked
+        From :func:`compare`.
+    criterion : str
+        The one whose answer is the verdict.
+    """
+    (exact,) = (one for one in settings.criteria if one.name == EXACT)
+    column = column_of(EXACT)
+    before, verdict, cause = columns[column], columns[column], ""
+    if any(one.is_below for one in checked.computed):
+        verdict = UNSTABLE
+    elif undecided(found) and before != UNSTABLE:
+        lowest = min(one.mode.frequency for one in checked.computed)
+        if found.left_open == 0 and not found.chosen and lowest >= exact.threshold:
+            # The lowest long wave was computed: it is not what interpolation made of it.
+            found = dataclasses.replace(found, long_waves=math.nan)
+        answer = decide(found, checked.computed[: checked.chosen], exact.threshold)
+        verdict, cause = answer.verdict, answer.cause
+    changed = {column: verdict}
+    if criterion == EXACT and before != UNSTABLE and (undecided(found) or verdict == UNSTABLE):
+        changed |= {"verdict": verdict, "cause": cause}
+    below = [one for one in columns["within_noise"].split(", ") if one]
+    if undecided(found) or verdict == UNSTABLE:
+        below = [one for one in below if one != EXACT] + [EXACT] * bool(cause)
+    modes = imaginary_modes([one.mode for one in checked.computed])
+    extra = mode_columns(modes)
+    margin = columns["margin"]
+    if criterion == EXACT:
+        margin = min(margin, *(one.mode.frequency - exact.threshold for one in checked.computed))
+    return {
+        **columns,
+        **changed,
+        "within_noise": ", ".join(below),
+        "margin": margin,
+        "open_regions": 0 if verdict != "undetermined" else columns["open_regions"],
+        "interpolation_error": checked.error,
+        "response_columns": columns.get("response_columns", 0) + checked.cost,
+        "elastic_constants": checked.elastic,
+        "lowest_stiffness": lowest_stiffness(checked.elastic),
+        "computed_qpoints": [one.mode.qpoint for one in checked.computed],
+        "computed_frequencies": np.concatenate([one.frequencies for one in checked.computed]),
+        "computed_supercells": [one.supercell_matrix for one in checked.computed],
+        **{name: [*columns[name], *values] for name, values in extra.items()},
+    }
+
+
+def _planned(phonon: Phonopy, qpoints: NDArray[np.float64]) -> Planned:
+    primitive = phonon.primitive
+    atoms = Atoms(
+        numbers=primitive.numbers,
+        cell=primitive.cell,
+        positions=primitive.scaled_positions @ primitive.cell,
+        pbc=True,
+    )
+    plan = plan_columns(phonon, qpoints)
+    return Planned(pickle.dumps(phonon, pickle.HIGHEST_PROTOCOL), atoms, qpoints, plan)
+
+
+def _elastic(
+    phonon: Phonopy, real: Response, at_gamma: NDArray[np.complex128]
+) -> NDArray[np.float64]:
+    strains = Response(real.forces[-_STRAINS:], real.virials[-_STRAINS:])
+    return stiffness(strains, at_gamma, float(phonon.primitive.volume))
