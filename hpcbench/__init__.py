@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hpcbench.crystal import Crystal
     from hpcbench.errors import HpcbenchError
     from hpcbench.origin import Origin
+    from hpcbench.phonons.at_q import dynamical_matrices_of as dynamical_matrices
     from hpcbench.potentials.registry import load_potential
     from hpcbench.store.reader import Store
     from hpcbench.store.reader import open_store as open
@@ -36,6 +37,7 @@ __all__ = [
     "RunResult",
     "Store",
     "__version__",
+    "dynamical_matrices",
     "load_config",
     "load_potential",
     "open",
@@ -50,6 +52,7 @@ _HOMES = {
     "RunConfig": ("hpcbench.config", "RunConfig"),
     "RunResult": ("hpcbench.api", "RunResult"),
     "Store": ("hpcbench.store.reader", "Store"),
+    "dynamical_matrices": ("hpcbench.phonons.at_q", "dynamical_matrices_of"),
     "load_config": ("hpcbench.config_loading", "load_config"),
     "load_potential": ("hpcbench.potentials.registry", "load_potential"),
     "open": ("hpcbench.store.reader", "open_store"),

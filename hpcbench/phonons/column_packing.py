@@ -47,12 +47,13 @@ class _Waiting:
         )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Group:
     """Crystals that were linearised together and share passes until their columns are done."""
 
     members: list[_Waiting]
     linearised: Linearised
+    most: int = 2**30  # columns of each in a pass
 
 
 class ColumnPool:
@@ -136,6 +137,7 @@ class ColumnPool:
         members, cost = group.members, group.linearised.cost * group.members[0].columns.parts
         count = min(
             max(1, int(self._potential.capacity / max(1.0, cost))),
+            group.most,
             max(one.left for one in members),
         )
         parts = [one.columns.only(slice(one.done, one.done + count)) for one in members]
@@ -145,8 +147,9 @@ class ColumnPool:
         try:
             answers = self._potential.respond(group.linearised, parts)
         except OutOfMemoryError as error:
-            # The potential's capacity is smaller now; with one column of each, only fewer help.
+            # With one column of each, only fewer crystals help.
             if count > 1:
+                group.most = count // 2
                 return Passed([], costs)
             self._group = None
             if len(members) == 1:

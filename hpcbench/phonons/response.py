@@ -21,7 +21,7 @@ from hpcbench.potentials.columns import Columns, Response, displaced, is_real
 # Columns are drawn at random: the best of so many draws, and it must be so good. The ratio of the
 # smallest to the largest singular value of all images is what rounding is divided by.
 _DRAWS, _GOOD = 8, 0.05
-_DIGITS = 6  # of q that are the same
+_SAME = 1e-6  # of q, in reciprocal lattice vectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +32,8 @@ class Operation:
     ----------
     rotation : ndarray, shape (3, 3)
         Of fractional coordinates.
+    reciprocal : ndarray, shape (3, 3)
+        Of q.
     cartesian : ndarray, shape (3, 3)
         Of vectors in space.
     atoms : ndarray, shape (natoms,)
@@ -41,18 +43,15 @@ class Operation:
     """
 
     rotation: NDArray[np.int64]
+    reciprocal: NDArray[np.float64]
     cartesian: NDArray[np.float64]
     atoms: NDArray[np.int64]
     cells: NDArray[np.float64]
 
-    def image(self, qpoint: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return where a q (3,) goes."""
-        return np.asarray(np.linalg.inv(self.rotation).T @ qpoint)
-
     def matrix(self, qpoint: NDArray[np.float64]) -> NDArray[np.complex128]:
         """Return what takes displacements at q to those at its image, (3 natoms, 3 natoms)."""
         natoms = len(self.atoms)
-        phases = np.exp(-2j * np.pi * (self.cells @ self.image(qpoint)))
+        phases = np.exp(-2j * np.pi * (self.cells @ (self.reciprocal @ qpoint)))
         found = np.zeros((natoms, 3, natoms, 3), dtype=np.complex128)
         found[self.atoms, :, np.arange(natoms), :] = phases[:, None, None] * self.cartesian
         return found.reshape(3 * natoms, 3 * natoms)
@@ -136,7 +135,8 @@ def operations_of(phonon: Phonopy) -> list[Operation]:
         atoms = np.abs(apart - np.rint(apart)).max(axis=2).argmin(axis=1)
         cells = np.rint(apart[np.arange(len(places)), atoms])
         cartesian = basis @ rotation @ np.linalg.inv(basis)
-        operations.append(Operation(rotation, cartesian, atoms, cells))
+        reciprocal = np.rint(np.linalg.inv(rotation)).T
+        operations.append(Operation(rotation, reciprocal, cartesian, atoms, cells))
     return operations
 
 
@@ -155,13 +155,14 @@ def plan_columns(phonon: Phonopy, qpoints: NDArray[np.float64], *, symmetry: boo
     operations = operations_of(phonon)
     if not symmetry:
         operations = [one for one in operations if _is_identity(one)]
-    places: dict[tuple[float, ...], list[int]] = {}
-    for index, qpoint in enumerate(qpoints):
-        places.setdefault(_key(qpoint), []).append(index)
+    places: dict[bytes, list[int]] = {}
+    for index, key in enumerate(_keys(qpoints)):
+        places.setdefault(key, []).append(index)
+    turns = np.array([one.reciprocal for one in operations])
     stars = []
     while places:
         qpoint = qpoints[next(iter(places.values()))[0]]
-        stars.append(_star(qpoint, operations, places, len(phonon.primitive)))
+        stars.append(_star(qpoint, operations, turns, places, len(phonon.primitive)))
     parts = []
     for real in (True, False):
         of_kind = [star for star in stars if bool(is_real(star.qpoint)) == real]
@@ -285,16 +286,19 @@ def commensurate_of(phonon: Phonopy) -> NDArray[np.float64]:
 def _star(
     qpoint: NDArray[np.float64],
     operations: list[Operation],
-    places: dict[tuple[float, ...], list[int]],
+    turns: NDArray[np.float64],
+    places: dict[bytes, list[int]],
     natoms: int,
 ) -> Star:
     """Return the star of a q, and take those of its q that were asked for out of ``places``."""
-    here, opposite, real = _key(qpoint), _key(-qpoint), bool(is_real(qpoint))
+    real = bool(is_real(qpoint))
+    here, opposite = _keys(np.array([qpoint, -qpoint]))
+    targets = turns @ qpoint
     keeping: list[tuple[NDArray[np.complex128], bool]] = []
     images: list[Image] = []
-    for operation in operations:
-        where = operation.image(qpoint)
-        target, mirrored = _key(where), _key(-where)
+    for operation, target, mirrored in zip(
+        operations, _keys(targets), _keys(-targets), strict=True
+    ):
         needed = target in places or mirrored in places
         if not needed and target not in (here, opposite):
             continue
@@ -359,7 +363,7 @@ def _is_identity(operation: Operation) -> bool:
     )
 
 
-def _key(qpoint: NDArray[np.float64]) -> tuple[float, ...]:
-    """Return what two q have in common that differ by a reciprocal lattice vector."""
-    inside = np.round(qpoint - np.floor(qpoint + 10.0 ** -(_DIGITS + 1)), _DIGITS)
-    return tuple(float(x) for x in inside + 0.0)
+def _keys(qpoints: NDArray[np.float64]) -> list[bytes]:
+    """Return what each q (nq, 3) has in common with those a reciprocal lattice vector away."""
+    inside = np.rint((qpoints - np.floor(qpoints + _SAME / 2)) / _SAME).astype(np.int64)
+    return [row.tobytes() for row in inside]

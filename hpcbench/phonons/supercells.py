@@ -267,6 +267,32 @@ def displace(
     return phonon
 
 
+def primitive_of(atoms: Atoms, symprec: float) -> Phonopy:
+    """Return a Phonopy object whose primitive cell are the atoms as they stand.
+
+    Raises
+    ------
+    PhononError
+        If phonopy refuses the crystal.
+    """
+    cell = PhonopyAtoms(numbers=atoms.numbers, cell=atoms.cell[:], positions=atoms.positions)
+    try:
+        return Phonopy(cell, supercell_matrix=np.eye(3), primitive_matrix="P", symprec=symprec)
+    except Exception as error:  # phonopy raises RuntimeError, TypeError and its own kinds
+        raise PhononError("primitive cell", f"phonopy: {type(error).__name__}: {error}") from error
+
+
+def primitive_atoms(phonon: Phonopy) -> Atoms:
+    """Return the primitive cell, its atoms where phonopy has them: phases depend on that."""
+    primitive = phonon.primitive
+    return Atoms(
+        numbers=primitive.numbers,
+        cell=primitive.cell,
+        positions=primitive.scaled_positions @ primitive.cell,
+        pbc=True,
+    )
+
+
 CHECKS = 2
 """Supercells beside the displaced ones that tell the noise of their forces."""
 

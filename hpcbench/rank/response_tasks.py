@@ -29,6 +29,7 @@ from hpcbench.phonons.response import (
     plan_columns,
 )
 from hpcbench.phonons.spectrum import imaginary_modes, mode_of
+from hpcbench.phonons.supercells import primitive_atoms
 from hpcbench.potentials.columns import Columns, Response, joined
 from hpcbench.rank.tasks import Analysed, Keep, mode_columns, phonon_columns
 from hpcbench.store.schema import BY_RESPONSE
@@ -284,13 +285,7 @@ def checked_columns(
 
 
 def _planned(phonon: Phonopy, qpoints: NDArray[np.float64]) -> Planned:
-    primitive = phonon.primitive
-    atoms = Atoms(
-        numbers=primitive.numbers,
-        cell=primitive.cell,
-        positions=primitive.scaled_positions @ primitive.cell,
-        pbc=True,
-    )
+    atoms = primitive_atoms(phonon)
     plan = plan_columns(phonon, qpoints)
     return Planned(pickle.dumps(phonon, pickle.HIGHEST_PROTOCOL), atoms, qpoints, plan)
 

@@ -1,0 +1,80 @@
+"""Dynamical matrices of one crystal at any q, straight from a potential."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpcbench.phonons.column_packing import ColumnPool
+from hpcbench.phonons.response import dynamical_matrices, force_constants_at, plan_columns
+from hpcbench.phonons.supercells import primitive_atoms, primitive_of
+from hpcbench.potentials.columns import Columns, Response
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from hpcbench.potentials.protocol import Responsive
+
+# q that are planned together: what their columns and answers take of the memory.
+_TOGETHER = 256
+
+
+def dynamical_matrices_of(
+    potential: Responsive,
+    atoms: Atoms,
+    qpoints: NDArray[np.float64],
+    *,
+    symprec: float = 1e-5,
+    symmetry: bool = True,
+) -> NDArray[np.complex128]:
+    """Return phonopy's dynamical matrices of a crystal, (nq, 3 natoms, 3 natoms), in eV/(A^2 u).
+
+    Parameters
+    ----------
+    potential : Responsive
+        One whose ``info.responds``.
+    atoms : Atoms
+        The crystal, at its minimum: otherwise these are no matrices of a harmonic crystal.
+    qpoints : ndarray, shape (nq, 3)
+        In reciprocal lattice vectors of its cell; any number of them.
+    symprec : float
+        Tolerance of its symmetry in A.
+    symmetry : bool
+        Whether that is made use of.
+
+    Raises
+    ------
+    PhononError
+        If phonopy refuses the crystal.
+    UnsuitableError
+        If one column does not fit into the memory.
+    EvaluationError
+        If the potential fails.
+    """
+    phonon = primitive_of(atoms, symprec)
+    found = []
+    for first in range(0, len(qpoints), _TOGETHER):
+        some = np.asarray(qpoints[first : first + _TOGETHER], dtype=np.float64)
+        plan = plan_columns(phonon, some, symmetry=symmetry)
+        answers = [
+            _answer(potential, primitive_atoms(phonon), part) for part in (plan.real, plan.complex)
+        ]
+        constants, _ = force_constants_at(plan, *answers)
+        found.append(dynamical_matrices(phonon, constants, some))
+    size = 3 * len(atoms)
+    return np.concatenate([np.zeros((0, size, size), dtype=np.complex128), *found])
+
+
+def _answer(potential: Responsive, atoms: Atoms, columns: Columns) -> Response | None:
+    pool = ColumnPool(potential)
+    if len(columns):
+        pool.add(0, atoms, columns)
+    while len(pool):
+        for _, outcome in pool.run_pass().finished:
+            if isinstance(outcome, Response):
+                return outcome
+            assert isinstance(outcome, Exception), "a pool of columns has no forces"
+            raise outcome
+    return None
