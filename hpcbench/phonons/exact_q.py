@@ -164,3 +164,33 @@ def decide(found: Suspicions, computed: Sequence[AtQ], threshold: float) -> Answ
         causes = [BETWEEN_Q]
     cause = causes[0] if causes else undecided(dataclasses.replace(found, chosen=()))
     return Answer(UNDETERMINED, cause) if cause else Answer(STABLE)
+
+
+def decide_checked(found: Suspicions, computed: Sequence[AtQ], threshold: float) -> Answer:
+    """Return the same where the lowest interpolated q were computed too, by linear response.
+
+    Parameters
+    ----------
+    found : Suspicions
+        What was suspected.
+    computed : sequence of AtQ
+        In any order.
+    threshold : float
+        In THz, negative.
+    """
+    if any(one.is_below for one in computed):
+        return Answer(UNSTABLE)
+    if causes := [one.cause for one in computed if one.cause]:
+        return Answer(UNDETERMINED, causes[0])
+    if not (found.chosen or found.left_open):
+        # The lowest long wave was computed: it is not what interpolation made of it.
+        return Answer(STABLE)
+    by_q = {_key(one.mode.qpoint): one for one in computed}
+    matched = [by_q.get(_key(suspicion.qpoint.coordinates)) for suspicion in found.chosen]
+    if None in matched:
+        return Answer(UNDETERMINED, BETWEEN_Q)
+    return decide(found, [one for one in matched if one is not None], threshold)
+
+
+def _key(qpoint: NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(np.round(qpoint, 6).tolist())

@@ -74,6 +74,8 @@ if TYPE_CHECKING:
 
 DISPLACEMENTS, ANALYSIS = "displacements", "analysis"
 """Stages of the work on processor cores; that of the relaxation is ``symmetry``."""
+MOST_REFINEMENTS = 3
+"""How often a supercell becomes half as high again, until interpolated frequencies are right."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,14 +236,8 @@ class Route:
                 done = replace(done, kind=RESPONDED)
                 computations[RESPONDED] = _computation(done)
             what = "at more q"
-            if (
-                self.info.responds
-                and config.interpolation_error
-                and not relaxed.info.get(NAC_PARAMS)
-            ):
-                for better in (yield from self._checked(relaxed, supercell_matrix, done)):
-                    done = better
-                    computations[done.kind] = _computation(done)
+            if self._compares(relaxed):
+                yield from self._checked(relaxed, supercell_matrix, done, computations)
             elif done.analysed.columns["cause"] == BETWEEN_Q and config.criterion == EXACT:
                 columns = yield from self._decided(done)
                 computations[done.kind] = replace(computations[done.kind], columns=columns)
@@ -294,37 +290,60 @@ class Route:
             complex_ = yield ResponseTo(planned.atoms, planned.complex, in_double)
         return real, complex_
 
+    def _compares(self, atoms: Atoms) -> bool:
+        """Whether interpolated frequencies are compared with computed ones."""
+        return bool(
+            self.info.responds
+            and self.config.interpolation_error
+            and not self.config.protocol_definition.literal
+            # A potential's response knows of no field.
+            and NAC_PARAMS not in atoms.info
+        )
+
     def _checked(
-        self, atoms: Atoms, supercell_matrix: NDArray[np.int64], done: _Done
-    ) -> Generator[Request, Any, list[_Done]]:
+        self,
+        atoms: Atoms,
+        supercell_matrix: NDArray[np.int64],
+        done: _Done,
+        computations: dict[str, Computation],
+    ) -> Generator[Request, Any, None]:
         """Compare interpolated with computed frequencies; compute more q until they agree.
 
-        Returns the computation that was given with what the comparison says, and those after it.
+        Puts the computation that was given, with what the comparison says, and those after it
+        among ``computations``.
         """
-        settings, criterion = phonon_settings(self.config), str(self.config.criterion)
-        better: list[_Done] = []
-        while True:
-            columns, found = done.analysed.columns, done.analysed.suspicions
-            planned, interpolated = yield OnCpu(
-                DISPLACEMENTS, plan_check, (done.phonon, columns, found)
-            )
-            answers = yield from self._responses(planned, in_double=done.in_double)
-            arguments = planned, interpolated, *answers, columns, len(found.chosen), settings
-            checked: Checked = yield OnCpu(ANALYSIS, compare, arguments)
-            columns = checked_columns(columns, found, checked, settings, criterion)
-            better.append(replace(done, analysed=replace(done.analysed, columns=columns)))
+        for _ in range(MOST_REFINEMENTS + 1):
+            columns, error = yield from self._compared(done)
+            computations[done.kind] = Computation(done.kind, columns, done.in_double)
             is_open = columns["cause"] in (BETWEEN_Q, LONG_WAVES)
-            if checked.error <= self.config.interpolation_error and not is_open:
-                return better
+            if error <= self.config.interpolation_error and not is_open:
+                return
             larger = half_again(
                 atoms.cell[:], atoms.positions, supercell_matrix, self.config.largest_supercell
             )
             if (larger == supercell_matrix).all():
-                return better
+                return
             supercell_matrix = larger
             done = yield from self._by_response(
                 REFINED, atoms, supercell_matrix, in_double=done.in_double
             )
+
+    def _compared(self, done: _Done) -> Generator[Request, Any, tuple[dict[str, Any], float]]:
+        """Return the columns of a computation with what a comparison says, and the error in THz."""
+        settings, criterion = phonon_settings(self.config), str(self.config.criterion)
+        columns, found = done.analysed.columns, done.analysed.suspicions
+        planned, interpolated = yield OnCpu(
+            DISPLACEMENTS, plan_check, (done.phonon, columns, found)
+        )
+        precisions = (False, True) if self.has_double else (False,)
+        checked: Checked | None = None
+        for in_double in (True,) if done.in_double else precisions:
+            if checked is None or any(one.cause for one in checked.computed):
+                answers = yield from self._responses(planned, in_double=in_double)
+                arguments = planned, interpolated, *answers, columns, settings
+                checked = yield OnCpu(ANALYSIS, compare, arguments)
+        assert checked is not None, "one precision is always asked for"
+        return checked_columns(columns, done.analysed, checked, settings, criterion), checked.error
 
     def _made_sure(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,10 +13,11 @@ from ase import Atoms
 from numpy.typing import NDArray
 from phonopy import Phonopy
 
-from hpcbench.criteria import EXACT, column_of
+from hpcbench.criteria import BETWEEN_Q, EXACT, LONG_WAVES, ROUNDING, column_of
 from hpcbench.phonons.calculate import PhononSettings, analyse_response, prepare
 from hpcbench.phonons.elasticity import lowest_stiffness, stiffness, strain_columns
-from hpcbench.phonons.exact_q import UNSTABLE, AtQ, decide, undecided
+from hpcbench.phonons.exact_q import STABLE, UNDETERMINED, AtQ, decide_checked
+from hpcbench.phonons.noise import rounding_of_response
 from hpcbench.phonons.rational import Suspicions
 from hpcbench.phonons.response import (
     Plan,
@@ -29,9 +29,10 @@ from hpcbench.phonons.response import (
     plan_columns,
 )
 from hpcbench.phonons.spectrum import imaginary_modes, mode_of
+from hpcbench.phonons.stability import Spectrum, is_undetermined
 from hpcbench.phonons.supercells import primitive_atoms
 from hpcbench.potentials.columns import Columns, Response, joined
-from hpcbench.rank.tasks import Analysed, Keep, mode_columns, phonon_columns
+from hpcbench.rank.tasks import Analysed, Keep, exact_cause, mode_columns, phonon_columns
 from hpcbench.store.schema import BY_RESPONSE
 
 # In reciprocal lattice vectors: q without any symmetry, where branches are compared as well.
@@ -86,9 +87,7 @@ class Checked:
     error : float
         Largest difference in THz.
     computed : tuple of AtQ
-        What was computed, first at ``chosen`` q, then at the others.
-    chosen : int
-        How many are of suspicions.
+        What was computed.
     cost : int
         Real columns.
     elastic : ndarray, shape (6, 6)
@@ -97,7 +96,6 @@ class Checked:
 
     error: float
     computed: tuple[AtQ, ...]
-    chosen: int
     cost: int
     elastic: NDArray[np.float64]
 
@@ -145,7 +143,7 @@ def analyse_columns(
         "elastic_constants": elastic,
         "lowest_stiffness": lowest_stiffness(elastic),
     }
-    return Analysed(columns, result.suspicions)
+    return Analysed(columns, result.suspicions, exact_cause(result))
 
 
 def plan_check(
@@ -193,7 +191,6 @@ def compare(
     real: Response,
     complex_: Response | None,
     columns: Mapping[str, Any],
-    chosen: int,
     settings: PhononSettings,
 ) -> Checked:
     """Return how far interpolated frequencies are from computed ones.
@@ -206,12 +203,10 @@ def compare(
         To its columns; None where it has none of a kind.
     columns : mapping
         Those of :func:`hpcbench.rank.tasks.phonon_columns`.
-    chosen : int
-        How many of its q are of suspicions.
     """
     phonon: Phonopy = pickle.loads(planned.phonon)
     (criterion,) = (one for one in settings.criteria if one.name == EXACT)
-    constants, _ = force_constants_at(planned.plan, real, complex_)
+    constants, rounding = force_constants_at(planned.plan, real, complex_)
     matrices = dynamical_matrices(phonon, constants, planned.qpoints)
     error, computed = 0.0, []
     phonon.force_constants = columns["force_constants"]
@@ -219,14 +214,18 @@ def compare(
     for qpoint, matrix, guessed in zip(planned.qpoints, matrices, interpolated, strict=True):
         frequencies, mode = mode_of(phonon, qpoint, matrix)
         error = max(error, float(np.abs(frequencies - guessed).max()))
-        below = bool(frequencies[0] < criterion.threshold)
-        computed.append(AtQ(frequencies, mode, np.eye(3, dtype=np.int64), 0, below, ""))
-    return Checked(error, tuple(computed), chosen, planned.cost, elastic)
+        here = {"q": Spectrum(qpoint[None], frequencies[None], np.zeros(len(frequencies), bool))}
+        at_q = dataclasses.replace(criterion, place="q")
+        reach = rounding_of_response(phonon, rounding, here, [at_q]).reach("q", of_rounding=True)
+        cause = ROUNDING * is_undetermined(at_q, here["q"], *reach)
+        below = not cause and bool(frequencies[0] < criterion.threshold)
+        computed.append(AtQ(frequencies, mode, np.eye(3, dtype=np.int64), 0, below, cause))
+    return Checked(error, tuple(computed), planned.cost, elastic)
 
 
 def checked_columns(
     columns: Mapping[str, Any],
-    found: Suspicions,
+    analysed: Analysed,
     checked: Checked,
     settings: PhononSettings,
     criterion: str,
@@ -237,8 +236,8 @@ def checked_columns(
     ----------
     columns : mapping
         Those of :func:`hpcbench.rank.tasks.phonon_columns`.
-    found : Suspicions
-        Of the same result.
+    analysed : Analysed
+        What they are from.
     checked : Checked
         From :func:`compare`.
     criterion : str
@@ -246,33 +245,26 @@ def checked_columns(
     """
     (exact,) = (one for one in settings.criteria if one.name == EXACT)
     column = column_of(EXACT)
-    before, verdict, cause = columns[column], columns[column], ""
-    if any(one.is_below for one in checked.computed):
-        verdict = UNSTABLE
-    elif undecided(found) and before != UNSTABLE:
-        lowest = min(one.mode.frequency for one in checked.computed)
-        if found.left_open == 0 and not found.chosen and lowest >= exact.threshold:
-            # The lowest long wave was computed: it is not what interpolation made of it.
-            found = dataclasses.replace(found, long_waves=math.nan)
-        answer = decide(found, checked.computed[: checked.chosen], exact.threshold)
-        verdict, cause = answer.verdict, answer.cause
-    changed = {column: verdict}
-    if criterion == EXACT and before != UNSTABLE and (undecided(found) or verdict == UNSTABLE):
-        changed |= {"verdict": verdict, "cause": cause}
-    below = [one for one in columns["within_noise"].split(", ") if one]
-    if undecided(found) or verdict == UNSTABLE:
-        below = [one for one in below if one != EXACT] + [EXACT] * bool(cause)
-    modes = imaginary_modes([one.mode for one in checked.computed])
-    extra = mode_columns(modes)
-    margin = columns["margin"]
+    changed: dict[str, Any] = {}
+    # Nothing between the q of the supercell changes what is sure at them, or what rounding, the
+    # length of displacements or forces that hold nothing leave open there.
+    is_open = analysed.exact_cause in (BETWEEN_Q, LONG_WAVES)
+    if is_open or columns[column] == STABLE:
+        answer = decide_checked(analysed.suspicions, checked.computed, exact.threshold)
+        below = [one for one in columns["within_noise"].split(", ") if one and one != EXACT]
+        changed[column] = answer.verdict
+        changed["within_noise"] = ", ".join([*below, *[EXACT] * bool(answer.cause)])
+        if answer.verdict != UNDETERMINED:
+            changed["open_regions"] = 0
+        if criterion == EXACT:
+            changed |= {"verdict": answer.verdict, "cause": answer.cause}
     if criterion == EXACT:
-        margin = min(margin, *(one.mode.frequency - exact.threshold for one in checked.computed))
+        lowest = min(one.mode.frequency for one in checked.computed)
+        changed["margin"] = min(columns["margin"], lowest - exact.threshold)
+    modes = mode_columns(imaginary_modes([one.mode for one in checked.computed]))
     return {
         **columns,
         **changed,
-        "within_noise": ", ".join(below),
-        "margin": margin,
-        "open_regions": 0 if verdict != "undetermined" else columns["open_regions"],
         "interpolation_error": checked.error,
         "response_columns": columns.get("response_columns", 0) + checked.cost,
         "elastic_constants": checked.elastic,
@@ -280,7 +272,7 @@ def checked_columns(
         "computed_qpoints": [one.mode.qpoint for one in checked.computed],
         "computed_frequencies": np.concatenate([one.frequencies for one in checked.computed]),
         "computed_supercells": [one.supercell_matrix for one in checked.computed],
-        **{name: [*columns[name], *values] for name, values in extra.items()},
+        **{name: [*columns[name], *values] for name, values in modes.items()},
     }
 
 

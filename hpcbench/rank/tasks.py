@@ -75,12 +75,15 @@ class Analysed:
         Of its row.
     suspicions : Suspicions
         Where interpolated frequencies are negative that computed ones may not be.
+    exact_cause : str
+        Why ``exact-q`` has no answer; empty if it has.
     forces : ndarray, shape (ncopies, natoms, 3)
         Those, in eV/A; not brought back from a worker process.
     """
 
     columns: dict[str, Any]
     suspicions: Suspicions
+    exact_cause: str = ""
     forces: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0, 3)))
 
 
@@ -172,7 +175,13 @@ def analyse_forces(
         result = analyse_lengths(pickle.loads(phonon), forces, settings)
     else:
         result = analyse(pickle.loads(phonon), forces[:-checks], settings, forces[-checks:])
-    return Analysed(phonon_columns(result, criterion, keep), result.suspicions)
+    columns = phonon_columns(result, criterion, keep)
+    return Analysed(columns, result.suspicions, exact_cause(result))
+
+
+def exact_cause(result: PhononResult) -> str:
+    """Return why ``exact-q`` has no answer; empty if it has."""
+    return holding(result.phonon).cause or result.undetermined.get(EXACT, "")
 
 
 def displace_at_q(phonon: bytes, qpoint: RationalQ, settings: PhononSettings) -> Displaced:

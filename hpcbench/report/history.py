@@ -15,6 +15,8 @@ from hpcbench.store.schema import (
     EXTRAPOLATED,
     FIRST,
     LARGER,
+    REFINED,
+    RESPONSE,
     WITHOUT_NAC,
 )
 
@@ -26,8 +28,10 @@ if TYPE_CHECKING:
 _WORDS = {
     FIRST: "first computation",
     EXTRAPOLATED: "displacements of several lengths, extrapolated",
-    DOUBLE: "displacements of several lengths, extrapolated, in float64",
+    DOUBLE: "in float64",
     LARGER: "next larger supercell",
+    RESPONSE: "linear response in place of displacements",
+    REFINED: "linear response at more q, until interpolation is right",
     BESIDE: "protocol phononbench",
     WITHOUT_NAC: "without Born charges",
 }

@@ -27,16 +27,26 @@ from hpcbench.phonons.noise import Noise
 from hpcbench.phonons.rational import Suspicions
 from hpcbench.phonons.spectrum import Mode
 from hpcbench.protocols import PROTOCOLS
-from hpcbench.rank.tasks import Keep, decided_columns, joined_notes, phonon_columns
+from hpcbench.rank.response_tasks import Checked, checked_columns
+from hpcbench.rank.tasks import (
+    Analysed,
+    Keep,
+    decided_columns,
+    exact_cause,
+    joined_notes,
+    phonon_columns,
+)
 from hpcbench.store.physics import phonopy_of
 from hpcbench.store.reader import Store
-from hpcbench.store.schema import DONE, UNDETERMINED
+from hpcbench.store.schema import BY_RESPONSE, DONE, UNDETERMINED
 
 FIT = frozenset(
     {
         "displacements", "largest_drift", "symmetrisation_change", "supercell_matrix",
         "primitive_matrix", "p2s_map", "force_constants", "displacement_atoms",
         "displacement_vectors", "force_noise", "nonlinearity", "roughness", "nac_params",
+        "derivative", "response_columns", "interpolation_error", "elastic_constants",
+        "lowest_stiffness",
     }
 )  # fmt: skip
 """Columns of phonons that come from forces or the source, not from force constants."""
@@ -110,7 +120,13 @@ def columns_again(
             columns[column_of(name)] = UNDETERMINED
         if criterion in kept and not columns["cause"]:
             columns |= {"verdict": UNDETERMINED, "cause": LENGTH}
-    if columns["cause"] == BETWEEN_Q and criterion == EXACT:
+    if math.isfinite(row.get("interpolation_error", math.nan)):
+        found = Analysed(columns, result.suspicions, exact_cause(result))
+        checked = Checked(
+            row["interpolation_error"], _computed(row, phonons), 0, row["elastic_constants"]
+        )
+        columns = checked_columns(columns, found, checked, phonons, criterion)
+    elif columns["cause"] == BETWEEN_Q and criterion == EXACT:
         columns |= _as_computed(row, columns, result.suspicions, phonons)
     columns["notes"] = joined_notes(row.get("notes", ""), columns["notes"])
     return {name: value for name, value in columns.items() if name not in left_out}
@@ -123,15 +139,30 @@ def _as_computed(
     settings: PhononSettings,
 ) -> dict[str, Any]:
     """Return columns with what was computed at rational q, where these are those that decide."""
-    qpoints = np.reshape(row.get("computed_qpoints", ()), (-1, 3))
     cause = row.get("cause", "")
-    if not len(qpoints) or (row.get("verdict", UNDETERMINED) == UNDETERMINED and not cause):
+    computed = _computed(row, settings)
+    if not computed or (row.get("verdict", UNDETERMINED) == UNDETERMINED and not cause):
         return {}  # none, or a damaged row that has lost what they came to
+    by_q = {_key(one.mode.qpoint): one for one in computed}
+    matched = [by_q.get(_key(suspicion.qpoint.coordinates)) for suspicion in found.chosen]
+    if any(one.is_below for one in computed):
+        return decided_columns(columns, found, computed, settings)
+    if not matched or None in matched:
+        return {}
+    return decided_columns(columns, found, [one for one in matched if one], settings)
+
+
+def _computed(row: Mapping[str, Any], settings: PhononSettings) -> tuple[AtQ, ...]:
+    """Return what a row has of q that were computed one by one."""
+    qpoints = np.reshape(row.get("computed_qpoints", ()), (-1, 3))
+    if not len(qpoints):
+        return ()
+    cause = row.get("cause", "")
     frequencies = np.reshape(row["computed_frequencies"], (len(qpoints), -1))
     vectors = dict(zip(map(_key, row.get("mode_qpoints", ())), _vectors(row), strict=True))
     nothing = np.full((frequencies.shape[1] // 3, 3), np.nan, dtype=np.complex128)
     (criterion,) = (one for one in settings.criteria if one.name == EXACT)
-    computed = [
+    return tuple(
         AtQ(
             values,
             Mode(float(values[0]), qpoint, vectors.get(_key(qpoint), nothing), math.nan),
@@ -143,14 +174,7 @@ def _as_computed(
         for qpoint, values, matrix in zip(
             qpoints, frequencies, np.reshape(row["computed_supercells"], (-1, 3, 3)), strict=True
         )
-    ]
-    by_q = {_key(one.mode.qpoint): one for one in computed}
-    matched = [by_q.get(_key(suspicion.qpoint.coordinates)) for suspicion in found.chosen]
-    if any(one.is_below for one in computed):
-        return decided_columns(columns, found, computed, settings)
-    if not matched or None in matched:
-        return {}
-    return decided_columns(columns, found, [one for one in matched if one], settings)
+    )
 
 
 def _key(qpoint: NDArray[np.float64]) -> tuple[float, ...]:
@@ -200,8 +224,8 @@ def _analysed(
         # Nothing, at as many temperatures as there were.
         return {name: value for name, value in kept.items() if name not in THERMAL}
     # What noise could change is known for the store's own q-points and criteria, or computed.
-    is_extrapolated = math.isfinite(row.get("roughness", math.nan))
-    known = row.get("within_noise", "") if same_criteria and is_extrapolated else ""
+    is_known = math.isfinite(row.get("roughness", math.nan)) or row.get("derivative") == BY_RESPONSE
+    known = row.get("within_noise", "") if same_criteria and is_known else ""
     columns = columns_again({**row, "within_noise": known}, settings, keep)
     return {**kept, "within_noise": "", **columns}
 
