@@ -1,11 +1,13 @@
 """What linear response takes, against the displaced supercells that give the same.
 
-    OMP_NUM_THREADS=1 python benchmarks/response.py [--model mattersim-demo] [--repeats 5]
+    OMP_NUM_THREADS=1 python benchmarks/response.py [--repeats 5] [--crystals CRYSTALS.extxyz]
 
 For cells of 8 and 20 atoms without symmetry, and for the demo's crystals together: the forces on
 all displaced 2x2x2 supercells (phonopy's own displacements, without those that tell the noise), and
 the linear response at the q of the same supercell, both through the pools of a run; then the
-response at one general q. Times are interleaved, and medians of ratios are given.
+response at one general q. Then the same for generated crystals with random weights of MatterSim's
+1M and 5M shapes, for which time does not depend on the weights. Times are interleaved, and medians
+of ratios are given.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import json
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from datetime import date
@@ -30,7 +33,8 @@ from phonopy import Phonopy
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from protocols import processor
+from protocols import processor, smallest
+from throughput import GENERATED, model_file
 
 import hpcbench
 from hpcbench.phonons.column_packing import ColumnPool
@@ -115,8 +119,8 @@ def compared(
 def main() -> None:
     """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="mattersim-demo")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--crystals", type=Path, default=GENERATED, help="generated ones")
     options = parser.parse_args()
     silicon = bulk("Si", cubic=True)
     silicon.rattle(0.05, seed=1)
@@ -125,7 +129,7 @@ def main() -> None:
     demo = {path.stem: read(path) for path in sorted((ROOT / "jobs" / "demo").glob("*.cif"))}
     result: dict[str, Any] = {}
     for dtype in ("float32", "float64"):
-        potential = hpcbench.load_potential(options.model, dtype=dtype)
+        potential = hpcbench.load_potential("mattersim-demo", dtype=dtype)
         here: dict[str, Any] = {}
         for name, atoms in (("Si, 8 atoms, P1", silicon), ("SrTiO3, 20 atoms, P1", titanate)):
             here[name] = compared(potential, [displaced(atoms)], options.repeats, general=True)
@@ -133,11 +137,19 @@ def main() -> None:
         crystals = {name: displaced(atoms) for name, atoms in demo.items()}
         here["demo, together"] = compared(potential, [*crystals.values()], options.repeats)
         print(dtype, "together", here["demo, together"], flush=True)
-        for name, phonon in crystals.items():
+        for name, phonon in crystals.items() if dtype == "float32" else ():
             # Eight of the same, as a batch holds many crystals.
             here[name] = compared(potential, [phonon] * 8, options.repeats)
             print(dtype, name, here[name], flush=True)
         result[dtype] = here
+    generated = smallest(options.crystals, 12, 8)
+    with tempfile.TemporaryDirectory() as folder:
+        for shape, count in (("1M", 12), ("5M", 4)):
+            potential = hpcbench.load_potential(str(model_file(shape, Path(folder))))
+            crystals = [displaced(atoms) for atoms in generated[:count]]
+            here = compared(potential, crystals, min(2, options.repeats), general=True)
+            result[f"{shape}, {count} generated crystals"] = here
+            print(shape, here, flush=True)
     RESULTS.joinpath("response-cpu.json").write_text(
         json.dumps(
             {
@@ -147,7 +159,7 @@ def main() -> None:
                     "threads": 1,
                     "versions": {n: version(n) for n in ("hpcbench", "phonopy", "torch")},
                 },
-                "settings": {"model": options.model, "repeats": options.repeats},
+                "settings": {"repeats": options.repeats},
                 "result": result,
             },
             indent=1,

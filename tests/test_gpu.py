@@ -48,6 +48,16 @@ def test_energies_forces_and_stresses_are_those_of_the_cpu(dtype: str, tolerance
         np.testing.assert_allclose(got.stress, expected.stress, atol=tolerance, rtol=0)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-8), ("float32", 1e-3)])
+def test_linear_response_is_that_of_the_cpu(dtype: str, tolerance: float) -> None:
+    on_gpu = load_potential("mattersim-demo", dtype=dtype, device="cuda")
+    on_cpu = load_potential("mattersim-demo", dtype="float64")
+    q = np.array([[0.0, 0.0, 0.0], [0.5, 0.0, 0.5], [0.13, 0.22, 0.31]])
+    for atoms in CRYSTALS[:4]:
+        got, expected = (hpcbench.dynamical_matrices(one, atoms, q) for one in (on_gpu, on_cpu))
+        np.testing.assert_allclose(got, expected, atol=tolerance)
+
+
 def test_a_pass_above_the_memory_is_halved() -> None:
     potential = MatterSim(DEMO_WEIGHTS, "demo", device="cuda", max_edges=10**9)
     atoms = [read(DEMO / "C_start_strained.cif").repeat(6) for _ in range(8)]

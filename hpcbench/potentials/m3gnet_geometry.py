@@ -7,6 +7,7 @@ three-body term is made of products of these and of their sums over the edges of
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ class Polynomials:
     cubic: torch.Tensor
 
     @classmethod
+    @functools.cache
     def of_harmonics(cls, device: torch.device) -> Polynomials:
         """Fit the coefficients to ``real_harmonics``, which are cubic polynomials."""
         generator = torch.Generator().manual_seed(0)
