@@ -69,7 +69,12 @@ def test_the_report_tells_of_it(
     nitride: hpcbench.Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["show", nitride.ids[0], str(nitride.path)]) == 0
-    assert "linear response at more q" in capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "linear response at more q" in shown
+    row = nitride.row(nitride.ids[0])
+    assert f"linear response {row['response_columns']} columns, q of 5 x 5 x" in shown
+    assert f"off by {row['interpolation_error']:.3f} THz at most, at" in shown
+    assert f"lowest eigenvalue {row['lowest_stiffness']:.1f}" in shown
 
 
 def test_elastic_constants_of_a_run(nitride: hpcbench.Store) -> None:

@@ -20,7 +20,7 @@ from hpcbench.criteria import PLACES
 from hpcbench.origin import Origin, origins_from_json
 from hpcbench.report.history import History, computation_words, history_of
 from hpcbench.report.wording import causes_of, in_low_supercells, text_of
-from hpcbench.store.schema import DIMENSIONS, DONE, SET_ASIDE, UNDETERMINED
+from hpcbench.store.schema import BY_RESPONSE, DIMENSIONS, DONE, SET_ASIDE, UNDETERMINED
 
 if TYPE_CHECKING:
     import pandas
@@ -156,7 +156,7 @@ def _facts(row: Mapping[str, Any], temperatures: Sequence[float]) -> list[tuple[
         ("formula", f"{row['formula']}, {row['natoms']} atoms"),
         ("space group", f"{before} as given, {after} relaxed"),
         ("cell", " x ".join(f"{x:.4f}" for x in lengths) + " A, relaxed"),
-        ("displacements", f"{row['displacements']} supercells{_height(row)}"),
+        _derivative_words(row),
     ]
     if np.isfinite(row["energy"]):
         # Nobody knows them of an import.
@@ -173,6 +173,17 @@ def _facts(row: Mapping[str, Any], temperatures: Sequence[float]) -> list[tuple[
         lowest, noise = row[f"min_frequency_{place}"], row.get(f"noise_{place}", math.nan)
         floor = f", noise floor {noise:.4f} THz" if np.isfinite(noise) else ""
         facts.append((f"lowest, {place}", f"{lowest:.4f} THz at ({q}){floor}"))
+    if np.isfinite(error := row.get("interpolation_error", math.nan)):
+        qpoints = len(row["computed_qpoints"])
+        facts.append(("interpolation", f"off by {error:.3f} THz at most, at {qpoints} computed q"))
+    if np.isfinite(lowest := row.get("lowest_stiffness", math.nan)):
+        c11, c12, c44 = row["elastic_constants"][[0, 0, 3], [0, 1, 3]]
+        facts.append(
+            (
+                "elastic constants",
+                f"C11 {c11:.1f}, C12 {c12:.1f}, C44 {c44:.1f} GPa; lowest eigenvalue {lowest:.1f}",
+            )
+        )
     if row.get("character"):
         facts.append(("negative frequencies", str(row["character"])))
     if row.get("dimensionality", 3) in DIMENSIONS and row["dimensionality"] != 3:
@@ -199,6 +210,14 @@ def _nac_words(text: str) -> str:
     if params is None:
         return "kept by an older version, not applied: import again"
     return f"applied: non-analytic correction by {METHODS[params['method']]}"
+
+
+def _derivative_words(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Return how force constants were had."""
+    if row.get("derivative") == BY_RESPONSE:
+        multiples = " x ".join(str(n) for n in np.diag(row["supercell_matrix"]))
+        return "linear response", f"{row['response_columns']} columns, q of {multiples}"
+    return "displacements", f"{row['displacements']} supercells{_height(row)}"
 
 
 def _height(row: Mapping[str, Any]) -> str:
