@@ -18,9 +18,10 @@ from phonopy.harmonic.dynmat_to_fc import DynmatToForceConstants
 from hpcbench.errors import PhononError
 from hpcbench.potentials.columns import Columns, Response, displaced, is_real
 
-# Columns are drawn at random: the best of so many draws, and it must be so good. The ratio of the
-# smallest to the largest singular value of all images is what rounding is divided by.
-_DRAWS, _GOOD = 8, 0.05
+# Columns are drawn at random until one is so good, the best of so many at most: rounding is divided
+# by the ratio of the smallest to the largest singular value of the images. One that is smaller than
+# the last number is zero.
+_DRAWS, _GOOD, _NOTHING = 8, 0.2, 1e-6
 _SAME = 1e-6  # of q, in reciprocal lattice vectors
 
 
@@ -323,20 +324,28 @@ def _columns(
     if len(keeping) == 1:
         return np.eye(size, dtype=np.complex128).reshape(size, natoms, 3)
     chosen: list[NDArray[np.complex128]] = []
-    while True:
-        best, best_quality, best_rank = None, -1.0, -1
+    span = np.zeros((size, 0), dtype=np.complex128)
+    while span.shape[1] < size:
+        best, best_rank, best_quality, found = None, 0, 0.0, span
         for _ in range(_DRAWS):
             u = random.normal(size=size) + (0 if real else 1j * random.normal(size=size))
-            draw = [*chosen, np.asarray(u / np.linalg.norm(u), dtype=np.complex128)]
-            values = np.linalg.svd(_images(np.array(draw).T, keeping), compute_uv=False)
-            rank = int((values > 1e-8 * values[0]).sum())
+            # What is left has the same symmetry, so images stay out of what there is.
+            for _ in range(2):
+                u = u - span @ (span.conj().T @ u)
+            u /= np.linalg.norm(u)
+            vectors, values, _ = np.linalg.svd(
+                _images(np.asarray(u, dtype=np.complex128)[:, None], keeping), full_matrices=False
+            )
+            rank = int((values > _NOTHING * values[0]).sum())
             quality = float(values[rank - 1] / values[0])
             if (rank, quality) > (best_rank, best_quality):
-                best, best_quality, best_rank = draw[-1], quality, rank
-        assert best is not None, "a rank is more than -1"
-        chosen.append(best)
-        if best_rank == size and (best_quality > _GOOD or len(chosen) == size):
-            return np.array(chosen).reshape(-1, natoms, 3)
+                best, best_rank, best_quality, found = u, rank, quality, vectors[:, :rank]
+            if best_quality > _GOOD:
+                break
+        assert best is not None, "an image of a vector has rank one at least"
+        chosen.append(np.asarray(best, dtype=np.complex128))
+        span = np.concatenate([span, found], axis=1)
+    return np.array(chosen).reshape(-1, natoms, 3)
 
 
 def _images(
