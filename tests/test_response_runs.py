@@ -111,6 +111,15 @@ def test_the_protocol_exact(tmp_path: Path, demo32: Any) -> None:
     assert len(store.phonopy(store.ids[0]).supercell) == 216
 
 
+def test_a_crystal_that_is_not_at_its_minimum_is_told_of(tmp_path: Path, demo32: Any) -> None:
+    store = computed(
+        tmp_path, demo32, "MgO_start_rattled", protocol="exact", relax="none", supercell=(2, 2, 2)
+    )
+    row = store.row(store.ids[0])
+    assert row["status"] == "done"
+    assert f"not at its minimum: forces of up to {row['fmax']:.2g} eV/A" in row["notes"]
+
+
 def test_the_papers_protocol_is_left_as_it_is(tmp_path: Path, demo32: Any) -> None:
     store = computed(tmp_path, demo32, "MgO_start_strained", protocol="phononbench")
     row = store.row(store.ids[0])

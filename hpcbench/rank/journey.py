@@ -74,6 +74,9 @@ if TYPE_CHECKING:
 
 DISPLACEMENTS, ANALYSIS = "displacements", "analysis"
 """Stages of the work on processor cores; that of the relaxation is ``symmetry``."""
+NO_MINIMUM = 0.05
+"""Largest force in eV/A at which a crystal counts as at its minimum: second derivatives elsewhere
+are no phonons."""
 MOST_REFINEMENTS = 3
 """How often a supercell becomes half as high again, until interpolated frequencies are right."""
 
@@ -212,6 +215,9 @@ class Route:
         computations = {FIRST: _computation(done)}
         common = done_row(crystal, relaxation, {}, self.rank, self.provenance)
         common |= yield from self._symmetry(crystal, relaxation)
+        if by_response and relaxation.fmax > NO_MINIMUM:
+            note = f"not at its minimum: forces of up to {relaxation.fmax:.2g} eV/A"
+            common["notes"] = "; ".join(filter(None, (common["notes"], note)))
         what = "more exactly"
         try:
             for better in (
