@@ -57,22 +57,27 @@ class Phases:
         """Real numbers of a number of the changes."""
         return 1 if self.sine is None else 2
 
-    def times(self, x: torch.Tensor) -> torch.Tensor:
-        """Return what a neighbour's change (nedges, ncolumns, features) is for the centre."""
-        return self._turned(x, 1)
+    def add_times_(self, total: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Add to ``total`` what a neighbour's change (nedges, ncolumns, features) is here."""
+        if self.sine is None:
+            return total.addcmul_(x, self.cosine)
+        parts = total.unflatten(1, (2, -1))
+        self._add(parts.addcmul_(x.unflatten(1, (2, -1)), self.cosine[:, None]), x, 1)
+        return total
 
     def back(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the adjoint of :meth:`times`."""
-        return self._turned(x, -1)
-
-    def _turned(self, x: torch.Tensor, sign: int) -> torch.Tensor:
+        """Return the adjoint of what is added."""
         if self.sine is None:
             return x * self.cosine
-        x = x.unflatten(1, (2, -1))
-        result = x * self.cosine[:, None]
-        result[:, 0].addcmul_(x[:, 1], self.sine, value=-sign)
-        result[:, 1].addcmul_(x[:, 0], self.sine, value=sign)
+        result = x.unflatten(1, (2, -1)) * self.cosine[:, None]
+        self._add(result, x, -1)
         return result.flatten(1, 2)
+
+    def _add(self, parts: torch.Tensor, x: torch.Tensor, sign: int) -> None:
+        assert self.sine is not None, "only complex phases have an imaginary part"
+        x = x.unflatten(1, (2, -1))
+        parts[:, 0].addcmul_(x[:, 1], self.sine, value=-sign)
+        parts[:, 1].addcmul_(x[:, 0], self.sine, value=sign)
 
 
 def _silu(x: torch.Tensor) -> Three:
@@ -200,8 +205,10 @@ def _gated_tangent(
 ) -> _GatedTangent:
     layers = gated.layers
     units = layers.value.shape[0]
-    hidden = phases.times((atoms @ layers.neighbour).index_select(0, ends[1]))
-    hidden += (atoms @ layers.centre).index_select(0, ends[0])
+    hidden = phases.add_times_(
+        (atoms @ layers.centre).index_select(0, ends[0]),
+        (atoms @ layers.neighbour).index_select(0, ends[1]),
+    )
     _add_product(hidden, edges, layers.edge)
     activated = hidden * _columns(gated.first)
     value = activated[..., :units] @ layers.value

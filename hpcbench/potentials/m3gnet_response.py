@@ -86,8 +86,9 @@ class LinearisedCrystals:
                 "ecx,ex->ec", qpoints.index_select(0, self._structure), self._offsets
             )
             phases = Phases.of(cycles, torch.float64, real=real)
-            vectors = phases.times(moved.index_select(0, self._ends[1]))
-            vectors -= moved.index_select(0, self._ends[0])
+            vectors = phases.add_times_(
+                -moved.index_select(0, self._ends[0]), moved.index_select(0, self._ends[1])
+            )
             if bool(strains.any()):
                 vectors[:, : strains.shape[1]] += torch.einsum(
                     "ex,ecxy->ecy", self._vectors, strains.index_select(0, self._structure)
