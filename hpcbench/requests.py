@@ -43,11 +43,13 @@ class Minimise:
 class ForcesOn:
     """Forces on displaced copies of a supercell; answered by an array (ncopies, natoms, 3).
 
-    ``in_double`` asks for them in double precision.
+    ``in_double`` asks for them in double precision. ``linear``: for their change to first order in
+    the displacements, which only a ``Differentiable`` potential has.
     """
 
     copies: DisplacedCopies
     in_double: bool = False
+    linear: bool = False
 
 
 @dataclass(frozen=True, eq=False)

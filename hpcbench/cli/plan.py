@@ -69,11 +69,12 @@ def as_json(prediction: Prediction) -> dict[str, Any]:
 def _weights(config: RunConfig) -> str:
     """The weights' SHA-256: empty where they are not on this machine, and need not be."""
     from hpcbench.errors import PotentialError
-    from hpcbench.potentials.registry import check_name, weights_sha256
+    from hpcbench.potentials.registry import check_derivative, check_name, weights_sha256
     from hpcbench.potentials.weights import MATTERSIM_FILES
 
     if config.model not in MATTERSIM_FILES:
         check_name(config.model)
+        check_derivative(config.model, config.resolved().derivative)
     try:
         return weights_sha256(config.model)
     except PotentialError:

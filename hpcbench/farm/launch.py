@@ -36,7 +36,12 @@ from hpcbench.planning.blocks import MOST_UNDER_WAY
 from hpcbench.planning.costs import CostModel, load_cost_model
 from hpcbench.planning.listing import Listing, Record, read_share
 from hpcbench.potentials.protocol import Potential
-from hpcbench.potentials.registry import check_name, weights_sha256
+from hpcbench.potentials.registry import (
+    check_derivative,
+    check_name,
+    require_response,
+    weights_sha256,
+)
 from hpcbench.rank.beside import Inbox
 from hpcbench.rank.processes import make_crew, number_of_processes
 from hpcbench.rank.stopping import Stop
@@ -360,8 +365,10 @@ def _open_folder(
         deciding = dict(instead.deciding)
     elif potential is None:
         check_name(config.model)
+        check_derivative(config.model, config.derivative)
         deciding = deciding_settings(config, weights_sha256(config.model))
     else:
+        require_response(potential.info, config.derivative)
         deciding = deciding_settings(config, potential.info.weights_sha256)
     folder.create()
     folder.lock()

@@ -32,7 +32,11 @@ from hpcbench.planning.blocks import Block
 from hpcbench.planning.holding import most_seconds_held
 from hpcbench.planning.listing import crystal_of
 from hpcbench.potentials.protocol import Potential
-from hpcbench.potentials.registry import has_both_precisions, load_potential
+from hpcbench.potentials.registry import (
+    has_both_precisions,
+    load_potential,
+    require_response,
+)
 from hpcbench.rank.stopping import Stop
 from hpcbench.rank.worker import Worker
 from hpcbench.store.run_folder import RunFolder
@@ -311,6 +315,7 @@ def load_for(config: RunConfig, device: str, ranks_on_host: int) -> Potential:
         max_edges=config.max_edges,
         ranks_on_host=ranks_on_host,
     )
+    require_response(potential.info, config.derivative)
     from hpcbench.potentials.selftest import self_test
 
     self_test(potential)

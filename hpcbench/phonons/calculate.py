@@ -69,7 +69,8 @@ class PhononSettings:
     """How phonons are computed; units and meaning as in ``RunConfig``.
 
     ``literal``: every criterion has an answer, however uncertain, as in the scripts of a benchmark;
-    but for ``exact-q`` where interpolated frequencies are negative.
+    but for ``exact-q`` where interpolated frequencies are negative. ``linear``: forces are in
+    proportion to displacements, so that neither opposite ones nor other lengths tell any more.
     """
 
     primitive_matrix: str
@@ -83,6 +84,7 @@ class PhononSettings:
     literal: bool = False
     most_denominator: int = 6
     most_qpoints: int = 8
+    linear: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +173,7 @@ def prepare(atoms: Atoms, supercell_matrix: NDArray[np.int64], settings: PhononS
         primitive_matrix=settings.primitive_matrix,
         displacement=settings.displacement,
         symprec=settings.symprec,
+        opposite=not settings.linear,
     )
     if len(phonon.supercell) < 2:
         if (gaps(phonon.supercell.cell, phonon.supercell.positions) > EMPTY).all():

@@ -103,7 +103,7 @@ def analyse_at(
     phonon : Phonopy
         From :func:`hpcbench.phonons.nondiagonal.displace_at`; force constants are put into it.
     forces : ndarray, shape (ncopies, natoms, 3)
-        Of the supercells of :func:`hpcbench.phonons.displacement_length.with_shorter`, in eV/A.
+        As :func:`hpcbench.phonons.limit.fit_limit` takes them, in eV/A.
     qpoint : ndarray, shape (3,)
         In reduced coordinates of the primitive cell's reciprocal lattice.
     criterion : Criterion

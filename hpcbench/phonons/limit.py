@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,12 +45,14 @@ class Limit:
 def fit_limit(phonon: Phonopy, forces: NDArray[np.float64]) -> Limit:
     """Put force constants of extrapolated forces into ``phonon``.
 
-    Where the potential is not smooth over the lengths, those of phonopy's displacements.
+    Where the potential is not smooth over the lengths, or there is but one, those of phonopy's
+    displacements.
 
     Parameters
     ----------
     forces : ndarray, shape (ncopies, natoms, 3)
-        Of the supercells of :func:`hpcbench.phonons.displacement_length.with_shorter`, in eV/A.
+        Of the supercells of :func:`hpcbench.phonons.displacement_length.with_shorter`, in eV/A; or
+        of phonopy's alone, where forces are in proportion to displacements.
 
     Raises
     ------
@@ -59,7 +62,10 @@ def fit_limit(phonon: Phonopy, forces: NDArray[np.float64]) -> Limit:
     count = len((phonon.dataset or {})["first_atoms"])
     change = fit_force_constants(phonon, subtract_drift(forces[:count])[0])
     uncertainty = Uncertainty(phonon)
-    rounding = uncertainty.rounding(forces[:count], forces[count], float(np.linalg.norm(change)))
+    none = forces[count] if len(forces) > count else None
+    rounding = uncertainty.rounding(forces[:count], none, float(np.linalg.norm(change)))
+    if none is None:
+        return Limit(change, uncertainty, rounding, None, math.nan)
     lengths = extrapolate(pairs_of(phonon), forces, count, rounding)
     if not lengths.smooth:
         return Limit(change, uncertainty, rounding, None, lengths.roughness)

@@ -68,7 +68,12 @@ def commensurate_supercell(qpoint: RationalQ, cell: NDArray[np.float64]) -> NDAr
 
 
 def displace_at(
-    primitive: Primitive, qpoint: RationalQ, *, displacement: float, symprec: float
+    primitive: Primitive,
+    qpoint: RationalQ,
+    *,
+    displacement: float,
+    symprec: float,
+    opposite: bool = True,
 ) -> Phonopy:
     """Return displaced supercells that give the frequencies at a rational q.
 
@@ -80,6 +85,8 @@ def displace_at(
         Not Gamma.
     displacement, symprec : float
         In A, as in :func:`hpcbench.phonons.supercells.displace`.
+    opposite : bool
+        As there.
 
     Raises
     ------
@@ -101,6 +108,7 @@ def displace_at(
             primitive_matrix="P",
             displacement=displacement,
             symprec=symprec,
+            opposite=opposite,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from hpcbench.errors import CrystalError, EvaluationError, OutOfMemoryError, Too
 if TYPE_CHECKING:
     from hpcbench.potentials.columns import Response
     from hpcbench.potentials.copies import DisplacedCopies
-    from hpcbench.potentials.protocol import Potential, PreparedCopies
+    from hpcbench.potentials.protocol import Differentiable, Potential, PreparedCopies
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,10 +79,13 @@ class ForcePool:
     then of the next ones, so that a crystal may need several passes, and a pass may serve
     several crystals. The forces of a crystal do not depend on what shared
     its passes, but for rounding.
+
+    ``linear``: they wait for what forces change to first order in the displacements.
     """
 
-    def __init__(self, potential: Potential) -> None:
+    def __init__(self, potential: Potential, *, linear: bool = False) -> None:
         self._potential = potential
+        self._linear = linear
         self._sets: dict[Hashable, _Set] = {}
 
     def __len__(self) -> int:
@@ -128,7 +131,7 @@ class ForcePool:
         while True:
             parts = _pack(sets, most)
             try:
-                answers = self._potential.forces([part.for_potential() for part in parts])
+                answers = self._answers([part.for_potential() for part in parts])
             except OutOfMemoryError as error:
                 if len(parts) == 1 and parts[0].count == 1:
                     alone = parts[0].of
@@ -141,6 +144,11 @@ class ForcePool:
                 return self._run_apart(parts)
             else:
                 return self._received(parts, answers)
+
+    def _answers(self, parts: list[tuple[PreparedCopies, int, int]]) -> list[NDArray[np.float64]]:
+        if self._linear:
+            return cast("Differentiable", self._potential).linear_forces(parts)
+        return self._potential.forces(parts)
 
     def _run_apart(self, parts: Sequence[_Part]) -> Passed:
         """Evaluate crystals alone, to find out with which of them the potential fails."""

@@ -226,6 +226,7 @@ def displace(
     primitive_matrix: str,
     displacement: float,
     symprec: float,
+    opposite: bool = True,
 ) -> Phonopy:
     """A Phonopy object with its symmetry-reduced displacements.
 
@@ -242,6 +243,8 @@ def displace(
         Length in A; along lattice vectors only (``is_diagonal=False``).
     symprec : float
         Tolerance of the symmetry in A.
+    opposite : bool
+        Whether atoms are displaced in the opposite direction as well, where that is not equivalent.
 
     Raises
     ------
@@ -261,7 +264,11 @@ def displace(
             phonon.nac_params = of_primitive(
                 atoms.info[NAC_PARAMS], phonon.primitive, phonon.supercell
             )
-        phonon.generate_displacements(distance=displacement, is_diagonal=False)
+        phonon.generate_displacements(
+            distance=displacement,
+            is_diagonal=False,
+            is_plusminus="auto" if opposite else False,
+        )
     except Exception as error:  # phonopy raises RuntimeError, TypeError and its own kinds
         raise PhononError("displacements", f"phonopy: {type(error).__name__}: {error}") from error
     return phonon

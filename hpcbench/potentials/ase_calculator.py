@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from hpcbench.errors import PotentialError
+from hpcbench.errors import OutOfMemoryError, PotentialError
+from hpcbench.potentials.memory import is_out_of_memory
 from hpcbench.potentials.one_by_one import OneByOne
-from hpcbench.potentials.protocol import Evaluation, Potential, PotentialInfo
+from hpcbench.potentials.protocol import Evaluation, Potential, PotentialInfo, PreparedCopies
 
 if TYPE_CHECKING:
-    from ase import Atoms
     from chgnet.graph.crystalgraph import CrystalGraph
+    from numpy.typing import NDArray
     from pymatgen.core import Structure
+
+    from hpcbench.potentials.structures import DisplacedCopies
 
 DOUBLE = "float64"
 
@@ -45,6 +50,64 @@ class CalculatorPotential(OneByOne):
             tensor = np.array(atoms.get_stress(voigt=False), dtype=np.float64) if stress else None
             results.append(Evaluation(float(atoms.get_potential_energy()), forces, tensor))
         return results
+
+
+ForcesOf = Callable[[Atoms], tuple[torch.Tensor, torch.Tensor]]
+"""Computes forces (natoms, 3), and the shifts of the atoms by which they can be differentiated."""
+
+
+class DifferentiablePotential(CalculatorPotential):
+    """An ASE calculator whose forces can be differentiated.
+
+    Force constants are symmetric. So what the displacement of an atom does to the forces on all, to
+    first order, is the gradient of the force on that atom along the displacement: one way back for
+    each displacement, and one forward pass for all displacements of a supercell.
+
+    Parameters
+    ----------
+    calculator : Calculator
+        For everything else.
+    info : PotentialInfo
+        Says that it is differentiable.
+    forces_of : callable
+        See ``ForcesOf``.
+    """
+
+    def __init__(self, calculator: Any, info: PotentialInfo, forces_of: ForcesOf) -> None:
+        super().__init__(calculator, info)
+        self._forces_of = forces_of
+
+    def prepare(self, copies: DisplacedCopies) -> PreparedCopies:
+        """See the protocol: what they share is the forward pass, when linear forces are wanted."""
+        supercell = Atoms(
+            numbers=copies.numbers, positions=copies.positions, cell=copies.cell, pbc=True
+        )
+        # Once for all copies, and gone with them: copies that want forces alone never ask for it.
+        forward = functools.cache(lambda: self._forces_of(supercell))
+        return PreparedCopies(copies, 1, forward)
+
+    def linear_forces(
+        self, parts: Sequence[tuple[PreparedCopies, int, int]]
+    ) -> list[NDArray[np.float64]]:
+        """See the protocol."""
+        try:
+            return [self._rows(*part) for part in parts]
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise OutOfMemoryError(f"second derivatives: {error}") from error
+            raise
+
+    def _rows(self, prepared: PreparedCopies, first: int, end: int) -> NDArray[np.float64]:
+        copies = prepared.copies
+        forces, shifts = prepared.shared()
+        rows = []
+        for atom, displacement in zip(
+            copies.atoms[first:end], copies.displacements[first:end], strict=True
+        ):
+            along = torch.as_tensor(displacement, dtype=forces.dtype, device=forces.device)
+            (row,) = torch.autograd.grad(forces[int(atom)] @ along, shifts, retain_graph=True)
+            rows.append(row.double().cpu().numpy())
+        return np.array(rows)
 
 
 class PotentialCalculator(Calculator):
@@ -165,7 +228,7 @@ class _DoubleGraphs(torch.nn.Module):
 SEVENNET_KEYWORDS = {"sevennet-0": "7net-0", "sevennet-l3i5": "7net-l3i5"}
 
 
-def load_sevennet(name: str, dtype: str, device: str) -> CalculatorPotential:
+def load_sevennet(name: str, dtype: str, device: str) -> DifferentiablePotential:
     """A SevenNet potential with the weights of its package (extra ``sevennet``)."""
     _require_float32(name, dtype)
     try:
@@ -173,9 +236,36 @@ def load_sevennet(name: str, dtype: str, device: str) -> CalculatorPotential:
     except ImportError as error:
         raise _missing(name, "sevennet", error) from error
     calculator = SevenNetCalculator(SEVENNET_KEYWORDS[name], device=device)
+    calculator.model.requires_grad_(False)  # its parameters; positions keep theirs
     elements = frozenset(int(z) for z in calculator.type_map)
-    info = PotentialInfo(name, "sevenn", _version("sevenn"), "", dtype, device, elements)
-    return CalculatorPotential(calculator, info)
+    info = PotentialInfo(
+        name, "sevenn", _version("sevenn"), "", dtype, device, elements, differentiable=True
+    )
+    return DifferentiablePotential(calculator, info, functools.partial(_of_sevennet, calculator))
+
+
+def _of_sevennet(calculator: Any, atoms: Atoms) -> tuple[torch.Tensor, torch.Tensor]:
+    """Forces of SevenNet, and the shifts of the atoms that they can be differentiated by."""
+    from sevenn import _keys as key
+    from sevenn.atom_graph_data import AtomGraphData
+    from sevenn.train.dataload import unlabeled_atoms_to_graph
+
+    data = AtomGraphData.from_numpy_dict(unlabeled_atoms_to_graph(atoms, calculator.cutoff))
+    data.to(calculator.device)
+    vectors = data[key.EDGE_VEC]
+    shifts = torch.zeros(
+        (len(atoms), 3), dtype=torch.float64, device=vectors.device, requires_grad=True
+    )
+    sources, targets = data[key.EDGE_IDX]
+    data[key.EDGE_VEC] = vectors + (shifts[targets] - shifts[sources]).to(vectors.dtype)
+    # It keeps what differentiating takes in training alone.
+    last = calculator.model.force_output
+    last.training = True
+    try:
+        output = calculator.model(data)
+    finally:
+        last.training = False
+    return output[key.PRED_FORCE], shifts
 
 
 def how_to_install(extra: str) -> str:

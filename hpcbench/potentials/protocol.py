@@ -107,7 +107,7 @@ class PotentialInfo:
     ``elements`` are the atomic numbers that it knows, or ``None`` where it does not say.
     ``weights_sha256`` is empty for a potential without a weights file. ``forward_pass`` says
     whose arithmetic it is, where there is more than one. ``responds`` says whether the potential
-    is ``Responsive``.
+    is ``Responsive``, ``differentiable`` whether it is ``Differentiable``.
     """
 
     name: str
@@ -119,6 +119,7 @@ class PotentialInfo:
     elements: frozenset[int] | None
     forward_pass: str = ""
     responds: bool = False
+    differentiable: bool = False
 
 
 class Potential(Protocol):
@@ -209,6 +210,27 @@ class Responsive(Potential, Protocol):
         ------
         OutOfMemoryError
             If the device's memory did not suffice; ``capacity`` is then smaller than before.
+        EvaluationError
+            If the potential failed.
+        """
+        ...
+
+
+class Differentiable(Potential, Protocol):
+    """A potential whose second derivatives can be had, in a supercell."""
+
+    def linear_forces(
+        self, parts: Sequence[tuple[PreparedCopies, int, int]]
+    ) -> list[NDArray[np.float64]]:
+        """Change of the forces (eV/A) on copies, to first order in their displacements.
+
+        As :meth:`Potential.forces`, but as if the energy were harmonic, and without the forces of
+        the supercell that is not displaced.
+
+        Raises
+        ------
+        OutOfMemoryError
+            If the device's memory did not suffice.
         EvaluationError
             If the potential failed.
         """

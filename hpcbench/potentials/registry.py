@@ -7,8 +7,8 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpcbench.errors import PotentialError
-from hpcbench.potentials.protocol import Potential
+from hpcbench.errors import PotentialError, UsageError
+from hpcbench.potentials.protocol import Potential, PotentialInfo
 from hpcbench.potentials.weights import (
     DEMO_ELEMENTS,
     DEMO_WEIGHTS,
@@ -18,11 +18,14 @@ from hpcbench.potentials.weights import (
     on_this_node,
     sha256_of,
 )
+from hpcbench.protocols import DISPLACEMENT
 
 DEMO = "mattersim-demo"
 CHGNET = "chgnet"
 SEVENNET = ("sevennet-0", "sevennet-l3i5")
 NAMES = (*MATTERSIM_FILES, DEMO, CHGNET, *SEVENNET)
+WITH_RESPONSE = (*MATTERSIM_FILES, DEMO, *SEVENNET)
+"""Potentials with linear response; MatterSim's checkpoints have it too."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,43 @@ def check_name(model: str) -> None:
     raise PotentialError(
         f"unknown model {model!r}: {hint}known are {', '.join(NAMES)}, a MatterSim checkpoint "
         f"FILE.pth, or module:callable that makes an ASE calculator"
+    )
+
+
+def check_derivative(model: str, derivative: str | None) -> None:
+    """Refuse linear response of a model that has none, before anything heavy is loaded.
+
+    What only a loaded checkpoint tells is left to :func:`require_response`.
+
+    Parameters
+    ----------
+    model : str
+        As ``--model`` takes it; it exists.
+    derivative : str
+        As ``--derivative`` takes it.
+
+    Raises
+    ------
+    UsageError
+        If it has none; the message names those that have it, and what to use instead.
+    """
+    may_respond = model in WITH_RESPONSE or (model not in NAMES and weights_file(model) is not None)
+    _require_response(model, derivative, may_respond)
+
+
+def require_response(info: PotentialInfo, derivative: str | None) -> None:
+    """Refuse linear response of a loaded potential that has none; see :func:`check_derivative`."""
+    _require_response(info.name, derivative, info.responds or info.differentiable)
+
+
+def _require_response(name: str, derivative: str | None, has_it: bool) -> None:
+    if derivative in (None, DISPLACEMENT) or has_it:
+        return
+    raise UsageError(
+        f"--derivative {derivative}: {name} has no linear response; known with it are "
+        f"{', '.join(WITH_RESPONSE)}, and checkpoints FILE.pth of MatterSim v1. Give --derivative "
+        f"{DISPLACEMENT}, which extrapolates to displacements of no length where that could change "
+        f"a verdict"
     )
 
 

@@ -56,6 +56,7 @@ from hpcbench.relaxation.symmetry import space_group_numbers
 from hpcbench.requests import ForcesOn, OnCpu, Request, ResponseTo
 from hpcbench.store.schema import (
     BESIDE,
+    BY_RESPONSE,
     DOUBLE,
     EXTRAPOLATED,
     FIRST,
@@ -277,7 +278,12 @@ class Route:
         *,
         in_double: bool = False,
     ) -> Generator[Request, Any, _Done]:
-        """Compute force constants by linear response at all q of a supercell."""
+        """Compute force constants by linear response at all q of a supercell.
+
+        In the primitive cell where the potential responds at any q, else in the supercell.
+        """
+        if not self.info.responds:
+            return (yield from self._by_linear_forces(kind, atoms, supercell_matrix, in_double))
         settings = phonon_settings(self.config)
         planned: Planned = yield OnCpu(
             DISPLACEMENTS, plan_response, (atoms, supercell_matrix, settings)
@@ -285,6 +291,20 @@ class Route:
         answers = yield from self._responses(planned, in_double=in_double)
         analysed = yield OnCpu(ANALYSIS, analyse_columns, (planned, *answers, *self._how()))
         return _Done(kind, planned.phonon, analysed, in_double)
+
+    def _by_linear_forces(
+        self, kind: str, atoms: Atoms, supercell_matrix: NDArray[np.int64], in_double: bool
+    ) -> Generator[Request, Any, _Done]:
+        settings, *rest = self._how()
+        settings = replace(settings, linear=True)
+        displaced: Displaced = yield OnCpu(
+            DISPLACEMENTS, displace_supercell, (atoms, supercell_matrix, settings)
+        )
+        forces: NDArray[np.float64] = yield ForcesOn(displaced.copies, in_double, linear=True)
+        analysed: Analysed = yield OnCpu(
+            ANALYSIS, analyse_forces, (displaced.phonon, forces, settings, *rest)
+        )
+        return _Done(kind, displaced.phonon, analysed, in_double)
 
     def _responses(
         self, planned: Planned, *, in_double: bool
@@ -404,7 +424,9 @@ class Route:
 
     def _decided(self, done: _Done) -> Generator[Request, Any, dict[str, Any]]:
         """Compute the q that decide whether negative interpolated frequencies are real."""
-        settings, analysed = phonon_settings(self.config), done.analysed
+        analysed = done.analysed
+        linear = self.info.differentiable and analysed.columns["derivative"] == BY_RESPONSE
+        settings = replace(phonon_settings(self.config), linear=linear)
         computed: list[AtQ] = []
         for suspicion in analysed.suspicions.chosen:
             small = yield OnCpu(
@@ -413,7 +435,7 @@ class Route:
             one: AtQ | None = None
             for in_double in (False, True) if self.has_double else (False,):
                 if one is None or one.cause:
-                    forces = yield ForcesOn(small.copies, in_double)
+                    forces = yield ForcesOn(small.copies, in_double, linear)
                     arguments = small.phonon, forces, suspicion.qpoint, settings
                     one = yield OnCpu(ANALYSIS, analyse_at_q, arguments)
             assert one is not None, "single precision is always asked for"

@@ -90,7 +90,8 @@ class _Pools:
 
     def __init__(self, potential: Potential) -> None:
         self.forces = ForcePool(potential)
-        # Nobody asks for the response of a potential that has none.
+        # Nobody asks a potential for what it has not.
+        self.linear = ForcePool(potential, linear=True)
         self.columns = ColumnPool(cast(Responsive, potential))
 
 
@@ -309,7 +310,8 @@ class Pipeline:
                     with self._pass(PREPARING) as costs:
                         costs[traveller.number] = 1.0
                         pools = self._in_double() if request.in_double else self._single
-                        pools.forces.add(traveller.number, request.copies)
+                        pool = pools.linear if request.linear else pools.forces
+                        pool.add(traveller.number, request.copies)
                 except HpcbenchError as error:
                     self._resume(traveller, error)
             case ResponseTo():
@@ -346,7 +348,7 @@ class Pipeline:
     @property
     def _pools(self) -> list[ForcePool | ColumnPool]:
         found = [self._single] if self._double is None else [self._single, self._double]
-        return [pool for pools in found for pool in (pools.forces, pools.columns)]
+        return [pool for pools in found for pool in (pools.forces, pools.linear, pools.columns)]
 
     def _in_double(self) -> _Pools:
         if self._no_double is not None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hpcbench.potentials.copies import DisplacedCopies
     from hpcbench.potentials.protocol import (
         BatchEvaluation,
+        Differentiable,
         Evaluation,
         Linearised,
         Potential,
@@ -177,6 +178,13 @@ class StoppablePotential:
         """As of the potential itself."""
         with self._guarded():
             return self._potential.forces(parts)
+
+    def linear_forces(
+        self, parts: Sequence[tuple[PreparedCopies, int, int]]
+    ) -> list[NDArray[np.float64]]:
+        """As of the potential itself, where it has it."""
+        with self._guarded():
+            return cast("Differentiable", self._potential).linear_forces(parts)
 
     def linearise(self, batch: Structures) -> Linearised:
         """As of the potential itself, where it has it."""

@@ -45,7 +45,13 @@ from hpcbench.phonons.supercells import (
 )
 from hpcbench.potentials.copies import DisplacedCopies
 from hpcbench.protocols import Protocol
-from hpcbench.store.schema import BY_DISPLACEMENT, COARSE_MESH, LOW_SUPERCELL, UNDETERMINED
+from hpcbench.store.schema import (
+    BY_DISPLACEMENT,
+    BY_RESPONSE,
+    COARSE_MESH,
+    LOW_SUPERCELL,
+    UNDETERMINED,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,11 +143,12 @@ def displace_supercell(
     """Return supercells of a crystal that want forces.
 
     See :func:`hpcbench.phonons.calculate.prepare`; with ``lengths`` also those that displacements
-    of no length are extrapolated from.
+    of no length are extrapolated from. Where forces are linear, phonopy's alone.
     """
     phonon = prepare(atoms, supercell_matrix, settings)
     copies = displaced_copies(phonon)
-    copies = with_shorter(copies, pairs_of(phonon)) if lengths else with_checks(copies)
+    if not settings.linear:
+        copies = with_shorter(copies, pairs_of(phonon)) if lengths else with_checks(copies)
     return Displaced(pickle.dumps(phonon, pickle.HIGHEST_PROTOCOL), copies)
 
 
@@ -169,13 +176,17 @@ def analyse_forces(
     lengths : bool
         Whether the copies are of several lengths of the displacements.
     checks : int
-        How many copies behind the displaced ones tell the noise, if not.
+        How many copies behind the displaced ones tell the noise, if not; of linear forces none do.
     """
-    if lengths:
+    if settings.linear:
+        result = analyse(pickle.loads(phonon), forces, settings)
+    elif lengths:
         result = analyse_lengths(pickle.loads(phonon), forces, settings)
     else:
         result = analyse(pickle.loads(phonon), forces[:-checks], settings, forces[-checks:])
     columns = phonon_columns(result, criterion, keep)
+    if settings.linear:
+        columns["derivative"] = BY_RESPONSE
     return Analysed(columns, result.suspicions, exact_cause(result))
 
 
@@ -195,9 +206,12 @@ def displace_at_q(phonon: bytes, qpoint: RationalQ, settings: PhononSettings) ->
         qpoint,
         displacement=settings.displacement,
         symprec=settings.symprec,
+        opposite=not settings.linear,
     )
     small.nac_params = crystal.nac_params
-    copies = with_shorter(displaced_copies(small), pairs_of(small))
+    copies = displaced_copies(small)
+    if not settings.linear:
+        copies = with_shorter(copies, pairs_of(small))
     return Displaced(pickle.dumps(small, pickle.HIGHEST_PROTOCOL), copies)
 
 
