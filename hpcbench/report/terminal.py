@@ -214,9 +214,14 @@ def _nac_words(text: str) -> str:
 
 def _derivative_words(row: Mapping[str, Any]) -> tuple[str, str]:
     """Return how force constants were had."""
+    if row.get("derivative") == BY_RESPONSE and row["displacements"]:
+        return "linear response", f"{row['displacements']} atoms moved{_height(row)}"
     if row.get("derivative") == BY_RESPONSE:
-        multiples = " x ".join(str(n) for n in np.diag(row["supercell_matrix"]))
-        return "linear response", f"{row['response_columns']} columns, q of {multiples}"
+        matrix = row["supercell_matrix"]
+        multiples = " x ".join(str(n) for n in np.diag(matrix))
+        is_diagonal = np.count_nonzero(matrix - np.diag(np.diag(matrix))) == 0
+        of = multiples if is_diagonal else "its supercell"
+        return "linear response", f"{row['response_columns']} columns, q of {of}"
     return "displacements", f"{row['displacements']} supercells{_height(row)}"
 
 
