@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,15 @@ from conftest import DEMO
 
 import hpcbench
 from hpcbench.cli import main
+from hpcbench.criteria import LONG_WAVES
 from hpcbench.errors import EvaluationError
+from hpcbench.phonons.exact_q import Answer, decide_checked
+from hpcbench.phonons.rational import NO_SUSPICIONS, Suspicions
+from hpcbench.phonons.supercells import displace, half_again
 from hpcbench.potentials.columns import Columns, Response
 from hpcbench.potentials.protocol import Linearised
+from hpcbench.rank.response_tasks import plan_check, surely_below
+from hpcbench.rank.tasks import phonon_settings
 
 QUICK: dict[str, Any] = {"mesh": (6, 6, 6), "band_points": 21, "report": False}
 
@@ -55,7 +62,7 @@ def test_what_was_computed_decides_a_reanalysis_too(
 ) -> None:
     out = tmp_path / "other.h5"
     words = ["reanalyse", str(nitride.path), "--out", str(out), "--workers", "0"]
-    assert main([*words, "--band-points", "31", "--mesh", "6", "6", "6"]) == 0
+    assert main([*words, "--band-points", "21", "--mesh", "6", "6", "6"]) == 0
     other = hpcbench.open(out)
     for key in (*nitride.ids, *nitride.history.ids):
         before, after = nitride.row(key), other.row(key)
@@ -63,6 +70,13 @@ def test_what_was_computed_decides_a_reanalysis_too(
             assert before[name] == after[name], name
         np.testing.assert_array_equal(before["elastic_constants"], after["elastic_constants"])
         np.testing.assert_array_equal(before["computed_qpoints"], after["computed_qpoints"])
+    # On another path the lowest long wave of the first computation is one that was not computed.
+    words[3] = str(tmp_path / "finer.h5")
+    assert main([*words, "--band-points", "31", "--mesh", "6", "6", "6"]) == 0
+    finer = hpcbench.open(words[3])
+    assert finer.row(nitride.ids[0])["verdict"] == "stable"
+    first = finer.row(f"{nitride.ids[0]}:first")
+    assert (first["verdict"], first["cause"]) == ("undetermined", "long waves")
 
 
 def test_the_report_tells_of_it(
@@ -152,3 +166,48 @@ def test_what_was_compared_stays_when_the_rest_fails(tmp_path: Path, demo32: Any
     assert row["interpolation_error"] > 0.3
     assert "not computed again (at more q): made up" in row["notes"]
     assert row["verdict"] != "unstable"
+
+
+@pytest.mark.parametrize(
+    ("matrix", "expected"),
+    [
+        (np.diag([2, 2, 2]), np.diag([3, 3, 2])),  # layers along c: c is high enough, and stays
+        (np.diag([1, 1, 4]), np.diag([2, 2, 4])),
+        (np.diag([8, 8, 3]), np.diag([8, 8, 3])),  # no more room
+    ],
+)
+def test_no_direction_becomes_lower(matrix: Any, expected: Any) -> None:
+    cell = np.diag([3.1, 3.1, 12.3])
+    positions = np.array([[0.0, 0.0, 2.0], [1.5, 1.5, 5.0], [1.5, 0.0, 8.0], [0.0, 1.5, 11.0]])
+    np.testing.assert_array_equal(half_again(cell, positions, matrix, 1000), expected)
+
+
+def test_what_was_computed_below_stays_below(demo32: Any) -> None:
+    """A q of the first supercell that the next one does not hold."""
+    q = np.array([0.5, 0.0, 0.0])
+    columns = {
+        "verdict_exact_q": "unstable", "min_q_commensurate": q, "min_frequency_commensurate": -0.2,
+        "computed_qpoints": [np.array([0.1, 0.2, 0.3]), np.array([0.3, 0.2, 0.1])],
+        "computed_frequencies": np.array([-0.15, 1.0, 0.2, 1.0]),
+    }  # fmt: skip
+    settings = phonon_settings(hpcbench.RunConfig().resolved())
+    found = surely_below(columns, settings)
+    np.testing.assert_array_equal(found, [q, [0.1, 0.2, 0.3]])
+    assert surely_below(columns | {"verdict_exact_q": "undetermined"}, settings) == []
+    phonon = displace(
+        read(DEMO / "MgO_start_strained.cif"), supercell_matrix=np.diag([3, 3, 3]),
+        primitive_matrix="auto", displacement=0.01, symprec=1e-5,
+    )  # fmt: skip
+    natoms = len(phonon.primitive), len(phonon.supercell)
+    row = {
+        "force_constants": np.zeros((*natoms, 3, 3)), "commensurate_qpoints": np.zeros((1, 3)),
+        "min_q_path": np.zeros(3), "min_q_mesh": np.zeros(3),
+    }  # fmt: skip
+    planned, _ = plan_check(pickle.dumps(phonon), row, NO_SUSPICIONS, found)
+    np.testing.assert_array_equal(planned.qpoints[:2], found)
+
+
+def test_a_long_wave_that_was_not_computed_stays_open() -> None:
+    found = Suspicions((), 0, np.nan, -0.3)
+    assert decide_checked(found, [], -0.1, lowest_seen=False) == Answer("undetermined", LONG_WAVES)
+    assert decide_checked(found, [], -0.1, lowest_seen=True) == Answer("stable")

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from hpcbench.potentials.protocol import Linearised, Responsive
 
 # What a linearised crystal keeps, in columns: about as many numbers by edge (m3gnet_linear.py).
-_KEPT = 2
+_KEPT = 4
 # A crystal with less than this share of the columns of another one does not share its passes, which
 # are as wide for both.
 _ALIKE = 0.5
+_ANY = 2**30
 
 
 @dataclass(eq=False)
@@ -53,7 +54,7 @@ class _Group:
 
     members: list[_Waiting]
     linearised: Linearised
-    most: int = 2**30  # columns of each in a pass
+    most: int = _ANY  # columns of each in a pass
 
 
 class ColumnPool:
@@ -68,7 +69,8 @@ class ColumnPool:
         self._potential = potential
         self._waiting: dict[Hashable, _Waiting] = {}
         self._group: _Group | None = None
-        self._most_together = 2**30
+        self._most_together = _ANY
+        self._apart: set[Hashable] = set()
 
     def __len__(self) -> int:
         """Crystals in the pool."""
@@ -100,11 +102,14 @@ class ColumnPool:
     def _chosen(self) -> list[_Waiting]:
         """Return crystals to be linearised together."""
         first, *others = self._waiting.values()
+        if first.key in self._apart:
+            return [first]
         chosen, load = [first], first.cost * first.columns.parts
         most = first.left + _KEPT
         for other in others:
             alike = _ALIKE * first.left <= other.left <= first.left / _ALIKE
-            if not alike or other.columns.parts != first.columns.parts:
+            same = other.columns.parts == first.columns.parts and other.key not in self._apart
+            if not (alike and same):
                 continue
             wider, more = max(most, other.left + _KEPT), other.cost * other.columns.parts
             if (load + more) * wider > self._potential.capacity:
@@ -128,7 +133,8 @@ class ColumnPool:
         except (EvaluationError, CrystalError) as error:
             if len(chosen) == 1:
                 return self._give_up(chosen[0], error)
-            self._most_together = 1
+            # Alone, to find out which of them it is.
+            self._apart.update(one.key for one in chosen)
         else:
             self._group = _Group(chosen, linearised)
         return Passed([], costs)
@@ -136,7 +142,7 @@ class ColumnPool:
     def _respond(self, group: _Group) -> Passed:
         members, cost = group.members, group.linearised.cost * group.members[0].columns.parts
         count = min(
-            max(1, int(self._potential.capacity / max(1.0, cost))),
+            max(1, int(self._potential.capacity / max(1.0, cost)) - _KEPT),
             group.most,
             max(one.left for one in members),
         )
@@ -160,7 +166,7 @@ class ColumnPool:
             self._group = None
             if len(members) == 1:
                 return self._give_up(members[0], error)
-            self._most_together = 1
+            self._apart.update(one.key for one in members)
             return Passed([], costs)
         return self._received(group, parts, answers, costs)
 
@@ -178,15 +184,19 @@ class ColumnPool:
             one.answers.append(answer)
             one.done += len(part)
             if not one.left:
-                del self._waiting[one.key]
+                self._leave(one)
                 passed.finished.append((one.key, one.together()))
         if not any(one.left for one in group.members):
-            self._group = None
+            self._group, self._most_together = None, _ANY
         return passed
 
     def _give_up(self, one: _Waiting, error: CrystalError | EvaluationError) -> Passed:
-        del self._waiting[one.key]
+        self._leave(one)
         return Passed([(one.key, error)], {one.key: one.cost})
+
+    def _leave(self, one: _Waiting) -> None:
+        del self._waiting[one.key]
+        self._apart.discard(one.key)
 
     def _too_large(self, one: _Waiting, error: OutOfMemoryError) -> TooLargeError:
         return TooLargeError(

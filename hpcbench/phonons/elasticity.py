@@ -51,8 +51,10 @@ def stiffness(
 def lowest_stiffness(constants: NDArray[np.float64]) -> float:
     """Return the lowest eigenvalue of elastic constants in GPa: Born's criterion, if positive.
 
-    In Mandel's notation, in which the matrix is that of a tensor (Mouhat and Coudert, Phys. Rev. B
-    90, 224104).
+    NaN where they are not known. In Mandel's notation, in which the matrix is that of a tensor
+    (Mouhat and Coudert, Phys. Rev. B 90, 224104).
     """
+    if not np.isfinite(constants).all():
+        return float("nan")
     scale = np.array([1.0, 1.0, 1.0, *[np.sqrt(2.0)] * 3])
     return float(np.linalg.eigvalsh(constants * scale[:, None] * scale[None, :])[0])

@@ -166,7 +166,9 @@ def decide(found: Suspicions, computed: Sequence[AtQ], threshold: float) -> Answ
     return Answer(UNDETERMINED, cause) if cause else Answer(STABLE)
 
 
-def decide_checked(found: Suspicions, computed: Sequence[AtQ], threshold: float) -> Answer:
+def decide_checked(
+    found: Suspicions, computed: Sequence[AtQ], threshold: float, *, lowest_seen: bool
+) -> Answer:
     """Return the same where the lowest interpolated q were computed too, by linear response.
 
     Parameters
@@ -177,14 +179,17 @@ def decide_checked(found: Suspicions, computed: Sequence[AtQ], threshold: float)
         In any order.
     threshold : float
         In THz, negative.
+    lowest_seen : bool
+        Whether the lowest q of path and mesh are among those, or commensurate.
     """
     if any(one.is_below for one in computed):
         return Answer(UNSTABLE)
     if causes := [one.cause for one in computed if one.cause]:
         return Answer(UNDETERMINED, causes[0])
     if not (found.chosen or found.left_open):
-        # The lowest long wave was computed: it is not what interpolation made of it.
-        return Answer(STABLE)
+        # Where the lowest long wave was computed, it is not what interpolation made of it.
+        is_open = np.isfinite(found.long_waves) and not lowest_seen
+        return Answer(UNDETERMINED, LONG_WAVES) if is_open else Answer(STABLE)
     by_q = {_key(one.mode.qpoint): one for one in computed}
     matched = [by_q.get(_key(suspicion.qpoint.coordinates)) for suspicion in found.chosen]
     if None in matched:

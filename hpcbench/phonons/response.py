@@ -196,7 +196,8 @@ def force_constants_at(
     ndarray, shape (nq, 3 natoms, 3 natoms)
         In eV/A^2, with the phases of lattice vectors; Hermitian.
     float
-        Largest part that is not Hermitian, in eV/A^2: what rounding comes to.
+        Largest part that is not Hermitian, or against the crystal's symmetry, in eV/A^2: what
+        rounding comes to.
     """
     answers = {True: real, False: complex_}
     taken = {True: 0, False: 0}
@@ -208,9 +209,9 @@ def force_constants_at(
         assert answer is not None, "columns of this kind were asked for"
         taken[kind] += len(star.columns)
         forces = answer.forces[first : taken[kind]]
-        here = _from_columns(star, -forces)
+        here, residual = _from_columns(star, -forces)
         hermitian = (here + here.conj().T) / 2
-        rounding = max(rounding, float(np.abs(here - hermitian).max()))
+        rounding = max(rounding, residual, float(np.abs(here - hermitian).max()))
         if found is None:
             found = np.zeros((plan.nqpoints, *here.shape), dtype=np.complex128)
         for image in star.images:
@@ -358,12 +359,18 @@ def _images(
     )
 
 
-def _from_columns(star: Star, answers: NDArray[np.complex128]) -> NDArray[np.complex128]:
-    """Return the matrix that takes columns to their answers, both with their images."""
+def _from_columns(
+    star: Star, answers: NDArray[np.complex128]
+) -> tuple[NDArray[np.complex128], float]:
+    """Return the matrix that takes columns to their answers, both with their images.
+
+    And the largest part of an answer that it does not give.
+    """
     size = star.columns.shape[1] * 3
     x = _images(star.columns.reshape(-1, size).T, star.keeping)
     y = _images(answers.reshape(-1, size).T, star.keeping)
-    return np.asarray(y @ x.conj().T @ np.linalg.inv(x @ x.conj().T))
+    matrix = np.asarray(y @ x.conj().T @ np.linalg.inv(x @ x.conj().T))
+    return matrix, float(np.abs(matrix @ x - y).max())
 
 
 def _is_identity(operation: Operation) -> bool:

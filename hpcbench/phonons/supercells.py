@@ -209,14 +209,20 @@ def half_again(
     The same, if that is no larger. Parameters are those of :func:`next_larger`; ``most_atoms`` as
     in :func:`matrix_of_length`.
     """
-    is_empty = gaps(cell, positions) > EMPTY
+    is_empty, multiples = gaps(cell, positions) > EMPTY, np.diag(matrix)
     if is_empty.all():
         return matrix
-    # Along vacuum a supercell is diagonal, and not multiplied.
-    high = np.where(is_empty, np.inf, heights(matrix.T @ cell))
-    larger = matrix_of_length(cell, positions, 1.5 * float(high.min()), most_atoms, "diagonal")
-    grows = abs(np.linalg.det(larger)) > abs(np.linalg.det(matrix)) + 0.5
-    return larger if grows else matrix
+    is_diagonal = not np.count_nonzero(matrix - np.diag(multiples))
+    high = heights(matrix.T @ cell)
+    lowest = high[~is_empty].min() if is_diagonal else high.min()
+    larger = matrix_of_length(cell, positions, 1.5 * float(lowest), most_atoms, "diagonal")
+    if is_diagonal:
+        # No direction becomes lower: what was exact stays so where that is possible.
+        larger = np.diag(np.maximum(np.diag(larger), multiples))
+    cells = round(abs(np.linalg.det(larger)))
+    grows = cells > round(abs(np.linalg.det(matrix)))
+    fits = not most_atoms or cells * len(positions) <= most_atoms
+    return larger if grows and fits else matrix
 
 
 def displace(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,14 @@ from hpcbench.born import NAC_PARAMS
 from hpcbench.config import RunConfig
 from hpcbench.criteria import BETWEEN_Q, EXACT, LENGTH, LONG_WAVES, ROUNDING
 from hpcbench.crystal import Crystal
-from hpcbench.errors import CrystalError, HpcbenchError, RelaxationError, UnsuitableError
+from hpcbench.errors import (
+    CrystalError,
+    EvaluationError,
+    HpcbenchError,
+    PotentialError,
+    RelaxationError,
+    UnsuitableError,
+)
 from hpcbench.phonons.displacement_length import NOT_SMOOTH
 from hpcbench.phonons.exact_q import AtQ
 from hpcbench.phonons.supercells import CHECKS, half_again, next_larger, require_size
@@ -31,6 +39,7 @@ from hpcbench.rank.response_tasks import (
     compare,
     plan_check,
     plan_response,
+    surely_below,
 )
 from hpcbench.rank.rows import (
     Computation,
@@ -78,6 +87,8 @@ DISPLACEMENTS, ANALYSIS = "displacements", "analysis"
 NO_MINIMUM = 0.05
 """Largest force in eV/A at which a crystal counts as at its minimum: second derivatives elsewhere
 are no phonons."""
+MOST_ATOMS = 1000
+"""Of a supercell that is made larger for that, where a run has no limit."""
 MOST_REFINEMENTS = 3
 """How often a supercell becomes half as high again, until interpolated frequencies are right."""
 
@@ -90,6 +101,33 @@ class _Done:
     phonon: bytes
     analysed: Analysed
     in_double: bool = False
+
+
+@dataclass(eq=False)
+class _Here:
+    """How far a relaxed crystal has come.
+
+    Attributes
+    ----------
+    atoms : Atoms
+        Relaxed.
+    supercell_matrix : ndarray, shape (3, 3)
+        Of the last computation.
+    done : _Done
+        The last computation.
+    computations : dict
+        All of them by kind, as they stand in the rows.
+    """
+
+    atoms: Atoms
+    supercell_matrix: NDArray[np.int64]
+    done: _Done
+    computations: dict[str, Computation]
+
+    def take(self, done: _Done) -> None:
+        """Take a computation for the last one."""
+        self.done = done
+        self.computations[done.kind] = _computation(done)
 
 
 @dataclass(frozen=True)
@@ -209,50 +247,29 @@ class Route:
         self, crystal: Crystal, relaxation: Relaxation
     ) -> Generator[Request, Any, list[dict[str, Any]]]:
         """The rows of a relaxed crystal."""
-        config = self.config
-        relaxed, supercell_matrix = relaxation.atoms, _supercell_matrix(crystal, config)
-        by_response = config.derivative == RESPONSE
+        relaxed, supercell_matrix = relaxation.atoms, _supercell_matrix(crystal, self.config)
+        by_response = self.config.derivative == RESPONSE
         done = yield from self._first(relaxed, supercell_matrix, by_response)
-        computations = {FIRST: _computation(done)}
+        here = _Here(relaxed, supercell_matrix, done, {FIRST: _computation(done)})
         common = done_row(crystal, relaxation, {}, self.rank, self.provenance)
         common |= yield from self._symmetry(crystal, relaxation)
+        notes = [common["notes"]]
         if by_response and relaxation.fmax > NO_MINIMUM:
-            note = f"not at its minimum: forces of up to {relaxation.fmax:.2g} eV/A"
-            common["notes"] = "; ".join(filter(None, (common["notes"], note)))
-        what = "more exactly"
-        try:
-            for better in (
-                yield from self._made_sure(relaxed, supercell_matrix, done, by_response)
-            ):
-                done = better
-                computations[done.kind] = _computation(done)
-            what = LARGER
-            if abs(done.analysed.columns["margin"]) < config.check_margin:
-                supercell_matrix = next_larger(relaxed.cell[:], relaxed.positions, supercell_matrix)
-                require_size(crystal.natoms, supercell_matrix, config.largest_supercell)
-                done = yield from self._first(relaxed, supercell_matrix, by_response)
-                for better in (
-                    yield from self._made_sure(relaxed, supercell_matrix, done, by_response)
-                ):
-                    done = better
-                done = replace(done, kind=LARGER)
-                computations[LARGER] = _computation(done)
-            if config.derivative == BOTH:
-                what = "by linear response"
-                done = yield from self._first(relaxed, supercell_matrix, by_response=True)
-                done = replace(done, kind=RESPONDED)
-                computations[RESPONDED] = _computation(done)
-            what = "at more q"
-            if self._compares(relaxed):
-                yield from self._checked(relaxed, supercell_matrix, done, computations)
-            elif done.analysed.columns["cause"] == BETWEEN_Q and config.criterion == EXACT:
-                columns = yield from self._decided(done)
-                computations[done.kind] = replace(computations[done.kind], columns=columns)
-        except HpcbenchError as error:
-            note = f"not computed again ({what}): {error}"
-            warnings.warn(note, stacklevel=1)
-            common["notes"] = "; ".join(filter(None, (common["notes"], note)))
-        rows = rows_of(common, list(computations.values()), self.provenance)
+            notes.append(f"not at its minimum: forces of up to {relaxation.fmax:.2g} eV/A")
+        for what, step in (
+            ("more exactly", self._surer),
+            (LARGER, self._larger),
+            ("by linear response", self._responded),
+            ("at more q", self._between),
+        ):
+            # What one of them cannot do keeps the next from nothing.
+            try:
+                yield from step(here)
+            except HpcbenchError as error:
+                notes.append(f"not computed again ({what}): {error}")
+                warnings.warn(notes[-1], stacklevel=1)
+        common["notes"] = "; ".join(filter(None, notes))
+        rows = rows_of(common, list(here.computations.values()), self.provenance)
         if rows[0]["nac_params"]:
             try:
                 rows.append((yield from self._without_nac(rows[0])))
@@ -260,6 +277,43 @@ class Route:
                 note = f"not analysed without Born charges: {error}"
                 rows[0]["notes"] = "; ".join(filter(None, (rows[0]["notes"], note)))
         return rows
+
+    def _surer(self, here: _Here) -> Generator[Request, Any, None]:
+        """Compute better where errors of the force constants could change the verdict."""
+        by_response = self.config.derivative == RESPONSE
+        for better in (
+            yield from self._made_sure(here.atoms, here.supercell_matrix, here.done, by_response)
+        ):
+            here.take(better)
+
+    def _larger(self, here: _Here) -> Generator[Request, Any, None]:
+        """Compute a marginal crystal in the next larger supercell."""
+        config, atoms = self.config, here.atoms
+        if abs(here.done.analysed.columns["margin"]) >= config.check_margin:
+            return
+        larger = next_larger(atoms.cell[:], atoms.positions, here.supercell_matrix)
+        require_size(len(atoms), larger, config.largest_supercell)
+        by_response = config.derivative == RESPONSE
+        done = yield from self._first(atoms, larger, by_response)
+        for better in (yield from self._made_sure(atoms, larger, done, by_response)):
+            done = better
+        here.supercell_matrix = larger
+        here.take(replace(done, kind=LARGER))
+
+    def _responded(self, here: _Here) -> Generator[Request, Any, None]:
+        """Compute by linear response what displacements gave."""
+        if self.config.derivative == BOTH:
+            here.take(
+                (yield from self._sure_response(RESPONDED, here.atoms, here.supercell_matrix))
+            )
+
+    def _between(self, here: _Here) -> Generator[Request, Any, None]:
+        """Compute q between those of the supercell, where interpolation does not do."""
+        if self._compares(here.atoms):
+            yield from self._checked(here)
+        elif here.done.analysed.columns["cause"] == BETWEEN_Q and self.config.criterion == EXACT:
+            kind, columns = here.done.kind, (yield from self._decided(here.done))
+            here.computations[kind] = replace(here.computations[kind], columns=columns)
 
     def _first(
         self, atoms: Atoms, supercell_matrix: NDArray[np.int64], by_response: bool
@@ -326,49 +380,62 @@ class Route:
             and NAC_PARAMS not in atoms.info
         )
 
-    def _checked(
-        self,
-        atoms: Atoms,
-        supercell_matrix: NDArray[np.int64],
-        done: _Done,
-        computations: dict[str, Computation],
-    ) -> Generator[Request, Any, None]:
-        """Compare interpolated with computed frequencies; compute more q until they agree.
-
-        Puts the computation that was given, with what the comparison says, and those after it
-        among ``computations``.
-        """
-        for _ in range(MOST_REFINEMENTS + 1):
-            columns, error = yield from self._compared(done)
-            computations[done.kind] = Computation(done.kind, columns, done.in_double)
+    def _checked(self, here: _Here) -> Generator[Request, Any, None]:
+        """Compare interpolated with computed frequencies; compute more q until they agree."""
+        most_atoms = self.config.largest_supercell or MOST_ATOMS
+        below: list[NDArray[np.float64]] = []
+        for refinements in range(MOST_REFINEMENTS + 1):
+            done, atoms = here.done, here.atoms
+            columns, error = yield from self._compared(done, below)
+            here.computations[done.kind] = Computation(done.kind, columns, done.in_double)
             is_open = columns["cause"] in (BETWEEN_Q, LONG_WAVES)
             if error <= self.config.interpolation_error and not is_open:
                 return
-            larger = half_again(
-                atoms.cell[:], atoms.positions, supercell_matrix, self.config.largest_supercell
-            )
-            if (larger == supercell_matrix).all():
+            larger = half_again(atoms.cell[:], atoms.positions, here.supercell_matrix, most_atoms)
+            if refinements == MOST_REFINEMENTS or (larger == here.supercell_matrix).all():
                 return
-            supercell_matrix = larger
-            done = yield from self._by_response(
-                REFINED, atoms, supercell_matrix, in_double=done.in_double
+            # What is surely below the threshold stays so, whatever the next supercell holds.
+            below = surely_below(columns, phonon_settings(self.config))
+            here.supercell_matrix = larger
+            here.take(
+                (yield from self._sure_response(REFINED, atoms, larger, in_double=done.in_double))
             )
 
-    def _compared(self, done: _Done) -> Generator[Request, Any, tuple[dict[str, Any], float]]:
-        """Return the columns of a computation with what a comparison says, and the error in THz."""
+    def _sure_response(
+        self,
+        kind: str,
+        atoms: Atoms,
+        supercell_matrix: NDArray[np.int64],
+        *,
+        in_double: bool = False,
+    ) -> Generator[Request, Any, _Done]:
+        """Compute by linear response, in double precision where rounding could matter."""
+        done = yield from self._by_response(kind, atoms, supercell_matrix, in_double=in_double)
+        if done.analysed.columns["cause"] == ROUNDING and self.has_double and not in_double:
+            done = yield from self._by_response(kind, atoms, supercell_matrix, in_double=True)
+        return done
+
+    def _compared(
+        self, done: _Done, below: Sequence[NDArray[np.float64]]
+    ) -> Generator[Request, Any, tuple[dict[str, Any], float]]:
+        """Return the columns of a computation with what a comparison says, and the error in THz.
+
+        ``below`` are q that are computed besides.
+        """
         settings, criterion = phonon_settings(self.config), str(self.config.criterion)
         columns, found = done.analysed.columns, done.analysed.suspicions
         planned, interpolated = yield OnCpu(
-            DISPLACEMENTS, plan_check, (done.phonon, columns, found)
+            DISPLACEMENTS, plan_check, (done.phonon, columns, found, below)
         )
-        precisions = (False, True) if self.has_double else (False,)
-        checked: Checked | None = None
-        for in_double in (True,) if done.in_double else precisions:
-            if checked is None or any(one.cause for one in checked.computed):
-                answers = yield from self._responses(planned, in_double=in_double)
+        answers = yield from self._responses(planned, in_double=done.in_double)
+        arguments = planned, interpolated, *answers, columns, settings
+        checked: Checked = yield OnCpu(ANALYSIS, compare, arguments)
+        if any(one.cause for one in checked.computed) and self.has_double and not done.in_double:
+            # Without double precision it is what it is.
+            with contextlib.suppress(EvaluationError, CrystalError, PotentialError):
+                answers = yield from self._responses(planned, in_double=True)
                 arguments = planned, interpolated, *answers, columns, settings
                 checked = yield OnCpu(ANALYSIS, compare, arguments)
-        assert checked is not None, "one precision is always asked for"
         return checked_columns(columns, done.analysed, checked, settings, criterion), checked.error
 
     def _made_sure(

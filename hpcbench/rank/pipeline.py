@@ -348,7 +348,8 @@ class Pipeline:
     @property
     def _pools(self) -> list[ForcePool | ColumnPool]:
         found = [self._single] if self._double is None else [self._single, self._double]
-        return [pool for pools in found for pool in (pools.forces, pools.linear, pools.columns)]
+        # Columns first: crystals that are linearised keep memory until they are done.
+        return [pool for pools in found for pool in (pools.columns, pools.forces, pools.linear)]
 
     def _in_double(self) -> _Pools:
         if self._no_double is not None:

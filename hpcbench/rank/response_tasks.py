@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from phonopy import Phonopy
 from hpcbench.criteria import BETWEEN_Q, EXACT, LONG_WAVES, ROUNDING, column_of
 from hpcbench.phonons.calculate import PhononSettings, analyse_response, prepare
 from hpcbench.phonons.elasticity import lowest_stiffness, stiffness, strain_columns
-from hpcbench.phonons.exact_q import STABLE, UNDETERMINED, AtQ, decide_checked
+from hpcbench.phonons.exact_q import STABLE, UNDETERMINED, UNSTABLE, AtQ, decide_checked
 from hpcbench.phonons.noise import rounding_of_response
 from hpcbench.phonons.rational import Suspicions
 from hpcbench.phonons.response import (
@@ -147,7 +147,10 @@ def analyse_columns(
 
 
 def plan_check(
-    phonon: bytes, columns: Mapping[str, Any], found: Suspicions
+    phonon: bytes,
+    columns: Mapping[str, Any],
+    found: Suspicions,
+    below: Sequence[NDArray[np.float64]],
 ) -> tuple[Planned, NDArray[np.float64]]:
     """Return the columns that tell whether interpolated frequencies are right, and those.
 
@@ -162,23 +165,23 @@ def plan_check(
         Those of :func:`hpcbench.rank.tasks.phonon_columns`.
     found : Suspicions
         Of the same result.
+    below : sequence of ndarray, shape (3,)
+        Other q, see :func:`surely_below`.
 
     Returns
     -------
     Planned
-        Its first q are those of the suspicions.
     ndarray, shape (nq, nbands)
         Interpolated frequencies in THz, ascending.
     """
     crystal: Phonopy = pickle.loads(phonon)
     crystal.dataset = None
     crystal.force_constants = columns["force_constants"]
-    known = [columns["min_q_path"], columns["min_q_mesh"]]
+    known = [columns["min_q_path"], columns["min_q_mesh"], *below]
     exact = np.asarray(columns["commensurate_qpoints"])
     qpoints = [suspicion.qpoint.coordinates for suspicion in found.chosen]
     for qpoint in known:
-        apart = np.array([*exact, *qpoints]) - qpoint
-        if (np.abs(apart - np.rint(apart)).max(axis=1) > _SAME).all():
+        if not _is_among(qpoint, np.array([*exact, *qpoints])):
             qpoints.append(np.asarray(qpoint))
     chosen = np.concatenate([np.reshape(qpoints, (-1, 3)), GENERIC])
     frequencies = np.sort(crystal.run_qpoints(chosen).frequencies, axis=1)
@@ -223,6 +226,25 @@ def compare(
     return Checked(error, tuple(computed), planned.cost, elastic)
 
 
+def surely_below(columns: Mapping[str, Any], settings: PhononSettings) -> list[NDArray[np.float64]]:
+    """Return the q at which a frequency below the threshold of ``exact-q`` was computed.
+
+    ``columns`` are those of :func:`checked_columns`.
+    """
+    (exact,) = (one for one in settings.criteria if one.name == EXACT)
+    if columns[column_of(EXACT)] != UNSTABLE:
+        return []
+    found = [columns["min_q_commensurate"]] * (
+        columns["min_frequency_commensurate"] < exact.threshold
+    )
+    qpoints = columns["computed_qpoints"]
+    lowest = np.reshape(columns["computed_frequencies"], (len(qpoints), -1)).min(axis=1)
+    return [
+        *found,
+        *(q for q, value in zip(qpoints, lowest, strict=True) if value < exact.threshold),
+    ]
+
+
 def checked_columns(
     columns: Mapping[str, Any],
     analysed: Analysed,
@@ -250,7 +272,16 @@ def checked_columns(
     # length of displacements or forces that hold nothing leave open there.
     is_open = analysed.exact_cause in (BETWEEN_Q, LONG_WAVES)
     if is_open or columns[column] == STABLE:
-        answer = decide_checked(analysed.suspicions, checked.computed, exact.threshold)
+        known = np.concatenate(
+            [
+                np.reshape(columns["commensurate_qpoints"], (-1, 3)),
+                [one.mode.qpoint for one in checked.computed],
+            ]
+        )
+        seen = all(_is_among(columns[f"min_q_{place}"], known) for place in ("path", "mesh"))
+        answer = decide_checked(
+            analysed.suspicions, checked.computed, exact.threshold, lowest_seen=seen
+        )
         below = [one for one in columns["within_noise"].split(", ") if one and one != EXACT]
         changed[column] = answer.verdict
         changed["within_noise"] = ", ".join([*below, *[EXACT] * bool(answer.cause)])
@@ -274,6 +305,11 @@ def checked_columns(
         "computed_supercells": [one.supercell_matrix for one in checked.computed],
         **{name: [*columns[name], *values] for name, values in modes.items()},
     }
+
+
+def _is_among(qpoint: NDArray[np.float64], known: NDArray[np.float64]) -> bool:
+    apart = known - qpoint
+    return bool((np.abs(apart - np.rint(apart)).max(axis=1) < _SAME).any())
 
 
 def _planned(phonon: Phonopy, qpoints: NDArray[np.float64]) -> Planned:

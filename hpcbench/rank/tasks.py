@@ -186,7 +186,8 @@ def analyse_forces(
         result = analyse(pickle.loads(phonon), forces[:-checks], settings, forces[-checks:])
     columns = phonon_columns(result, criterion, keep)
     if settings.linear:
-        columns["derivative"] = BY_RESPONSE
+        # Nor are these the forces of any displaced supercell.
+        columns |= {"derivative": BY_RESPONSE, "forces": np.zeros((0, 3))}
     return Analysed(columns, result.suspicions, exact_cause(result))
 
 

@@ -108,8 +108,13 @@ def columns_again(
     if not result.noise.deviation:
         left_out |= NOISE
         # What could change it is known of the row.
-        for name in filter(None, row.get("within_noise", "").split(", ")):
+        unsure = [name for name in row.get("within_noise", "").split(", ") if name]
+        for name in unsure:
             columns[column_of(name)] = UNDETERMINED
+        if row.get("derivative") == BY_RESPONSE:
+            left_out -= {"within_noise"}
+            unsure += [n for n in columns["within_noise"].split(", ") if n and n not in unsure]
+            columns["within_noise"] = ", ".join(unsure)
         columns["verdict"] = columns[column_of(criterion)]
         if columns["verdict"] == UNDETERMINED:
             columns["cause"] = columns["cause"] or row.get("cause", "")
@@ -120,11 +125,10 @@ def columns_again(
             columns[column_of(name)] = UNDETERMINED
         if criterion in kept and not columns["cause"]:
             columns |= {"verdict": UNDETERMINED, "cause": LENGTH}
-    if math.isfinite(row.get("interpolation_error", math.nan)):
+    known_at_q = _computed(row, phonons)
+    if known_at_q and math.isfinite(row.get("interpolation_error", math.nan)):
         found = Analysed(columns, result.suspicions, exact_cause(result))
-        checked = Checked(
-            row["interpolation_error"], _computed(row, phonons), 0, row["elastic_constants"]
-        )
+        checked = Checked(row["interpolation_error"], known_at_q, 0, row["elastic_constants"])
         columns = checked_columns(columns, found, checked, phonons, criterion)
     elif columns["cause"] == BETWEEN_Q and criterion == EXACT:
         columns |= _as_computed(row, columns, result.suspicions, phonons)
@@ -157,7 +161,10 @@ def _computed(row: Mapping[str, Any], settings: PhononSettings) -> tuple[AtQ, ..
     qpoints = np.reshape(row.get("computed_qpoints", ()), (-1, 3))
     if not len(qpoints):
         return ()
+    # Of the verdict's criterion: of this one as well, if that is not sure of either.
     cause = row.get("cause", "")
+    if EXACT not in row.get("within_noise", "").split(", "):
+        cause = ""
     frequencies = np.reshape(row["computed_frequencies"], (len(qpoints), -1))
     vectors = dict(zip(map(_key, row.get("mode_qpoints", ())), _vectors(row), strict=True))
     nothing = np.full((frequencies.shape[1] // 3, 3), np.nan, dtype=np.complex128)
