@@ -369,7 +369,10 @@ def emptied(pool: ColumnPool) -> dict[Any, Any]:
     for _ in range(1000):
         if not len(pool):
             return found
-        found.update(pool.run_pass().finished)
+        passed = pool.run_pass()
+        assert not set(passed.costs) & set(found), "who has left takes no part in a pass"
+        assert sum(passed.costs.values()) > 0
+        found.update(passed.finished)
     raise AssertionError("the pool does not come forward")
 
 

@@ -147,8 +147,11 @@ class ColumnPool:
             max(one.left for one in members),
         )
         parts = [one.columns.only(slice(one.done, one.done + count)) for one in members]
+        # Those that are done have left the pool, while others of their group go on.
         costs = {
-            one.key: one.cost * max(1, len(part)) for one, part in zip(members, parts, strict=True)
+            one.key: one.cost * len(part)
+            for one, part in zip(members, parts, strict=True)
+            if one.left
         }
         try:
             answers = self._potential.respond(group.linearised, parts)
