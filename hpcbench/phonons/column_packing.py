@@ -82,7 +82,7 @@ class ColumnPool:
         self._waiting[key] = _Waiting(key, atoms, columns, max(1.0, cost))
 
     def fills_a_pass(self) -> bool:
-        """Whether there is enough for a whole forward pass."""
+        """Tell whether there is enough for a whole forward pass."""
         if self._group is not None:
             return True
         load = sum(one.left * one.cost * one.columns.parts for one in self._waiting.values())

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Limit:
-    """What was fitted, and how sure it is.
+    """Hold fitted force constants and how sure they are.
 
     Attributes
     ----------

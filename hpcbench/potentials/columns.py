@@ -38,7 +38,7 @@ class Columns:
 
     @property
     def are_real(self) -> bool:
-        """Whether all phases are 1 or -1, so that real displacements have real answers."""
+        """Tell whether all phases are 1 or -1, so that real displacements have real answers."""
         return bool(is_real(self.qpoints).all())
 
     @property
@@ -53,7 +53,7 @@ class Columns:
 
 @dataclass(frozen=True, eq=False)
 class Response:
-    """What the columns of a crystal come to.
+    """Hold what forces and stress change by along the columns of a crystal.
 
     Attributes
     ----------

@@ -25,225 +25,24 @@ from dataclasses import dataclass
 import torch
 
 from hpcbench.potentials.m3gnet import RearrangedM3GNet
+from hpcbench.potentials.m3gnet_gated import (
+    Gated,
+    GatedBends,
+    GatedTangent,
+    Phases,
+    Three,
+    add_product,
+    gated_back,
+    gated_slopes,
+    gated_tangent,
+    gated_tangent_back,
+    per_column,
+    sigmoid_slopes,
+    silu_slopes,
+    sums_by_atom,
+)
 from hpcbench.potentials.m3gnet_geometry import Geometry
-from hpcbench.potentials.m3gnet_weights import Block, GatedLayers
-
-Three = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class Phases:
-    """exp(2 pi i q.R) of each edge for each column.
-
-    Attributes
-    ----------
-    cosine, sine : Tensor, shape (nedges, ncolumns, 1)
-        ``sine`` is None where all phases are real.
-    """
-
-    cosine: torch.Tensor
-    sine: torch.Tensor | None
-
-    @classmethod
-    def of(cls, cycles: torch.Tensor, dtype: torch.dtype, *, real: bool) -> Phases:
-        """Return the phases of ``q.R`` (nedges, ncolumns), in float64."""
-        if real:
-            return cls((1 - 2 * (2 * cycles).round().remainder(2))[:, :, None].to(dtype), None)
-        angles = 2 * torch.pi * (cycles - cycles.round())[:, :, None]
-        return cls(torch.cos(angles).to(dtype), torch.sin(angles).to(dtype))
-
-    @property
-    def parts(self) -> int:
-        """Real numbers of a number of the changes."""
-        return 1 if self.sine is None else 2
-
-    def add_times_(self, total: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Add to ``total`` what a neighbour's change (nedges, ncolumns, features) is here."""
-        if self.sine is None:
-            return total.addcmul_(x, self.cosine)
-        parts = total.unflatten(1, (2, -1))
-        self._add(parts.addcmul_(x.unflatten(1, (2, -1)), self.cosine[:, None]), x, 1)
-        return total
-
-    def back(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the adjoint of what is added."""
-        if self.sine is None:
-            return x * self.cosine
-        result = x.unflatten(1, (2, -1)) * self.cosine[:, None]
-        self._add(result, x, -1)
-        return result.flatten(1, 2)
-
-    def _add(self, parts: torch.Tensor, x: torch.Tensor, sign: int) -> None:
-        assert self.sine is not None, "only complex phases have an imaginary part"
-        x = x.unflatten(1, (2, -1))
-        parts[:, 0].addcmul_(x[:, 1], self.sine, value=-sign)
-        parts[:, 1].addcmul_(x[:, 0], self.sine, value=sign)
-
-
-def _silu(x: torch.Tensor) -> Three:
-    """Return SiLU, its slope and its bend."""
-    s = torch.sigmoid(x)
-    slope = s * (1 - s)
-    return x * s, torch.addcmul(s, x, slope), slope * (2 + x * (1 - 2 * s))
-
-
-def _sigmoid(x: torch.Tensor) -> Three:
-    """Return the logistic function, its slope and its bend."""
-    s = torch.sigmoid(x)
-    slope = s * (1 - s)
-    return s, slope, slope * (1 - 2 * s)
-
-
-def _add_product(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
-    """Add ``a @ b`` to ``x`` in place, which is contiguous."""
-    x.view(-1, x.shape[-1]).addmm_(a.reshape(-1, a.shape[-1]), b)
-
-
-def _sums(x: torch.Tensor, index: torch.Tensor, rows: int) -> torch.Tensor:
-    """Return sums of edges (nedges, ...) by atom."""
-    return x.new_zeros(rows, *x.shape[1:]).index_add_(0, index, x)
-
-
-def _columns(x: torch.Tensor) -> torch.Tensor:
-    """Return what all columns share, for products with each."""
-    return x[:, None, :]
-
-
-# ------------------------------------------------------------------------------------ gated MLPs
-
-
-@dataclass(frozen=True, eq=False)
-class _Gated:
-    """A gated MLP on edges at the crystals.
-
-    Attributes
-    ----------
-    first : Tensor, shape (nedges, 2U)
-        Slope of the first layer's activation.
-    by_value, by_gate : Tensor, shape (nedges, U)
-        Slopes of value times gate.
-    product : Tensor, shape (nedges, U)
-        Value times gate.
-    """
-
-    layers: GatedLayers
-    first: torch.Tensor
-    first_bend: torch.Tensor
-    value: Three
-    gate: Three
-    by_value: torch.Tensor
-    by_gate: torch.Tensor
-    product: torch.Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class _GatedBends:
-    """What the way back of a gated MLP adds: second derivatives times gradients.
-
-    Attributes
-    ----------
-    first : Tensor, shape (nedges, 2U)
-    vv, vg, gg : Tensor, shape (nedges, U)
-        By value twice, value and gate, gate twice.
-    """
-
-    first: torch.Tensor
-    vv: torch.Tensor
-    vg: torch.Tensor
-    gg: torch.Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class _GatedTangent:
-    hidden: torch.Tensor  # (nedges, ncolumns, 2U)
-    value: torch.Tensor  # (nedges, ncolumns, U)
-    gate: torch.Tensor
-    product: torch.Tensor
-
-
-def _gated(
-    layers: GatedLayers, atoms: torch.Tensor, edges: torch.Tensor, ends: torch.Tensor
-) -> _Gated:
-    units = layers.value.shape[0]
-    hidden = (atoms @ layers.centre + layers.first_bias).index_select(0, ends[0])
-    hidden += (atoms @ layers.neighbour).index_select(0, ends[1])
-    hidden.addmm_(edges, layers.edge)
-    activated, first, first_bend = _silu(hidden)
-    value = _silu(activated[:, :units] @ layers.value + layers.value_bias)
-    gate = _sigmoid(activated[:, units:] @ layers.gate + layers.gate_bias)
-    by_value, by_gate = value[1] * gate[0], value[0] * gate[1]
-    return _Gated(layers, first, first_bend, value, gate, by_value, by_gate, value[0] * gate[0])
-
-
-def _gated_back(
-    gated: _Gated,
-    grad: torch.Tensor,
-    ends: torch.Tensor,
-    g_edges: torch.Tensor,
-    g_atoms: torch.Tensor,
-) -> _GatedBends:
-    """Add to the gradients by edges and atoms, of what has ``grad`` by value times gate."""
-    layers, value, gate, natoms = gated.layers, gated.value, gated.gate, len(g_atoms)
-    back = torch.cat(
-        [(grad * gated.by_value) @ layers.value.T, (grad * gated.by_gate) @ layers.gate.T], dim=1
-    )
-    first_bend = back * gated.first_bend
-    back *= gated.first
-    g_edges.addmm_(back, layers.edge.T)
-    g_atoms.addmm_(_sums(back, ends[0], natoms), layers.centre.T)
-    g_atoms.addmm_(_sums(back, ends[1], natoms), layers.neighbour.T)
-    return _GatedBends(
-        first_bend,
-        grad * value[2] * gate[0],
-        grad * value[1] * gate[1],
-        grad * value[0] * gate[2],
-    )
-
-
-def _gated_tangent(
-    gated: _Gated, atoms: torch.Tensor, edges: torch.Tensor, ends: torch.Tensor, phases: Phases
-) -> _GatedTangent:
-    layers = gated.layers
-    units = layers.value.shape[0]
-    hidden = phases.add_times_(
-        (atoms @ layers.centre).index_select(0, ends[0]),
-        (atoms @ layers.neighbour).index_select(0, ends[1]),
-    )
-    _add_product(hidden, edges, layers.edge)
-    activated = hidden * _columns(gated.first)
-    value = activated[..., :units] @ layers.value
-    gate = activated[..., units:] @ layers.gate
-    product = value * _columns(gated.by_value)
-    product.addcmul_(_columns(gated.by_gate), gate)
-    return _GatedTangent(hidden, value, gate, product)
-
-
-def _gated_tangent_back(
-    gated: _Gated,
-    bends: _GatedBends,
-    tangent: _GatedTangent,
-    grad: torch.Tensor,
-    ends: torch.Tensor,
-    phases: Phases,
-    g_edges: torch.Tensor,
-    g_atoms: torch.Tensor,
-) -> None:
-    """Add to the changes of gradients by edges and atoms; that by value times gate is ``grad``."""
-    layers, natoms = gated.layers, len(g_atoms)
-    units = layers.value.shape[0]
-    back = torch.empty_like(tangent.hidden)
-    rows = back.view(-1, 2 * units)
-    part = grad * _columns(gated.by_value)
-    part.addcmul_(_columns(bends.vv), tangent.value).addcmul_(_columns(bends.vg), tangent.gate)
-    torch.mm(part.view(-1, units), layers.value.T, out=rows[:, :units])
-    torch.mul(grad, _columns(gated.by_gate), out=part)
-    part.addcmul_(_columns(bends.vg), tangent.value).addcmul_(_columns(bends.gg), tangent.gate)
-    torch.mm(part.view(-1, units), layers.gate.T, out=rows[:, units:])
-    back.mul_(_columns(gated.first)).addcmul_(_columns(bends.first), tangent.hidden)
-    _add_product(g_edges, back, layers.edge.T)
-    _add_product(g_atoms, _sums(back, ends[0], natoms), layers.centre.T)
-    _add_product(g_atoms, _sums(phases.back(back), ends[1], natoms), layers.neighbour.T)
-
+from hpcbench.potentials.m3gnet_weights import Block
 
 # --------------------------------------------------------------------------------------- readout
 
@@ -259,10 +58,10 @@ class _Readout:
             hidden = torch.addmm(layers[0][1], atoms, layers[0][0])
             self._layers[branch] = []
             for weight, bias in layers[1:]:
-                self._layers[branch].append(_silu(hidden))
+                self._layers[branch].append(silu_slopes(hidden))
                 hidden = torch.addmm(bias, self._layers[branch][-1][0], weight)
             outputs[branch] = hidden
-        self._value, self._gate = outputs["g"], _sigmoid(outputs["sigma"])
+        self._value, self._gate = outputs["g"], sigmoid_slopes(outputs["sigma"])
         self._scale = model._scale[numbers][:, None]
         self.energies = (self._scale * self._value * self._gate[0]).squeeze(1)
         self.energies = self.energies + model._shift[numbers]
@@ -289,16 +88,16 @@ class _Readout:
             hidden[branch] = []
             for (weight, _), (_, slope, _) in zip(layers[1:], self._layers[branch], strict=True):
                 hidden[branch].append(d_hidden)
-                d_hidden = (d_hidden * _columns(slope)) @ weight
+                d_hidden = (d_hidden * per_column(slope)) @ weight
             outputs[branch] = d_hidden
-        value, (_, slope, bend) = _columns(self._value), map(_columns, self._gate)
+        value, (_, slope, bend) = per_column(self._value), map(per_column, self._gate)
         d_start = {
             "g": slope * outputs["sigma"],
             "sigma": outputs["g"] * slope + value * bend * outputs["sigma"],
         }
         result = torch.zeros_like(atoms)
         for branch, layers in self._final.items():
-            d_grad = _columns(self._scale) * d_start[branch]
+            d_grad = per_column(self._scale) * d_start[branch]
             for (weight, _), (_, first, second), back, d_hidden in zip(
                 reversed(layers[1:]),
                 reversed(self._layers[branch]),
@@ -306,7 +105,9 @@ class _Readout:
                 reversed(hidden[branch]),
                 strict=True,
             ):
-                d_grad = (d_grad @ weight.T) * _columns(first) + _columns(back * second) * d_hidden
+                d_grad = (d_grad @ weight.T) * per_column(first) + per_column(
+                    back * second
+                ) * d_hidden
             result += d_grad @ layers[0][0].T
         return result
 
@@ -326,7 +127,7 @@ class _BlockState:
         The gates at the edges of their atoms.
     three_value, three_gate : Three
         Value and gate of the three-body term's gated MLP, with slopes and bends.
-    edge, atom : _Gated
+    edge, atom : Gated
         The gated MLPs.
     edge_factor : Tensor, shape (nedges, U)
         That of edges is linear in the radial basis.
@@ -339,9 +140,9 @@ class _BlockState:
     gates: torch.Tensor
     three_value: Three
     three_gate: Three
-    edge: _Gated
+    edge: Gated
     edge_factor: torch.Tensor
-    atom: _Gated
+    atom: Gated
     atom_factor: Three
 
 
@@ -358,7 +159,7 @@ class _BlockBack:
     short : tuple of Tensor, shape (nshort, U)
         Slopes of value times gate of the three-body term by both, and their bends times the
         gradient: value twice, both, gate twice.
-    edge, atom : _GatedBends
+    edge, atom : GatedBends
         Of the gated MLPs.
     by_edge : Tensor, shape (nedges, U)
         Gradient by the edges' features.
@@ -370,8 +171,8 @@ class _BlockBack:
     gate: torch.Tensor
     gated: torch.Tensor
     short: tuple[torch.Tensor, ...]
-    edge: _GatedBends
-    atom: _GatedBends
+    edge: GatedBends
+    atom: GatedBends
     by_edge: torch.Tensor
     message: tuple[torch.Tensor, ...]
 
@@ -381,8 +182,8 @@ class _BlockTangent:
     gate_in: torch.Tensor
     three_value: torch.Tensor
     three_gate: torch.Tensor
-    edge: _GatedTangent
-    atom: _GatedTangent
+    edge: GatedTangent
+    atom: GatedTangent
 
 
 class LinearM3GNet:
@@ -428,20 +229,20 @@ class LinearM3GNet:
         threebody = self._geometry.threebody
         x = model._embedding.index_select(0, numbers)
         units = x.shape[1]
-        self._encoder = _silu(radial @ model._edge_encoder)
+        self._encoder = silu_slopes(radial @ model._edge_encoder)
         edges = self._encoder[0].clone()
         for block in model._blocks:
-            gate = _sigmoid(torch.addmm(block.atom_gate_bias, x, block.atom_gate))
+            gate = sigmoid_slopes(torch.addmm(block.atom_gate_bias, x, block.atom_gate))
             gates = gate[0].index_select(0, self._short_centre)
             three = (threebody * gates) @ block.threebody
-            value, tgate = _silu(three[:, :units]), _sigmoid(three[:, units:])
+            value, tgate = silu_slopes(three[:, :units]), sigmoid_slopes(three[:, units:])
             edges[: self._nshort].addcmul_(value[0], tgate[0])
-            edge = _gated(block.edge_layers, x, edges, ends)
+            edge = gated_slopes(block.edge_layers, x, edges, ends)
             edge_factor = radial @ block.edge_radial
             edges.addcmul_(edge.product, edge_factor)
-            atom = _gated(block.atom_layers, x, edges, ends)
-            factor = _silu(radial @ block.atom_radial)
-            x = x + _sums(atom.product * factor[0], ends[0], self._natoms)
+            atom = gated_slopes(block.atom_layers, x, edges, ends)
+            factor = silu_slopes(radial @ block.atom_radial)
+            x = x + sums_by_atom(atom.product * factor[0], ends[0], self._natoms)
             self._blocks.append(
                 _BlockState(block, gate, gates, value, tgate, edge, edge_factor, atom, factor)
             )
@@ -466,10 +267,10 @@ class LinearM3GNet:
                 by_message * product * bend,
             )
             g_radial.addmm_(by_message * message[1], block.atom_radial.T)
-            atom_bends = _gated_back(state.atom, by_message * factor, ends, g_edges, g_x)
+            atom_bends = gated_back(state.atom, by_message * factor, ends, g_edges, g_x)
             by_edge = g_edges.clone()
             g_radial.addmm_(by_edge * state.edge.product, block.edge_radial.T)
-            edge_bends = _gated_back(state.edge, by_edge * state.edge_factor, ends, g_edges, g_x)
+            edge_bends = gated_back(state.edge, by_edge * state.edge_factor, ends, g_edges, g_x)
             g, value, gate = g_edges[:nshort], state.three_value, state.three_gate
             by_value, by_gate = value[1] * gate[0], value[0] * gate[1]
             short = (
@@ -481,7 +282,7 @@ class LinearM3GNet:
             )
             gated = torch.cat([g * by_value, g * by_gate], dim=1) @ block.threebody.T
             g_threebody.addcmul_(gated, state.gates)
-            by_gates = _sums(gated * threebody, self._short_centre, self._natoms)
+            by_gates = sums_by_atom(gated * threebody, self._short_centre, self._natoms)
             g_x.addmm_(by_gates * state.gate[1], block.atom_gate.T)
             gate_bend = by_gates * state.gate[2]
             self._backs.append(
@@ -519,25 +320,25 @@ class LinearM3GNet:
         model, ends, nshort = self._model, self._ends, self._nshort
         threebody, units = self._geometry.threebody, model._embedding.shape[1]
         d_x = d_radial.new_zeros(self._natoms, d_radial.shape[1], units)
-        d_edges = (d_radial @ model._edge_encoder).mul_(_columns(self._encoder[1]))
+        d_edges = (d_radial @ model._edge_encoder).mul_(per_column(self._encoder[1]))
         kept: list[_BlockTangent] = []
         for state, back in zip(self._blocks, reversed(self._backs), strict=True):
             block = state.weights
             d_gate_in = d_x @ block.atom_gate
-            d_gates = (d_gate_in * _columns(state.gate[1])).index_select(0, self._short_centre)
-            d_gated = d_threebody * _columns(state.gates)
-            d_gated.addcmul_(_columns(threebody), d_gates)
+            d_gates = (d_gate_in * per_column(state.gate[1])).index_select(0, self._short_centre)
+            d_gated = d_threebody * per_column(state.gates)
+            d_gated.addcmul_(per_column(threebody), d_gates)
             d_value = d_gated @ block.threebody[:, :units]
             d_gate = d_gated @ block.threebody[:, units:]
             short = d_edges[:nshort]
-            short.addcmul_(_columns(back.short[0]), d_value)
-            short.addcmul_(_columns(back.short[1]), d_gate)
-            edge = _gated_tangent(state.edge, d_x, d_edges, ends, phases)
-            d_edges.addcmul_(edge.product, _columns(state.edge_factor))
-            d_edges.addcmul_(_columns(state.edge.product), d_radial @ block.edge_radial)
-            atom = _gated_tangent(state.atom, d_x, d_edges, ends, phases)
-            d_message = atom.product * _columns(back.message[0])
-            d_message.addcmul_(_columns(back.message[1]), d_radial @ block.atom_radial)
+            short.addcmul_(per_column(back.short[0]), d_value)
+            short.addcmul_(per_column(back.short[1]), d_gate)
+            edge = gated_tangent(state.edge, d_x, d_edges, ends, phases)
+            d_edges.addcmul_(edge.product, per_column(state.edge_factor))
+            d_edges.addcmul_(per_column(state.edge.product), d_radial @ block.edge_radial)
+            atom = gated_tangent(state.atom, d_x, d_edges, ends, phases)
+            d_message = atom.product * per_column(back.message[0])
+            d_message.addcmul_(per_column(back.message[1]), d_radial @ block.atom_radial)
             d_x = d_x.index_add(0, ends[0], d_message)
             kept.append(_BlockTangent(d_gate_in, d_value, d_gate, edge, atom))
         return d_x, d_edges, kept
@@ -561,40 +362,40 @@ class LinearM3GNet:
             # Messages: value times gate times factor.
             d_g = d_gx.index_select(0, ends[0])
             d_factor_in = d_radial @ block.atom_radial
-            factor, by_product, by_slope, by_bend = (_columns(part) for part in back.message)
+            factor, by_product, by_slope, by_bend = (per_column(part) for part in back.message)
             by_factor = d_g * by_product
             by_factor.addcmul_(by_slope, tangent.atom.product).addcmul_(by_bend, d_factor_in)
-            _add_product(d_gradial, by_factor, block.atom_radial.T)
+            add_product(d_gradial, by_factor, block.atom_radial.T)
             d_g.mul_(factor).addcmul_(by_slope, d_factor_in)
-            _gated_tangent_back(
+            gated_tangent_back(
                 state.atom, back.atom, tangent.atom, d_g, ends, phases, d_gedges, d_gx
             )
             # Edges: the same, with a factor that is linear.
-            by_edge = _columns(back.by_edge)
-            by_factor = d_gedges * _columns(state.edge.product)
+            by_edge = per_column(back.by_edge)
+            by_factor = d_gedges * per_column(state.edge.product)
             by_factor.addcmul_(by_edge, tangent.edge.product)
-            _add_product(d_gradial, by_factor, block.edge_radial.T)
-            d_g = d_gedges * _columns(state.edge_factor)
+            add_product(d_gradial, by_factor, block.edge_radial.T)
+            d_g = d_gedges * per_column(state.edge_factor)
             d_g.addcmul_(by_edge, d_radial @ block.edge_radial)
-            _gated_tangent_back(
+            gated_tangent_back(
                 state.edge, back.edge, tangent.edge, d_g, ends, phases, d_gedges, d_gx
             )
             # The three-body term.
             d_g = d_gedges[:nshort]
-            by_value, by_gate, vv, vg, gg = (_columns(part) for part in back.short)
+            by_value, by_gate, vv, vg, gg = (per_column(part) for part in back.short)
             d_value, d_gate = tangent.three_value, tangent.three_gate
             part = (d_g * by_value).addcmul_(vv, d_value).addcmul_(vg, d_gate)
             d_ggated = part @ block.threebody[:, :units].T
             torch.mul(d_g, by_gate, out=part).addcmul_(gg, d_gate).addcmul_(vg, d_value)
-            _add_product(d_ggated, part, block.threebody[:, units:].T)
-            slope, g_gated = _columns(state.gate[1]), _columns(back.gated)
+            add_product(d_ggated, part, block.threebody[:, units:].T)
+            slope, g_gated = per_column(state.gate[1]), per_column(back.gated)
             d_gates = (slope * tangent.gate_in).index_select(0, self._short_centre)
-            d_gthreebody.addcmul_(d_ggated, _columns(state.gates)).addcmul_(g_gated, d_gates)
-            d_ggate = (d_ggated * _columns(threebody)).addcmul_(g_gated, d_threebody)
-            d_ggate = _sums(d_ggate, self._short_centre, self._natoms).mul_(slope)
-            d_ggate.addcmul_(_columns(back.gate), tangent.gate_in)
-            _add_product(d_gx, d_ggate, block.atom_gate.T)
+            d_gthreebody.addcmul_(d_ggated, per_column(state.gates)).addcmul_(g_gated, d_gates)
+            d_ggate = (d_ggated * per_column(threebody)).addcmul_(g_gated, d_threebody)
+            d_ggate = sums_by_atom(d_ggate, self._short_centre, self._natoms).mul_(slope)
+            d_ggate.addcmul_(per_column(back.gate), tangent.gate_in)
+            add_product(d_gx, d_ggate, block.atom_gate.T)
         part = d_radial @ model._edge_encoder
-        part.mul_(_columns(self._encoder_bend)).addcmul_(d_gedges, _columns(self._encoder[1]))
-        _add_product(d_gradial, part, model._edge_encoder.T)
+        part.mul_(per_column(self._encoder_bend)).addcmul_(d_gedges, per_column(self._encoder[1]))
+        add_product(d_gradial, part, model._edge_encoder.T)
         return d_gradial, d_gthreebody

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from hpcbench.potentials.columns import Columns, Response
 from hpcbench.potentials.m3gnet import RearrangedM3GNet
-from hpcbench.potentials.m3gnet_linear import LinearM3GNet, Phases
+from hpcbench.potentials.m3gnet_gated import Phases
+from hpcbench.potentials.m3gnet_linear import LinearM3GNet
 from hpcbench.potentials.neighbours import edge_vectors, neighbour_list
 from hpcbench.potentials.passes import Graph, forces_from
 from hpcbench.potentials.structures import Structures

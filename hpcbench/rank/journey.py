@@ -371,7 +371,7 @@ class Route:
         return real, complex_
 
     def _compares(self, atoms: Atoms) -> bool:
-        """Whether interpolated frequencies are compared with computed ones."""
+        """Tell whether interpolated frequencies are compared with computed ones."""
         return bool(
             self.info.responds
             and self.config.interpolation_error

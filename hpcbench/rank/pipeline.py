@@ -86,7 +86,7 @@ class Traveller:
 
 
 class _Pools:
-    """What waits for a potential: displaced supercells, and columns of linear response."""
+    """Keep what waits for a potential: displaced supercells, and columns of linear response."""
 
     def __init__(self, potential: Potential) -> None:
         self.forces = ForcePool(potential)
