@@ -45,6 +45,8 @@ SETTINGS = {
     "band_points": ("q on the longest path segment", ""),
     "mesh": ("q mesh", ""),
     "cutoff_frequency": ("thermal cut-off", "THz"),
+    "interpolation_error": ("interpolation off by, at most", "THz"),
+    "derivative": ("force constants by", ""),
     "temperatures": ("temperatures", "K"),
     "min_distance": ("atoms apart at least", "Å"),
     "hash": ("hash of these settings", ""),
