@@ -87,6 +87,8 @@ def test_the_report_tells_of_it(
     assert "linear response at more q" in shown
     row = nitride.row(nitride.ids[0])
     assert f"linear response {row['response_columns']} columns, q of 5 x 5 x" in shown
+    lowest = row["computed_frequencies"].min()
+    assert f"lowest, computed q {lowest:.4f} THz at (" in shown
     assert f"off by {row['interpolation_error']:.3f} THz at most, at" in shown
     assert f"lowest eigenvalue {row['lowest_stiffness']:.1f}" in shown
 

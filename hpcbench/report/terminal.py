@@ -173,9 +173,14 @@ def _facts(row: Mapping[str, Any], temperatures: Sequence[float]) -> list[tuple[
         lowest, noise = row[f"min_frequency_{place}"], row.get(f"noise_{place}", math.nan)
         floor = f", noise floor {noise:.4f} THz" if np.isfinite(noise) else ""
         facts.append((f"lowest, {place}", f"{lowest:.4f} THz at ({q}){floor}"))
+    if len(qpoints := row.get("computed_qpoints", ())):
+        lowest = np.reshape(row["computed_frequencies"], (len(qpoints), -1)).min(axis=1)
+        q = ", ".join(f"{x:.3f}" for x in qpoints[int(lowest.argmin())])
+        facts.append(("lowest, computed q", f"{lowest.min():.4f} THz at ({q})"))
     if np.isfinite(error := row.get("interpolation_error", math.nan)):
-        qpoints = len(row["computed_qpoints"])
-        facts.append(("interpolation", f"off by {error:.3f} THz at most, at {qpoints} computed q"))
+        facts.append(
+            ("interpolation", f"off by {error:.3f} THz at most, at {len(qpoints)} computed q")
+        )
     if np.isfinite(lowest := row.get("lowest_stiffness", math.nan)):
         c11, c12, c44 = row["elastic_constants"][[0, 0, 3], [0, 1, 3]]
         facts.append(
