@@ -192,24 +192,32 @@ def gated_back(
 
 
 def gated_tangent(
-    gated: Gated, atoms: torch.Tensor, edges: torch.Tensor, ends: torch.Tensor, phases: Phases
+    gated: Gated,
+    atoms: torch.Tensor | None,
+    edges: torch.Tensor,
+    ends: torch.Tensor,
+    phases: Phases,
 ) -> GatedTangent:
     """Return the change of value times gate with those of the features.
 
     Parameters
     ----------
-    atoms, edges : Tensor, shape (natoms, ncolumns, U), (nedges, ncolumns, U)
-        Changes of features.
+    atoms : Tensor, shape (natoms, ncolumns, U), or None
+        Changes of features, if there are any.
+    edges : Tensor, shape (nedges, ncolumns, U)
     ends : Tensor, shape (2, nedges)
         Centre and neighbour of each edge.
     """
     layers = gated.layers
     units = layers.value.shape[0]
-    hidden = phases.add_times_(
-        (atoms @ layers.centre).index_select(0, ends[0]),
-        (atoms @ layers.neighbour).index_select(0, ends[1]),
-    )
-    add_product(hidden, edges, layers.edge)
+    if atoms is None:
+        hidden = edges @ layers.edge
+    else:
+        hidden = phases.add_times_(
+            (atoms @ layers.centre).index_select(0, ends[0]),
+            (atoms @ layers.neighbour).index_select(0, ends[1]),
+        )
+        add_product(hidden, edges, layers.edge)
     activated = hidden * per_column(gated.first)
     value = activated[..., :units] @ layers.value
     gate = activated[..., units:] @ layers.gate
@@ -226,10 +234,10 @@ def gated_tangent_back(
     ends: torch.Tensor,
     phases: Phases,
     g_edges: torch.Tensor,
-    g_atoms: torch.Tensor,
+    g_atoms: torch.Tensor | None,
 ) -> None:
     """Add to the changes of gradients by edges and atoms; that by value times gate is ``grad``."""
-    layers, natoms = gated.layers, len(g_atoms)
+    layers = gated.layers
     units = layers.value.shape[0]
     back = torch.empty_like(tangent.hidden)
     rows = back.view(-1, 2 * units)
@@ -241,5 +249,7 @@ def gated_tangent_back(
     torch.mm(part.view(-1, units), layers.gate.T, out=rows[:, units:])
     back.mul_(per_column(gated.first)).addcmul_(per_column(bends.first), tangent.hidden)
     add_product(g_edges, back, layers.edge.T)
-    add_product(g_atoms, sums_by_atom(back, ends[0], natoms), layers.centre.T)
-    add_product(g_atoms, sums_by_atom(phases.back(back), ends[1], natoms), layers.neighbour.T)
+    if g_atoms is not None:
+        natoms = len(g_atoms)
+        add_product(g_atoms, sums_by_atom(back, ends[0], natoms), layers.centre.T)
+        add_product(g_atoms, sums_by_atom(phases.back(back), ends[1], natoms), layers.neighbour.T)

@@ -92,8 +92,8 @@ class Geometry:
 
     Attributes
     ----------
-    radial : Tensor, shape (nedges, 4)
-        The radial basis.
+    radial, radial_slope : Tensor, shape (nedges, 4)
+        The radial basis, and its slope by the length.
     threebody : Tensor, shape (nshort, 16)
         The three-body term before the atoms' gates.
     """
@@ -107,7 +107,7 @@ class Geometry:
         self._lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
         self._directions = vectors / self._lengths
         self._radial_jet = _with_derivatives(model._radial, self._lengths.to(dtype))
-        self.radial = self._radial_jet.value
+        self.radial, self.radial_slope = self._radial_jet.value, self._radial_jet.slope
         self._n = self._directions.to(dtype)
         lengths, n = self._lengths[:nshort].to(dtype), self._directions[:nshort]
         self._v = _with_derivatives(
@@ -177,7 +177,7 @@ class Geometry:
     def tangent(
         self, vectors: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
-        """Return changes of ``radial`` and ``threebody`` with those of vectors.
+        """Return changes of lengths and of ``threebody`` with those of vectors.
 
         Parameters
         ----------
@@ -185,7 +185,7 @@ class Geometry:
 
         Returns
         -------
-        radial : Tensor, shape (nedges, ncolumns, 4)
+        along : Tensor, shape (nedges, ncolumns, 1)
         threebody : Tensor, shape (nshort, ncolumns, 16)
         kept : tuple
             For :meth:`tangent_back`.
@@ -201,8 +201,7 @@ class Geometry:
         inner = (wide_s * self._moments[:, None, :]).addcmul_(self._wide_s[:, None, :], moments)
         inner = inner @ self._sum_m - d_b
         threebody = (d_v * self._inner[:, None, :]).addcmul_(self._v.value[:, None, :], inner)
-        radial = along * self._radial_jet.slope[:, None, :]
-        return radial, threebody * self._norm, (d_v, wide_s, wide_b, moments, inner)
+        return along, threebody * self._norm, (d_v, wide_s, wide_b, moments, inner)
 
     def tangent_back(
         self,

@@ -129,10 +129,12 @@ class _BlockState:
         Value and gate of the three-body term's gated MLP, with slopes and bends.
     edge, atom : Gated
         The gated MLPs.
-    edge_factor : Tensor, shape (nedges, U)
-        That of edges is linear in the radial basis.
+    edge_factor, edge_slope : Tensor, shape (nedges, U)
+        That of edges, linear in the radial basis, and its slope by the edge's length.
     atom_factor : Three
-        That of messages, with slope and bend.
+        That of messages, with slope and bend by its input.
+    atom_slope : Tensor, shape (nedges, U)
+        Slope of that input by the edge's length.
     """
 
     weights: Block
@@ -142,8 +144,10 @@ class _BlockState:
     three_gate: Three
     edge: Gated
     edge_factor: torch.Tensor
+    edge_slope: torch.Tensor
     atom: Gated
     atom_factor: Three
+    atom_slope: torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,11 +165,13 @@ class _BlockBack:
         gradient: value twice, both, gate twice.
     edge, atom : GatedBends
         Of the gated MLPs.
-    by_edge : Tensor, shape (nedges, U)
-        Gradient by the edges' features.
+    by_edge : tuple of Tensor, shape (nedges, U)
+        Gradient by the edges' features; the slopes of their factor, times value times gate and
+        times the gradient.
     message : tuple of Tensor, shape (nedges, U)
-        Factor of messages; and by the factor's input, the slope times value times gate, the slope
-        times the gradient, and the bend times both.
+        Factor of messages; and by the factor's input, the slope times value times gate and the
+        slope times the gradient; both by the edge's length, and the bend times value times gate
+        times the gradient.
     """
 
     gate: torch.Tensor
@@ -173,13 +179,13 @@ class _BlockBack:
     short: tuple[torch.Tensor, ...]
     edge: GatedBends
     atom: GatedBends
-    by_edge: torch.Tensor
+    by_edge: tuple[torch.Tensor, ...]
     message: tuple[torch.Tensor, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class _BlockTangent:
-    gate_in: torch.Tensor
+    gate_in: torch.Tensor | None  # none in the first block, at which no atom has changed
     three_value: torch.Tensor
     three_gate: torch.Tensor
     edge: GatedTangent
@@ -229,7 +235,9 @@ class LinearM3GNet:
         threebody = self._geometry.threebody
         x = model._embedding.index_select(0, numbers)
         units = x.shape[1]
+        by_length = self._geometry.radial_slope
         self._encoder = silu_slopes(radial @ model._edge_encoder)
+        self._encoder_slope = by_length @ model._edge_encoder
         edges = self._encoder[0].clone()
         for block in model._blocks:
             gate = sigmoid_slopes(torch.addmm(block.atom_gate_bias, x, block.atom_gate))
@@ -244,7 +252,19 @@ class LinearM3GNet:
             factor = silu_slopes(radial @ block.atom_radial)
             x = x + sums_by_atom(atom.product * factor[0], ends[0], self._natoms)
             self._blocks.append(
-                _BlockState(block, gate, gates, value, tgate, edge, edge_factor, atom, factor)
+                _BlockState(
+                    weights=block,
+                    gate=gate,
+                    gates=gates,
+                    three_value=value,
+                    three_gate=tgate,
+                    edge=edge,
+                    edge_factor=edge_factor,
+                    edge_slope=by_length @ block.edge_radial,
+                    atom=atom,
+                    atom_factor=factor,
+                    atom_slope=by_length @ block.atom_radial,
+                )
             )
         self._readout = _Readout(model, x, numbers)
 
@@ -260,17 +280,21 @@ class LinearM3GNet:
             factor, slope, bend = state.atom_factor
             by_message = g_x.index_select(0, ends[0])
             product = state.atom.product
+            by_length = state.atom_slope
             message = (
                 factor,
                 product * slope,
                 by_message * slope,
-                by_message * product * bend,
+                product * slope * by_length,
+                by_message * slope * by_length,
+                by_message * product * bend * by_length,
             )
             g_radial.addmm_(by_message * message[1], block.atom_radial.T)
             atom_bends = gated_back(state.atom, by_message * factor, ends, g_edges, g_x)
-            by_edge = g_edges.clone()
-            g_radial.addmm_(by_edge * state.edge.product, block.edge_radial.T)
-            edge_bends = gated_back(state.edge, by_edge * state.edge_factor, ends, g_edges, g_x)
+            edge = g_edges.clone()
+            by_edge = edge, state.edge.product * state.edge_slope, edge * state.edge_slope
+            g_radial.addmm_(edge * state.edge.product, block.edge_radial.T)
+            edge_bends = gated_back(state.edge, edge * state.edge_factor, ends, g_edges, g_x)
             g, value, gate = g_edges[:nshort], state.three_value, state.three_gate
             by_value, by_gate = value[1] * gate[0], value[0] * gate[1]
             short = (
@@ -288,7 +312,7 @@ class LinearM3GNet:
             self._backs.append(
                 _BlockBack(gate_bend, gated, short, edge_bends, atom_bends, by_edge, message)
             )
-        self._encoder_bend = g_edges * self._encoder[2]
+        self._encoder_bend = g_edges * self._encoder[2] * self._encoder_slope
         g_radial.addmm_(g_edges * self._encoder[1], model._edge_encoder.T)
         return self._geometry.back(g_radial, g_threebody)
 
@@ -306,28 +330,31 @@ class LinearM3GNet:
         Tensor, shape (nedges, ncolumns, 3), float64
         """
         vectors = vectors.to(self._model.dtype)
-        d_radial, d_threebody, kept_geometry = self._geometry.tangent(vectors)
-        d_x, d_edges, kept = self._tangent_forward(d_radial, d_threebody, phases)
+        along, d_threebody, kept_geometry = self._geometry.tangent(vectors)
+        d_x, d_edges, kept = self._tangent_forward(along, d_threebody, phases)
         d_gx, d_gedges = self._readout.tangent(d_x), torch.zeros_like(d_edges)
         by_radial, by_threebody = self._tangent_back(
-            d_radial, d_threebody, d_gx, d_gedges, kept, phases
+            along, d_threebody, d_gx, d_gedges, kept, phases
         )
         return self._geometry.tangent_back(vectors, by_radial, by_threebody, kept_geometry).double()
 
     def _tangent_forward(
-        self, d_radial: torch.Tensor, d_threebody: torch.Tensor, phases: Phases
+        self, along: torch.Tensor, d_threebody: torch.Tensor, phases: Phases
     ) -> tuple[torch.Tensor, torch.Tensor, list[_BlockTangent]]:
-        model, ends, nshort = self._model, self._ends, self._nshort
-        threebody, units = self._geometry.threebody, model._embedding.shape[1]
-        d_x = d_radial.new_zeros(self._natoms, d_radial.shape[1], units)
-        d_edges = (d_radial @ model._edge_encoder).mul_(per_column(self._encoder[1]))
+        ends, nshort = self._ends, self._nshort
+        threebody, units = self._geometry.threebody, self._model._embedding.shape[1]
+        # An atom's embedding does not change: there is nothing to pass on in the first block.
+        d_x: torch.Tensor | None = None
+        d_edges = along * per_column(self._encoder[1] * self._encoder_slope)
         kept: list[_BlockTangent] = []
         for state, back in zip(self._blocks, reversed(self._backs), strict=True):
             block = state.weights
-            d_gate_in = d_x @ block.atom_gate
-            d_gates = (d_gate_in * per_column(state.gate[1])).index_select(0, self._short_centre)
-            d_gated = d_threebody * per_column(state.gates)
-            d_gated.addcmul_(per_column(threebody), d_gates)
+            d_gated, d_gate_in = d_threebody * per_column(state.gates), None
+            if d_x is not None:
+                d_gate_in = d_x @ block.atom_gate
+                d_gates = d_gate_in * per_column(state.gate[1])
+                d_gates = d_gates.index_select(0, self._short_centre)
+                d_gated.addcmul_(per_column(threebody), d_gates)
             d_value = d_gated @ block.threebody[:, :units]
             d_gate = d_gated @ block.threebody[:, units:]
             short = d_edges[:nshort]
@@ -335,17 +362,19 @@ class LinearM3GNet:
             short.addcmul_(per_column(back.short[1]), d_gate)
             edge = gated_tangent(state.edge, d_x, d_edges, ends, phases)
             d_edges.addcmul_(edge.product, per_column(state.edge_factor))
-            d_edges.addcmul_(per_column(state.edge.product), d_radial @ block.edge_radial)
+            d_edges.addcmul_(along, per_column(back.by_edge[1]))
             atom = gated_tangent(state.atom, d_x, d_edges, ends, phases)
             d_message = atom.product * per_column(back.message[0])
-            d_message.addcmul_(per_column(back.message[1]), d_radial @ block.atom_radial)
-            d_x = d_x.index_add(0, ends[0], d_message)
+            d_message.addcmul_(along, per_column(back.message[3]))
+            sums = sums_by_atom(d_message, ends[0], self._natoms)
+            d_x = sums if d_x is None else d_x + sums
             kept.append(_BlockTangent(d_gate_in, d_value, d_gate, edge, atom))
+        assert d_x is not None, "a model has blocks"
         return d_x, d_edges, kept
 
     def _tangent_back(
         self,
-        d_radial: torch.Tensor,
+        along: torch.Tensor,
         d_threebody: torch.Tensor,
         d_gx: torch.Tensor,
         d_gedges: torch.Tensor,
@@ -353,49 +382,54 @@ class LinearM3GNet:
         phases: Phases,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return changes of the gradients by radial basis and three-body term."""
-        model, ends, nshort = self._model, self._ends, self._nshort
-        threebody, units = self._geometry.threebody, model._embedding.shape[1]
-        d_gradial, d_gthreebody = torch.zeros_like(d_radial), torch.zeros_like(d_threebody)
+        nshort, units = self._nshort, self._model._embedding.shape[1]
+        encoder, threebody = self._model._edge_encoder, self._geometry.threebody
+        d_gradial = along.new_zeros(*along.shape[:2], encoder.shape[0])
+        d_gthreebody = torch.zeros_like(d_threebody)
         for state, back in zip(reversed(self._blocks), self._backs, strict=True):
             # Popped, so that memory is free again as soon as the block is done.
             block, tangent = state.weights, kept.pop()
+            # Nothing asks for changes of the gradient by the embedding.
+            to_atoms = d_gx if kept else None
             # Messages: value times gate times factor.
-            d_g = d_gx.index_select(0, ends[0])
-            d_factor_in = d_radial @ block.atom_radial
-            factor, by_product, by_slope, by_bend = (per_column(part) for part in back.message)
+            d_g = d_gx.index_select(0, self._ends[0])
+            factor, by_product, by_slope, _, slope, bend = map(per_column, back.message)
             by_factor = d_g * by_product
-            by_factor.addcmul_(by_slope, tangent.atom.product).addcmul_(by_bend, d_factor_in)
+            by_factor.addcmul_(by_slope, tangent.atom.product).addcmul_(along, bend)
             add_product(d_gradial, by_factor, block.atom_radial.T)
-            d_g.mul_(factor).addcmul_(by_slope, d_factor_in)
+            d_g.mul_(factor).addcmul_(along, slope)
             gated_tangent_back(
-                state.atom, back.atom, tangent.atom, d_g, ends, phases, d_gedges, d_gx
+                state.atom, back.atom, tangent.atom, d_g, self._ends, phases, d_gedges, to_atoms
             )
             # Edges: the same, with a factor that is linear.
-            by_edge = per_column(back.by_edge)
+            by_edge, _, slope = map(per_column, back.by_edge)
             by_factor = d_gedges * per_column(state.edge.product)
             by_factor.addcmul_(by_edge, tangent.edge.product)
             add_product(d_gradial, by_factor, block.edge_radial.T)
             d_g = d_gedges * per_column(state.edge_factor)
-            d_g.addcmul_(by_edge, d_radial @ block.edge_radial)
+            d_g.addcmul_(along, slope)
             gated_tangent_back(
-                state.edge, back.edge, tangent.edge, d_g, ends, phases, d_gedges, d_gx
+                state.edge, back.edge, tangent.edge, d_g, self._ends, phases, d_gedges, to_atoms
             )
             # The three-body term.
             d_g = d_gedges[:nshort]
-            by_value, by_gate, vv, vg, gg = (per_column(part) for part in back.short)
+            by_value, by_gate, vv, vg, gg = map(per_column, back.short)
             d_value, d_gate = tangent.three_value, tangent.three_gate
             part = (d_g * by_value).addcmul_(vv, d_value).addcmul_(vg, d_gate)
             d_ggated = part @ block.threebody[:, :units].T
             torch.mul(d_g, by_gate, out=part).addcmul_(gg, d_gate).addcmul_(vg, d_value)
             add_product(d_ggated, part, block.threebody[:, units:].T)
+            d_gthreebody.addcmul_(d_ggated, per_column(state.gates))
+            if tangent.gate_in is None:
+                continue
             slope, g_gated = per_column(state.gate[1]), per_column(back.gated)
             d_gates = (slope * tangent.gate_in).index_select(0, self._short_centre)
-            d_gthreebody.addcmul_(d_ggated, per_column(state.gates)).addcmul_(g_gated, d_gates)
+            d_gthreebody.addcmul_(g_gated, d_gates)
             d_ggate = (d_ggated * per_column(threebody)).addcmul_(g_gated, d_threebody)
             d_ggate = sums_by_atom(d_ggate, self._short_centre, self._natoms).mul_(slope)
             d_ggate.addcmul_(per_column(back.gate), tangent.gate_in)
             add_product(d_gx, d_ggate, block.atom_gate.T)
-        part = d_radial @ model._edge_encoder
-        part.mul_(per_column(self._encoder_bend)).addcmul_(d_gedges, per_column(self._encoder[1]))
-        add_product(d_gradial, part, model._edge_encoder.T)
+        part = along * per_column(self._encoder_bend)
+        part.addcmul_(d_gedges, per_column(self._encoder[1]))
+        add_product(d_gradial, part, encoder.T)
         return d_gradial, d_gthreebody
