@@ -80,7 +80,7 @@ def phonons(crystals: list[Atoms], supercell: Callable[[Atoms], np.ndarray]) -> 
                     symprec=SYMPREC,
                 )
             )
-        except hpcbench.HpcbenchError as error:
+        except (hpcbench.HpcbenchError, RuntimeError) as error:  # the latter: no mass, phonopy
             print(f"{atoms.info['name']}: {error}", file=sys.stderr)
     return found
 
