@@ -21,7 +21,12 @@ from phonopy.structure.atoms import PhonopyAtoms
 import hpcbench
 from hpcbench.errors import EvaluationError, OutOfMemoryError, TooLargeError
 from hpcbench.phonons.column_packing import ColumnPool
-from hpcbench.phonons.elasticity import lowest_stiffness, stiffness, strain_columns
+from hpcbench.phonons.elasticity import (
+    lowest_stiffness,
+    slowest_sound,
+    stiffness,
+    strain_columns,
+)
 from hpcbench.phonons.response import (
     commensurate_of,
     dynamical_matrices,
@@ -306,6 +311,20 @@ def test_elastic_constants_are_those_of_strained_cells(demo64: Any) -> None:
     assert lowest_stiffness(found) == pytest.approx(
         min(found[0, 0] - found[0, 1], 2 * found[3, 3]), abs=1e-6
     )
+
+
+def test_slowest_sound_is_that_of_silicon() -> None:
+    """Measured elastic constants (McSkimin and Andreatch, J. Appl. Phys. 35, 2161), 4.67 km/s."""
+    cubic = np.diag([165.7, 165.7, 165.7, 79.6, 79.6, 79.6])
+    cubic[:3, :3] += 63.9 * (1 - np.eye(3))
+    atoms = bulk("Si", a=5.431)
+    mass, volume = float(atoms.get_masses().sum()), float(atoms.get_volume())
+    assert slowest_sound(cubic, mass, volume) == pytest.approx(4670, rel=2e-3)
+    # rho v^2 = (C11 - C12) / 2 along (110) and across: the negative of what it was.
+    unstable = cubic.copy()
+    unstable[:3, :3] += 101.8 * 2 * (1 - np.eye(3))
+    assert slowest_sound(unstable, mass, volume) == pytest.approx(-4670, rel=2e-3)
+    assert np.isnan(slowest_sound(np.full((6, 6), np.nan), mass, volume))
 
 
 def test_sound_is_that_of_the_elastic_constants(demo64: Any) -> None:

@@ -99,6 +99,7 @@ def test_elastic_constants_of_a_run(nitride: hpcbench.Store) -> None:
     assert constants[0, 0] == pytest.approx(constants[1, 1], rel=1e-3)
     assert constants[5, 5] == pytest.approx((constants[0, 0] - constants[0, 1]) / 2, rel=1e-3)
     assert 0 < nitride.row(nitride.ids[0])["lowest_stiffness"] < constants[0, 0]
+    assert 3000 < nitride.row(nitride.ids[0])["slowest_sound"] < 8000
 
 
 def test_both_ways_in_one_run(tmp_path: Path, demo64: Any) -> None:

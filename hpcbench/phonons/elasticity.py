@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-from ase.units import GPa
+from ase.units import GPa, _amu
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 
 from hpcbench.potentials.columns import Columns, Response
 
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 # Of the force constants at Gamma, relative to the largest: what is smaller moves all atoms alike.
 _NO_FORCE = 1e-7
+_DIRECTIONS = 500
 
 
 def strain_columns(natoms: int) -> Columns:
@@ -58,3 +60,43 @@ def lowest_stiffness(constants: NDArray[np.float64]) -> float:
         return float("nan")
     scale = np.array([1.0, 1.0, 1.0, *[np.sqrt(2.0)] * 3])
     return float(np.linalg.eigvalsh(constants * scale[:, None] * scale[None, :])[0])
+
+
+def slowest_sound(constants: NDArray[np.float64], mass: float, volume: float) -> float:
+    """Return the lowest velocity of sound in any direction, in m/s; NaN if ``constants`` are.
+
+    The slope of the lowest acoustic branch at Gamma, by Christoffel's equation. Where its square is
+    negative, minus the root of what is left: long waves grow, as imaginary frequencies say.
+
+    Parameters
+    ----------
+    constants : ndarray, shape (6, 6)
+        Elastic constants in GPa, Voigt's.
+    mass : float
+        Of a cell, in u.
+    volume : float
+        Of a cell, in A^3.
+    """
+    if not np.isfinite(constants).all():
+        return float("nan")
+    tensor = np.zeros((3, 3, 3, 3))
+    for row, (a, b) in zip(constants, VOIGT, strict=True):
+        for value, (c, d) in zip(row, VOIGT, strict=True):
+            tensor[a, b, c, d] = tensor[b, a, c, d] = tensor[a, b, d, c] = tensor[b, a, d, c] = (
+                value
+            )
+
+    def lowest(n: NDArray[np.float64]) -> NDArray[np.float64]:
+        matrices = np.einsum("...b,abcd,...d->...ac", n, tensor, n)
+        length = np.linalg.norm(n, axis=-1)
+        return np.asarray(np.linalg.eigvalsh(matrices)[..., 0] / length**2)
+
+    # Spread evenly on a sphere, along a spiral; then downhill from the lowest.
+    z = (np.arange(_DIRECTIONS) + 0.5) / _DIRECTIONS
+    angles = np.pi * (1 + 5**0.5) * np.arange(_DIRECTIONS)
+    across = np.sqrt(1 - z**2)
+    directions = np.stack([across * np.cos(angles), across * np.sin(angles), z], axis=1)
+    start = directions[int(lowest(directions).argmin())]
+    found = float(minimize(lambda n: float(lowest(n)), start, method="Nelder-Mead").fun)
+    square = found * 1e9 / (mass * _amu / (volume * 1e-30))
+    return float(np.sign(square) * np.sqrt(abs(square)))

@@ -15,7 +15,12 @@ from phonopy import Phonopy
 
 from hpcbench.criteria import BETWEEN_Q, EXACT, LONG_WAVES, ROUNDING, column_of
 from hpcbench.phonons.calculate import PhononSettings, analyse_response, prepare
-from hpcbench.phonons.elasticity import lowest_stiffness, stiffness, strain_columns
+from hpcbench.phonons.elasticity import (
+    lowest_stiffness,
+    slowest_sound,
+    stiffness,
+    strain_columns,
+)
 from hpcbench.phonons.exact_q import STABLE, UNDETERMINED, UNSTABLE, AtQ, decide_checked
 from hpcbench.phonons.noise import rounding_of_response
 from hpcbench.phonons.rational import Suspicions
@@ -90,14 +95,14 @@ class Checked:
         What was computed.
     cost : int
         Real columns.
-    elastic : ndarray, shape (6, 6)
-        Elastic constants in GPa.
+    elastic : mapping
+        The columns of elastic constants.
     """
 
     error: float
     computed: tuple[AtQ, ...]
     cost: int
-    elastic: NDArray[np.float64]
+    elastic: Mapping[str, Any]
 
 
 def plan_response(
@@ -136,12 +141,11 @@ def analyse_columns(
     gamma = np.flatnonzero(np.abs(planned.qpoints).max(axis=1) < _SAME)
     constants[gamma] = at_gamma_without_sums(constants[gamma])
     result = analyse_response(phonon, planned.qpoints, constants, rounding, settings)
-    elastic = _elastic(phonon, real, constants[gamma[0]])
+    elastic = _elastic_columns(phonon, real, constants[gamma[0]])
     columns = phonon_columns(result, criterion, keep) | {
         "derivative": BY_RESPONSE,
         "response_columns": planned.cost,
-        "elastic_constants": elastic,
-        "lowest_stiffness": lowest_stiffness(elastic),
+        **elastic,
     }
     return Analysed(columns, result.suspicions, exact_cause(result))
 
@@ -213,7 +217,7 @@ def compare(
     matrices = dynamical_matrices(phonon, constants, planned.qpoints)
     error, computed = 0.0, []
     phonon.force_constants = columns["force_constants"]
-    elastic = _elastic(phonon, real, constants_at_gamma(phonon))
+    elastic = _elastic_columns(phonon, real, constants_at_gamma(phonon))
     for qpoint, matrix, guessed in zip(planned.qpoints, matrices, interpolated, strict=True):
         frequencies, mode = mode_of(phonon, qpoint, matrix)
         error = max(error, float(np.abs(frequencies - guessed).max()))
@@ -298,8 +302,7 @@ def checked_columns(
         **changed,
         "interpolation_error": checked.error,
         "response_columns": columns.get("response_columns", 0) + checked.cost,
-        "elastic_constants": checked.elastic,
-        "lowest_stiffness": lowest_stiffness(checked.elastic),
+        **checked.elastic,
         "computed_qpoints": [one.mode.qpoint for one in checked.computed],
         "computed_frequencies": np.concatenate([one.frequencies for one in checked.computed]),
         "computed_supercells": [one.supercell_matrix for one in checked.computed],
@@ -318,8 +321,14 @@ def _planned(phonon: Phonopy, qpoints: NDArray[np.float64]) -> Planned:
     return Planned(pickle.dumps(phonon, pickle.HIGHEST_PROTOCOL), atoms, qpoints, plan)
 
 
-def _elastic(
+def _elastic_columns(
     phonon: Phonopy, real: Response, at_gamma: NDArray[np.complex128]
-) -> NDArray[np.float64]:
+) -> dict[str, Any]:
     strains = Response(real.forces[-_STRAINS:], real.virials[-_STRAINS:])
-    return stiffness(strains, at_gamma, float(phonon.primitive.volume))
+    volume, mass = float(phonon.primitive.volume), float(phonon.primitive.masses.sum())
+    constants = stiffness(strains, at_gamma, volume)
+    return {
+        "elastic_constants": constants,
+        "lowest_stiffness": lowest_stiffness(constants),
+        "slowest_sound": slowest_sound(constants, mass, volume),
+    }

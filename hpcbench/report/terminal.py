@@ -186,7 +186,8 @@ def _facts(row: Mapping[str, Any], temperatures: Sequence[float]) -> list[tuple[
         facts.append(
             (
                 "elastic constants",
-                f"C11 {c11:.1f}, C12 {c12:.1f}, C44 {c44:.1f} GPa; lowest eigenvalue {lowest:.1f}",
+                f"C11 {c11:.1f}, C12 {c12:.1f}, C44 {c44:.1f} GPa; lowest eigenvalue {lowest:.1f}; "
+                f"slowest sound {row['slowest_sound']:.0f} m/s",
             )
         )
     if row.get("character"):

@@ -148,6 +148,14 @@ _FORCE_CONSTANTS = (
         "GPa",
         "their lowest eigenvalue (Mandel): positive by Born's criterion; NaN without",
     ),
+    Field(
+        "slowest_sound",
+        "f8",
+        (),
+        "m/s",
+        "lowest velocity of sound in any direction, by the elastic constants; negative where long "
+        "waves grow, NaN without",
+    ),
     Field("displacements", "i4", meaning="displaced supercells"),
     Field("largest_drift", "f8", (), "eV/angstrom", "largest mean force subtracted"),
     Field(

@@ -46,7 +46,7 @@ FIT = frozenset(
         "primitive_matrix", "p2s_map", "force_constants", "displacement_atoms",
         "displacement_vectors", "force_noise", "nonlinearity", "roughness", "nac_params",
         "derivative", "response_columns", "interpolation_error", "elastic_constants",
-        "lowest_stiffness",
+        "lowest_stiffness", "slowest_sound",
     }
 )  # fmt: skip
 """Columns of phonons that come from forces or the source, not from force constants."""
@@ -128,7 +128,7 @@ def columns_again(
     known_at_q = _computed(row, phonons)
     if known_at_q and math.isfinite(row.get("interpolation_error", math.nan)):
         found = Analysed(columns, result.suspicions, exact_cause(result))
-        checked = Checked(row["interpolation_error"], known_at_q, 0, row["elastic_constants"])
+        checked = Checked(row["interpolation_error"], known_at_q, 0, {})
         columns = checked_columns(columns, found, checked, phonons, criterion)
     elif columns["cause"] == BETWEEN_Q and criterion == EXACT:
         columns |= _as_computed(row, columns, result.suspicions, phonons)
