@@ -15,6 +15,7 @@ from typing import Any
 
 from hpcbench import values as kind
 from hpcbench.criteria import Criterion, as_tables, own_criteria
+from hpcbench.limits import read_limits
 from hpcbench.protocols import BOTH, DISPLACEMENT, PROTOCOLS, RESPONSE, Protocol
 
 # Settings that came after the first stores.
@@ -414,6 +415,16 @@ class RunConfig:
         "input and output",
         "precision in which bands are stored (float32: rounded to 8e-6 THz as well); they follow "
         "from the force constants, which are in float64",
+    )
+    read_limits: tuple[str, ...] = _setting(
+        (),
+        read_limits,
+        "input and output",
+        "most bytes, characters in a line, levels of nesting or members of a file of a format, as "
+        "FORMAT.WHAT=N: json.bytes=2G xyz.members=200K; what is above becomes a row with its "
+        "reason",
+        metavar="LIMIT",
+        many=True,
     )
     report: bool = _setting(
         True, kind.switch, "input and output", "write an HTML report beside the store at the end"

@@ -232,16 +232,15 @@ def test_a_run_that_was_killed_before_its_list_was_written_is_not_done(tmp_path:
     assert exit_code(str(tmp_path / "s.h5")) == 75
 
 
-def test_files_of_no_known_kind_are_named(
+def test_what_is_left_out_is_counted_by_its_kind(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from hpcbench.cli.run import ignored_note
-
-    assert ignored_note([str(tmp_path / "missing")]) == ""
     for number in range(7):
         (tmp_path / f"{number}.xsf").write_text("CRYSTAL")
+    (tmp_path / "metrics.json").write_text('{"avg_energy_above_hull_per_atom": 0.1}')
     bulk("Cu").write(tmp_path / "Cu.cif")
-    note = ignored_note([str(tmp_path)])
-    assert note == "7 files are of no kind that is read: 0.xsf, 1.xsf, 2.xsf, 3.xsf, 4.xsf, ..."
     assert main(["plan", str(tmp_path), "--model", "ase.calculators.emt:EMT"]) == 0
-    assert note in capsys.readouterr().err
+    assert (
+        "hpcbench: left out: 7 .xsf files (0.xsf, ...), 1 JSON files without structures "
+        "(metrics.json)\n"
+    ) in capsys.readouterr().err

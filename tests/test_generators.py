@@ -36,7 +36,7 @@ from hpcbench.crystal import Crystal
 from hpcbench.errors import SourceError
 from hpcbench.origin import Generator, origins_from_json
 from hpcbench.relaxation.symmetry import find_space_group
-from hpcbench.sources import Unreadable, find_files, ignored_files, read_file
+from hpcbench.sources import LeftOut, Unreadable, find_files, find_sources, read_file
 
 # One of each lattice, with different numbers of atoms and no right angle in some.
 CRYSTALS = (
@@ -259,7 +259,8 @@ def test_a_table_without_structures_is_told_if_it_was_named(tmp_path: Path) -> N
     write(tmp_path / "a.cif", CRYSTALS[0])
     write_csv(tmp_path / "samples.csv", [{"cif": cif_text(CRYSTALS[1])}])
     assert len(crystals_of(tmp_path)) == 2
-    assert ignored_files([tmp_path]) == [str(tmp_path / "energies.csv")]
+    (left_out,) = find_sources([tmp_path]).left_out
+    assert left_out == LeftOut(str(tmp_path / "energies.csv"), "CSV tables without structures")
     for archive in (tmp_path / "a.zip", tmp_path / "a.tar.gz"):
         members = [tmp_path / n for n in ("a.cif", "samples.csv", "energies.csv")]
         if archive.suffix == ".zip":
@@ -271,7 +272,8 @@ def test_a_table_without_structures_is_told_if_it_was_named(tmp_path: Path) -> N
                 for member in members:
                     tar.add(member, member.name)
         assert len(crystals_of(archive)) == 2
-        assert ignored_files([archive]) == [f"{archive}::energies.csv"]
+        (left_out,) = find_sources([archive]).left_out
+        assert left_out.path == f"{archive}::energies.csv"
 
 
 def wyckoff_row(cell: Sequence[float], *sites: tuple[Sequence[float], int, int]) -> dict[str, str]:

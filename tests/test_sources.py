@@ -27,10 +27,11 @@ from hpcbench.crystal import Crystal
 from hpcbench.curation.examining import examine
 from hpcbench.errors import SourceError, UnsuitableError
 from hpcbench.sources import (
+    LeftOut,
     SourceFile,
     Unreadable,
     find_files,
-    ignored_files,
+    find_sources,
     merge,
     read_file,
 )
@@ -392,8 +393,11 @@ def test_folder_in_natural_order_without_what_is_no_crystal(tmp_path: Path) -> N
         (tmp_path / name).write_text("x")
     names = [str(Path(f.path).relative_to(tmp_path)) for f in find_files([tmp_path])]
     assert names == ["gen_2.cif", "gen_10.cif", "sub/gen_1.cif"]
-    ignored = [Path(path).name for path in ignored_files([tmp_path])]
-    assert sorted(ignored) == ["README.md", "band.yaml", "list.txt", "results.csv", "run.log"]
+    assert find_sources([tmp_path]).note() == (
+        "left out: 1 .log files (run.log), 1 .md files (README.md), 1 CSV tables without "
+        "structures (results.csv), 1 YAML files without a crystal (band.yaml), 1 lists of sources "
+        "(list.txt)"
+    )
 
 
 def test_each_file_once_and_named_stays_named(
@@ -446,7 +450,7 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
         ("nothing.cif", "no file or folder"),
         ("*.cif", "No file matches"),
         ("empty", "holds no crystal files"),
-        ("notes", "1 files of other kinds"),
+        ("notes", r"1 files of no format \(README\); name files themselves"),
         ("self.txt", r"other.txt, line 2: .*names itself"),
         ("void.txt", "names no source"),
         ("lost.txt", r"lost.txt, line 2: .*no file or folder"),
@@ -469,7 +473,8 @@ def test_archive_members_that_mean_harm_or_nothing(tmp_path: Path) -> None:
     records = read_all(tmp_path / "a.zip")
     assert kinds(records) == ["", "", "nested archive"]
     assert [r.name for r in records] == ["a", "b", "f.zip"]
-    assert ignored_files([tmp_path / "a.zip"]) == [f"{tmp_path}/a.zip::README"]
+    left_out = find_sources([tmp_path / "a.zip"]).left_out
+    assert left_out == [LeftOut(f"{tmp_path}/a.zip::README", "files of no format")]
     assert sorted(os.listdir(tmp_path)) == ["a.zip"]
 
 
@@ -521,7 +526,7 @@ BAD_FILES = {
     "corrupt.tar.gz": ["archive"],
     "corrupt.zip": ["archive"],
     "cut-between-atoms.cif": ["formula"],
-    "deep.json": ["syntax"],
+    "deep.json": ["too large"],
     "disordered.cif": ["disordered"],
     "disordered.json": ["disordered"],
     "dummy-element.cif": ["unknown element"],
@@ -591,9 +596,22 @@ def test_bad_files_of_a_folder_stop_nothing(tmp_path: Path) -> None:
     records = read_all(BAD)
     crystals, unreadable = merge(records)
     assert crystals
-    # "unknown.dat" is not read when nobody names it.
-    expected = Counter(kind for name in BAD_FILES for kind in BAD_FILES[name] if kind)
-    assert Counter(u.kind for u in unreadable) == expected - Counter(["unknown format"])
+    # These are not read when nobody names them: nothing in them looks like a crystal.
+    left_out = {Path(item.path).name: item.kind for item in find_sources([BAD]).left_out}
+    assert left_out == {
+        "README.md": ".md files",
+        "deep.json": "JSON files without structures",
+        "foreign.db": "databases without crystals",
+        "invalid.json": "JSON files without structures",
+        "no-crystals.zip::README.md": ".md files",
+        "no-structure.json": "JSON files without structures",
+        "phonopy-no-cell.yaml": "YAML files without a crystal",
+        "unknown.dat": ".dat files",
+    }
+    expected = Counter(
+        kind for name in BAD_FILES for kind in BAD_FILES[name] if kind and name not in left_out
+    )
+    assert Counter(u.kind for u in unreadable) == expected
 
 
 def test_file_that_vanishes(tmp_path: Path) -> None:

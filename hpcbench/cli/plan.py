@@ -18,13 +18,15 @@ RANKS = (1, 4, 32, 256, 1024)
 
 def plan_command(options: argparse.Namespace) -> int:
     """Predict, and print a table or JSON."""
-    from hpcbench.cli.run import config_of, ignored_note
+    from hpcbench.cli.run import config_of
+    from hpcbench.limits import Limits
     from hpcbench.planning.costs import load_cost_model
     from hpcbench.planning.prediction import predict
     from hpcbench.report.prediction import print_prediction
+    from hpcbench.sources import find_sources
 
     config = config_of(options)
-    if note := ignored_note(config.sources):
+    if note := find_sources(config.sources, Limits(config.read_limits)).note():
         print(f"hpcbench: {note}", file=sys.stderr)
     rates = load_cost_model(config.model, _weights(config), config.dtype, config.device)
     prediction = predict(config, rates, _finished(config), options.ranks or RANKS)

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -18,7 +18,6 @@ from hpcbench.errors import (
     DeviceError,
     HpcbenchError,
     PotentialError,
-    SourceError,
     UsageError,
 )
 from hpcbench.farm.beginning import Beginning
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 
 LOG_INTERVAL = 60.0
 RANKS_A_SECOND = 8
-# Files that are named in a sentence.
-_NAMED = 5
 SOME_FAILED = 1
 STOPPED = 75
 
@@ -131,22 +128,6 @@ def _weights_path(model: str) -> str:
     return ""
 
 
-def ignored_note(sources: Sequence[str]) -> str:
-    """A sentence about files behind the sources that are not read; empty if there are none."""
-    from hpcbench.sources import ignored_files
-
-    try:
-        ignored = ignored_files(sources)
-    except SourceError:
-        return ""  # the run says so itself
-    if not ignored:
-        return ""
-    names = ", ".join(sorted(Path(path).name for path in ignored)[:_NAMED])
-    more = ", ..." if len(ignored) > _NAMED else ""
-    files = "1 file is" if len(ignored) == 1 else f"{len(ignored)} files are"
-    return f"{files} of no kind that is read: {names}{more}"
-
-
 def _run(
     config: RunConfig,
     world: World,
@@ -162,8 +143,6 @@ def _run(
     # process takes its bar away first.
     on_end = _show_results if world.size > 1 else lambda config: None
     if world.size == 1 and (note := lonely()):
-        _tell_note(note, world)
-    if world.rank == 0 and instead is None and (note := ignored_note(config.sources)):
         _tell_note(note, world)
     with _progress(config, world) as (on_plan, on_result):
         outcome = launch(

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from hpcbench.born import matrix_between, read_nac_params
 from hpcbench.errors import CrystalError, UnreadableError
-from hpcbench.sources.formats import MAX_FILE_BYTES
 
 if TYPE_CHECKING:
     from phonopy import Phonopy
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 _MASS_TOLERANCE = 1e-3
 # In fractions of the supercell's edges: files round.
 _POSITION_TOLERANCE = 1e-3
+# A compressed file can hide any amount of zeros.
+_MOST_BYTES = 2**30
 _OPENERS: dict[str, Any] = {
     ".gz": gzip.open,
     ".bz2": bz2.open,
@@ -138,11 +139,11 @@ def _read_text(path: Path) -> str:
     opener: Callable[..., IO[bytes]] = _OPENERS.get(path.suffix.lower(), open)
     try:
         with opener(path, "rb") as stream:
-            content = stream.read(MAX_FILE_BYTES + 1)
+            content = stream.read(_MOST_BYTES + 1)
     except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
         raise UnreadableError("file", f"{type(error).__name__}: {error}") from error
-    if len(content) > MAX_FILE_BYTES:
-        raise UnreadableError("too large", f"the file has more than {MAX_FILE_BYTES} bytes")
+    if len(content) > _MOST_BYTES:
+        raise UnreadableError("too large", f"the file has more than {_MOST_BYTES} bytes")
     return content.decode("utf-8", errors="replace")
 
 

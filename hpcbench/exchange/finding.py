@@ -6,6 +6,7 @@ import contextlib
 import glob
 import json
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,12 @@ from hpcbench.exchange.calculation import Beside
 from hpcbench.exchange.files import SETTINGS_FILE
 from hpcbench.sources import formats
 
+# phonopy's results and settings, which lie beside its crystals in every working folder.
+_OTHERS = re.compile(
+    r"(band|mesh|qpoints|thermal_|total_dos|projected_dos|gruneisen|irreps|modulation|disp\.|"
+    r"group_velocity|dynmat|debug|config|environment|mkdocs|_config|\.)",
+    re.IGNORECASE,
+)
 # In order: the one that may hold most.
 _KINDS = ("_params", "", "_disp")
 
@@ -148,7 +155,7 @@ def _calculations(files: dict[str, Path]) -> Iterator[Job]:
     """The calculations of one folder."""
     grouped: dict[str, list[tuple[int, Path]]] = defaultdict(list)
     for name, path in files.items():
-        if formats.format_of(name) != "phonopy" or not formats.holds_crystals(name):
+        if formats.format_of(name) != "phonopy" or _OTHERS.match(name):
             continue
         stem = formats.phonopy_stem(name)
         match = formats.PHONOPY_FILE.fullmatch(stem)

@@ -8,6 +8,7 @@ from hpcbench.config import RunConfig
 from hpcbench.curation.duplicates import Candidates, Formula
 from hpcbench.errors import SetupError
 from hpcbench.farm.world import World, by_rank_0
+from hpcbench.limits import Limits
 from hpcbench.planning import curating
 from hpcbench.planning.listing import Listed, Listing, together
 from hpcbench.sources import SourceFile, find_files
@@ -31,18 +32,19 @@ def curated(
         If there is no readable crystal, or no known ones where they should be.
     """
     listing: Listing | None = None
+    limits = Limits(config.read_limits)
 
     def begin() -> tuple[list[SourceFile], set[Formula]]:
         nonlocal listing
         listing = together(config, gathered)
         if not config.against:
             return [], set()
-        return find_files(config.against), curating.formulas_of(listing)
+        return find_files(config.against, limits), curating.formulas_of(listing)
 
     files, formulas = by_rank_0(world, begin)
     if not curating.is_wanted(config):
         return listing
-    read = world.gather(curating.read_references(files, formulas, world.rank, world.size))
+    read = world.gather(curating.read_references(files, formulas, world.rank, world.size, limits))
 
     def groups() -> list[Candidates]:
         assert listing is not None, "this is rank 0"

@@ -32,6 +32,7 @@ from hpcbench.farm.share import Share, double_of, load_crystals, load_for
 from hpcbench.farm.understudy import Order, Understudy
 from hpcbench.farm.weights import provide_weights
 from hpcbench.farm.world import World, by_rank_0
+from hpcbench.limits import Limits
 from hpcbench.planning.blocks import MOST_UNDER_WAY
 from hpcbench.planning.costs import CostModel, load_cost_model
 from hpcbench.planning.listing import Listing, Record, read_share
@@ -46,7 +47,7 @@ from hpcbench.rank.beside import Inbox
 from hpcbench.rank.processes import make_crew, number_of_processes
 from hpcbench.rank.stopping import Stop
 from hpcbench.rank.worker import Worker
-from hpcbench.sources import find_files
+from hpcbench.sources import SourceFile, find_sources
 from hpcbench.store.damage import find_damage_apart, set_aside
 from hpcbench.store.run_folder import RunFolder
 
@@ -105,7 +106,11 @@ def launch(
     beginning = beginning or Beginning(world)
     leaving = contextlib.ExitStack()
     try:
-        files = by_rank_0(world, lambda: find_files(config.sources) if records is None else [])
+        files, left_out = by_rank_0(
+            world, lambda: _sources(config) if records is None else ([], "")
+        )
+        if left_out:
+            on_note(left_out)
         if potential is None:
             provide_weights(config.model, world, on_note)
         deciding, name = by_rank_0(world, lambda: _open_folder(config, folder, potential, instead))
@@ -194,6 +199,12 @@ def _work_to_the_end(call: _Call) -> Outcome:
         ending = Ending(call.folder, call.deciding, call.attendance, call.journal, log, call.stop)
         outcome = ending.leave(left_undone, problem, lambda: call.on_end(call.config))
     return outcome
+
+
+def _sources(config: RunConfig) -> tuple[list[SourceFile], str]:
+    """The files to be read, and a sentence about what lies among them and is not."""
+    found = find_sources(config.sources, Limits(config.read_limits))
+    return found.files, found.note()
 
 
 def _set_aside(damaged: Iterable[Mapping[Path, str]]) -> None:

@@ -25,6 +25,7 @@ from hpcbench.curation.duplicates import (
 )
 from hpcbench.curation.sampling import sample
 from hpcbench.errors import SetAsideError, SetupError, SourceError
+from hpcbench.limits import DEFAULT, Limits
 from hpcbench.origin import NOVELTY, Origin
 from hpcbench.planning.listing import Listed, Listing, read_records
 from hpcbench.sources import SourceFile, find_files
@@ -51,7 +52,9 @@ def curated(config: RunConfig, listing: Listing) -> Listing:
     """
     if not is_wanted(config):
         return listing
-    share = read_references(find_files(config.against), formulas_of(listing), 0, 1)
+    limits = Limits(config.read_limits)
+    files = find_files(config.against, limits)
+    share = read_references(files, formulas_of(listing), 0, 1, limits)
     references = all_references(config, [share])
     found = matches(groups_to_compare(listing, config, references), 0)
     return apply(listing, config, all_matches([found]))
@@ -68,7 +71,11 @@ def formulas_of(listing: Listing) -> set[Formula]:
 
 
 def read_references(
-    files: Sequence[SourceFile], formulas: Collection[Formula], rank: int, size: int
+    files: Sequence[SourceFile],
+    formulas: Collection[Formula],
+    rank: int,
+    size: int,
+    limits: Limits = DEFAULT,
 ) -> References | SetupError:
     """One rank's share of known crystals; of other formulas than these they do not matter.
 
@@ -76,7 +83,7 @@ def read_references(
     """
     number, crystals = 0, []
     try:
-        for _, record in read_records(files, rank, size):
+        for _, record in read_records(files, rank, size, limits=limits):
             if isinstance(record, Crystal):
                 number += 1
                 if formula_of(record) in formulas:

@@ -17,6 +17,7 @@ from hpcbench.crystal import Crystal
 from hpcbench.curation.examining import examine
 from hpcbench.curation.primitive import primitive_of
 from hpcbench.errors import CrystalError, SetAsideError, SetupError, SourceError, UnsuitableError
+from hpcbench.limits import DEFAULT, Limits
 from hpcbench.origin import origins_from_json, origins_to_json
 from hpcbench.phonons.supercells import require_size
 from hpcbench.planning.costs import Work, predict_work, supercell_of
@@ -70,7 +71,13 @@ def read_share(
     """
     numbered: Iterable[tuple[tuple[int, ...], Record]]
     if records is None:
-        numbered = read_records(files, rank, size, with_supercell=config.supercell == "source")
+        numbered = read_records(
+            files,
+            rank,
+            size,
+            with_supercell=config.supercell == "source",
+            limits=Limits(config.read_limits),
+        )
     else:
         numbered = (((place,), record) for place, record in enumerate(records))
     # Generators write some crystals many times: to examine one takes milliseconds.
@@ -92,7 +99,12 @@ def read_share(
 
 
 def read_records(
-    files: Sequence[SourceFile], rank: int, size: int, *, with_supercell: bool = False
+    files: Sequence[SourceFile],
+    rank: int,
+    size: int,
+    *,
+    with_supercell: bool = False,
+    limits: Limits = DEFAULT,
 ) -> Iterator[tuple[tuple[int, ...], Record]]:
     """One rank's share of the records of files, each with its file's number and its place there."""
     for number, file in enumerate(files):
@@ -102,7 +114,8 @@ def read_records(
             part, parts = 0, 1
         else:
             continue
-        for place, record in read_part(file, part, parts, with_supercell=with_supercell):
+        read = read_part(file, part, parts, with_supercell=with_supercell, limits=limits)
+        for place, record in read:
             yield (number, *place), record
 
 

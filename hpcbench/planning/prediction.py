@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hpcbench.config import RunConfig
 from hpcbench.crystal import Crystal
 from hpcbench.errors import SetupError
+from hpcbench.limits import Limits
 from hpcbench.planning.blocks import make_blocks
 from hpcbench.planning.costs import CostModel, Work
 from hpcbench.planning.curating import curated
@@ -134,7 +135,7 @@ def predict(
     SourceError
         If there is no readable crystal.
     """
-    share = read_share(config, find_files(config.sources), None, 0, 1)
+    share = read_share(config, find_files(config.sources, Limits(config.read_limits)), None, 0, 1)
     if isinstance(share, SetupError):
         raise share
     listing = curated(config, together(config, [share]))

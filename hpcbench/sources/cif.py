@@ -36,6 +36,9 @@ MOST_CHARACTERS = 2**21
 MOST_ATOMS = 10_000
 """Of a crystal, after its symmetry has been applied."""
 
+MOST_OPERATIONS = 1536
+"""Of a crystal: those of a cubic group, 192, for a cell of eight."""
+
 FORMULA_TOLERANCE = 0.01
 """Largest difference of an element's share between the formula and the atoms."""
 
@@ -216,6 +219,9 @@ def _operations(tags: dict[str, Any]) -> tuple[Operations, bool]:
         value = tags.get(tag, [])
         listed = listed or ([value] if isinstance(value, str) else list(value))
     identity = (np.eye(3)[None], np.zeros((1, 3)))
+    if len(listed) > MOST_OPERATIONS:
+        message = f"{len(listed):,} symmetry operations (limit {MOST_OPERATIONS:,})"
+        raise UnreadableError("too large", message)
     if listed:
         try:
             matrices = np.array([SymmOp.from_xyz_str(text).affine_matrix for text in listed])

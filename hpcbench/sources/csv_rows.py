@@ -21,18 +21,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcbench.errors import UnreadableError
+from hpcbench.limits import DEFAULT, Limits
 from hpcbench.origin import MENDED
 from hpcbench.sources import cif, readers
 from hpcbench.sources.records import Entry, generator_from_labels, name_from_labels
+from hpcbench.sources.streams import Capped
 
-# A structure takes some kilobytes; the module's own limit of 128 kB cuts large ones off.
-_LONGEST_FIELD = 2**24
 _STRUCTURES = ("cif", "relxed_structure", "relaxed_structure", "structure", "cif_string")
 _WYCKOFF = {"L", "X", "A", "W", "M"}
 HEADER_BYTES = 2**16
 """Of a file, to look for its header."""
 _SAME_SITE = 1e-3
 """Fractional coordinates this close are one atom of an orbit."""
+# Of a line that is passed over, in characters.
+_PART = 2**16
+# Python's parser takes a kilobyte for a value.
+_LONGEST_LITERAL = 2**20
+# Columns that say where a structure is, in the tables of PhononBench's scripts and others.
+_PLACES = {"path", "file", "filename", "id", "name"}
 
 
 def structure_column(header: Sequence[str]) -> str:
@@ -43,7 +49,11 @@ def structure_column(header: Sequence[str]) -> str:
             return by_lower[name]
     if set(header) >= _WYCKOFF:
         return "X"
-    return next((name for lower, name in by_lower.items() if "cif" in lower.split("_")), "")
+    for lower, name in by_lower.items():
+        words = set(lower.split("_"))
+        if "cif" in words and not words & _PLACES:
+            return name
+    return ""
 
 
 def has_structures(start: bytes) -> bool:
@@ -56,29 +66,67 @@ def has_structures(start: bytes) -> bool:
     return bool(structure_column(header))
 
 
-def read_rows(stream: IO[bytes], path: str, stem: str) -> Iterator[Entry | UnreadableError]:
+class _Lines:
+    """Lines for the parser, whose memory is bounded: no row of a table is longer than the limit."""
+
+    def __init__(self, stream: IO[bytes], limits: Limits) -> None:
+        self._most = limits.of("csv", "line")
+        self._error = limits.error("csv", "line")
+        reader = io.BufferedReader(Capped(stream, "csv", limits))
+        self._text = io.TextIOWrapper(reader, encoding="utf-8-sig", errors="replace", newline="")
+        self._used = 0
+        self.goes_on = True
+        """Whether a new row begins where reading stopped at a long one."""
+
+    def begin_row(self) -> None:
+        self._used = 0
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._text.readline(self._most + 1)
+        self._used += len(line)
+        if self._used > self._most:
+            # Within one line whose quotes are closed: the next one is a row again.
+            self.goes_on = self._used == len(line) and self._rest_is_closed(line)
+            raise self._error
+        if not line:
+            raise StopIteration
+        return line
+
+    def _rest_is_closed(self, line: str) -> bool:
+        quotes = line.count('"')
+        while line and not line.endswith("\n"):
+            line = self._text.readline(_PART)
+            quotes += line.count('"')
+        return quotes % 2 == 0
+
+
+def read_rows(
+    stream: IO[bytes], path: str, stem: str, limits: Limits = DEFAULT
+) -> Iterator[Entry | UnreadableError]:
     """Rows in order; a bad one as an error.
 
     Raises
     ------
     UnreadableError
-        Kinds "no structure" (the message names the columns), "syntax".
+        Kinds "no structure" (the message names the columns), "syntax", "too large".
     """
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
+    lines = _Lines(stream, limits)
+    # A structure takes some kilobytes; the module's own limit of 128 kB cuts large ones off.
+    before = csv.field_size_limit(limits.of("csv", "line"))
     try:
-        before = csv.field_size_limit(_LONGEST_FIELD)
-        try:
-            yield from _rows(csv.DictReader(text), path, stem)
-        except csv.Error as error:
-            raise UnreadableError("syntax", f"not a CSV table ({error})") from error
-        finally:
-            csv.field_size_limit(before)
+        yield from _rows(csv.DictReader(lines), lines, path, stem, limits)
+    except csv.Error as error:
+        raise UnreadableError("syntax", f"not a CSV table ({error})") from error
     finally:
-        # The stream belongs to the caller, who closes it.
-        text.detach()
+        csv.field_size_limit(before)
 
 
-def _rows(rows: csv.DictReader[str], path: str, stem: str) -> Iterator[Entry | UnreadableError]:
+def _rows(
+    rows: csv.DictReader[str], lines: _Lines, path: str, stem: str, limits: Limits
+) -> Iterator[Entry | UnreadableError]:
     header = rows.fieldnames or []
     column = structure_column(header)
     if not column:
@@ -88,13 +136,16 @@ def _rows(rows: csv.DictReader[str], path: str, stem: str) -> Iterator[Entry | U
         )
     is_raw = set(header) >= _WYCKOFF and column == "X"
     operations = _operations_of(_space_group_in(path)) if is_raw else None
-    for row in rows:
+    while lines.goes_on:
+        lines.begin_row()
         try:
+            if (row := next(rows, None)) is None:
+                return
             if operations is not None:
-                yield _from_wyckoff(row, operations)
+                yield _from_wyckoff(row, operations, limits)
                 continue
             labels = {k: v for k, v in row.items() if k not in (column, None) and v}
-            entry = _structure(row[column] or "")
+            entry = _structure(row[column] or "", limits)
             yield Entry(
                 entry.cell,
                 entry.positions,
@@ -105,14 +156,16 @@ def _rows(rows: csv.DictReader[str], path: str, stem: str) -> Iterator[Entry | U
             )
         except UnreadableError as error:
             yield error
+        except csv.Error:
+            raise
         except Exception as error:  # one strange row must not end the table
             yield UnreadableError("syntax", f"{type(error).__name__}: {error}")
 
 
-def _structure(text: str) -> Entry:
+def _structure(text: str, limits: Limits) -> Entry:
     start = text.lstrip()[:1]
     if start == "{":
-        entry = next(readers.read_structures(_dictionary(text)))
+        entry = next(readers.read_structures(_dictionary(text, limits)))
     elif start:
         # Some writers leave the line breaks of a cell as they stand in a program.
         lines = text.replace("\r\n", "\n") if "\n" in text else text.replace("\\n", "\n")
@@ -126,12 +179,16 @@ def _structure(text: str) -> Entry:
     return entry
 
 
-def _dictionary(text: str) -> Any:
+def _dictionary(text: str, limits: Limits) -> Any:
     """JSON, or what Python prints of a dictionary."""
+    limits.check_tree("csv", text)
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         pass
+    # Chains of signs and sums nest as well.
+    if len(text) > _LONGEST_LITERAL or re.search(r"[-+~]{3}", text):
+        raise UnreadableError("syntax", "not a structure (neither JSON nor a short dictionary)")
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
@@ -169,10 +226,12 @@ def _operations_of(number: int) -> Operations:
     return np.array(found["rotations"], dtype=np.float64), np.array(found["translations"])
 
 
-def _from_wyckoff(row: Mapping[str, str], operations: Operations) -> Entry:
+def _from_wyckoff(row: Mapping[str, str], operations: Operations, limits: Limits) -> Entry:
     """A row of lattice L, coordinates X, atomic numbers A, and multiplicities M, padded by 0."""
     from ase.geometry import cellpar_to_cell
 
+    for name in "LXAM":
+        limits.check_tree("csv", row.get(name) or "")
     try:
         lengths_angles, sites, numbers, multiplicities = (
             np.array(json.loads(row[name]), dtype=np.float64) for name in "LXAM"
@@ -181,7 +240,7 @@ def _from_wyckoff(row: Mapping[str, str], operations: Operations) -> Entry:
         sites = sites.reshape(-1, 3)
         if not len(sites) == len(numbers) == len(multiplicities):
             raise ValueError("X, A and M differ in length")
-    except (ValueError, TypeError, KeyError, AssertionError) as error:
+    except (ValueError, TypeError, KeyError, AssertionError, RecursionError) as error:
         raise UnreadableError("syntax", f"L, X, A, W and M are malformed ({error})") from error
     positions, atoms = [], []
     for site, number, multiplicity in zip(sites, numbers, multiplicities, strict=True):

@@ -5,42 +5,86 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
 
 from hpcbench.errors import SourceError, UnreadableError
+from hpcbench.limits import DEFAULT, Limits
 from hpcbench.origin import UNKNOWN, Generator
-from hpcbench.sources import archives, formats
+from hpcbench.sources import folders, formats, members
 from hpcbench.sources.manifest import read_manifest
-from hpcbench.sources.records import SourceFile
+from hpcbench.sources.records import LeftOut, SourceFile
+from hpcbench.sources.streams import read_whole
 
 
 class _MissingError(SourceError):
     """A source that does not exist, or holds nothing."""
 
 
-_Found = tuple[SourceFile, bool]
-"""A file, and whether it is to be read."""
+@dataclass(frozen=True)
+class Sources:
+    """What lies behind the sources of a run.
+
+    Attributes
+    ----------
+    files : list of SourceFile
+        To be read, each once.
+    left_out : list of LeftOut
+        What lies among them and is not read.
+    """
+
+    files: list[SourceFile]
+    left_out: list[LeftOut]
+
+    def note(self) -> str:
+        """A sentence that counts what is left out by its kind; empty if nothing is."""
+        return f"left out: {in_words(self.left_out)}" if self.left_out else ""
 
 
-def find_files(sources: Sequence[str | Path]) -> list[SourceFile]:
+def in_words(left_out: Sequence[LeftOut]) -> str:
+    """Numbers of what is left out by its kind, with the first name of each."""
+    kinds: dict[str, list[str]] = {}
+    for item in left_out:
+        kinds.setdefault(item.kind, []).append(os.path.basename(item.path))
+    ordered = sorted(kinds.items(), key=lambda item: (-len(item[1]), item[0]))
+    return ", ".join(
+        f"{len(names)} {kind} ({names[0]}{', ...' if len(names) > 1 else ''})"
+        for kind, names in ordered
+    )
+
+
+def find_sources(sources: Sequence[str | Path], limits: Limits = DEFAULT) -> Sources:
+    """Files and archives behind ``sources``, and what is left out in them and in the archives.
+
+    As :func:`find_files`, and going through the archives.
+    """
+    found = _find(sources, limits)
+    archives = [file.path for file in found.files if formats.format_of(file.path) == "archive"]
+    inside = [item for path in archives for item in _of_archive(path, limits)]
+    return Sources(found.files, [*found.left_out, *inside])
+
+
+def find_files(sources: Sequence[str | Path], limits: Limits = DEFAULT) -> list[SourceFile]:
     """Files and archives behind ``sources``, each once.
 
     Parameters
     ----------
     sources : sequence of str or Path
-        Folders (searched to the bottom), files, archives, glob patterns (``**`` included),
-        lists: text files (.txt, .list, .lst) with one source a line, relative to the list's
-        folder, and comments after ``#``; and manifests (.toml, ``sources/manifest.py``).
+        Folders (searched to the bottom, links to folders followed), files, archives, glob
+        patterns (``**`` included), lists: text files (.txt, .list, .lst) with one source a line,
+        relative to the list's folder, and comments after ``#``; and manifests (.toml,
+        ``sources/manifest.py``).
+    limits : Limits
+        Of what is looked into.
 
     Returns
     -------
     list of SourceFile
         In the order of the sources; within a folder or a pattern sorted by path, numbers by
-        their value. Files in folders that clearly are no crystals are left out, see
-        :func:`ignored_files`.
+        their value. What no crystals are in by name, content or a generator's layout is left out
+        where nobody named it, hidden files are not counted, and a store or a run folder is left
+        out in any case.
 
     Raises
     ------
@@ -48,18 +92,26 @@ def find_files(sources: Sequence[str | Path]) -> list[SourceFile]:
         A source does not exist, a pattern matches nothing, a folder or a list holds no source,
         or a list names itself.
     """
+    return _find(sources, limits).files
+
+
+def _find(sources: Sequence[str | Path], limits: Limits) -> Sources:
     files: dict[tuple[str, Generator], SourceFile] = {}
-    for file, wanted in _expand_all(sources):
-        if wanted:
+    left_out: dict[str, LeftOut] = {}
+    for source in sources:
+        for item in _expand(os.fspath(source), (), limits):
+            if isinstance(item, LeftOut):
+                left_out[item.path] = item
+                continue
             # The real path tells "a.cif" from "./a.cif" and from a link to it. What is named
             # stays named, even when a folder gave it first.
             # A file that two generators wrote is read for both.
-            key = os.path.realpath(file.path), file.made_by
-            file = replace(file, size=_size(file.path))
+            key = os.path.realpath(item.path), item.made_by
+            file = replace(item, size=_size(item.path))
             earlier = files.setdefault(key, file)
             if file.explicit and not earlier.explicit:
                 files[key] = replace(earlier, explicit=True)
-    return list(files.values())
+    return Sources(list(files.values()), list(left_out.values()))
 
 
 def _size(path: str) -> int:
@@ -69,126 +121,131 @@ def _size(path: str) -> int:
         return 0  # reading it will say why
 
 
-def ignored_files(sources: Sequence[str | Path]) -> list[str]:
-    """Files behind ``sources`` that are not read, as they clearly are no crystals.
-
-    Notes, tables, figures, logs, in folders and archives; hidden files are not counted.
-
-    Returns
-    -------
-    list of str
-        Paths, members of archives as ``archive.zip::member``.
-
-    Raises
-    ------
-    SourceError
-        As :func:`find_files`.
-    """
-    ignored: dict[str, None] = {}
-    for file, wanted in _expand_all(sources):
-        if not wanted:
-            ignored[file.path] = None
-        elif formats.format_of(file.path) == "archive":
-            ignored.update(dict.fromkeys(_ignored_members(file.path)))
-    return list(ignored)
-
-
-def _ignored_members(path: str) -> Iterator[str]:
+def _of_archive(path: str, limits: Limits) -> Iterator[LeftOut]:
     try:
-        for member in archives.members(path):
-            if not formats.is_hidden(member.name) and not formats.is_wanted(
-                member.name, member.open
-            ):
-                yield f"{path}::{member.name}"
+        for member in members.known_members(path, limits):
+            if member.kind:
+                yield LeftOut(f"{path}::{member.name}", member.kind)
     except UnreadableError:
         return  # reading the archive will record this
 
 
-def _expand_all(sources: Iterable[str | Path]) -> Iterator[_Found]:
-    for source in sources:
-        yield from _expand(os.fspath(source), ())
+_Item = SourceFile | LeftOut
 
 
-def _expand(source: str, lists: tuple[str, ...], lenient: bool = False) -> Iterator[_Found]:
+def _expand(
+    source: str, lists: tuple[str, ...], limits: Limits, lenient: bool = False
+) -> Iterator[_Item]:
     """What a source names; ``lenient``: with a problem in the place of what does not exist."""
     try:
-        yield from _named(source, lists, lenient)
+        yield from _named(source, lists, limits, lenient)
     except _MissingError as error:
         if not lenient:
             raise
-        yield SourceFile(source, explicit=True, problem=str(error)), True
+        yield SourceFile(source, explicit=True, problem=str(error))
 
 
-def _named(source: str, lists: tuple[str, ...], lenient: bool) -> Iterator[_Found]:
+def _named(source: str, lists: tuple[str, ...], limits: Limits, lenient: bool) -> Iterator[_Item]:
     if os.path.isdir(source):
-        yield from _search(source)
+        yield from _of_folder(source, limits)
     elif os.path.isfile(source):
         path = os.path.normpath(source)
         if formats.format_of(path) == "list":
-            yield from _read_list(path, lists, lenient)
+            yield from _read_list(path, lists, limits, lenient)
         elif formats.format_of(path) == "manifest":
-            yield from _of_manifest(path, lists)
+            yield from _of_manifest(path, lists, limits)
+        elif formats.format_of(path) == "" and _is_hdf5(path):
+            yield LeftOut(path, "HDF5 files, such as stores")
         else:
-            yield SourceFile(path, explicit=True), True
+            yield SourceFile(path, explicit=True)
     elif os.path.exists(source):
         raise SourceError(f"{source} is neither a file nor a folder.")
     elif glob.has_magic(source):
-        matches = sorted(glob.glob(source, recursive=True), key=_sort_key)
-        if not matches:
-            raise _MissingError(f"No file matches the pattern {source!r}.")
-        for match in matches:
-            # "**" matches folders beside the files in them.
-            if os.path.isfile(match) or "**" not in source:
-                yield from _expand(match, lists, lenient)
+        yield from _of_pattern(source, lists, limits, lenient)
     else:
         raise _MissingError(f"There is no file or folder {source!r}.")
 
 
-def _search(folder: str) -> Iterator[_Found]:
-    found: list[str] = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not formats.is_hidden(name)]
-        found += [
-            os.path.normpath(os.path.join(parent, name))
-            for name in files
-            if not formats.is_hidden(name) and os.path.isfile(os.path.join(parent, name))
-        ]
-    wanted = {path for path in found if formats.is_wanted(path, _opener(path))}
-    if not wanted:
-        raise _MissingError(
-            f"The folder {folder!r} holds no crystal files ({len(found)} files of other kinds)."
-        )
-    for path in sorted(found, key=_sort_key):
-        yield SourceFile(path, explicit=False), path in wanted
+def _of_pattern(
+    pattern: str, lists: tuple[str, ...], limits: Limits, lenient: bool
+) -> Iterator[_Item]:
+    matches = sorted(glob.glob(pattern, recursive=True), key=folders.sort_key)
+    closed = [*_closed_folders(pattern)]
+    if not matches and not closed:
+        raise _MissingError(f"No file matches the pattern {pattern!r}.")
+    yield from closed
+    for match in matches:
+        if os.path.islink(match) and not os.path.exists(match):
+            yield folders.dead_link(match)
+        # "**" matches folders beside the files in them.
+        elif os.path.isfile(match) or (os.path.isdir(match) and "**" not in pattern):
+            yield from _expand(match, lists, limits, lenient)
+        elif not os.path.isdir(match):
+            yield LeftOut(match, folders.SPECIAL)
 
 
-def _opener(path: str) -> Callable[[], IO[bytes]]:
-    return lambda: open(path, "rb")
+def _closed_folders(pattern: str) -> Iterator[SourceFile]:
+    """Folders that a pattern goes through and that may not be read: ``glob`` says nothing."""
+    places: set[str] = set()
+    parent = os.path.dirname(pattern)
+    while parent and glob.has_magic(parent):
+        places |= {place for place in glob.glob(parent, recursive=True) if os.path.isdir(place)}
+        parent = os.path.dirname(parent)
+    for place in sorted({*places, parent or "."}, key=folders.sort_key):
+        try:
+            os.scandir(place).close()
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError):
+                yield folders.closed(os.path.normpath(place), error)
 
 
-def _of_manifest(path: str, lists: tuple[str, ...]) -> Iterator[_Found]:
+def _is_hdf5(path: str) -> bool:
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(8) == b"\x89HDF\r\n\x1a\n"
+    except OSError:
+        return False
+
+
+def _of_folder(folder: str, limits: Limits) -> list[_Item]:
+    if folders.is_run_folder(folder):
+        return [LeftOut(os.path.normpath(folder), folders.RUN_FOLDER)]
+    found = folders.search(folder, limits)
+    if not any(isinstance(item, SourceFile) for item in found):
+        others = [item for item in found if isinstance(item, LeftOut)]
+        what = f": {in_words(others)}" if others else ": it is empty"
+        hint = "; name files themselves to read them" if others else ""
+        raise _MissingError(f"The folder {folder!r} holds no crystal files{what}{hint}.")
+    return found
+
+
+def _of_manifest(path: str, lists: tuple[str, ...], limits: Limits) -> Iterator[_Item]:
     real = os.path.realpath(path)
     if real in lists:
         raise SourceError(f"The manifest {path!r} names itself, directly or through a list.")
-    for entry in read_manifest(path):
+    for entry in read_manifest(path, limits):
         for source in entry.files:
             # A manifest may be shared by people whose data lies elsewhere: $SCRATCH/samples.
             named = os.path.expanduser(os.path.expandvars(source))
             place = os.path.join(os.path.dirname(path), named)
             # What is missing is an entry of the generator in the report; the rest goes on.
-            for file, wanted in _expand(place, (*lists, real), lenient=True):
-                if file.made_by != UNKNOWN:
+            for item in _expand(place, (*lists, real), limits, lenient=True):
+                if isinstance(item, LeftOut):
+                    yield item
+                    continue
+                if item.made_by != UNKNOWN:
                     raise SourceError(f"{path}: a manifest names another one, {source!r}.")
-                yield replace(file, made_by=entry.generator, columns=entry.columns), wanted
+                yield replace(item, made_by=entry.generator, columns=entry.columns)
 
 
-def _read_list(path: str, lists: tuple[str, ...], lenient: bool) -> Iterator[_Found]:
+def _read_list(path: str, lists: tuple[str, ...], limits: Limits, lenient: bool) -> Iterator[_Item]:
     real = os.path.realpath(path)
     if real in lists:
         raise SourceError(f"The list {path!r} names itself, directly or through another list.")
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        with open(path, "rb") as stream:
+            text = read_whole(stream, "list", limits).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError, UnreadableError) as error:
         raise SourceError(f"The list {path!r} cannot be read: {error}.") from error
     lines = [re.sub(r"(^|\s)#.*", "", line).strip() for line in text.splitlines()]
     if not any(lines):
@@ -198,17 +255,11 @@ def _read_list(path: str, lists: tuple[str, ...], lenient: bool) -> Iterator[_Fo
             continue
         place = os.path.join(os.path.dirname(path), line)
         try:
-            yield from _named(place, (*lists, real), lenient)
+            yield from _named(place, (*lists, real), limits, lenient)
         except SourceError as error:
             # A list within a list has said where.
             is_said = "line " in str(error)
             text = str(error) if is_said else f"{path}, line {number}: {error}"
             if not (lenient and isinstance(error, _MissingError)):
                 raise type(error)(text) from error
-            yield SourceFile(place, explicit=True, problem=text), True
-
-
-def _sort_key(path: str) -> list[tuple[int, int, str]]:
-    """Numbers by their value: gen_2 before gen_10."""
-    parts = re.split(r"(\d+)", path)
-    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts]
+            yield SourceFile(place, explicit=True, problem=text)

@@ -6,66 +6,78 @@ first bad frame, and refuses frames for results (forces, stress) that are of no 
 
 from __future__ import annotations
 
-import io
 import re
+import sys
 from collections.abc import Iterator
 from typing import IO
 
 import numpy as np
 
 from hpcbench.errors import UnreadableError
+from hpcbench.limits import DEFAULT, Limits
 from hpcbench.sources.records import (
     Entry,
     atomic_number,
     generator_from_labels,
     name_from_labels,
 )
+from hpcbench.sources.streams import lines_of
 
 _COUNT = re.compile(r"\s*\d+\s*$")
+_LONGEST_COUNT = 100
 
 
 class _Lines:
     """Lines of a text with one line of foresight; an empty string is the end."""
 
-    def __init__(self, text: IO[str]) -> None:
-        self._text = text
-        self.next = text.readline()
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines = lines
+        self.next = next(lines, "")
 
     def take(self) -> str:
-        line, self.next = self.next, self._text.readline()
+        line, self.next = self.next, ""  # also where what follows is above a limit
+        self.next = next(self._lines, "")
         return line
 
 
-def read_frames(stream: IO[bytes], stem: str) -> Iterator[Entry | UnreadableError]:
+def read_frames(
+    stream: IO[bytes], stem: str, limits: Limits = DEFAULT
+) -> Iterator[Entry | UnreadableError]:
     """Frames in order; a bad one as an error, after which reading goes on at the next header.
 
     A header is a line with nothing but the number of atoms, which no line of an atom can be.
+
+    Raises
+    ------
+    UnreadableError
+        Kind "too large", at a line that is longer than the limit or after too many bytes.
     """
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace")
-    try:
-        lines = _Lines(text)
-        while lines.next:
-            if not lines.next.strip():
-                lines.take()
-                continue
-            try:
-                comment, rows = _take_frame(lines)
-                yield _parse_frame(comment, rows, stem)
-            except UnreadableError as error:
-                yield error
-    finally:
-        # The stream belongs to the caller, who closes it.
-        text.detach()
+    lines = _Lines(lines_of(stream, "xyz", limits))
+    while lines.next:
+        if not lines.next.strip():
+            lines.take()
+            continue
+        try:
+            comment, rows = _take_frame(lines, limits)
+            yield _parse_frame(comment, rows, stem)
+        except UnreadableError as error:
+            yield error
 
 
-def _take_frame(lines: _Lines) -> tuple[str, list[str]]:
+def _take_frame(lines: _Lines, limits: Limits) -> tuple[str, list[str]]:
     header = lines.next
     if "\0" in header:
+        _skip_to_header(lines)
         raise UnreadableError("binary", "the file is not text")
     if not _COUNT.match(header):
         _skip_to_header(lines)
         raise UnreadableError("syntax", f"no number of atoms: {header.strip()[:60]!r}")
-    count = int(lines.take())
+    lines.take()
+    # Longer numbers Python refuses to read.
+    count = int(header) if len(header) < _LONGEST_COUNT else sys.maxsize
+    if count > limits.of("xyz", "members"):
+        _skip_to_header(lines)
+        raise limits.error("xyz", "members")
     comment = lines.take()
     rows: list[str] = []
     while len(rows) < count:

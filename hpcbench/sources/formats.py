@@ -9,18 +9,17 @@ import io
 import lzma
 import posixpath
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, cast
 
 from hpcbench.errors import UnreadableError
+from hpcbench.limits import DEFAULT, Limits
 from hpcbench.sources.records import Entry
+from hpcbench.sources.streams import read_whole
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".lzma")
 """Endings of single compressed files, of any format."""
-
-MAX_FILE_BYTES = 2**30
-"""Limit for formats that are read as a whole: a compressed file can hide any amount of zeros."""
 
 ARCHIVE = re.compile(r"\.(zip|tar|tgz|tbz2|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
 PHONOPY_FILE = re.compile(r"phonopy(?P<kind>_params|_disp|)(?P<rest>.*)", re.IGNORECASE)
@@ -43,10 +42,10 @@ _ENDINGS = {
     ".pt": "torch",
     ".toml": "manifest",
 }
-# phonopy's results and settings, which lie beside its crystals in every working folder.
-_NOT_CRYSTALS = re.compile(
-    r"(band|mesh|qpoints|thermal_|total_dos|projected_dos|gruneisen|irreps|modulation|disp\.|"
-    r"group_velocity|dynmat|debug|config|environment|mkdocs|_config|\.)",
+# Files of other kinds, whatever their names begin with.
+_FOREIGN = re.compile(
+    r"\.(png|jpe?g|gif|svg|pdf|eps|html?|md|rst|log|out|err|dat|tsv|xlsx?|xml|h5|hdf5|npz|npy|pkl|"
+    r"pth|ckpt|py|sh|ipynb|ini|cfg|jsonl|part|tmp|swp)$|~$",
     re.IGNORECASE,
 )
 # Stems that say what a file is, but not which crystal it holds.
@@ -68,23 +67,17 @@ def format_of(path: str) -> str:
     if ARCHIVE.search(name):
         return "archive"
     name = _without_compression(name)
-    if name.upper().startswith(("POSCAR", "CONTCAR")):
-        return "poscar"
     if LIST.search(name):
         return "list"
-    return _ENDINGS.get(posixpath.splitext(name)[1].lower(), "")
+    if found := _ENDINGS.get(posixpath.splitext(name)[1].lower()):
+        return found
+    is_poscar = name.upper().startswith(("POSCAR", "CONTCAR")) and not _FOREIGN.search(name)
+    return "poscar" if is_poscar else ""
 
 
 def holds_crystals(path: str) -> bool:
-    """Whether a file found in a folder or an archive is to be read (archives included).
-
-    Lists and manifests are left out: what they name is found with the folder, or is not part of
-    it.
-    """
-    kind = format_of(path)
-    if kind == "phonopy" and _NOT_CRYSTALS.match(_base(path)):
-        return False
-    return kind not in ("", "list", "manifest")
+    """Whether files called like this may hold crystals (archives included)."""
+    return format_of(path) not in ("", "list", "manifest")
 
 
 def is_read_as_a_whole(path: str) -> bool:
@@ -95,25 +88,6 @@ def is_read_as_a_whole(path: str) -> bool:
 def holds_several(path: str) -> bool:
     """Whether files of this format are made to hold many crystals."""
     return format_of(path) in ("xyz", "json", "database", "csv", "torch")
-
-
-def is_wanted(path: str, opener: Callable[[], IO[bytes]]) -> bool:
-    """As :func:`holds_crystals`, but looks into a CSV file for a column of structures.
-
-    Tables of other things lie beside crystals in many folders. One that cannot be opened is
-    wanted: reading it will say why.
-    """
-    if not holds_crystals(path):
-        return False
-    if format_of(path) != "csv":
-        return True
-    from hpcbench.sources import csv_rows
-
-    try:
-        with opener() as stream:
-            return csv_rows.has_structures(_decompressed(stream, path).read(csv_rows.HEADER_BYTES))
-    except Exception:  # damaged archives and compressed files raise many kinds
-        return True
 
 
 def is_hidden(path: str) -> bool:
@@ -157,7 +131,7 @@ def _born_beside(path: str) -> Path | None:
 
 
 def open_entries(
-    stream: IO[bytes], path: str, *, with_supercell: bool
+    stream: IO[bytes], path: str, *, with_supercell: bool, limits: Limits = DEFAULT
 ) -> Iterator[Entry | UnreadableError]:
     """Entries of an open file, its format taken from ``path``.
 
@@ -168,30 +142,35 @@ def open_entries(
     from hpcbench.sources import cif, csv_rows, extxyz, readers
 
     kind = format_of(path)
-    plain = _decompressed(stream, path)
+    plain = decompressed(stream, path)
     if kind == "xyz":
         # The only format that is read line by line: trajectories outgrow a node's memory.
-        return extxyz.read_frames(plain, stem_of(path))
+        return extxyz.read_frames(plain, stem_of(path), limits)
     if kind == "database":
-        return readers.read_database(plain, stem_of(path))
+        return readers.read_database(plain, stem_of(path), limits)
     if kind == "csv":
-        return csv_rows.read_rows(plain, path, stem_of(path))
+        return csv_rows.read_rows(plain, path, stem_of(path), limits)
     if kind == "torch":
         # Loads torch.
         from hpcbench.sources import torch_arrays
 
-        return torch_arrays.read_arrays(io.BytesIO(_read_bytes(plain)))
+        return torch_arrays.read_arrays(io.BytesIO(read_whole(plain, kind, limits)), limits)
     if kind in ("", "list", "manifest"):
         name = _base(path)
         raise UnreadableError("unknown format", f"no crystal format is known by the name {name!r}")
-    text = _read_text(plain)
+    text = _read_text(plain, kind, limits)
+    if kind == "json":
+        # Often one line.
+        limits.check_tree(kind, text)
+        return readers.read_json(text)
+    limits.check_lines(kind, text)
     if kind == "cif":
         return cif.read_blocks(text)
     if kind == "poscar":
         return readers.read_poscar(text)
-    if kind == "json":
-        return readers.read_json(text)
-    return readers.read_phonopy(text, with_supercell=with_supercell, born=_born_beside(path))
+    return readers.read_phonopy(
+        text, with_supercell=with_supercell, born=_born_beside(path), limits=limits
+    )
 
 
 def _base(path: str) -> str:
@@ -203,7 +182,8 @@ def _without_compression(name: str) -> str:
     return stem if ending.lower() in COMPRESSIONS else name
 
 
-def _decompressed(stream: IO[bytes], path: str) -> IO[bytes]:
+def decompressed(stream: IO[bytes], path: str) -> IO[bytes]:
+    """The content of a stream that is compressed where the ending of its name says so."""
     ending = posixpath.splitext(path)[1].lower()
     if ending == ".gz":
         return cast(IO[bytes], gzip.open(stream))
@@ -214,22 +194,16 @@ def _decompressed(stream: IO[bytes], path: str) -> IO[bytes]:
     return stream
 
 
-def _read_bytes(stream: IO[bytes]) -> bytes:
-    data = stream.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise UnreadableError("too large", f"the file has more than {MAX_FILE_BYTES} bytes")
-    return data
-
-
-def _read_text(stream: IO[bytes]) -> str:
+def _read_text(stream: IO[bytes], kind: str, limits: Limits) -> str:
     """The whole text. Letters that are not UTF-8 occur in authors' names, and are replaced."""
-    data = _read_bytes(stream)
+    data = read_whole(stream, kind, limits)
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         text = data.decode("utf-16", errors="replace")
     else:
         text = data.decode("utf-8-sig", errors="replace")
-    if not text.strip():
+    del data
+    if not text or text.isspace():
         raise UnreadableError("empty", "the file is empty")
     if "\0" in text:
         raise UnreadableError("binary", "the file is not text")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text

@@ -26,8 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from hpcbench import values as kind
-from hpcbench.errors import SourceError
+from hpcbench.errors import SourceError, UnreadableError
+from hpcbench.limits import DEFAULT, Limits
 from hpcbench.origin import Generator
+from hpcbench.sources.streams import read_whole
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ _KEYS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def read_manifest(path: str) -> tuple[GeneratorFiles, ...]:
+def read_manifest(path: str, limits: Limits = DEFAULT) -> tuple[GeneratorFiles, ...]:
     """The generators of a manifest, in its order.
 
     Raises
@@ -93,9 +95,13 @@ def read_manifest(path: str) -> tuple[GeneratorFiles, ...]:
     """
     try:
         with Path(path).open("rb") as stream:
-            data = tomllib.load(stream)
+            data = tomllib.loads(read_whole(stream, "manifest", limits).decode())
     except OSError as error:
         raise SourceError(f"The manifest {path!r} cannot be read: {error.strerror}.") from error
+    except UnreadableError as error:
+        raise SourceError(f"The manifest {path!r} cannot be read: {error}.") from error
+    except RecursionError:
+        raise SourceError(f"The manifest {path!r} is nested too deep.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SourceError(f"The manifest {path!r} is not valid TOML: {error}.") from error
     tables = data.get("generators")

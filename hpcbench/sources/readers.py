@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcbench.errors import CrystalError, UnreadableError
+from hpcbench.limits import DEFAULT, Limits
 from hpcbench.sources.records import (
     Entry,
     atomic_number,
@@ -24,7 +25,11 @@ from hpcbench.sources.records import (
     is_element,
     name_from_labels,
 )
+from hpcbench.sources.streams import Capped
+from hpcbench.sources.yaml_nodes import check_nodes, loader
 
+SQLITE = b"SQLite format 3\0"
+"""How a database begins."""
 FULL_OCCUPANCY = 0.99
 """Occupancy from which a site counts as full: refinements end at 0.998 and the like."""
 # Sections of phonopy's YAML files; those of versions before 2.18 have no section of their own.
@@ -46,6 +51,10 @@ def read_poscar(text: str) -> Iterator[Entry]:
     lines = text.split("\n")
     if len([line for line in lines if line.strip()]) < 8:
         raise UnreadableError("truncated", "a POSCAR has at least eight lines")
+    # ASE makes room for all atoms before it looks for them.
+    counts = [word for line in lines[5:7] for word in line.split() if word.isdigit()]
+    if any(len(word) > 9 for word in counts) or sum(map(int, counts)) > len(lines):
+        raise UnreadableError("truncated", "there are fewer lines than atoms announced")
     # ASE knows no isotopes of hydrogen.
     words = [{"D": "H", "T": "H"}.get(word, word) for word in lines[5].split()]
     lines[5] = " ".join(words)
@@ -149,22 +158,27 @@ def _site_number(species: list[dict[str, Any]]) -> int:
     return atomic_number(species[0]["element"])
 
 
-def read_database(stream: IO[bytes], stem: str) -> Iterator[Entry | UnreadableError]:
+def read_database(
+    stream: IO[bytes], stem: str, limits: Limits = DEFAULT
+) -> Iterator[Entry | UnreadableError]:
     """Rows of an ASE database (SQLite) in the order of their row ids."""
     # A member of a tar archive has a name, too, but not that of a file on the disk.
     raw = getattr(stream, "raw", None)
     if isinstance(raw, io.FileIO) and isinstance(raw.name, str):
-        yield from _read_rows(raw.name, stem)
+        yield from _read_rows(raw.name, stem, limits)
         return
     # SQLite needs a file: members of archives and compressed databases are copied out.
     with tempfile.TemporaryDirectory(prefix="hpcbench-") as folder:
         path = Path(folder) / "rows.db"
+        capped = io.BufferedReader(Capped(stream, "database", limits))
+        if capped.peek(16)[:16] not in (SQLITE, b""):
+            raise UnreadableError("database", "not an ASE database (file is not a database)")
         with path.open("wb") as copy:
-            shutil.copyfileobj(stream, copy)
-        yield from _read_rows(str(path), stem)
+            shutil.copyfileobj(capped, copy)
+        yield from _read_rows(str(path), stem, limits)
 
 
-def _read_rows(path: str, stem: str) -> Iterator[Entry | UnreadableError]:
+def _read_rows(path: str, stem: str, limits: Limits) -> Iterator[Entry | UnreadableError]:
     from ase.db import connect
 
     if Path(path).stat().st_size == 0:
@@ -172,13 +186,17 @@ def _read_rows(path: str, stem: str) -> Iterator[Entry | UnreadableError]:
     try:
         # Looked at read-only first, as ASE would create its tables in a database of others.
         with closing(sqlite3.connect(f"{Path(path).resolve().as_uri()}?mode=ro", uri=True)) as raw:
-            identifiers = [row[0] for row in raw.execute("SELECT id FROM systems ORDER BY id")]
+            sizes = _sizes_of_rows(raw, limits)
     except sqlite3.Error as error:
         raise UnreadableError("database", f"not an ASE database ({error})") from error
-    if not identifiers:
+    if not sizes:
         raise UnreadableError("empty", "the database has no rows")
+    limits.check("database", "members", len(sizes))
     database = connect(path, type="db", use_lock_file=False)
-    for identifier in identifiers:
+    for identifier, size in sizes:
+        if size > limits.of("database", "line"):
+            yield limits.error("database", "line")
+            continue
         # Row by row and not by a selection, which ends at the first bad row.
         try:
             row = database.get(id=identifier)
@@ -197,7 +215,30 @@ def _read_rows(path: str, stem: str) -> Iterator[Entry | UnreadableError]:
             yield entry
 
 
-def read_phonopy(text: str, *, with_supercell: bool, born: Path | None = None) -> Iterator[Entry]:
+def _sizes_of_rows(database: sqlite3.Connection, limits: Limits) -> list[tuple[int, int]]:
+    """The id of each row and its bytes, at most one more than the limit of rows.
+
+    Raises
+    ------
+    sqlite3.Error
+        If there is no table of systems. A view is none: it may be without end.
+    """
+    named = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'systems'"
+    if not database.execute(named).fetchone():
+        raise sqlite3.DatabaseError("no such table: systems")
+    # A value that is computed when it is read may be of any size.
+    hidden = [c[1] for c in database.execute("PRAGMA table_xinfo(systems)") if c[6] in (2, 3)]
+    if hidden:
+        raise sqlite3.DatabaseError(f"the column {hidden[0]!r} is computed")
+    columns = [c[1].replace('"', '""') for c in database.execute("PRAGMA table_info(systems)")]
+    size = " + ".join(f'coalesce(length("{name}"), 0)' for name in columns)
+    most = limits.of("database", "members") + 1
+    return list(database.execute(f"SELECT id, {size} FROM systems ORDER BY id LIMIT {most}"))
+
+
+def read_phonopy(
+    text: str, *, with_supercell: bool, born: Path | None = None, limits: Limits = DEFAULT
+) -> Iterator[Entry]:
     """The unit cell of a phonopy YAML file, in A whatever the calculator's unit was.
 
     Born charges that are in the file, or in the BORN file ``born``, come with it.
@@ -213,7 +254,7 @@ def read_phonopy(text: str, *, with_supercell: bool, born: Path | None = None) -
         *("phonopy", "physical_unit", "unit_cell", "supercell_matrix", "lattice", "points"),
         *(*_NAC, "primitive_matrix", "primitive_cell"),
     )
-    sections = _yaml_sections(text, wanted)
+    sections = _yaml_sections(text, wanted, limits)
     cell = sections.get("unit_cell", sections)
     if not isinstance(cell, dict) or "lattice" not in cell or "points" not in cell:
         raise UnreadableError("no structure", "the YAML file has no unit cell as phonopy writes it")
@@ -292,7 +333,7 @@ def _without_index(symbol: str) -> str:
     return bare if is_element(bare) else symbol
 
 
-def _yaml_sections(text: str, wanted: tuple[str, ...]) -> dict[str, Any]:
+def _yaml_sections(text: str, wanted: tuple[str, ...], limits: Limits) -> dict[str, Any]:
     """Those top-level sections of a YAML file, parsed.
 
     Force constants and forces are megabytes, for which a YAML parser takes many seconds: they are
@@ -300,17 +341,14 @@ def _yaml_sections(text: str, wanted: tuple[str, ...]) -> dict[str, Any]:
     """
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    kept: list[str] = []
-    keep = False
-    for line in text.split("\n"):
-        key = re.match(r"([A-Za-z_]\w*)\s*:", line)
-        if key:
-            keep = key.group(1) in wanted
-        if keep:
-            kept.append(line)
+    keys = [*re.finditer(r"^([A-Za-z_]\w*)[ \t]*:", text, re.MULTILINE)]
+    ends = [*(key.start() for key in keys[1:]), len(text)]
+    kept = "".join(
+        text[key.start() : end] for key, end in zip(keys, ends, strict=True) if key[1] in wanted
+    )
     try:
-        data = yaml.load("\n".join(kept), Loader=loader)
+        check_nodes(kept, limits)
+        data = yaml.load(kept, Loader=loader())
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         first = str(error).split("\n")[0]
         raise UnreadableError("syntax", f"not valid YAML ({first})") from error

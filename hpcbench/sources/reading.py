@@ -8,22 +8,27 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import IO
 
 from hpcbench.crystal import Crystal
 from hpcbench.errors import UnreadableError
+from hpcbench.limits import DEFAULT, Limits
 from hpcbench.origin import MENDED, UNKNOWN, Generator, Origin
-from hpcbench.sources import archives, formats
+from hpcbench.sources import archives, formats, members
 from hpcbench.sources.records import Entry, SourceFile, Unreadable, columns_of
 
+KILLS = "kills its process"
+"""The kind of the reason of a file that ended the process that read it."""
 Record = Crystal | Unreadable
 Place = tuple[int, int]
 """Of a record in a file: the number of an archive's member, and the index in it."""
 
 
-def read_file(file: SourceFile, *, with_supercell: bool = False) -> Iterator[Record]:
+def read_file(
+    file: SourceFile, *, with_supercell: bool = False, limits: Limits = DEFAULT
+) -> Iterator[Record]:
     """Crystals of a file or an archive, one after the other, and what of it could not be read.
 
     Parameters
@@ -32,6 +37,8 @@ def read_file(file: SourceFile, *, with_supercell: bool = False) -> Iterator[Rec
         From :func:`hpcbench.sources.find_files`.
     with_supercell : bool, optional
         Keep the supercell matrix that a phonopy YAML file asks for. It is part of the content id.
+    limits : Limits, optional
+        How much of a file is read.
 
     Yields
     ------
@@ -39,28 +46,47 @@ def read_file(file: SourceFile, *, with_supercell: bool = False) -> Iterator[Rec
         In the order of the file. Content never raises: a damaged file gives the records before
         the damage, and one that says why it ended. At least one record comes from every file.
     """
-    return (record for _, record in read_part(file, with_supercell=with_supercell))
+    found = read_part(file, with_supercell=with_supercell, limits=limits)
+    return (record for _, record in found)
 
 
 def read_part(
-    file: SourceFile, part: int = 0, parts: int = 1, *, with_supercell: bool = False
+    file: SourceFile,
+    part: int = 0,
+    parts: int = 1,
+    *,
+    with_supercell: bool = False,
+    limits: Limits = DEFAULT,
+    reads: Callable[[str], str] = lambda name: "",
 ) -> Iterator[tuple[Place, Record]]:
     """The same of one of several parts of a file, each record with its place in the file.
 
     All parts together have all records; what says that the file is damaged may come from each.
     Members of an archive that hold one crystal and belong to another part are not looked into.
+
+    ``reads`` is told each file and member before it is read, and may return a reason not to.
     """
+    read = _Reading(file.columns, with_supercell, limits, reads)
     records: Iterator[tuple[Place, Record]]
     if file.problem:
         failure = _failure(UnreadableError("file", file.problem), file.path, 0)
         records = iter([((0, 0), failure)])
     elif formats.format_of(file.path) == "archive":
-        records = _read_archive(file, part, parts, with_supercell)
+        records = _read_archive(file, part, parts, read)
     else:
-        opener = partial(_open, file.path)
-        found = _read_stream(opener, file.path, file.columns, with_supercell)
+        found = _read_stream(partial(_open, file.path), file.path, read)
         records = (((0, n), record) for n, record in enumerate(found) if n % parts == part)
     return ((place, _made_by(record, file.made_by)) for place, record in records)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How files are read; see :func:`read_part`."""
+
+    columns: Sequence[str]
+    with_supercell: bool
+    limits: Limits
+    reads: Callable[[str], str]
 
 
 def _open(path: str) -> IO[bytes]:
@@ -78,33 +104,39 @@ def _made_by(record: Record, generator: Generator) -> Record:
 
 
 def _read_archive(
-    file: SourceFile, part: int, parts: int, with_supercell: bool
+    file: SourceFile, part: int, parts: int, read: _Reading
 ) -> Iterator[tuple[Place, Record]]:
     found = others = 0
-    members = archives.members(file.path)
+    if reason := read.reads(file.path):
+        yield (0, 0), _failure(UnreadableError(KILLS, reason), file.path, 0)
+        return
+    known = members.known_members(file.path, read.limits)
     while True:
         try:
-            member = next(members, None)
+            if (member := next(known, None)) is None:
+                break
         except UnreadableError as error:
             # The index keeps this record apart from one about the whole archive.
             yield (found, 0), _failure(error, file.path, found)
             return
-        if member is None:
-            break
         name = f"{file.path}::{member.name}"
-        if formats.is_hidden(member.name) or not formats.is_wanted(member.name, member.open):
+        if member.kind:
             others += 1
             continue
         found += 1
         has_several = formats.holds_several(member.name)
         if not has_several and found % parts != part:
             continue
-        if formats.format_of(member.name) == "archive":
+        form = formats.format_of(member.name)
+        if form == "archive":
             nested = UnreadableError("nested archive", "archives in archives are not read")
             yield (found, 0), _failure(nested, name, 0)
             continue
-        records = _read_stream(member.open, name, file.columns, with_supercell)
-        for index, record in enumerate(records):
+        if member.size > read.limits.of(form, "bytes"):
+            if part == 0:
+                yield (found, 0), _failure(read.limits.error(form, "bytes"), name, 0)
+            continue
+        for index, record in enumerate(_read_stream(member.open, name, read)):
             if not has_several or index % parts == part:
                 yield (found, index), record
     if not found:
@@ -112,13 +144,11 @@ def _read_archive(
         yield (0, 0), _failure(empty, file.path, 0)
 
 
-def _read_stream(
-    opener: Callable[[], IO[bytes]], path: str, columns: Sequence[str], with_supercell: bool
-) -> Iterator[Record]:
+def _read_stream(opener: Callable[[], IO[bytes]], path: str, read: _Reading) -> Iterator[Record]:
     """Records of one file, named: a file with one crystal gives it its own name."""
     waiting: Record | None = None
     count = 0
-    for record in _records(opener, path, columns, with_supercell):
+    for record in _records(opener, path, read):
         if count == 1 and waiting is not None:
             yield waiting
         count += 1
@@ -130,12 +160,13 @@ def _read_stream(
         yield replace(waiting, name=formats.stem_of(path))
 
 
-def _records(
-    opener: Callable[[], IO[bytes]], path: str, columns: Sequence[str], with_supercell: bool
-) -> Iterator[Record]:
+def _records(opener: Callable[[], IO[bytes]], path: str, read: _Reading) -> Iterator[Record]:
     stem = formats.stem_of(path)
     index = 0
-    entries = _entries(opener, path, with_supercell)
+    if reason := read.reads(path):
+        yield _failure(UnreadableError(KILLS, reason), path, 0)
+        return
+    entries = _entries(opener, path, read)
     while True:
         # The libraries' warnings concern formats, not the run. Switched off for one step at a
         # time, as a filter set around a yield would stay on in the caller.
@@ -147,7 +178,7 @@ def _records(
                     break
                 if isinstance(entry, UnreadableError):
                     raise entry
-                said = columns_of(entry.labels, (*columns, MENDED))
+                said = columns_of(entry.labels, (*read.columns, MENDED))
                 origin = Origin(path, index, Generator(entry.generator), columns=said)
                 record: Record = entry.to_crystal(entry.name or f"{stem}-{index}", origin)
             except UnreadableError as error:
@@ -159,7 +190,7 @@ def _records(
 
 
 def _entries(
-    opener: Callable[[], IO[bytes]], path: str, with_supercell: bool
+    opener: Callable[[], IO[bytes]], path: str, read: _Reading
 ) -> Iterator[Entry | UnreadableError]:
     """Entries, with every error of opening, decompressing and parsing as the last of them."""
     try:
@@ -172,7 +203,9 @@ def _entries(
         return
     try:
         with stream:
-            yield from formats.open_entries(stream, path, with_supercell=with_supercell)
+            yield from formats.open_entries(
+                stream, path, with_supercell=read.with_supercell, limits=read.limits
+            )
     except UnreadableError as error:
         yield error
     except (zipfile.BadZipFile, tarfile.TarError) as error:
@@ -185,6 +218,8 @@ def _entries(
             yield UnreadableError("compression", f"the compressed data are damaged ({error})")
         else:
             yield UnreadableError("file", f"the file cannot be read ({error.strerror})")
+    except MemoryError:
+        yield UnreadableError("too large", "there is not enough memory to read it")
     except Exception as error:  # a library's own bug on a strange file must not end a run
         yield UnreadableError("syntax", f"{type(error).__name__}: {error}")
 

@@ -49,6 +49,14 @@ class SourceFile:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """What lies among the sources and is not read, with its kind, in the plural for counting."""
+
+    path: str
+    kind: str
+
+
+@dataclass(frozen=True)
 class Unreadable:
     """A file, or one entry of it, that could not be read as a crystal.
 

@@ -16,6 +16,7 @@ import argparse
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
@@ -23,22 +24,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcbench.errors import UnreadableError
+from hpcbench.limits import DEFAULT, Limits
 from hpcbench.sources.records import Entry
 
 _ELEMENTS = 100
 """Columns of ``atom_types`` where it holds probabilities, first that of hydrogen."""
 
 
-def read_arrays(stream: IO[bytes]) -> Iterator[Entry | UnreadableError]:
+def read_arrays(stream: IO[bytes], limits: Limits = DEFAULT) -> Iterator[Entry | UnreadableError]:
     """Crystals in the order of the file: evaluation by evaluation, batch by batch.
 
     Raises
     ------
     UnreadableError
-        Kinds "unsafe" (objects of other classes), "no structure", "truncated", "syntax".
+        Kinds "unsafe" (objects of other classes), "no structure", "truncated", "syntax",
+        "too large".
     """
     import torch
 
+    _check_unpacked(stream, limits)
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_allowed()):
             warnings.simplefilter("ignore")  # of formats of older torch
@@ -56,7 +60,7 @@ def read_arrays(stream: IO[bytes]) -> Iterator[Entry | UnreadableError]:
         raise UnreadableError("syntax", f"not a file of arrays ({what or 'no pickle'})") from error
     except (RuntimeError, EOFError) as error:
         raise UnreadableError("truncated", f"torch cannot read the file ({error})") from error
-    entries = _crystals(data)
+    entries = _crystals(data, _Counted(limits))
     first = next(entries, None)
     if first is None:
         keys = ", ".join(map(repr, list(data)[:8])) if isinstance(data, Mapping) else "a list"
@@ -77,40 +81,89 @@ def _allowed() -> list[Any]:
     return parts
 
 
-def _crystals(data: Any) -> Iterator[Entry | UnreadableError]:
-    if isinstance(data, list | tuple):
-        for part in data:
-            yield from _crystals(part)
-    elif isinstance(data, Mapping):
-        if "frac_coords" in data and "atom_types" in data:
-            yield from _of_arrays(data)
-        else:
-            for part in data.values():
-                if isinstance(part, list | tuple | Mapping):
-                    yield from _crystals(part)
-
-
-def _of_arrays(data: Mapping[str, Any]) -> Iterator[Entry | UnreadableError]:
+def _check_unpacked(stream: IO[bytes], limits: Limits) -> None:
+    """Compare what a file becomes with the limit: what torch writes is not compressed."""
+    if not zipfile.is_zipfile(stream):
+        stream.seek(0)
+        return
     try:
-        fractional = _array(data["frac_coords"])
-        numbers = _array(data["atom_types"])
-        if fractional.ndim == 3:
+        with zipfile.ZipFile(stream) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise UnreadableError("truncated", f"torch cannot read the file ({error})") from error
+    limits.check("torch", "bytes", size)
+    stream.seek(0)
+
+
+class _Counted:
+    """What of a file has been looked at: its lists may share parts, and hold themselves."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._bytes = self._lists = 0
+        self.barren: set[int] = set()
+        """Lists and dictionaries without crystals, by their identity: all live to the end."""
+
+    def enter(self, depth: int) -> None:
+        """A list or a dictionary is looked into, so many others around it."""
+        self._lists += 1
+        self.limits.check("torch", "members", self._lists)
+        self.limits.check("torch", "nesting", depth)
+
+    def add(self, array: NDArray[Any]) -> NDArray[Any]:
+        """An array is taken."""
+        self._bytes += array.nbytes
+        self.limits.check("torch", "bytes", self._bytes)
+        return array
+
+
+def _crystals(data: Any, counted: _Counted, depth: int = 1) -> Iterator[Entry | UnreadableError]:
+    if not isinstance(data, list | tuple | Mapping) or id(data) in counted.barren:
+        return
+    counted.enter(depth)
+    if isinstance(data, Mapping) and "frac_coords" in data and "atom_types" in data:
+        yield from _of_arrays(data, counted)
+        return
+    is_barren = True
+    for part in data.values() if isinstance(data, Mapping) else data:
+        for entry in _crystals(part, counted, depth + 1):
+            is_barren = False
+            yield entry
+    if is_barren:
+        counted.barren.add(id(data))
+
+
+def _of_arrays(data: Mapping[str, Any], counted: _Counted) -> Iterator[Entry | UnreadableError]:
+    try:
+        arrays = {name: _array(data[name], counted) for name in _ARRAYS if name in data}
+        evaluations = [arrays]
+        if arrays["frac_coords"].ndim == 3:
             # Of several evaluations, one after the other.
-            for index in range(len(fractional)):
-                yield from _of_arrays({k: _array(data[k])[index] for k in _ARRAYS if k in data})
-            return
+            number = len(arrays["frac_coords"])
+            evaluations = [{k: x[at] for k, x in arrays.items()} for at in range(number)]
+    except _UNFIT as error:
+        yield _unfit(error)
+        return
+    for evaluation in evaluations:
+        yield from _of_evaluation(evaluation)
+
+
+def _of_evaluation(arrays: Mapping[str, NDArray[Any]]) -> Iterator[Entry | UnreadableError]:
+    try:
+        fractional, numbers = arrays["frac_coords"], arrays["atom_types"]
         if numbers.ndim == 2 and numbers.shape[1] >= _ELEMENTS:
             numbers = numbers.argmax(axis=1) + 1
-        counts = _array(data["num_atoms"]) if "num_atoms" in data else np.array([len(numbers)])
-        counts = counts.reshape(-1).astype(np.int64)
-        cells = _cells(data, len(counts))
+        counts = np.asarray(arrays.get("num_atoms", len(numbers))).reshape(-1).astype(np.int64)
+        if (counts < 0).any():
+            raise ValueError(f"{counts.min()} atoms in a crystal")
+        cells = _cells(arrays, len(counts))
         fractional = fractional.reshape(-1, 3).astype(np.float64)
         if not counts.sum() == len(fractional) == len(numbers):
             raise ValueError(
                 f"{counts.sum()} atoms counted, {len(numbers)} named, {len(fractional)} placed"
             )
-    except (KeyError, ValueError, TypeError, IndexError) as error:
-        yield UnreadableError("syntax", f"the arrays do not go together ({error})")
+    except _UNFIT as error:
+        yield _unfit(error)
         return
     ends = np.cumsum(counts)
     for cell, count, end in zip(cells, counts, ends, strict=True):
@@ -121,23 +174,52 @@ def _of_arrays(data: Mapping[str, Any]) -> Iterator[Entry | UnreadableError]:
             yield Entry(cell, fractional[atoms] @ cell, numbers[atoms])
 
 
+def _unfit(error: Exception) -> UnreadableError:
+    return UnreadableError("syntax", f"the arrays do not go together ({error})")
+
+
+_UNFIT = (KeyError, ValueError, TypeError, IndexError, RuntimeError, OverflowError)
 _ARRAYS = ("frac_coords", "atom_types", "num_atoms", "lengths", "angles", "lattices")
 
 
-def _array(value: Any) -> NDArray[Any]:
-    if isinstance(value, list | tuple) and value and np.ndim(value[0]):
-        # Of several batches.
-        return np.concatenate([_array(part) for part in value])
-    return np.asarray(value.detach().numpy() if hasattr(value, "detach") else value)
+def _array(value: Any, counted: _Counted, depth: int = 1) -> NDArray[Any]:
+    """An array of a tensor, an array, or a list of numbers or batches.
+
+    Raises
+    ------
+    UnreadableError
+        Kind "too large".
+    ValueError
+        If it is none, or shows few numbers as many.
+    """
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        if value.layout != torch.strided or value.is_complex() or value.is_meta:
+            raise ValueError("a tensor that is sparse, complex or empty of data")
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError("a tensor that shows the same numbers many times")
+        return counted.add(value.detach().numpy())
+    if isinstance(value, list | tuple):
+        counted.enter(depth)
+        if any(isinstance(part, list | tuple | torch.Tensor | np.ndarray) for part in value):
+            # Of several batches.
+            return np.concatenate([_array(part, counted, depth + 1) for part in value])
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{array.dtype} is no kind of number")
+    return counted.add(array)
 
 
-def _cells(data: Mapping[str, Any], number: int) -> list[NDArray[np.float64] | UnreadableError]:
+def _cells(
+    arrays: Mapping[str, NDArray[Any]], number: int
+) -> list[NDArray[np.float64] | UnreadableError]:
     from ase.geometry import cellpar_to_cell
 
-    if "lattices" in data:
-        return list(_array(data["lattices"]).astype(np.float64).reshape(number, 3, 3))
-    lengths = _array(data["lengths"]).astype(np.float64).reshape(number, 3)
-    angles = _array(data["angles"]).astype(np.float64).reshape(number, 3)
+    if "lattices" in arrays:
+        return list(arrays["lattices"].astype(np.float64).reshape(number, 3, 3))
+    lengths = arrays["lengths"].astype(np.float64).reshape(number, 3)
+    angles = arrays["angles"].astype(np.float64).reshape(number, 3)
     cells: list[NDArray[np.float64] | UnreadableError] = []
     for parameters in np.concatenate([lengths, angles], axis=1):
         try:

@@ -1,0 +1,161 @@
+"""How much of a file is read: limits that hold before memory is spent, for each format.
+
+A compressed file, a sparse archive or an alias of a YAML file can stand for any amount of data.
+What is above a limit becomes a row with its reason, and the reason names the limit, so that it can
+be raised where the data are real: ``--read-limits json.bytes=2G``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hpcbench.errors import UnreadableError
+
+KIND = "too large"
+"""The kind of the reason of what is above a limit."""
+_DEFAULTS: Mapping[str, Mapping[str, int]] = {
+    # bytes: unpacked, of everything in it; members: files.
+    "archive": {"bytes": 2**36, "members": 10**6},
+    "cif": {"bytes": 2**28, "line": 2**20},
+    "poscar": {"bytes": 2**24, "line": 2**20},
+    # Read frame by frame. members: atoms of a frame.
+    "xyz": {"bytes": 2**36, "line": 2**20, "members": 10**5},
+    # members: values.
+    "json": {"bytes": 2**28, "nesting": 100, "members": 2**24},
+    # bytes: of one that has to be copied, as SQLite reads no streams; line: bytes of a row.
+    "database": {"bytes": 2**30, "line": 2**24, "members": 10**7},
+    # members: nodes of the sections that are read, an alias counted each time.
+    "phonopy": {"bytes": 2**28, "line": 2**20, "nesting": 50, "members": 2**20},
+    # Read row by row. line: characters of a row; nesting, members: of a structure in it.
+    "csv": {"bytes": 2**36, "line": 2**24, "nesting": 100, "members": 2**18},
+    # nesting, members: of lists and dictionaries, counted each time that one is in another.
+    "torch": {"bytes": 2**28, "nesting": 50, "members": 2**20},
+    "list": {"bytes": 2**24},
+    "manifest": {"bytes": 2**24},
+}
+_WORDS = {
+    "bytes": "bytes",
+    "line": "characters in a line",
+    "nesting": "levels of nesting",
+    "members": "members",
+}
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+# Of a text, of which the nesting is counted at once.
+_PART = 2**20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Most bytes, characters of a line, levels of nesting and members, for each format.
+
+    Attributes
+    ----------
+    given : tuple of str
+        What differs from the defaults: ``json.bytes=2G``, or ``bytes=2G`` for all formats.
+    """
+
+    given: tuple[str, ...] = ()
+    _values: Mapping[str, Mapping[str, int]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_values", _with(self.given))
+
+    def of(self, kind: str, what: str) -> int:
+        """A limit of a format: ``bytes``, ``line``, ``nesting`` or ``members``."""
+        return self._values[kind][what]
+
+    def check(self, kind: str, what: str, number: int) -> None:
+        """Compare a number with a limit.
+
+        Raises
+        ------
+        UnreadableError
+            Kind "too large", if it is above.
+        """
+        if number > self.of(kind, what):
+            raise self.error(kind, what)
+
+    def error(self, kind: str, what: str) -> UnreadableError:
+        """What is said of something above a limit."""
+        return UnreadableError(
+            KIND,
+            f"more than {self.of(kind, what):,} {_WORDS[what]}; --read-limits {kind}.{what}=N "
+            f"raises the limit",
+        )
+
+    def check_lines(self, kind: str, text: str) -> None:
+        """Compare the longest line of a text with the limit of its format.
+
+        Raises
+        ------
+        UnreadableError
+            Kind "too large", if it is above.
+        """
+        most = self.of(kind, "line")
+        if len(text) > most and re.search(rf"[^\n]{{{most + 1}}}", text):
+            raise self.error(kind, "line")
+
+    def check_tree(self, kind: str, text: str) -> None:
+        """Compare nesting and number of values of a JSON text, or of Python's, with the limits.
+
+        Brackets and commas in texts are counted as well, as those of a CIF: they come in pairs.
+
+        Raises
+        ------
+        UnreadableError
+            Kind "too large", if one is above.
+        """
+        import numpy as np
+
+        self.check(kind, "members", text.count(",") + text.count("[") + text.count("{"))
+        depth = 0
+        for start in range(0, len(text), _PART):
+            part = text[start : start + _PART].encode("ascii", "replace")
+            letters = np.frombuffer(part, dtype=np.uint8)
+            opening = (letters == ord("[")) | (letters == ord("{"))
+            closing = (letters == ord("]")) | (letters == ord("}"))
+            depths = depth + np.cumsum(opening.astype(np.int32) - closing)
+            self.check(kind, "nesting", int(depths.max()))
+            depth = int(depths[-1])
+
+
+def read_limits(value: Any) -> tuple[str, ...]:
+    """The setting ``read_limits``: texts such as ``json.bytes=2G``.
+
+    Raises
+    ------
+    ValueError
+        With what is expected.
+    """
+    texts = value.split() if isinstance(value, str) else list(value)
+    _with(texts)
+    return tuple(texts)
+
+
+def _with(given: Sequence[str]) -> Mapping[str, Mapping[str, int]]:
+    values = {kind: dict(limits) for kind, limits in _DEFAULTS.items()}
+    for text in given:
+        name, _, number = text.partition("=")
+        amount = re.fullmatch(r"(\d+)([KMGT]?)", number.strip(), re.IGNORECASE)
+        kind, _, what = name.strip().rpartition(".")
+        kinds = [kind] if kind else list(values)
+        places = [values[kind] for kind in kinds if what in values.get(kind, ())]
+        if amount is None or not places:
+            names = [f"{kind}.{what}" for kind, limits in values.items() for what in limits]
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f" (did you mean {near[0]}?)" if near and near[0] != name else ""
+            raise ValueError(
+                f"FORMAT.WHAT=N with {', '.join(_WORDS)} of {', '.join(values)}, such as "
+                f"json.bytes=2G{hint}"
+            )
+        for limits in places:
+            limits[what] = int(amount[1]) * _UNITS[amount[2].upper()]
+    return values
+
+
+DEFAULT = Limits()
+"""The limits where none are given."""

@@ -1,0 +1,209 @@
+"""What a file that lies in a folder or an archive is: crystals, or what else.
+
+Tables, settings, metrics and checkpoints lie beside crystals under the same endings, so a file
+that nobody named is looked into. It is read where it may hold crystals, and where it cannot be
+opened: reading it will say why.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import posixpath
+import re
+from collections.abc import Callable
+from typing import IO
+
+from hpcbench.limits import DEFAULT, Limits
+from hpcbench.sources import formats
+from hpcbench.sources.streams import Capped
+
+# Of a file, to look for what tells its kind, in bytes.
+_START = 2**16
+# Of a database or a pickle: what is in it is said at its beginning.
+_LONG_START = 2**24
+_PIECE = 2**20
+# The ending of an exported crystal's name is its id; of an earlier computation more follows.
+_ID = r"-[0-9a-f]{16}(_[\w+.-]*)?"
+_CALLED = re.compile(rf"{_ID}\.cif(\.\w+)?$", re.IGNORECASE)
+_EXPORTED_CIF = re.compile(rf"\s*data_\S*{_ID}\s*$".encode(), re.MULTILINE)
+_EXPORTED_FRAME = re.compile(rb"\sdisplaced_atom=|\sverdict=.*\smin_frequency_path=")
+_UTF_16 = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE
+_TABLE = re.compile(rb"CREATE TABLE\s+[\"'`\[]?systems\b", re.IGNORECASE)
+_NAMES = b"CREATE "
+_UNIT_CELL = re.compile(rb"^unit_cell[ \t]*:", re.MULTILINE)
+_OLD_CELL = (
+    re.compile(rb"^lattice[ \t]*:", re.MULTILINE),
+    re.compile(rb"^points[ \t]*:", re.MULTILINE),
+)
+# phonopy's results name their q-points, displacements or modes before anything else.
+_RESULT = re.compile(
+    rb"^(mesh|nqpoint|npath|phonon|displacements|thermal_\w+|normal_modes|modulations?|q-position|"
+    rb"gruneisen\w*|total_dos\w*)[ \t]*:",
+    re.MULTILINE,
+)
+_BANDS = re.compile(rb'"@class"\s*:\s*"PhononBandStructure')
+
+EXPORT = "exports of hpcbench"
+TRAJECTORIES = "trajectories of MatterGen"
+AGAIN = "copies of the same crystals by MatterGen"
+_TRAJECTORIES = re.compile(r"generated_trajectories(\.zip)?", re.IGNORECASE)
+_COPIES = re.compile(r"generated_crystals_cif(\.zip)?", re.IGNORECASE)
+_FRAMES = re.compile(r"generated_crystals\.extxyz(\.(gz|bz2|xz))?", re.IGNORECASE)
+
+
+def kind_left_out(
+    path: str,
+    opener: Callable[[], IO[bytes]],
+    limits: Limits = DEFAULT,
+    *,
+    beside_store: bool = False,
+) -> str:
+    """What a file is that is not to be read; empty if it is to be read.
+
+    Parameters
+    ----------
+    path : str
+        Path, or path in an archive.
+    opener : callable
+        Opens it.
+    limits : Limits
+        Most bytes that are looked at.
+    beside_store : bool
+        Whether there is a store in its folder: any CIF file may then be an export of it. Others
+        are looked into only if they are called like one, for there may be very many.
+
+    Returns
+    -------
+    str
+        A kind, in the plural, for counting: "JSON files without structures".
+    """
+    kind = formats.format_of(path)
+    if kind == "":
+        ending = posixpath.splitext(path)[1].lower()
+        return f"{ending} files" if re.fullmatch(r"\.\w{1,12}", ending) else "files of no format"
+    if kind in _BY_NAME:
+        return _BY_NAME[kind]
+    if kind not in _LOOKERS or (kind == "cif" and not beside_store and not _CALLED.search(path)):
+        return ""
+    try:
+        with opener() as stream:
+            plain = formats.decompressed(stream, path)
+            return _LOOKERS[kind](io.BufferedReader(Capped(plain, kind, limits), _PIECE))
+    except Exception:  # damaged archives and compressed files raise many kinds
+        return ""
+
+
+def is_of_layout(name: str) -> bool:
+    """Whether a name is one of which :func:`layout_of` may say something."""
+    return bool(_TRAJECTORIES.fullmatch(name) or _COPIES.fullmatch(name))
+
+
+def layout_of(name: str, neighbours: set[str]) -> str:
+    """What a file or folder is by the names that a generator gives its results.
+
+    Parameters
+    ----------
+    name : str
+        Of a file or folder.
+    neighbours : set of str
+        Names of what lies beside it.
+
+    Returns
+    -------
+    str
+        A kind, if it is not to be read: MatterGen writes each crystal as a frame and as a CIF
+        file, and, if asked, all steps on the way to it.
+    """
+    if _TRAJECTORIES.fullmatch(name):
+        return TRAJECTORIES
+    if _COPIES.fullmatch(name) and any(_FRAMES.fullmatch(other) for other in neighbours):
+        return AGAIN
+    return ""
+
+
+def is_exported_folder(name: str) -> bool:
+    """Whether a folder beside an export's settings is one that exports make."""
+    return bool(re.fullmatch(rf".*{_ID}|phonon-calculation-output|relaxed", name))
+
+
+def _cif(stream: io.BufferedReader) -> str:
+    return EXPORT if _EXPORTED_CIF.match(stream.read(_START)) else ""
+
+
+def _xyz(stream: io.BufferedReader) -> str:
+    lines = stream.read(_START).split(b"\n", 2)
+    return EXPORT if len(lines) > 1 and _EXPORTED_FRAME.search(lines[1]) else ""
+
+
+def _csv(stream: io.BufferedReader) -> str:
+    from hpcbench.sources import csv_rows
+
+    start = stream.read(csv_rows.HEADER_BYTES)
+    if not start.strip() or csv_rows.has_structures(start):
+        return ""
+    return "CSV tables without structures"
+
+
+def _json(stream: io.BufferedReader) -> str:
+    start = stream.peek(_START)[:_START]
+    if not start.strip() or start.startswith(_UTF_16):
+        return ""
+    if _BANDS.search(start):
+        return "band structures"
+    return "" if _holds(stream, b'"sites"') else "JSON files without structures"
+
+
+def _phonopy(stream: io.BufferedReader) -> str:
+    start = stream.peek(_START)[:_START]
+    if not start.strip() or start.startswith(_UTF_16):
+        return ""
+    found = [False, False]
+    last = b""
+    while piece := stream.read(_PIECE):
+        text = last + piece
+        if _UNIT_CELL.search(text):
+            return ""
+        if _RESULT.search(text):
+            return "results of phonopy"
+        found = [old or bool(key.search(text)) for old, key in zip(found, _OLD_CELL, strict=True)]
+        last = text[text.rfind(b"\n") + 1 :][-_START:]
+    return "" if all(found) else "YAML files without a crystal"
+
+
+def _database(stream: io.BufferedReader) -> str:
+    from hpcbench.sources.readers import SQLITE
+
+    start = stream.read(_LONG_START)
+    # One that names nothing is damaged.
+    if not start or (start.startswith(SQLITE) and (_TABLE.search(start) or _NAMES not in start)):
+        return ""
+    return "databases without crystals"
+
+
+def _torch(stream: io.BufferedReader) -> str:
+    start = stream.read(_LONG_START)
+    if not start or (b"frac_coords" in start and b"atom_types" in start):
+        return ""
+    return "torch files without crystals"
+
+
+def _holds(stream: io.BufferedReader, words: bytes) -> bool:
+    last = b""
+    while piece := stream.read(_PIECE):
+        if words in last + piece:
+            return True
+        last = piece[-len(words) :]
+    return False
+
+
+_BY_NAME = {"list": "lists of sources", "manifest": "manifests and settings"}
+_LOOKERS: dict[str, Callable[[io.BufferedReader], str]] = {
+    "cif": _cif,
+    "xyz": _xyz,
+    "csv": _csv,
+    "json": _json,
+    "phonopy": _phonopy,
+    "database": _database,
+    "torch": _torch,
+}
