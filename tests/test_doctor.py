@@ -14,7 +14,7 @@ from farm import mpiexec
 
 from hpcbench.cli import doctor, doctor_ranks
 from hpcbench.cli.doctor import doctor_command
-from hpcbench.cli.findings import BAD, Finding, show, split, survive
+from hpcbench.cli.findings import BAD, OK, Finding, show, split, survive
 from hpcbench.errors import PotentialError
 
 Ask = Callable[..., tuple[int, str]]
@@ -56,6 +56,16 @@ def test_a_check_that_crashes_does_not_end_the_doctor(
     assert code == 3
     assert "BAD potentials OSError: stale file handle" in said
     assert "can be written" in said
+
+
+def test_a_torch_that_is_not_safe_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hpcbench.cli import doctor
+
+    for version, states in [("2.9.1+cu128", [OK, BAD]), ("2.10.0", [OK]), ("3.0", [OK])]:
+        monkeypatch.setattr(doctor, "installed", lambda package, version=version: version)
+        found = [*doctor._packages()]
+        assert [finding.state for finding in found] == states
+    assert found[-1].advice == ""
 
 
 def test_what_was_found_before_a_crash_stays() -> None:

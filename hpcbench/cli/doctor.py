@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -32,6 +33,8 @@ from hpcbench.versions import installed
 # Some login nodes have an mpiexec that waits for an allocation; in seconds.
 PATIENCE = 60.0
 PACKAGES = ("numpy", "ase", "phonopy", "spglib", "seekpath", "h5py", "pymatgen", "torch")
+# The first in which weights_only keeps its promise.
+SAFE_TORCH = (2, 10)
 TWO_PROCESSES = "from mpi4py import MPI; print('world of', MPI.COMM_WORLD.size)"
 
 
@@ -117,6 +120,15 @@ def _packages() -> Iterator[Finding]:
     missing = [package for package, version in versions.items() if not version]
     there = ", ".join(f"{package} {version}" for package, version in versions.items() if version)
     yield Finding(OK, "packages", there)
+    parts = re.findall(r"\d+", versions["torch"])[:2]
+    if parts and tuple(map(int, parts)) < SAFE_TORCH:
+        yield Finding(
+            BAD,
+            "torch",
+            f"torch {versions['torch']} could run a program that is hidden in a .pt file "
+            f"(CVE-2026-24747)",
+            f"pip install 'torch>={'.'.join(map(str, SAFE_TORCH))}'",
+        )
     if missing:
         yield Finding(BAD, "packages", f"missing: {', '.join(missing)}", "./launch.sh setup")
 

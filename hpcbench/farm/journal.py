@@ -2,6 +2,8 @@
 
 One file for each process, with lines::
 
+    read gen/a.cif              this file is about to be read (escaped as in a URL); "-": none
+    read-alone gen/a.cif        ... in a process of its own
     take 17 0                   block 17 is about to be leased, as its holder number 0
     begin 1f3a... 9c0d...       work on these crystals begins
     alone 1f3a...               ... on this one, with nothing beside it
@@ -23,6 +25,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote, unquote_to_bytes
 
 
 class Journal:
@@ -31,8 +34,8 @@ class Journal:
     Raises
     ------
     OSError
-        From ``__init__``, :meth:`take` and :meth:`begin`, if it cannot be written: work that is
-        not written down must not start.
+        From ``__init__``, :meth:`read`, :meth:`take` and :meth:`begin`, if it cannot be written:
+        work that is not written down must not start.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,6 +46,11 @@ class Journal:
         # A thread may say that the process was asked to stop, at any time.
         self._lock = threading.Lock()
         self._file: int | None = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+    def read(self, path: str, *, alone: bool = False) -> None:
+        """A file is about to be read; empty where all have been."""
+        name = quote(os.fsencode(path)) if path else "-"
+        self._write("read-alone" if alone else "read", name)
 
     def take(self, block: int, holder: int) -> None:
         """A block is about to be leased."""
@@ -107,6 +115,10 @@ class Told:
         Blocks that are committed.
     died : list of str
         Crystals that have ended an understudy, once for each time.
+    reading : str
+        The file that was read last, if it was not read to the end.
+    alone : bool
+        Whether it was read in a process of its own.
     in_order : bool
         The process ended as it should, or was asked to stop.
     """
@@ -115,6 +127,8 @@ class Told:
     begun: dict[str, bool] = field(default_factory=dict)
     done: set[int] = field(default_factory=set)
     died: list[str] = field(default_factory=list)
+    reading: str = ""
+    alone: bool = False
     in_order: bool = False
 
 
@@ -127,6 +141,9 @@ def read_journal(path: Path) -> Told:
         return told
     for line in text.split("\n")[:-1]:
         match line.split(" "):
+            case ["read" | "read-alone" as word, name]:
+                told.reading = "" if name == "-" else os.fsdecode(unquote_to_bytes(name))
+                told.alone = word == "read-alone"
             case ["take", block, holder] if block.isdigit() and holder.isdigit():
                 told.taken.append((int(block), int(holder)))
             case ["begin" | "alone" as word, *ids]:

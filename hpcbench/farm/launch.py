@@ -29,13 +29,14 @@ from hpcbench.farm.instead import Instead
 from hpcbench.farm.journal import Journal, journal_path
 from hpcbench.farm.plan import Plan, make_plan, name_launch
 from hpcbench.farm.share import Share, double_of, load_crystals, load_for
+from hpcbench.farm.suspicion import SuspectFiles, suspect_files
 from hpcbench.farm.understudy import Order, Understudy
 from hpcbench.farm.weights import provide_weights
 from hpcbench.farm.world import World, by_rank_0
 from hpcbench.limits import Limits
 from hpcbench.planning.blocks import MOST_UNDER_WAY
 from hpcbench.planning.costs import CostModel, load_cost_model
-from hpcbench.planning.listing import Listing, Record, read_share
+from hpcbench.planning.listing import Care, Listing, Record, read_share
 from hpcbench.potentials.protocol import Potential
 from hpcbench.potentials.registry import (
     check_derivative,
@@ -124,7 +125,14 @@ def launch(
         segments = folder.segment_paths()[world.rank :: world.size]
         damaged = world.gather(_all_or_none(world, lambda: find_damage_apart(segments)))
         by_rank_0(world, lambda: _set_aside(damaged))
-        gathered = world.gather(read_share(config, files, records, world.rank, world.size))
+        suspects = by_rank_0(world, lambda: _suspect_files(folder, name, retry))
+        if suspects:
+            on_note(
+                f"an earlier start ended while it read {', '.join(suspects)}: read in a process "
+                f"of its own now"
+            )
+        care = Care(lambda path, alone: journal.read(path, alone=alone), suspects)
+        gathered = world.gather(read_share(config, files, records, world.rank, world.size, care))
         listing = curated(config, world, gathered)
         rates = None if instead is None else instead.rates
         plan = _plan(config, world, folder, deciding, listing, name, rates, retry)
@@ -205,6 +213,13 @@ def _sources(config: RunConfig) -> tuple[list[SourceFile], str]:
     """The files to be read, and a sentence about what lies among them and is not."""
     found = find_sources(config.sources, Limits(config.read_limits))
     return found.files, found.note()
+
+
+def _suspect_files(folder: RunFolder, launch: str, retry: str | None) -> SuspectFiles:
+    """Files that may have ended an earlier launch; forgiven where failures are tried again."""
+    past = [path for path in folder.past_launches() if path.name != launch]
+    files = suspect_files(past, folder.attempts)
+    return files if retry is None else dict.fromkeys(files, 0)
 
 
 def _set_aside(damaged: Iterable[Mapping[Path, str]]) -> None:

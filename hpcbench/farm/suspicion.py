@@ -1,7 +1,8 @@
-"""Crystals that may have ended a process: who they are, and what becomes of them.
+"""Crystals and files that may have ended a process: who they are, and what becomes of them.
 
 What a process had begun and not committed when it died is suspect. Each suspect is computed alone,
-by an understudy; one that ends it several times is set aside.
+by an understudy; one that ends it several times is set aside. A file that was being read is read
+in a process of its own, and left out where that dies, or where ranks die with it several times.
 """
 
 from __future__ import annotations
@@ -94,6 +95,32 @@ def joined(parts: Iterable[Mapping[str, Suspicion]]) -> Suspicions:
     return result
 
 
+SuspectFiles = dict[str, int]
+"""Files that were being read when a process died, with how many times they were read alone."""
+
+
+def suspect_files(launches: Iterable[Path], file: Path) -> SuspectFiles:
+    """Files that may have ended the process that read them.
+
+    Parameters
+    ----------
+    launches : iterable of Path
+        Folders of launches that are over.
+    file : Path
+        What launches before them have told.
+    """
+    kept = _read(file)
+    files: SuspectFiles = dict(kept["files"])
+    for launch in launches:
+        if launch.name in kept["launches"]:
+            continue
+        for path in sorted(launch.glob("journal/rank-*")):
+            told = read_journal(path)
+            if told.reading and not told.in_order:
+                files[told.reading] = files.get(told.reading, 0) + told.alone
+    return files
+
+
 def fold_launches(
     launches: Iterable[Path], file: Path, finished: Container[str], forgiven: Container[str] = ()
 ) -> Suspicions:
@@ -123,6 +150,7 @@ def fold_launches(
     kept = _read(file)
     known = set(kept["launches"])
     launches = list(launches)
+    files = suspect_files(launches, file)
     parts = [{key: Suspicion(*values) for key, values in kept["suspicions"].items()}]
     for launch in launches:
         if launch.name in known:
@@ -143,7 +171,9 @@ def fold_launches(
         # First the names of the launches, then their folders: after a kill in between, nothing
         # is counted twice.
         names = [launch.name for launch in launches]
-        replace_text(file, json.dumps({"launches": names, "suspicions": values}) + "\n")
+        replace_text(
+            file, json.dumps({"launches": names, "suspicions": values, "files": files}) + "\n"
+        )
         for launch in launches:
             shutil.rmtree(launch, ignore_errors=True)
     return suspicions
@@ -157,7 +187,12 @@ def _of_understudy(told: Told, finished: Container[str]) -> Suspicions:
 def _read(file: Path) -> dict[str, Any]:
     try:
         values: dict[str, Any] = json.loads(file.read_text())
-        return {"launches": values["launches"], "suspicions": values["suspicions"]}
+        # Older versions did not write down which files they read.
+        return {
+            "launches": values["launches"],
+            "suspicions": values["suspicions"],
+            "files": values.get("files", {}),
+        }
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         # Torn by a machine that went down: suspects are found again the hard way.
-        return {"launches": [], "suspicions": {}}
+        return {"launches": [], "suspicions": {}, "files": {}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,14 @@ from hpcbench.origin import origins_from_json, origins_to_json
 from hpcbench.phonons.supercells import require_size
 from hpcbench.planning.costs import Work, predict_work, supercell_of
 from hpcbench.sources import SourceFile, Unreadable, formats, merge, read_part
+from hpcbench.sources.apart import left_out_row, read_apart
+from hpcbench.sources.reading import Place
 from hpcbench.store.schema import CRYSTALS, FAILED, SET_ASIDE, UNREADABLE
 from hpcbench.store.table_writer import TableWriter
 
 Record = Crystal | Unreadable
+# Starts that may end while a file is read in a process of its own: with it, not of it alone.
+MOST_DEATHS = 3
 # In bytes: all ranks read a larger file, and each examines a part of what is in it.
 _LARGE = 2**20
 # One that has to be in memory as a whole is read by one rank if it is larger than this.
@@ -57,12 +61,33 @@ class Listed:
     problem: CrystalError | None = None
 
 
+@dataclass(frozen=True)
+class Care:
+    """How files are read that may end the process which reads them.
+
+    Attributes
+    ----------
+    reads : callable
+        Told the path of each file before it is read, and whether by a process of its own; an
+        empty path after all of them.
+    suspects : dict
+        Files that are read in a process of their own, with how many times that ended everything.
+    """
+
+    reads: Callable[[str, bool], None] = lambda path, alone: None
+    suspects: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+CARELESS = Care()
+
+
 def read_share(
     config: RunConfig,
     files: Sequence[SourceFile],
     records: Iterable[Record] | None,
     rank: int,
     size: int,
+    care: Care = CARELESS,
 ) -> list[Listed] | SetupError:
     """Read and examine one rank's share of the files, or ``records`` if there are any.
 
@@ -77,6 +102,7 @@ def read_share(
             size,
             with_supercell=config.supercell == "source",
             limits=Limits(config.read_limits),
+            care=care,
         )
     else:
         numbered = (((place,), record) for place, record in enumerate(records))
@@ -105,18 +131,42 @@ def read_records(
     *,
     with_supercell: bool = False,
     limits: Limits = DEFAULT,
+    care: Care = CARELESS,
 ) -> Iterator[tuple[tuple[int, ...], Record]]:
     """One rank's share of the records of files, each with its file's number and its place there."""
     for number, file in enumerate(files):
+        deaths = care.suspects.get(file.path)
+        if deaths is not None:
+            if number % size == rank:
+                for place, record in _read_suspect(file, deaths, with_supercell, limits, care):
+                    yield (number, *place), record
+            continue
         if _is_shared(file):
             part, parts = rank, size
         elif number % size == rank:
             part, parts = 0, 1
         else:
             continue
+        care.reads(file.path, False)
         read = read_part(file, part, parts, with_supercell=with_supercell, limits=limits)
         for place, record in read:
             yield (number, *place), record
+    care.reads("", False)
+
+
+def _read_suspect(
+    file: SourceFile, deaths: int, with_supercell: bool, limits: Limits, care: Care
+) -> Iterator[tuple[Place, Record]]:
+    """Read a file that may end its process, or leave it out if it has often enough."""
+    if deaths >= MOST_DEATHS:
+        yield left_out_row(
+            file,
+            f"{deaths} starts ended while it was read in a process of its own; --retry-failed "
+            f"tries again",
+        )
+        return
+    care.reads(file.path, True)
+    yield from read_apart(file, with_supercell=with_supercell, limits=limits)
 
 
 def _is_shared(file: SourceFile) -> bool:

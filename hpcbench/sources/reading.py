@@ -69,8 +69,8 @@ def read_part(
     read = _Reading(file.columns, with_supercell, limits, reads)
     records: Iterator[tuple[Place, Record]]
     if file.problem:
-        failure = _failure(UnreadableError("file", file.problem), file.path, 0)
-        records = iter([((0, 0), failure)])
+        problem = failure(UnreadableError("file", file.problem), file.path, 0)
+        records = iter([((0, 0), problem)])
     elif formats.format_of(file.path) == "archive":
         records = _read_archive(file, part, parts, read)
     else:
@@ -108,7 +108,7 @@ def _read_archive(
 ) -> Iterator[tuple[Place, Record]]:
     found = others = 0
     if reason := read.reads(file.path):
-        yield (0, 0), _failure(UnreadableError(KILLS, reason), file.path, 0)
+        yield (0, 0), failure(UnreadableError(KILLS, reason), file.path, 0)
         return
     known = members.known_members(file.path, read.limits)
     while True:
@@ -117,7 +117,7 @@ def _read_archive(
                 break
         except UnreadableError as error:
             # The index keeps this record apart from one about the whole archive.
-            yield (found, 0), _failure(error, file.path, found)
+            yield (found, 0), failure(error, file.path, found)
             return
         name = f"{file.path}::{member.name}"
         if member.kind:
@@ -130,18 +130,18 @@ def _read_archive(
         form = formats.format_of(member.name)
         if form == "archive":
             nested = UnreadableError("nested archive", "archives in archives are not read")
-            yield (found, 0), _failure(nested, name, 0)
+            yield (found, 0), failure(nested, name, 0)
             continue
         if member.size > read.limits.of(form, "bytes"):
             if part == 0:
-                yield (found, 0), _failure(read.limits.error(form, "bytes"), name, 0)
+                yield (found, 0), failure(read.limits.error(form, "bytes"), name, 0)
             continue
         for index, record in enumerate(_read_stream(member.open, name, read)):
             if not has_several or index % parts == part:
                 yield (found, index), record
     if not found:
         empty = UnreadableError("empty", f"no crystal file among the archive's {others} files")
-        yield (0, 0), _failure(empty, file.path, 0)
+        yield (0, 0), failure(empty, file.path, 0)
 
 
 def _read_stream(opener: Callable[[], IO[bytes]], path: str, read: _Reading) -> Iterator[Record]:
@@ -164,7 +164,7 @@ def _records(opener: Callable[[], IO[bytes]], path: str, read: _Reading) -> Iter
     stem = formats.stem_of(path)
     index = 0
     if reason := read.reads(path):
-        yield _failure(UnreadableError(KILLS, reason), path, 0)
+        yield failure(UnreadableError(KILLS, reason), path, 0)
         return
     entries = _entries(opener, path, read)
     while True:
@@ -182,11 +182,11 @@ def _records(opener: Callable[[], IO[bytes]], path: str, read: _Reading) -> Iter
                 origin = Origin(path, index, Generator(entry.generator), columns=said)
                 record: Record = entry.to_crystal(entry.name or f"{stem}-{index}", origin)
             except UnreadableError as error:
-                record = _failure(error, path, index)
+                record = failure(error, path, index)
         yield record
         index += 1
     if index == 0:
-        yield _failure(UnreadableError("empty", "the file is empty"), path, 0)
+        yield failure(UnreadableError("empty", "the file is empty"), path, 0)
 
 
 def _entries(
@@ -224,9 +224,12 @@ def _entries(
         yield UnreadableError("syntax", f"{type(error).__name__}: {error}")
 
 
-def _failure(error: UnreadableError, path: str, index: int) -> Unreadable:
+def failure(
+    error: UnreadableError, path: str, index: int, made_by: Generator = UNKNOWN
+) -> Unreadable:
+    """The record of a file, or of one entry of it, that could not be read."""
     stem = formats.stem_of(path)
     # Messages become cells of tables: one line, and not a page of a file's content.
     message = " ".join(str(error).split())[:300]
     name = f"{stem}-{index}" if index else stem
-    return Unreadable(name, Origin(path, index), error.kind, message)
+    return Unreadable(name, Origin(path, index, made_by), error.kind, message)
