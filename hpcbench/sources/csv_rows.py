@@ -95,12 +95,10 @@ def _rows(rows: csv.DictReader[str], path: str, stem: str) -> Iterator[Entry | U
                 continue
             labels = {k: v for k, v in row.items() if k not in (column, None) and v}
             entry = _structure(row[column] or "")
-            yield Entry(
-                entry.cell,
-                entry.positions,
-                entry.numbers,
-                name_from_labels(dict(labels), stem),
-                generator_from_labels(dict(labels)),
+            yield replace(
+                entry,
+                name=name_from_labels(dict(labels), stem),
+                generator=generator_from_labels(dict(labels)),
                 labels={**labels, **entry.labels},
             )
         except UnreadableError as error:
