@@ -259,6 +259,10 @@ def test_boundary_conditions_of_json_and_of_python(tmp_path: Path) -> None:
     lattice = Lattice(np.diag([3.0, 3.0, 3.0]), pbc=(True, True, False))
     Structure(lattice, ["Cu"], [[0, 0, 0]]).to(str(tmp_path / "a.json"))
     assert "taken as periodic" in note(one(tmp_path / "a.json"))
+    text = (tmp_path / "a.json").read_text()
+    for odd in ("[true]", '"TTF"', "7", "null"):
+        (tmp_path / "b.json").write_text(text.replace(" ", "").replace("[true,true,false]", odd))
+        assert not note(one(tmp_path / "b.json"))
     atoms = Atoms("Cu", cell=[3, 3, 3])
     record = Crystal.from_ase(atoms, "x", (Origin("python"),))
     assert "taken as periodic" in note(record)

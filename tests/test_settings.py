@@ -291,6 +291,14 @@ def operators(*texts: str) -> str:
     return "loop_\n_symmetry_equiv_pos_as_xyz\n" + "\n".join(f"'{t}'" for t in texts) + "\n"
 
 
+def test_a_bomb_of_operators(tmp_path: Path) -> None:
+    """All products of a hundred thousand would take the memory of a machine."""
+    texts = [f"x+{n}/100003,y,z" for n in range(20_000)]
+    record = read_text(tmp_path, head() + operators(*texts) + sites("Si1 .1 .2 .3"))
+    assert isinstance(record, Unreadable)
+    assert record.reason == "too large: 20,000 symmetry operations (limit 400)"
+
+
 @pytest.mark.parametrize(
     ("texts", "reason"),
     [

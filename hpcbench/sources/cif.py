@@ -47,10 +47,8 @@ MOST_CHARACTERS = 2**21
 
 # The beginning of a data block, or of a line that begins or ends a text field.
 _MARK = re.compile(r"^(?:(;)|[ \t]*data_)", re.MULTILINE | re.IGNORECASE)
-# A tag with several words behind it that stand in no quotes.
-_BARE = re.compile(
-    r"^([ \t]*_\S+[ \t]+)(?!.*[ \t]_)([^\s'\"#;][^'\"#\n]*[ \t][^'\"#\n]*?)[ \t]*$", re.MULTILINE
-)
+# A line of a header, and not of a text that somebody wrote into one line.
+_LONGEST_LINE = 300
 _CUT_OFF = "a loop or a text is incomplete: the file is malformed or was cut off"
 _USED = ("_atom_site_", "_cell_", "_chemical_formula_sum", "_space_group_", "_symmetry_")
 
@@ -112,7 +110,7 @@ def _tags(piece: str) -> tuple[dict[str, Any], str]:
         block = _parsed(piece)
     except ValueError as error:
         try:
-            block = _parsed(_BARE.sub(r"\1'\2'", piece))
+            block = _parsed("\n".join(map(_quoted, piece.split("\n"))))
         except ValueError:
             raise _syntax(piece, str(error)) from error
         mended = "texts without quotes"
@@ -123,6 +121,15 @@ def _tags(piece: str) -> tuple[dict[str, Any], str]:
                 raise UnreadableError("syntax", f"{tag} is given twice, with other values")
             tags[tag] = value
     return tags, mended
+
+
+def _quoted(line: str) -> str:
+    """A line with its text in quotes, where several words stand behind one tag without them."""
+    words = line.split() if len(line) < _LONGEST_LINE else []
+    is_tag = [word.startswith("_") for word in words]
+    if len(words) < 3 or is_tag != [True] + [False] * len(words[1:]) or set("'\"#;") & set(line):
+        return line
+    return f"{words[0]} '{' '.join(words[1:])}'"
 
 
 def _parsed(piece: str) -> Any:

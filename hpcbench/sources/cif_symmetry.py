@@ -37,9 +37,11 @@ _NO_ISOMETRY = 0.02
 relaxed cells only nearly have their symmetry."""
 _TOLERANCES = (0.01, 0.1, 0.001)
 """In A, within which the group that is named is looked for: coordinates are rounded."""
+_MOST_OPERATORS = 400
+"""Of a file: 192 in the tables, and more in cells that are centred otherwise."""
 _SAME_TRANSLATION = 0.01
 """In fractions of the cell: some programs write decimals."""
-_MOST_ATOMS = 500
+_MOST_ATOMS = 200
 """Of a crystal whose group is looked for: spglib takes seconds for more."""
 
 
@@ -109,6 +111,9 @@ def _parsed(texts: tuple[str, ...]) -> Operations:
     # gemmi knows 24ths alone, and takes 0.29 for 7/24.
     from pymatgen.core.operations import SymmOp
 
+    if len(texts) > _MOST_OPERATORS:
+        message = f"{len(texts):,} symmetry operations (limit {_MOST_OPERATORS})"
+        raise UnreadableError("too large", message)
     try:
         matrices = np.array([SymmOp.from_xyz_str(text).affine_matrix for text in texts])
     except (ValueError, IndexError, ZeroDivisionError) as error:

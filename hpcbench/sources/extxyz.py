@@ -19,6 +19,7 @@ from hpcbench.masses import NOT_TAKEN
 from hpcbench.sources.records import (
     Entry,
     atomic_number,
+    boundary_conditions,
     generator_from_labels,
     isotope_masses,
     name_from_labels,
@@ -133,7 +134,7 @@ def _parse_frame(comment: str, rows: list[str], stem: str) -> Entry:
         generator_from_labels(info),
         labels=info,
         masses=masses,
-        pbc=_pbc(info.get("pbc")),
+        pbc=boundary_conditions(info.get("pbc")),
         notes=tuple(notes),
     )
 
@@ -168,12 +169,6 @@ def _cell(value: Any) -> NDArray[np.float64]:
     raise UnreadableError(
         "no cell", f"Lattice has {numbers.size} numbers: nine are needed, vector by vector"
     )
-
-
-def _pbc(value: Any) -> tuple[bool, ...]:
-    """Boundary conditions; those that are not three flags are none."""
-    flags = np.asarray(True if value is None else value)
-    return tuple(flags.tolist()) if flags.shape == (3,) and flags.dtype == bool else (True,) * 3
 
 
 def _columns(properties: str) -> dict[str, int]:

@@ -20,6 +20,7 @@ from hpcbench.errors import CrystalError, UnreadableError
 from hpcbench.sources.records import (
     Entry,
     atomic_number,
+    boundary_conditions,
     generator_from_labels,
     is_element,
     isotope_masses,
@@ -158,7 +159,6 @@ def _json_entry(name: str, item: Any) -> Entry:
         sites = structure["sites"]
         symbols = [_site_symbol(site["species"]) for site in sites]
         numbers = [atomic_number(symbol) for symbol in symbols]
-        pbc = [bool(flag) for flag in structure["lattice"].get("pbc", (True, True, True))]
         fractional = np.array([site["abc"] for site in sites], dtype=np.float64).reshape(-1, 3)
         positions = fractional @ cell
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -173,7 +173,7 @@ def _json_entry(name: str, item: Any) -> Entry:
         generator_from_labels(labels),
         labels=labels,
         masses=isotope_masses(symbols),
-        pbc=pbc,
+        pbc=boundary_conditions(structure["lattice"].get("pbc")),
     )
 
 

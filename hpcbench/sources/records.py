@@ -182,6 +182,14 @@ def isotope_masses(symbols: Iterable[str]) -> list[float] | None:
     return None if all(map(math.isnan, masses)) else masses
 
 
+def boundary_conditions(value: Any) -> tuple[bool, bool, bool]:
+    """Three flags as a file gives them; anything else says nothing, which is periodic."""
+    flags = value.tolist() if isinstance(value, np.ndarray) else value
+    if isinstance(flags, list | tuple) and len(flags) == 3:
+        return bool(flags[0]), bool(flags[1]), bool(flags[2])
+    return True, True, True
+
+
 def name_from_labels(labels: dict[str, object], stem: str = "") -> str:
     """The name that a frame, database row or JSON object gives itself, or an empty string.
 
