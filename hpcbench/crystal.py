@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcbench.born import NAC_PARAMS, numbers_of
-from hpcbench.origin import Origin
+from hpcbench.cells import periodicity, right_handed
+from hpcbench.masses import NOT_TAKEN, named
+from hpcbench.origin import Origin, with_note
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -21,6 +23,9 @@ POSITION_RESOLUTION = 1e-5
 
 BORN_RESOLUTION = 1e-6
 """The same for Born charges in e, the dielectric tensor, and what goes with them."""
+
+MASS_RESOLUTION = 1e-3
+"""The same for atomic masses in u."""
 
 # Files round to decimals: a boundary between two grid points that no such number meets keeps
 # rounding noise from deciding.
@@ -50,6 +55,8 @@ class Crystal:
     nac_params : mapping or None
         Born charges of the atoms and the dielectric tensor, see :mod:`hpcbench.born`, where a
         phonopy.yaml has them.
+    masses : ndarray, shape (natoms,), or None
+        Atomic masses in u, where the source names others than those of the elements.
     """
 
     id: str
@@ -60,6 +67,7 @@ class Crystal:
     numbers: NDArray[np.int32]
     supercell_matrix: NDArray[np.int32] | None = None
     nac_params: Mapping[str, Any] | None = None
+    masses: NDArray[np.float64] | None = None
 
     @classmethod
     def from_arrays(
@@ -71,15 +79,18 @@ class Crystal:
         numbers: NDArray[np.int32],
         supercell_matrix: NDArray[np.int32] | None = None,
         nac_params: Mapping[str, Any] | None = None,
+        masses: NDArray[np.float64] | None = None,
     ) -> Crystal:
         """Make a record and its content id from arrays (shapes and units as in the class)."""
         cell = np.array(cell, dtype=np.float64).reshape(3, 3)
         positions = np.array(positions, dtype=np.float64).reshape(-1, 3)
         numbers = np.array(numbers, dtype=np.int32).reshape(-1)
+        if masses is not None:
+            masses = np.array(masses, dtype=np.float64).reshape(-1)
         if supercell_matrix is not None:
             supercell_matrix = np.array(supercell_matrix, dtype=np.int32).reshape(3, 3)
         return cls(
-            content_id(cell, positions, numbers, supercell_matrix, nac_params),
+            content_id(cell, positions, numbers, supercell_matrix, nac_params, masses),
             name,
             origins,
             cell,
@@ -87,17 +98,30 @@ class Crystal:
             numbers,
             supercell_matrix,
             nac_params,
+            masses,
         )
 
     @classmethod
     def from_ase(cls, atoms: Atoms, name: str = "", origins: tuple[Origin, ...] = ()) -> Crystal:
-        """Make a record from an ASE ``Atoms`` object; the name defaults to its formula."""
+        """Make a record from an ASE ``Atoms`` object; the name defaults to its formula.
+
+        A left-handed cell is made right-handed; masses that were set are taken. Origins get a note
+        of that, of masses that cannot be taken, and of ``pbc`` that is false in a tight box.
+        """
+        cell, positions = np.asarray(atoms.cell[:], dtype=np.float64), atoms.positions
+        set_masses = atoms.get_masses() if atoms.has("masses") else None
+        masses, problem = named(atoms.numbers, set_masses)
+        notes = [NOT_TAKEN + problem] if problem else []
+        if abs(np.linalg.det(cell)) > 0:
+            notes.append(periodicity(atoms.pbc, cell, positions).note)
+        cell, turned = right_handed(cell)
         return cls.from_arrays(
             name or str(atoms.get_chemical_formula("hill")),
-            origins,
-            np.asarray(atoms.cell[:]),
-            atoms.positions,
+            with_note(origins, (*notes, turned)),
+            cell,
+            positions,
             atoms.numbers,
+            masses=masses,
         )
 
     @property
@@ -111,13 +135,17 @@ class Crystal:
         return str(self.to_ase().get_chemical_formula("hill"))
 
     def to_ase(self) -> Atoms:
-        """The crystal as periodic ASE ``Atoms``, with Born charges in ``info["nac_params"]``."""
+        """The crystal as periodic ASE ``Atoms``, with Born charges in ``info["nac_params"]``.
+
+        Its masses are set where they are not those of the elements.
+        """
         from ase import Atoms
 
         return Atoms(
             numbers=self.numbers,
             cell=self.cell,
             positions=self.positions,
+            masses=self.masses,
             pbc=True,
             info=None if self.nac_params is None else {NAC_PARAMS: self.nac_params},
         )
@@ -133,13 +161,15 @@ def content_id(
     numbers: NDArray[np.int32],
     supercell_matrix: NDArray[np.int32] | None = None,
     nac_params: Mapping[str, Any] | None = None,
+    masses: NDArray[np.float64] | None = None,
 ) -> str:
     """Hash of a crystal as given: 16 hexadecimal digits.
 
     The order of the atoms counts; positions are wrapped into the cell and rounded to
     ``POSITION_RESOLUTION``. Two polymorphs of one formula, or the same crystal in another
     setting, have different ids. A supercell that the source asks for is part of the content,
-    since it decides the result; so are Born charges, rounded to ``BORN_RESOLUTION``.
+    since it decides the result; so are Born charges, rounded to ``BORN_RESOLUTION``, and masses
+    that are not those of the elements, rounded to ``MASS_RESOLUTION``.
     """
     cell = np.asarray(cell, dtype=np.float64)
     # Wrapping must not depend on rounding: a coordinate just below 1 is the same as 0.
@@ -163,4 +193,8 @@ def content_id(
     if nac_params is not None:
         rounded = np.floor(numbers_of(nac_params) / BORN_RESOLUTION + OFF_GRID)
         digest.update(str(nac_params["method"]).encode() + rounded.astype("<i8").tobytes())
+    if masses is not None:
+        # NaN: an element without a mass, which is refused later.
+        rounded = np.floor(np.nan_to_num(masses) / MASS_RESOLUTION + OFF_GRID)
+        digest.update(b"masses" + rounded.astype("<i8").tobytes())
     return digest.hexdigest()[:16]

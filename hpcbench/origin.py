@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 NOVELTY = "novelty"
 """Among an origin's columns: whether the crystal is known, where it was compared with such."""
 MENDED = "mended"
 """Among an origin's columns: what was wrong with its text and could be put right."""
+NOTE = "note"
+"""Among an origin's columns: what its source says that was not taken as it stands."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ class Origin:
     set_aside : str
         Why this entry does not count: ``duplicate: of ID``, ``not sampled``; empty if it does.
     columns : tuple of (str, value)
-        What is said of it: what the run was asked to carry along, ``novelty``, ``mended``.
+        What is said of it: what the run was asked to carry along, ``novelty``, ``mended``,
+        ``note``.
     """
 
     file: str
@@ -86,6 +89,20 @@ class Origin:
 
     def __str__(self) -> str:
         return f"{self.file}#{self.index}"
+
+
+def with_note(origins: Iterable[Origin], notes: Iterable[str]) -> tuple[Origin, ...]:
+    """Return origins with a note added to each; empty notes are none."""
+    text = "; ".join(filter(None, notes))
+    if not text:
+        return tuple(origins)
+    return tuple(replace(one, columns=(*one.columns, (NOTE, text))) for one in origins)
+
+
+def notes_of(origins: Iterable[Origin]) -> str:
+    """Return the notes of all origins as one text, each once."""
+    texts = (text for one in origins for name, text in one.columns if name == NOTE)
+    return "; ".join(dict.fromkeys(note for text in texts for note in str(text).split("; ")))
 
 
 def origins_to_json(origins: Iterable[Origin]) -> str:

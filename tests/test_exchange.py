@@ -426,8 +426,9 @@ def test_bad_files_are_rows_with_a_reason(store: Store, tmp_path: Path) -> None:
     (folder / "syntax.yaml").write_text("unit_cell: [\n")
     (folder / "cut.yaml").write_text(text[: at + 1000])
     (folder / "short.yaml").write_text(text[:at] + text[at:].replace("  shape: [", "  shape: [ 7,"))
-    # 0.5 instead of all masses: an isotope that nobody knows.
+    # Half of all masses: an isotope that nobody knows, but a mass.
     (folder / "isotope.yaml").write_text(text.replace("mass: 63", "mass: 31"))
+    (folder / "heavy.yaml").write_text(text.replace("mass: 63", "mass: -63"))
     (folder / "nan.yaml").write_text(text[:at] + text[at:].replace("[  ", "[ nan 0", 1))
     (folder / "broken.yaml.bz2").write_bytes(bz2.compress(text.encode())[:-100])
     (folder / "nothing").mkdir()
@@ -444,12 +445,18 @@ def test_bad_files_are_rows_with_a_reason(store: Store, tmp_path: Path) -> None:
         "syntax": "syntax",
         "cut": "force constants",
         "short": "force constants",
-        "isotope": "masses",
+        "isotope": "",
+        "heavy": "masses",
         "nan": "force constants",
         "broken": "file",
         "nothing": "no force constants",
         "sets": "forces",
     }
+    good_row, isotope = (again.row(again.find(name)) for name in ("good", "isotope"))
+    assert isotope["max_frequency"] / good_row["max_frequency"] == pytest.approx(
+        np.sqrt(63.546 / 31.546), rel=1e-6
+    )
+    assert good_row["id"] != isotope["id"]
     with pytest.raises(StoreError, match="exists"):
         imported(folder, tmp_path / "bad.h5")
     (tmp_path / "none").mkdir()

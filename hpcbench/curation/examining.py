@@ -6,6 +6,7 @@ import numpy as np
 
 from hpcbench.crystal import Crystal
 from hpcbench.errors import UnsuitableError
+from hpcbench.masses import of_elements
 
 MAX_EDGE = 1e4
 """Longest lattice vector in A: beyond it the numbers are a writer's mistake."""
@@ -32,7 +33,7 @@ def examine(crystal: Crystal, *, min_distance: float = 0.5) -> None:
     UnsuitableError
         Kinds, in the order of the checks: "cell" (not finite, absurdly long, less than 1 A^3 per
         atom, flat), "coordinates" (not finite), "overlap", "no mass" (an element without an
-        atomic mass in phonopy, such as Pu, Po, Ra).
+        atomic mass in phonopy, such as Pu, Po, Ra, where the source names none).
     """
     _check_cell(crystal)
     if not np.isfinite(crystal.positions).all():
@@ -84,10 +85,8 @@ def _check_distances(crystal: Crystal, min_distance: float) -> None:
 
 
 def _check_masses(crystal: Crystal) -> None:
-    from phonopy.structure.atomic_data import get_atomic_data
-
-    table = get_atomic_data().atom_data
-    missing = {int(z) for z in crystal.numbers if z >= len(table) or table[z][3] is None}
+    masses = of_elements()[crystal.numbers] if crystal.masses is None else crystal.masses
+    missing = {int(z) for z in crystal.numbers[np.isnan(masses)]}
     if missing:
         from ase.data import chemical_symbols
 

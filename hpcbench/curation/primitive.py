@@ -15,7 +15,7 @@ def primitive_of(crystal: Crystal, tolerance: float) -> Crystal:
 
     Its content id is that of the new cell. Unchanged where the cell is primitive already, where
     spglib finds no symmetry, where the source asks for a supercell, which would be another, and
-    where it has Born charges, which are of the atoms of its cell.
+    where it has Born charges or masses, which are of the atoms of its cell.
 
     Parameters
     ----------
@@ -26,7 +26,8 @@ def primitive_of(crystal: Crystal, tolerance: float) -> Crystal:
     """
     # spglib ends the process with a segmentation fault on NaN.
     is_finite = np.isfinite(crystal.cell).all() and np.isfinite(crystal.positions).all()
-    is_bound = crystal.supercell_matrix is not None or crystal.nac_params is not None
+    own = crystal.supercell_matrix, crystal.nac_params, crystal.masses
+    is_bound = any(one is not None for one in own)
     if not is_finite or is_bound:
         return crystal
     try:

@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 
 from hpcbench.born import matrix_between, read_nac_params
 from hpcbench.errors import CrystalError, UnreadableError
+from hpcbench.masses import make_phonopy, named, of_elements, phonopy_atoms
 
 if TYPE_CHECKING:
     from phonopy import Phonopy
     from phonopy.structure.atoms import PhonopyAtoms
 
-# A mass that differs by more is another isotope, not another edition of the table.
-_MASS_TOLERANCE = 1e-3
 # In fractions of the supercell's edges: files round.
 _POSITION_TOLERANCE = 1e-3
 # A compressed file can hide any amount of zeros.
@@ -199,24 +198,22 @@ def _phonopy_of(
     data: Any, to_angstrom: float, primitive_matrix: str, symprec: float, rows: int
 ) -> Phonopy:
     """Cells and matrices of a file; ``rows`` of force constants tell the primitive cell."""
-    from phonopy import Phonopy
-    from phonopy.structure.atoms import PhonopyAtoms
-    from phonopy.structure.cells import get_primitive_matrix_with_auto
-
     given = data.unitcell
     if given.has_mixtures or given.has_weighted_species:
         raise UnreadableError("disordered", "a site is a mixture of elements")
-    # Without the file's masses: a store has those of the elements.
-    cell = PhonopyAtoms(
-        symbols=given.symbols,
+    # Those of the elements are phonopy's, not the rounded ones of the file.
+    masses, problem = named(given.numbers, given.masses)
+    if problem:
+        raise CrystalError("masses", problem)
+    if masses is None and np.isnan(of_elements()[given.numbers]).any():
+        raise CrystalError("no mass", "phonopy has no mass for one of the elements")
+    cell = phonopy_atoms(
+        given.numbers,
+        masses,
         cell=given.cell * to_angstrom,
         scaled_positions=given.scaled_positions,
         magnetic_moments=given.magnetic_moments,
     )
-    if cell.masses is None or given.masses is None:
-        raise CrystalError("no mass", "phonopy has no mass for one of the elements")
-    if np.abs(given.masses / cell.masses - 1).max() > _MASS_TOLERANCE:
-        raise CrystalError("masses", "the file has other masses than those of the elements")
     matrix = data.primitive_matrix
     shown = data.primitive
     # Before version 4, phonopy wrote no matrix where the cell was taken as it is.
@@ -226,10 +223,11 @@ def _phonopy_of(
     if data.supercell_matrix is not None:
         supercell_matrix = data.supercell_matrix
     try:
-        if matrix is None:
-            matrix = get_primitive_matrix_with_auto(cell, primitive_matrix, symprec)
-        phonon = Phonopy(
-            cell, supercell_matrix=supercell_matrix, primitive_matrix=matrix, symprec=symprec
+        phonon = make_phonopy(
+            cell,
+            primitive_matrix if matrix is None else matrix,
+            symprec,
+            supercell_matrix=supercell_matrix,
         )
     except Exception as error:  # phonopy raises RuntimeError, TypeError and its own kinds
         raise CrystalError("cells", f"phonopy: {type(error).__name__}: {error}") from error

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from hpcbench.store.reader import Store
 
-_CRYSTAL = ("numbers", "relaxed_cell", "relaxed_positions")
+_CRYSTAL = ("numbers", "masses", "relaxed_cell", "relaxed_positions")
 _TOLD = (
     "id",
     "name",
@@ -37,6 +37,7 @@ def relaxed_atoms(row: Mapping[str, Any]) -> Atoms:
         numbers=row["numbers"],
         cell=row["relaxed_cell"],
         positions=row["relaxed_positions"],
+        masses=row["masses"] if len(row.get("masses", ())) else None,
         pbc=True,
     )
 

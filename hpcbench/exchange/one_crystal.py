@@ -19,6 +19,7 @@ from hpcbench.crystal import Crystal
 from hpcbench.errors import CrystalError, PhononError, UnreadableError
 from hpcbench.exchange.calculation import Calculation, forces_in, read_calculation
 from hpcbench.exchange.finding import Job
+from hpcbench.masses import named
 from hpcbench.origin import Origin, origins_to_json
 from hpcbench.phonons.calculate import (
     PhononResult,
@@ -147,6 +148,7 @@ def _crystal_of(phonon: Phonopy, name: str, origin: Origin) -> Crystal:
         np.array(cell.numbers, dtype=np.int32),
         np.array(phonon.supercell_matrix, dtype=np.int32),
         nac and of_cell(nac, phonon.primitive, phonon.supercell),
+        named(cell.numbers, cell.masses)[0],
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcbench.cells import EMPTY, gaps
 from hpcbench.criteria import (
     CRITERIA,
     EXACT_Q,
@@ -55,7 +56,7 @@ from hpcbench.phonons.spectrum import (
     supercell_qpoints,
 )
 from hpcbench.phonons.stability import Spectrum, is_undetermined, margin, verdicts
-from hpcbench.phonons.supercells import EMPTY, displace, gaps
+from hpcbench.phonons.supercells import displace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,7 +6,7 @@ import warnings
 
 from ase import Atoms
 
-from hpcbench.phonons.supercells import gaps
+from hpcbench.cells import gaps
 
 UNKNOWN = -1
 NETWORK = 3

@@ -97,6 +97,7 @@ def displace_at(
         numbers=primitive.numbers,
         cell=primitive.cell,
         scaled_positions=primitive.scaled_positions,
+        masses=primitive.masses,
         pbc=True,
     )
     with warnings.catch_warnings():

@@ -17,10 +17,10 @@ from phonopy.harmonic.force_constants import compact_fc_to_full_fc
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 
+from hpcbench.cells import EMPTY, gaps
 from hpcbench.criteria import NO_FORCE
 from hpcbench.phonons.spectrum import Mode
 from hpcbench.phonons.stability import IMAGINARY
-from hpcbench.phonons.supercells import EMPTY, gaps
 
 FREE = 5e-4
 """In eV/A^2, for one pair of atoms: what may count as nothing. Rounding in single precision leaves

@@ -15,6 +15,7 @@ from phonopy.phonon.mesh import MeshSymmetryFallbackWarning
 from phonopy.physical_units import get_physical_units
 
 from hpcbench.errors import PhononError
+from hpcbench.masses import tells_isotopes
 from hpcbench.phonons.stability import (
     ACOUSTIC_MODES,
     IMAGINARY,
@@ -72,7 +73,7 @@ def seekpath_band_path(phonon: Phonopy, points: int, *, cell_is_standard: bool) 
     """
     import seekpath
 
-    primitive = phonon.primitive.totuple()
+    primitive = phonon.primitive.totuple(tells_isotopes(phonon.primitive))
     try:
         with warnings.catch_warnings():
             # Cells on the edge between two kinds of lattice: either path is as good.

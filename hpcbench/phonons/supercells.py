@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
-from phonopy import Phonopy
-from phonopy.structure.atoms import PhonopyAtoms
-from phonopy.structure.cells import get_primitive_matrix_with_auto
 
 from hpcbench.born import NAC_PARAMS, of_primitive
+from hpcbench.cells import EMPTY, gaps, heights
 from hpcbench.errors import PhononError, UnsuitableError
+from hpcbench.masses import make_phonopy, phonopy_atoms
 from hpcbench.potentials.copies import DisplacedCopies
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from phonopy import Phonopy
+    from phonopy.structure.atoms import PhonopyAtoms
 
 
 # Cells are relaxed to some digits: a height that is a little too low is high enough.
@@ -27,37 +29,12 @@ ROUNDING = 1e-3
 ALIKE = 0.03
 """Heights of a cell that differ by less than this share are multiplied alike: symmetry, which the
 relaxation finds again where a generator only nearly reached it, makes them equal."""
-EMPTY = 8.0
-"""A gap between atomic planes, in A, that is vacuum: wider than a potential reaches (MatterSim 5 A,
-CHGNet, MACE and ORB 6 A), and than any van der Waals gap of a layered crystal (3 to 4 A)."""
 
 
 def full_matrix(supercell: Sequence[int]) -> NDArray[np.int64]:
     """A supercell given as 3 or 9 whole numbers, as a matrix of shape (3, 3)."""
     numbers = np.asarray(supercell, dtype=np.int64)
     return np.diag(numbers) if numbers.size == 3 else numbers.reshape(3, 3)
-
-
-def heights(cell: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Distances in A between opposite faces of a cell, whose lattice vectors are rows."""
-    found: NDArray[np.float64] = 1.0 / np.linalg.norm(np.linalg.inv(cell), axis=0)
-    return found
-
-
-def gaps(cell: NDArray[np.float64], positions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the widest gap between atomic planes along the normal of each face, shape (3,), in A.
-
-    Parameters
-    ----------
-    cell : ndarray, shape (3, 3)
-        Lattice vectors as rows, in A.
-    positions : ndarray, shape (natoms, 3)
-        Cartesian, in A.
-    """
-    fractional = np.linalg.solve(cell.T, positions.T).T
-    fractional = np.sort(fractional - np.floor(fractional), axis=0)
-    steps = np.diff(fractional, axis=0, append=fractional[:1] + 1.0)
-    return np.asarray(steps.max(axis=0) * heights(cell))
 
 
 def lowest_height(cell: NDArray[np.float64], positions: NDArray[np.float64]) -> float:
@@ -240,7 +217,7 @@ def displace(
     ----------
     atoms : Atoms
         The crystal whose phonons are wanted, with Born charges in ``info["nac_params"]`` if it has
-        them.
+        them, and masses set where they are not those of the elements.
     supercell_matrix : ndarray, shape (3, 3)
         In phonopy's sense.
     primitive_matrix : str
@@ -257,14 +234,9 @@ def displace(
     PhononError
         If phonopy refuses the crystal.
     """
-    cell = PhonopyAtoms(numbers=atoms.numbers, cell=atoms.cell[:], positions=atoms.positions)
     try:
-        phonon = Phonopy(
-            cell,
-            supercell_matrix=supercell_matrix,
-            # Resolved here: left to Phonopy, "auto" warns of a change since its version 3.
-            primitive_matrix=get_primitive_matrix_with_auto(cell, primitive_matrix, symprec),
-            symprec=symprec,
+        phonon = make_phonopy(
+            _phonopy_atoms(atoms), primitive_matrix, symprec, supercell_matrix=supercell_matrix
         )
         if NAC_PARAMS in atoms.info:
             phonon.nac_params = of_primitive(
@@ -288,11 +260,15 @@ def primitive_of(atoms: Atoms, symprec: float) -> Phonopy:
     PhononError
         If phonopy refuses the crystal.
     """
-    cell = PhonopyAtoms(numbers=atoms.numbers, cell=atoms.cell[:], positions=atoms.positions)
     try:
-        return Phonopy(cell, supercell_matrix=np.eye(3), primitive_matrix="P", symprec=symprec)
+        return make_phonopy(_phonopy_atoms(atoms), "P", symprec, supercell_matrix=np.eye(3))
     except Exception as error:  # phonopy raises RuntimeError, TypeError and its own kinds
         raise PhononError("primitive cell", f"phonopy: {type(error).__name__}: {error}") from error
+
+
+def _phonopy_atoms(atoms: Atoms) -> PhonopyAtoms:
+    masses = atoms.get_masses() if atoms.has("masses") else None
+    return phonopy_atoms(atoms.numbers, masses, cell=atoms.cell[:], positions=atoms.positions)
 
 
 def primitive_atoms(phonon: Phonopy) -> Atoms:

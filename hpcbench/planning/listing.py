@@ -291,6 +291,7 @@ def crystal_of(row: Mapping[str, Any]) -> Crystal:
         row["supercell_matrix"] if row["has_supercell"] else None,
         # The list of a run that an older version began does not have them.
         from_json(row.get("nac_params", "")),
+        row["masses"] if len(row.get("masses", ())) else None,
     )
 
 
@@ -305,4 +306,5 @@ def identity(crystal: Crystal) -> dict[str, Any]:
         "cell": crystal.cell,
         "numbers": crystal.numbers,
         "positions": crystal.positions,
+        "masses": () if crystal.masses is None else crystal.masses,
     }

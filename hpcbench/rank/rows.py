@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hpcbench.criteria import criteria_of
 from hpcbench.crystal import Crystal
 from hpcbench.errors import CrystalError
+from hpcbench.origin import notes_of
 from hpcbench.planning.listing import identity
 from hpcbench.potentials.protocol import PotentialInfo
 from hpcbench.rank.tasks import joined_notes
@@ -74,7 +75,10 @@ def done_row(
         "stage_fmax": [one.fmax for one in relaxation.rounds],
         "stage_stress": [one.stress for one in relaxation.rounds],
         **columns,
-        "notes": joined_notes("; ".join(relaxation.complaints), columns.get("notes", "")),
+        "notes": joined_notes(
+            "; ".join(filter(None, (notes_of(crystal.origins), *relaxation.complaints))),
+            columns.get("notes", ""),
+        ),
     }
 
 

@@ -17,6 +17,7 @@ from rich.text import Text
 from hpcbench.analysis.rates import stable_rate
 from hpcbench.born import METHODS, from_json
 from hpcbench.criteria import PLACES
+from hpcbench.masses import listed
 from hpcbench.origin import Origin, origins_from_json
 from hpcbench.report.history import History, computation_words, history_of
 from hpcbench.report.wording import causes_of, in_low_supercells, text_of
@@ -168,6 +169,8 @@ def _facts(row: Mapping[str, Any], temperatures: Sequence[float]) -> list[tuple[
         facts.append(("label", f"{row['imported_label']}, as it came with the import"))
     if row.get("nac_params"):
         facts.append(("Born charges", _nac_words(row["nac_params"])))
+    if len(row.get("masses", ())):
+        facts.append(("masses", f"{listed(row['numbers'], row['masses'])} u, of its source"))
     for place in PLACES:
         q = ", ".join(f"{x:.3f}" for x in row[f"min_q_{place}"])
         lowest, noise = row[f"min_frequency_{place}"], row.get(f"noise_{place}", math.nan)

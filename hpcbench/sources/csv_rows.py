@@ -146,12 +146,10 @@ def _rows(
                 continue
             labels = {k: v for k, v in row.items() if k not in (column, None) and v}
             entry = _structure(row[column] or "", limits)
-            yield Entry(
-                entry.cell,
-                entry.positions,
-                entry.numbers,
-                name_from_labels(dict(labels), stem),
-                generator_from_labels(dict(labels)),
+            yield replace(
+                entry,
+                name=name_from_labels(dict(labels), stem),
+                generator=generator_from_labels(dict(labels)),
                 labels={**labels, **entry.labels},
             )
         except UnreadableError as error:

@@ -9,16 +9,20 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from hpcbench.errors import UnreadableError
 from hpcbench.limits import DEFAULT, Limits
+from hpcbench.masses import NOT_TAKEN
 from hpcbench.sources.records import (
     Entry,
     atomic_number,
+    boundary_conditions,
     generator_from_labels,
+    isotope_masses,
     name_from_labels,
 )
 from hpcbench.sources.streams import lines_of
@@ -107,38 +111,75 @@ def _is_atom(line: str) -> bool:
 
 
 def _parse_frame(comment: str, rows: list[str], stem: str) -> Entry:
-    from ase.io.extxyz import key_val_str_to_dict
-
-    try:
-        info = key_val_str_to_dict(comment.strip()) if comment.strip() else {}
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise UnreadableError("syntax", f"the comment line cannot be parsed: {error}") from error
+    info = _labels(comment)
     if not rows:
         raise UnreadableError("no atoms", "the frame has no atoms")
     if "Lattice" not in info:
         raise UnreadableError("no cell", "the frame has no Lattice (a molecule?)")
+    cell = _cell(info["Lattice"])
     columns = _columns(str(info.get("Properties", "species:S:1:pos:R:3")))
     table = [row.split() for row in rows]
     try:
         at = columns["pos"]
         positions = np.array([row[at : at + 3] for row in table], dtype=np.float64)
         if "species" in columns:
-            numbers = [atomic_number(row[columns["species"]]) for row in table]
+            symbols = [row[columns["species"]] for row in table]
+            numbers = [atomic_number(symbol) for symbol in symbols]
+            masses: ArrayLike | None = isotope_masses(symbols)
         else:
-            numbers = [int(row[columns["Z"]]) for row in table]
-        lattice = np.asarray(info["Lattice"], dtype=np.float64)
+            numbers, masses = [int(row[columns["Z"]]) for row in table], None
+        if "masses" in columns:
+            masses = [float(row[columns["masses"]]) for row in table]
     except KeyError as error:
         raise UnreadableError("syntax", f"Properties name no column {error}") from error
     except (ValueError, IndexError) as error:
         raise UnreadableError("syntax", f"a line of an atom is malformed ({error})") from error
-    # ASE's parser fills the 3x3 matrix column by column.
+    notes = []
+    if "mass" in columns and "masses" not in columns:
+        # QUIP's are in eV fs^2/A^2.
+        notes.append(f"{NOT_TAKEN}the unit of a column 'mass' is not certain")
     return Entry(
-        lattice.T,
+        cell,
         positions,
         numbers,
         name_from_labels(info, stem),
         generator_from_labels(info),
         labels=info,
+        masses=masses,
+        pbc=boundary_conditions(info.get("pbc")),
+        notes=tuple(notes),
+    )
+
+
+# ASE refuses a comment in which one of these has other than nine numbers.
+_MATRICES = re.compile(r"(?<!\S)(Lattice|stress|virial)(?=\s*=)")
+
+
+def _labels(comment: str) -> dict[str, Any]:
+    """Parse a comment line; the three matrices are lists of numbers as they stand."""
+    from ase.io.extxyz import key_val_str_to_dict
+
+    marked = _MATRICES.sub(r"hpcbench_\1", comment.strip())
+    try:
+        info = key_val_str_to_dict(marked) if marked else {}
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise UnreadableError("syntax", f"the comment line cannot be parsed: {error}") from error
+    return {key.removeprefix("hpcbench_"): value for key, value in info.items()}
+
+
+def _cell(value: Any) -> NDArray[np.float64]:
+    """Lattice vectors as rows, from nine numbers, three of a diagonal, or six in Voigt's order."""
+    try:
+        numbers = np.asarray(value, dtype=np.float64).ravel()
+    except (ValueError, TypeError) as error:
+        raise UnreadableError("syntax", f"Lattice is malformed: {value!r}") from error
+    if numbers.size == 9:
+        return numbers.reshape(3, 3)
+    # Six numbers with others than zeros behind may be meant as lengths and angles.
+    if numbers.size == 3 or (numbers.size == 6 and not numbers[3:].any()):
+        return np.diag(numbers[:3])
+    raise UnreadableError(
+        "no cell", f"Lattice has {numbers.size} numbers: nine are needed, vector by vector"
     )
 
 

@@ -21,8 +21,10 @@ from hpcbench.limits import DEFAULT, Limits
 from hpcbench.sources.records import (
     Entry,
     atomic_number,
+    boundary_conditions,
     generator_from_labels,
     is_element,
+    isotope_masses,
     name_from_labels,
 )
 from hpcbench.sources.streams import Capped
@@ -46,32 +48,61 @@ def read_poscar(text: str) -> Iterator[Entry]:
     UnreadableError
         Kinds "syntax", "truncated", "unknown element".
     """
+    from ase.data import chemical_symbols
     from ase.io.vasp import read_vasp_configuration
 
     lines = text.split("\n")
     if len([line for line in lines if line.strip()]) < 8:
         raise UnreadableError("truncated", "a POSCAR has at least eight lines")
+    words = lines[5].split()
+    if words and words[0].isdigit():
+        # Without names, as before VASP 5: the comment may be nothing but the symbols.
+        words = _symbols_of_comment(lines[0], len(_counts(lines[5])))
+        lines.insert(5, "")
+    # Names of elements may carry a potential's name and hash: "Na_pv/6a2f546d".
+    symbols = [re.split(r"[_/]", word)[0] for word in words]
+    numbers = [atomic_number(symbol) for symbol in symbols]
+    counts = _counts(lines[6])
+    if len(counts) != len(symbols):
+        raise UnreadableError(
+            "syntax", f"{len(symbols)} elements are named, {len(counts)} numbers of atoms given"
+        )
     # ASE makes room for all atoms before it looks for them.
-    counts = [word for line in lines[5:7] for word in line.split() if word.isdigit()]
-    if any(len(word) > 9 for word in counts) or sum(map(int, counts)) > len(lines):
+    if sum(counts) > len(lines):
         raise UnreadableError("truncated", "there are fewer lines than atoms announced")
     # ASE knows no isotopes of hydrogen.
-    words = [{"D": "H", "T": "H"}.get(word, word) for word in lines[5].split()]
-    lines[5] = " ".join(words)
-    # Names of elements may carry a potential's name and hash: "Na_pv/6a2f546d".
-    if words and not words[0].isdigit():
-        for word in words:
-            atomic_number(re.split(r"[_/]", word)[0])
+    lines[5] = " ".join(chemical_symbols[number] for number in numbers)
     try:
         atoms = read_vasp_configuration(io.StringIO("\n".join(lines)))
-    except AttributeError as error:
-        # ASE looks for a POTCAR beside the file when the file names no elements.
-        raise UnreadableError("unknown element", "the file does not name its elements") from error
-    except KeyError as error:
-        raise UnreadableError("unknown element", f"{error} is not an element") from error
     except (ValueError, IndexError) as error:
         raise UnreadableError("syntax", f"not a complete POSCAR ({error})") from error
-    yield Entry(atoms.cell[:], atoms.positions, atoms.numbers)
+    each = [symbol for symbol, count in zip(symbols, counts, strict=True) for _ in range(count)]
+    yield Entry(atoms.cell[:], atoms.positions, atoms.numbers, masses=isotope_masses(each))
+
+
+def _counts(line: str) -> list[int]:
+    """Numbers of atoms at the beginning of a line; what follows may be a comment."""
+    found = re.match(r"\s*((\d{1,9}\s+)*\d{1,9})?(?!\S)", line)
+    return [int(word) for word in found[0].split()] if found else []
+
+
+def _symbols_of_comment(comment: str, number: int) -> list[str]:
+    """The elements of a comment that is exactly their symbols in order: ``Mg O`` or ``MgO``.
+
+    Raises
+    ------
+    UnreadableError
+        Kind "unknown element", if it is anything else.
+    """
+    symbols = re.findall(r"[A-Z][a-z]?", comment)
+    is_all = re.fullmatch(r"(\s*[A-Z][a-z]?)*\s*", comment) is not None
+    if not is_all or len(symbols) != number or not all(map(is_element, symbols)):
+        raise UnreadableError(
+            "unknown element",
+            "the file does not name its elements, neither in a line above their numbers nor as "
+            "its first line alone",
+        )
+    return symbols
 
 
 def read_json(text: str) -> Iterator[Entry | UnreadableError]:
@@ -134,7 +165,8 @@ def _json_entry(name: str, item: Any) -> Entry:
     try:
         cell = np.array(structure["lattice"]["matrix"], dtype=np.float64)
         sites = structure["sites"]
-        numbers = [_site_number(site["species"]) for site in sites]
+        symbols = [_site_symbol(site["species"]) for site in sites]
+        numbers = [atomic_number(symbol) for symbol in symbols]
         fractional = np.array([site["abc"] for site in sites], dtype=np.float64).reshape(-1, 3)
         positions = fractional @ cell
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -148,14 +180,16 @@ def _json_entry(name: str, item: Any) -> Entry:
         name or name_from_labels(labels),
         generator_from_labels(labels),
         labels=labels,
+        masses=isotope_masses(symbols),
+        pbc=boundary_conditions(structure["lattice"].get("pbc")),
     )
 
 
-def _site_number(species: list[dict[str, Any]]) -> int:
+def _site_symbol(species: list[dict[str, Any]]) -> str:
     if len(species) != 1 or float(species[0]["occu"]) < FULL_OCCUPANCY:
         parts = ", ".join(f"{part['element']} {part['occu']:g}" for part in species)
         raise UnreadableError("disordered", f"a site is partially occupied ({parts or 'empty'})")
-    return atomic_number(species[0]["element"])
+    return str(species[0]["element"])
 
 
 def read_database(
@@ -208,6 +242,8 @@ def _read_rows(path: str, stem: str, limits: Limits) -> Iterator[Entry | Unreada
                 name_from_labels(labels, stem),
                 generator_from_labels(labels),
                 labels=labels,
+                masses=row.masses if "masses" in row else None,
+                pbc=row.pbc,
             )
         except Exception as error:  # a bad row raises anything from ValueError to sqlite3.Error
             yield UnreadableError("database", f"row {identifier} is malformed ({error})")
@@ -272,7 +308,9 @@ def read_phonopy(
         if any("mixture" in point or point.get("weight", 1.0) != 1.0 for point in points):
             raise UnreadableError("disordered", "a site is a mixture of elements")
         fractional = np.array([point["coordinates"] for point in points], dtype=np.float64)
-        numbers = [atomic_number(_without_index(point["symbol"])) for point in points]
+        symbols = [_without_index(point["symbol"]) for point in points]
+        numbers = [atomic_number(symbol) for symbol in symbols]
+        masses = [float(point.get("mass") or np.nan) for point in points]
         matrix = None
         if with_supercell and sections.get("supercell_matrix") is not None:
             matrix = np.array(sections["supercell_matrix"], dtype=np.int32).reshape(3, 3)
@@ -283,7 +321,7 @@ def read_phonopy(
     nac = None
     if born is not None or any(name in sections for name in _NAC):
         nac = _nac_params(sections, lattice, fractional.reshape(-1, 3), numbers, born)
-    yield Entry(lattice, positions, numbers, supercell_matrix=matrix, nac_params=nac)
+    yield Entry(lattice, positions, numbers, supercell_matrix=matrix, nac_params=nac, masses=masses)
 
 
 def _nac_params(

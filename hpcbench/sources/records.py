@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,9 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hpcbench.cells import periodicity, right_handed
 from hpcbench.crystal import Crystal
 from hpcbench.errors import UnreadableError
-from hpcbench.origin import UNKNOWN, Generator, Origin
+from hpcbench.masses import ISOTOPES, NOT_TAKEN, named
+from hpcbench.origin import UNKNOWN, Generator, Origin, with_note
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,8 @@ class Unreadable:
 class Entry:
     """One crystal as a format's reader gives it: cell and positions in A, nothing checked.
 
-    ``labels`` is what else its file says of it, by name.
+    ``labels`` is what else its file says of it, by name; ``masses`` in u, NaN where the file names
+    none; ``pbc`` its periodic boundary conditions; ``notes`` what was not taken as it stands.
     """
 
     cell: ArrayLike
@@ -97,14 +101,17 @@ class Entry:
     supercell_matrix: NDArray[np.int32] | None = None
     labels: Mapping[str, Any] = field(default_factory=dict)
     nac_params: Mapping[str, Any] | None = None
+    masses: ArrayLike | None = None
+    pbc: Sequence[bool] = (True, True, True)
+    notes: tuple[str, ...] = ()
 
     def to_crystal(self, name: str, origin: Origin) -> Crystal:
-        """Check what every crystal must have, and make the record.
+        """Check what every crystal must have, and make the record, in a right-handed cell.
 
         Raises
         ------
         UnreadableError
-            Kinds "no cell", "no atoms", "not finite", "unknown element", "syntax".
+            Kinds "no cell", "no atoms", "not finite", "unknown element", "syntax", "not periodic".
         """
         cell = np.asarray(self.cell, dtype=np.float64)
         positions = np.asarray(self.positions, dtype=np.float64)
@@ -120,14 +127,34 @@ class Entry:
         if not np.isfinite(positions).all():
             atom = int(np.argmin(np.isfinite(positions).all(axis=1)))
             raise UnreadableError("not finite", f"the position of atom {atom + 1} is not finite")
-        # Periodic boundary flags are not looked at: many writers forget them. A cell counts.
         if not np.linalg.norm(cell, axis=1).all():
             raise UnreadableError("no cell", "a lattice vector is zero: this is not a 3D crystal")
         if numbers.min() < 1 or numbers.max() > 118:
             raise UnreadableError("unknown element", "an atomic number is not in 1 to 118")
+        notes = [*self.notes]
+        # A flat cell is refused later.
+        if abs(np.linalg.det(cell)) > _FLAT * np.linalg.norm(cell, axis=1).prod():
+            repeats = periodicity(self.pbc, cell, positions)
+            if repeats.is_isolated:
+                raise UnreadableError("not periodic", repeats.note)
+            notes.append(repeats.note)
+        masses, problem = named(numbers, self.masses)
+        notes.append(NOT_TAKEN + problem if problem else "")
+        cell, turned = right_handed(cell)
         return Crystal.from_arrays(
-            name, (origin,), cell, positions, numbers, self.supercell_matrix, self.nac_params
+            name,
+            with_note((origin,), (*notes, turned)),
+            cell,
+            positions,
+            numbers,
+            self.supercell_matrix,
+            self.nac_params,
+            masses,
         )
+
+
+# Of the volume of a right angled cell of the same lengths.
+_FLAT = 1e-9
 
 
 @lru_cache(maxsize=1)
@@ -135,9 +162,7 @@ def _atomic_numbers() -> dict[str, int]:
     from ase.data import chemical_symbols
 
     table = {symbol: number for number, symbol in enumerate(chemical_symbols) if number > 0}
-    # Isotopes of hydrogen are read as hydrogen: records hold atomic numbers only, and the mass
-    # cannot change whether a mode is imaginary.
-    return table | {"D": 1, "T": 1}
+    return table | dict.fromkeys(ISOTOPES, 1)
 
 
 def is_element(symbol: str) -> bool:
@@ -157,6 +182,20 @@ def atomic_number(symbol: str) -> int:
     if number is None:
         raise UnreadableError("unknown element", f"{symbol.strip()!r} is not an element")
     return number
+
+
+def isotope_masses(symbols: Iterable[str]) -> list[float] | None:
+    """Masses in u of D and T among elements' symbols, NaN for the others; ``None`` without any."""
+    masses = [ISOTOPES.get(symbol.strip().capitalize(), math.nan) for symbol in symbols]
+    return None if all(map(math.isnan, masses)) else masses
+
+
+def boundary_conditions(value: Any) -> tuple[bool, bool, bool]:
+    """Three flags as a file gives them; anything else says nothing, which is periodic."""
+    flags = value.tolist() if isinstance(value, np.ndarray) else value
+    if isinstance(flags, list | tuple) and len(flags) == 3:
+        return bool(flags[0]), bool(flags[1]), bool(flags[2])
+    return True, True, True
 
 
 def name_from_labels(labels: dict[str, object], stem: str = "") -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hpcbench.born import from_json
 from hpcbench.errors import StoreError
+from hpcbench.masses import make_phonopy, phonopy_atoms
 from hpcbench.phonons.spectrum import frequencies_at, frequencies_on_path
 from hpcbench.store.result import compact_force_constants, has_force_constants
 from hpcbench.store.schema import DONE, REANALYSIS_OF
@@ -113,23 +114,21 @@ def phonopy_of(row: Mapping[str, Any], symprec: float) -> Phonopy:
     StoreError
         If the installed phonopy orders the supercell otherwise, or there are no force constants.
     """
-    from phonopy import Phonopy
-    from phonopy.structure.atoms import PhonopyAtoms
-
     if not has_force_constants(row):
         raise StoreError(
             f"{row['name']} ({row['id']}): its force constants are in the store that was analysed "
             f"again"
         )
-    phonon = Phonopy(
-        PhonopyAtoms(
-            numbers=row["numbers"],
-            cell=row["relaxed_cell"],
-            positions=row["relaxed_positions"],
-        ),
-        supercell_matrix=row["supercell_matrix"],
-        primitive_matrix=row["primitive_matrix"],
-        symprec=symprec,
+    # Stores of older versions have no masses.
+    masses = row.get("masses", ())
+    cell = phonopy_atoms(
+        row["numbers"],
+        np.asarray(masses) if len(masses) else None,
+        cell=row["relaxed_cell"],
+        positions=row["relaxed_positions"],
+    )
+    phonon = make_phonopy(
+        cell, row["primitive_matrix"], symprec, supercell_matrix=row["supercell_matrix"]
     )
     if not np.array_equal(phonon.primitive.p2s_map, row["p2s_map"]):
         raise StoreError(

@@ -49,6 +49,10 @@ _ORIGINS = Field(
     "there is something; the generator is its name or what a manifest says of it",
 )
 
+_MASSES = Field(
+    "masses", "f8", (), "u", "atomic masses, if its source names others than those of the elements"
+)
+
 CRYSTALS = Schema(
     columns=(
         Field("id", "str", meaning="content id"),
@@ -71,6 +75,7 @@ CRYSTALS = Schema(
     ragged=(
         Field("numbers", "i4", meaning="atomic numbers"),
         Field("positions", "f8", (3,), "angstrom", "Cartesian positions as given"),
+        _MASSES,
     ),
 )
 """The list of a run's crystals (``crystals.h5`` in its folder)."""
@@ -79,6 +84,7 @@ CRYSTALS = Schema(
 _ATOMS = (
     Field("numbers", "i4", meaning="atomic numbers, order as given"),
     Field("positions", "f8", (3,), "angstrom", "Cartesian, as given"),
+    _MASSES,
     Field("relaxed_positions", "f8", (3,), "angstrom", "Cartesian, relaxed"),
 )
 
@@ -282,7 +288,11 @@ def result_schema(
         Field("natoms", "i4", meaning="atoms in the cell"),
         Field("status", "category", meaning="done, failed, unreadable, or set aside"),
         Field("reason", "str", meaning="kind and text of what went wrong; empty if done"),
-        Field("notes", "category", meaning="what did not go as asked of one that is done"),
+        Field(
+            "notes",
+            "category",
+            meaning="of one that is done: what did not go as asked, or its source has otherwise",
+        ),
         Field("spacegroup", "category", meaning="international symbol, relaxed"),
         Field(
             "spacegroup_number",

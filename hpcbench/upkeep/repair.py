@@ -45,7 +45,7 @@ ESSENTIAL = frozenset(
     {
         "id", "status", "reason", "numbers", "positions", "cell", "relaxed_cell",
         "relaxed_positions", "energy", "supercell_matrix", "primitive_matrix", "p2s_map",
-        "force_constants", "nac_params", "provenance",
+        "force_constants", "nac_params", "masses", "provenance",
     }
 )  # fmt: skip
 """Fields without which a result is lost."""
