@@ -32,6 +32,10 @@ CrystalFlow, FlowMM), and CSV tables with structures or Wyckoff positions. A man
 with tables [[generators]] (name, files) says who wrote what: the report compares them,
 with duplicates and known crystals told apart (--unique, --against).
 
+What lies in a folder is taken by its content, links to folders are followed, and what is
+left out is counted by its kind: tables, metrics, stores and exports of this program, and
+of MatterGen's results the trajectories and the second copy. Name a file itself to read it.
+
 A run that was killed is continued by the same command; crystals that are finished are
 not computed again.
 """

@@ -7,7 +7,7 @@
     segments/segment-*.h5     results of blocks that are not in the store yet
     launches/<launch>/        leases, journals, heartbeats and ends of ranks, of one launch
     retry.json                failures that are to be tried again, and count no more
-    attempts.json             what earlier launches tell of crystals that end their process
+    attempts.json             what earlier launches tell of crystals and files that end a process
     events/rank-00000.jsonl   what each rank did, a line an event
     lock                      held while a run is under way
 """
