@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from hpcbench.crystal import Crystal
 from hpcbench.errors import UnreadableError
 from hpcbench.origin import UNKNOWN, Generator, Origin
+from hpcbench.texts import shortened
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Unreadable:
     @property
     def reason(self) -> str:
         """What a table shows: ``kind: message``."""
-        return f"{self.kind}: {self.message}"
+        return shortened(f"{self.kind}: {self.message}")
 
 
 @dataclass(frozen=True, eq=False)
