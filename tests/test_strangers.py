@@ -31,6 +31,7 @@ from hpcbench.json_text import json_of
 from hpcbench.store.contents import read_contents
 from hpcbench.store.examiner import Examiner
 from hpcbench.store.known import wrong_id
+from hpcbench.store.physics import phonopy_of
 from hpcbench.store.run_folder import RunFolder
 from hpcbench.store.table_reader import TableReader
 from hpcbench.store.table_writer import TableWriter
@@ -546,3 +547,16 @@ def test_a_run_folder_of_pipes_and_brackets(store: Path) -> None:
     os.mkfifo(folder.segments / "segment-1-00000-000000.h5")
     with pytest.raises(StoreError, match="is no file"):
         hpcbench.open(store)
+
+
+def test_a_row_that_was_just_computed_is_taken_as_one_that_is_stored(finished: Path) -> None:
+    """It has its force constants and forces by atoms, not flat."""
+    store = hpcbench.open(finished)
+    row = store.row(store.ids[0])
+    atoms = len(row["numbers"]) * 8
+    shaped = row | {
+        "force_constants": row["force_constants"].reshape(len(row["p2s_map"]), -1, 3, 3),
+        "forces": row["forces"].reshape(-1, atoms, 3),
+    }
+    there, here = (phonopy_of(one, store.settings["symprec"]) for one in (row, shaped))
+    np.testing.assert_array_equal(there.force_constants, here.force_constants)

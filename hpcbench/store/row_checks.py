@@ -91,8 +91,9 @@ def _primitive(row: Mapping[str, Any]) -> str:
 def _force_constants(row: Mapping[str, Any]) -> str:
     atoms = len(row["numbers"]) * _cells_of(row["supercell_matrix"])
     values, wanted = np.asarray(row["force_constants"]), len(row["p2s_map"]) * atoms
-    if len(values) != wanted:
-        return f"{len(values)} force constants where its cells have {wanted}"
+    # Flat as they are read, or of each two atoms as they were computed.
+    if values.size != 9 * wanted:
+        return f"{values.size} numbers of force constants where its cells have {9 * wanted}"
     return "" if np.isfinite(values).all() else "its force constants have numbers that are none"
 
 
@@ -101,8 +102,10 @@ def _displacements(row: Mapping[str, Any]) -> str:
     atoms = len(row["numbers"]) * _cells_of(row["supercell_matrix"])
     if len(displaced) and (np.min(displaced) < 0 or np.max(displaced) >= atoms):
         return "atoms are displaced that are not in its supercell"
-    if len(forces) not in (0, len(displaced) * atoms):
-        return f"{len(forces)} forces on {len(displaced)} supercells of {atoms} atoms"
+    if np.size(forces) not in (0, 3 * len(displaced) * atoms):
+        return (
+            f"{np.size(forces)} numbers of forces on {len(displaced)} supercells of {atoms} atoms"
+        )
     return ""
 
 
