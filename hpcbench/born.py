@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcbench.errors import CrystalError
+from hpcbench.errors import CrystalError, StoreError
+from hpcbench.json_text import json_of
 
 if TYPE_CHECKING:
     from phonopy.physical_units import CalculatorPhysicalUnits
@@ -142,11 +143,22 @@ def from_json(text: str) -> dict[str, Any] | None:
 
     Stores of older versions kept what an import had in the units of its code, and applied
     nothing. There the method is missing, and nothing is applied now.
+
+    Raises
+    ------
+    StoreError
+        If it is no such text.
     """
-    params: dict[str, Any] = json.loads(text) if text else {}
+    params = json_of(text, "Born charges") if text else {}
+    if not isinstance(params, dict):
+        raise StoreError("Born charges: no table of numbers")
     if "method" not in params:
         return None
-    return params | {name: np.array(params[name], dtype=np.float64) for name in _ARRAYS}
+    try:
+        arrays = {name: np.array(params[name], dtype=np.float64) for name in _ARRAYS}
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"Born charges: no arrays of numbers: {error}") from error
+    return params | arrays
 
 
 def numbers_of(params: Mapping[str, Any]) -> NDArray[np.float64]:

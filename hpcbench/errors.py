@@ -26,6 +26,8 @@ Messages say what happened, to which crystal or file, and what to do about it.
 
 from __future__ import annotations
 
+from hpcbench.texts import shortened
+
 
 class HpcbenchError(Exception):
     """Base of all errors raised on purpose. ``exit_code`` is the program's."""
@@ -103,7 +105,7 @@ class CrystalError(HpcbenchError):
     @property
     def reason(self) -> str:
         """What a table shows: ``kind: message``."""
-        return f"{self.kind}: {self}"
+        return shortened(f"{self.kind}: {self}")
 
 
 class UnreadableError(CrystalError):

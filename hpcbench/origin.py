@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from hpcbench.errors import StoreError
+from hpcbench.json_text import json_of
+
 NOVELTY = "novelty"
 """Among an origin's columns: whether the crystal is known, where it was compared with such."""
 MENDED = "mended"
@@ -123,8 +126,20 @@ def _as_list(origin: Origin) -> list[Any]:
 
 
 def origins_from_json(text: str) -> tuple[Origin, ...]:
-    """What :func:`origins_to_json` has written; none of an empty text."""
-    return tuple(_of_parts(*parts) for parts in json.loads(text or "[]"))
+    """What :func:`origins_to_json` has written; none of an empty text.
+
+    Raises
+    ------
+    StoreError
+        If it is no such text.
+    """
+    found = json_of(text or "[]", "origins of a crystal")
+    try:
+        return tuple(_of_parts(*parts) for parts in found)
+    except TypeError as error:
+        raise StoreError(
+            f"origins of a crystal are not as hpcbench writes them: {error}"
+        ) from error
 
 
 def _of_parts(
@@ -135,4 +150,12 @@ def _of_parts(
     columns: dict[str, Any] | None = None,
 ) -> Origin:
     generator = Generator(made_by) if isinstance(made_by, str) else Generator(**made_by)
+    texts = (file, set_aside, generator.name, generator.training_set, generator.condition)
+    numbers = (generator.hours, generator.generated, generator.batch_size, generator.parameters)
+    if (
+        not all(isinstance(value, str) for value in (*texts, generator.architecture))
+        or not all(isinstance(value, int | float | None) for value in (index, *numbers))
+        or not isinstance(columns, dict | None)
+    ):
+        raise TypeError("a text or a number is none")
     return Origin(file, index, generator, set_aside, tuple((columns or {}).items()))

@@ -11,6 +11,7 @@ from hpcbench.cli.parser import build_parser
 from hpcbench.config_loading import DEFAULT_FILE
 from hpcbench.errors import HpcbenchError, LaunchError, UsageError
 from hpcbench.farm.world import rank_by_launcher
+from hpcbench.texts import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HpcbenchError as error:
         # What is wrong with the command or the launch is so on every rank: one says it.
         if rank_by_launcher() == 0 or not isinstance(error, UsageError | LaunchError):
-            print(f"hpcbench: {error}", file=sys.stderr)
+            print(f"hpcbench: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         # The reader of our output (head, less) has seen enough.

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hpcbench.cli.look import store_path
+from hpcbench.texts import one_line, printable, shown_reason
 
 # Seconds between two lines about how far it has come.
 _PAUSE = 10.0
@@ -24,11 +25,11 @@ def verify_command(options: argparse.Namespace) -> int:
     found = verify(store, options.sample, options.patience, _progress())
     for path, inspection in found.files.items():
         for damage in inspection.damages:
-            print(f"{path}: {damage}")
+            print(f"{path}: {shown_reason(str(damage))}")
         for deviation in inspection.deviations:
-            print(f"{path}: {deviation}")
+            print(f"{path}: {shown_reason(str(deviation))}")
     for key in found.twice:
-        print(f"{store}: {key} is in it more than once")
+        print(f"{store}: {one_line(key)} is in it more than once")
     if found.is_lost(store):
         print(
             f"nothing in {store} can be read: put a copy of it there if you have one, else {_AGAIN}"
@@ -74,7 +75,7 @@ def repair_command(options: argparse.Namespace) -> int:
     store = Path(store_path(options.store))
     result = repair(store, options.patience)
     for sentence in result.sentences:
-        print(sentence)
+        print(printable(sentence))
     if not result.damaged:
         print(f"{store}: nothing to repair")
         return 1 if result.sentences else 0
@@ -85,7 +86,7 @@ def repair_command(options: argparse.Namespace) -> int:
     if result.computed_again:
         print(f"spectra and verdicts of {result.computed_again} of them were computed again")
     for field, rows in sorted((result.emptied or {}).items()):
-        print(f"{field} is lost in {rows} of them")
+        print(f"{one_line(field)} is lost in {rows} of them")
     lost = len(result.lost_ids) + result.lost_unnamed
     if not lost:
         # Of a file that cannot be opened nobody knows how many there were.
@@ -93,7 +94,8 @@ def repair_command(options: argparse.Namespace) -> int:
     print(f"{lost} results are lost; {_AGAIN}")
     names = _names(store)
     for key in result.lost_ids[:_MOST_NAMED]:
-        print(f"  {key} {names.get(key, '')}".rstrip())
+        line = one_line(f"{key} {names.get(key, '')}")
+        print(f"  {line}")
     if more := len(result.lost_ids[_MOST_NAMED:]):
         print(f"  and {more} more, which hpcbench status {store} counts as to be computed")
     if result.lost_unnamed:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from hpcbench.config_loading import DEFAULT_FILE, load_config
 from hpcbench.errors import UsageError
+from hpcbench.texts import shown_reason
 
 if TYPE_CHECKING:
     from hpcbench.events import Progress, ProgressReader
@@ -95,7 +96,7 @@ def _print_status(path: str, *, ranks: bool) -> None:
     )
     reasons = store.table.loc[store.table["reason"] != "", "reason"].astype(str)
     for kind, number in reasons.str.split(":").str[0].value_counts().items():
-        print(f"  {number:6d}  {kind}")
+        print(f"  {number:6d}  {shown_reason(str(kind))}")
     progress = _reader(path).read()
     if not progress.ranks:
         return

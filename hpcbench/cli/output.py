@@ -11,6 +11,7 @@ from hpcbench.cli.look import output_path, store_path
 from hpcbench.config import IMPORTED
 from hpcbench.errors import SetupError, UsageError
 from hpcbench.exchange.formats import FORMATS
+from hpcbench.texts import one_line, printable, shown_reason
 from hpcbench.threads import cap_threads
 
 # Seconds from one line about an import's progress to the next.
@@ -34,7 +35,8 @@ def export_command(options: argparse.Namespace) -> int:
     if options.output == "-":
         if not form.streams:
             raise UsageError(f"{options.format} cannot go to standard output: give -o PATH")
-        sys.stdout.write(table_text(store, options.format))
+        text = table_text(store, options.format)
+        sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
         return 0
     path = output_path(options.output or f"{store.path.with_suffix('')}{form.ending}")
     number = export(store, options.format, path)
@@ -64,9 +66,9 @@ def import_command(options: argparse.Namespace) -> int:
     result = import_found(found, config, tell)
     print(f"{config.out}: {result.done} of {result.total} crystals with phonons")
     for kind, number in sorted(result.reasons.items()):
-        print(f"  {number:6d}  {kind}")
+        print(f"  {number:6d}  {shown_reason(kind)}")
     if result.repeated:
-        first = ", ".join(result.repeated[:_NAMED])
+        first = one_line(", ".join(result.repeated[:_NAMED]))
         more = ", ..." if len(result.repeated) > _NAMED else ""
         print(
             f"{len(result.repeated)} crystals occur twice in the same supercell, the first one "
@@ -79,14 +81,14 @@ def import_command(options: argparse.Namespace) -> int:
     if result.with_nac:
         print(f"Born charges of {result.with_nac} crystals are applied")
     if result.changed:
-        first = ", ".join(result.changed[:_NAMED])
+        first = one_line(", ".join(result.changed[:_NAMED]))
         more = ", ..." if len(result.changed) > _NAMED else ""
         print(f"  they change the verdict of {first}{more}")
     compared = result.agree + result.differ
     if compared:
         print(f"{result.agree} of {compared} labels agree with the verdicts by phononbench")
     if result.different:
-        print(f"  they differ for {', '.join(result.different)}")
+        print(f"  they differ for {one_line(', '.join(result.different))}")
     if result.without_phonons:
         print(f"{result.without_phonons} labels are of crystals without phonons")
     return 1 if result.reasons else 0

@@ -24,6 +24,7 @@ from hpcbench.farm.beginning import Beginning
 from hpcbench.farm.guard import stand_between
 from hpcbench.farm.world import World, join_world, lonely
 from hpcbench.rank.stopping import Stop
+from hpcbench.texts import printable
 from hpcbench.threads import cap_threads
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def _as_a_rank(
     except HpcbenchError as error:
         # Before the work began an error is every rank's: one says it.
         if world.rank == 0:
-            print(f"hpcbench: {error}", file=sys.stderr)
+            print(f"hpcbench: {printable(str(error))}", file=sys.stderr)
         code, everyone_is_there = error.exit_code, True
     except Exception:
         # Left to itself, the error would end in MPI_Abort and take the other ranks along.
@@ -177,7 +178,7 @@ def _tell(problem: Exception, world: World) -> int:
     who = f" rank {world.rank}:" if world.size > 1 else ""
     # A device problem is every rank's.
     if world.rank == 0 or not isinstance(problem, DeviceError):
-        print(f"hpcbench:{who} {problem}", file=sys.stderr, flush=True)
+        print(f"hpcbench:{who} {printable(str(problem))}", file=sys.stderr, flush=True)
     if isinstance(problem, HpcbenchError):
         return problem.exit_code
     traceback.print_exception(problem)
@@ -186,7 +187,7 @@ def _tell(problem: Exception, world: World) -> int:
 
 def _tell_note(note: str, world: World) -> None:
     if world.rank == 0:
-        print(f"hpcbench: {note}", file=sys.stderr, flush=True)
+        print(f"hpcbench: {printable(note)}", file=sys.stderr, flush=True)
 
 
 def _show_results(config: RunConfig) -> None:

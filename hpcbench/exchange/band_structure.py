@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpcbench.exchange.files import done_rows, file_name, replacing
+from hpcbench.exchange.files import done_rows, file_names, replacing
 from hpcbench.phonons.spectrum import frequencies_on_path
+from hpcbench.store.bands import labels_of
 from hpcbench.store.physics import phonopy_of
+from hpcbench.store.row_checks import require_path
 
 if TYPE_CHECKING:
     from phonopy import Phonopy
@@ -29,23 +31,31 @@ def write_symmetry_lines(store: Store, folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     symprec = store.settings["symprec"]
     number = 0
+    names = file_names(store)
     for row in done_rows(store):
         line = symmetry_line(row, phonopy_of(row, symprec))
-        with replacing(folder / f"{file_name(row)}.json") as temporary:
+        with replacing(folder / f"{names[row['id']]}.json") as temporary:
             temporary.write_text(json.dumps(line.as_dict()) + "\n")
         number += 1
     return number
 
 
 def symmetry_line(row: Mapping[str, Any], phonon: Phonopy) -> PhononBandStructureSymmLine:
-    """The band structure of a row, frequencies from its force constants in double precision."""
+    """The band structure of a row, frequencies from its force constants in double precision.
+
+    Raises
+    ------
+    StoreError
+        If its band path and its labels do not go together.
+    """
     from pymatgen.core import Lattice, Structure
     from pymatgen.phonon.bandstructure import PhononBandStructureSymmLine
 
+    require_path(row)
     qpoints, edges = row["band_qpoints"], row["band_segments"]
     labels = {}
     segments = itertools.pairwise(edges)
-    for (first, end), ends in zip(segments, json.loads(row["band_labels"]), strict=True):
+    for (first, end), ends in zip(segments, labels_of(row), strict=True):
         for at, label in zip((first, end - 1), ends, strict=True):
             # As pymatgen's own paths call it.
             labels["\\Gamma" if label == "GAMMA" else label] = qpoints[at].tolist()

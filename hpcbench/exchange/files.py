@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -48,14 +49,38 @@ def write_settings(store: Store, folder: Path) -> None:
 
 
 def safe_name(name: str) -> str:
-    """A crystal's name as the name of a file."""
-    return re.sub(r"[^A-Za-z0-9.+-]+", "_", name)[:_LONGEST_NAME]
+    """A text as the name of a file, or a part of one: nothing leads out of a folder with it."""
+    # What begins with a dot is hidden, with a dash an option of the next command.
+    name = re.sub(r"[^A-Za-z0-9.+-]+", "_", name)[:_LONGEST_NAME]
+    return re.sub(r"^[.+-]", "_", name)
 
 
 def file_name(row: Mapping[str, Any]) -> str:
     """Name and id of a crystal: the id keeps apart crystals of one name."""
     # Of an earlier computation there is a colon in it, by which scp and others know a host.
     return f"{safe_name(row['name'])}-{safe_name(row['id'])}"
+
+
+def file_names(store: Store) -> dict[str, str]:
+    """The names of the files of a store's crystals, by id, each different from all others."""
+    table = store.table
+    rows = ({"id": key, "name": name} for key, name in zip(table["id"], table["name"], strict=True))
+    return each_its_own({str(row["id"]): file_name(row) for row in rows})
+
+
+def each_its_own(names: Mapping[str, str]) -> dict[str, str]:
+    """Names of files by id, with numbers where file systems would take two of them for one.
+
+    Many do not tell capitals from small letters.
+    """
+    taken: set[str] = set()
+    own = {}
+    for key, name in names.items():
+        numbered = (f"{name}-{number}" for number in itertools.count(2))
+        free = (one for one in itertools.chain([name], numbered) if one.casefold() not in taken)
+        own[key] = next(free)
+        taken.add(own[key].casefold())
+    return own
 
 
 def done_rows(store: Store, names: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:

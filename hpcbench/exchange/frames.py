@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from hpcbench.errors import StoreError
-from hpcbench.exchange.files import done_rows, file_name, replacing
+from hpcbench.exchange.files import done_rows, file_name, file_names, replacing
+from hpcbench.store.row_checks import as_stored, require_cells
+from hpcbench.texts import one_line
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -30,16 +32,23 @@ _TOLD = (
 
 
 def relaxed_atoms(row: Mapping[str, Any]) -> Atoms:
-    """A relaxed crystal as ASE ``Atoms``."""
+    """A relaxed crystal as ASE ``Atoms``.
+
+    Raises
+    ------
+    StoreError
+        If what is stored makes none.
+    """
     from ase import Atoms
 
-    return Atoms(
-        numbers=row["numbers"],
-        cell=row["relaxed_cell"],
-        positions=row["relaxed_positions"],
-        masses=row["masses"] if len(row.get("masses", ())) else None,
-        pbc=True,
-    )
+    with as_stored(row):
+        return Atoms(
+            numbers=row["numbers"],
+            cell=row["relaxed_cell"],
+            positions=row["relaxed_positions"],
+            masses=row["masses"] if len(row.get("masses", ())) else None,
+            pbc=True,
+        )
 
 
 def relaxed_atoms_with_results(row: Mapping[str, Any]) -> Atoms:
@@ -56,7 +65,8 @@ def relaxed_atoms_with_results(row: Mapping[str, Any]) -> Atoms:
     atoms.calc = SinglePointCalculator(atoms, **results)
     for name in _TOLD:
         value = row[name]
-        atoms.info[name] = value if isinstance(value, str) else value.item()
+        # A frame's line is not to end in the middle of a name.
+        atoms.info[name] = one_line(value) if isinstance(value, str) else value.item()
     return atoms
 
 
@@ -88,6 +98,8 @@ def write_forces(store: Store, path: Path) -> int:
         "displacement_atoms",
         "displacement_vectors",
         "forces",
+        "p2s_map",
+        "force_constants",
     )
     number = 0
     with replacing(path) as temporary:
@@ -106,12 +118,19 @@ def write_forces(store: Store, path: Path) -> int:
 
 
 def displaced_supercells(row: Mapping[str, Any]) -> Iterator[Atoms]:
-    """The displaced supercells of a crystal whose forces were kept, with forces in eV/A."""
+    """The displaced supercells of a crystal whose forces were kept, with forces in eV/A.
+
+    Raises
+    ------
+    StoreError
+        If what is stored does not go together.
+    """
     from ase import Atoms
     from ase.calculators.singlepoint import SinglePointCalculator
     from phonopy.structure.atoms import PhonopyAtoms
     from phonopy.structure.cells import get_supercell
 
+    require_cells(row)
     cell = PhonopyAtoms(
         numbers=row["numbers"], cell=row["relaxed_cell"], positions=row["relaxed_positions"]
     )
@@ -123,7 +142,7 @@ def displaced_supercells(row: Mapping[str, Any]) -> Iterator[Atoms]:
         positions[atom] += vector
         atoms = Atoms(supercell.numbers, positions=positions, cell=supercell.cell, pbc=True)
         atoms.calc = SinglePointCalculator(atoms, forces=answer)
-        atoms.info.update(id=row["id"], name=row["name"], displaced_atom=int(atom))
+        atoms.info.update(id=row["id"], name=one_line(row["name"]), displaced_atom=int(atom))
         yield atoms
 
 
@@ -146,8 +165,9 @@ def write_cifs(store: Store, path: Path) -> int:
                 number += 1
         return number
     path.mkdir(parents=True, exist_ok=True)
+    names = file_names(store)
     for row in done_rows(store, _CRYSTAL):
-        write_cif(row, path / f"{file_name(row)}.cif")
+        write_cif(row, path / f"{names[row['id']]}.cif")
         number += 1
     return number
 
@@ -165,7 +185,9 @@ def cif_text(row: Mapping[str, Any]) -> str:
     from ase.io import write
 
     stream = io.BytesIO()
-    write(stream, relaxed_atoms(row), format="cif")
+    atoms = relaxed_atoms(row)
+    with as_stored(row):
+        write(stream, atoms, format="cif")
     # ASE calls all blocks image0.
     _, _, rest = stream.getvalue().decode().partition("\n")
     return f"data_{file_name(row)}\n{rest}\n"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpcbench.criteria import CRITERIA
-from hpcbench.exchange.files import replacing, safe_name, write_settings
+from hpcbench.exchange.files import each_its_own, replacing, safe_name, write_settings
 from hpcbench.exchange.frames import write_cif
 from hpcbench.store.physics import phonopy_of
 from hpcbench.store.schema import DONE, SET_ASIDE
@@ -80,11 +80,13 @@ def _names(store: Store) -> dict[str, str]:
     table = store.table
     table = table[table["status"] != SET_ASIDE]
     safe = [safe_name(name).replace(".", "_") for name in table["name"]]
-    times = Counter(safe)
-    return {
-        str(key): name if name and times[name] == 1 else f"{name}-{safe_name(key)}"
-        for key, name in zip(table["id"], safe, strict=True)
-    }
+    times = Counter(name.casefold() for name in safe)
+    return each_its_own(
+        {
+            str(key): name if name and times[name.casefold()] == 1 else f"{name}-{safe_name(key)}"
+            for key, name in zip(table["id"], safe, strict=True)
+        }
+    )
 
 
 def _write_force_constants(row: Mapping[str, Any], symprec: float, path: Path) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpcbench.exchange.files import done_rows, file_name, replacing, write_settings
+from hpcbench.exchange.files import done_rows, file_names, replacing, write_settings
 from hpcbench.phonons.displacement_length import NOT_SMOOTH
+from hpcbench.store.bands import labels_of
 from hpcbench.store.physics import phonopy_of
+from hpcbench.store.row_checks import require_path
 
 if TYPE_CHECKING:
     from phonopy import Phonopy
@@ -25,8 +26,9 @@ def write_folders(store: Store, folder: Path) -> int:
     write_settings(store, folder)
     symprec = store.settings["symprec"]
     number = 0
+    names = file_names(store)
     for row in done_rows(store):
-        write_calculation(row, phonopy_of(row, symprec), folder / file_name(row))
+        write_calculation(row, phonopy_of(row, symprec), folder / names[row["id"]])
         number += 1
     return number
 
@@ -58,17 +60,19 @@ def write_band_files(store: Store, folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     symprec = store.settings["symprec"]
     number = 0
+    names = file_names(store)
     for row in done_rows(store):
-        write_bands(row, phonopy_of(row, symprec), folder / f"{file_name(row)}.yaml")
+        write_bands(row, phonopy_of(row, symprec), folder / f"{names[row['id']]}.yaml")
         number += 1
     return number
 
 
 def write_bands(row: Mapping[str, Any], phonon: Phonopy, path: Path) -> None:
     """Write band.yaml: frequencies from the force constants, on the path of the row."""
+    require_path(row)
     qpoints, edges = row["band_qpoints"], row["band_segments"]
     segments = [qpoints[first:end] for first, end in itertools.pairwise(edges)]
-    ends = json.loads(row["band_labels"])
+    ends = labels_of(row)
     # Connected, in phonopy's words, is a segment whose end is the start of the next one.
     connections = [a[1] == b[0] for a, b in itertools.pairwise(ends)] + [False]
     labels: list[str] = [ends[0][0]]

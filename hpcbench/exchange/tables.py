@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 
 from hpcbench.errors import SetupError
 from hpcbench.exchange.files import replacing
+from hpcbench.exchange.spreadsheets import harmless
 
 if TYPE_CHECKING:
     from hpcbench.store.reader import Store
 
 
 def table_text(store: Store, kind: str) -> str:
-    """The table as CSV or JSON (a list of objects)."""
+    """The table as CSV, of which no cell is a formula, or JSON (a list of objects)."""
     if kind == "csv":
-        return str(store.table.to_csv(index=False))
+        return str(harmless(store.table).to_csv(index=False))
     return str(store.table.to_json(orient="records", indent=1)) + "\n"
 
 

@@ -15,6 +15,7 @@ from hpcbench.criteria import PLACES
 from hpcbench.report.drawings import number
 from hpcbench.report.wording import DASH, formula_html, group_html, text_of
 from hpcbench.store.schema import DONE, UNDETERMINED
+from hpcbench.texts import one_line, shown_reason
 
 if TYPE_CHECKING:
     from hpcbench.store.reader import Store
@@ -93,8 +94,9 @@ def crystal_row(
     key, status = str(record["id"]), text_of(record["status"])
     is_done = status == DONE
     verdict = text_of(record.get("verdict")) if is_done else status
-    formula, name = (text_of(record.get(k)) for k in ("formula", "name"))
-    reason = "; ".join(filter(None, (text_of(record.get(k)) for k in ("reason", "cause", "notes"))))
+    formula, name = (one_line(text_of(record.get(k))) for k in ("formula", "name"))
+    said = (text_of(record.get(k)) for k in ("reason", "cause", "notes"))
+    reason = "; ".join(shown_reason(text) for text in said if text)
     group = group_html(record)
     return CrystalRow(
         anchor=f"c-{key}" if drawn else "",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.table import Table
-from rich.text import Text
 
 from hpcbench.errors import SetupError, StoreError
+from hpcbench.exchange.spreadsheets import harmless
 from hpcbench.report.drawings import number
-from hpcbench.report.terminal import console
+from hpcbench.report.terminal import console, plain
 from hpcbench.report.wording import text_of
 from hpcbench.upkeep.diff import Difference
 
@@ -20,11 +20,11 @@ def print_difference(difference: Difference) -> None:
     """Settings that differ, crystals that only one store has, and those that changed."""
     to = console()
     for name, (there, here) in difference.settings.items():
-        to.print(Text(f"{name}: {there} | {here}"))
+        to.print(plain(f"{name}: {there} | {here}"))
     for ids, which in ((difference.only_first, "first"), (difference.only_second, "second")):
         if ids:
             shown = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
-            to.print(f"only in the {which}: {len(ids)} crystals ({shown})")
+            to.print(plain(f"only in the {which}: {len(ids)} crystals ({shown})"))
     both, changed = difference.both, difference.changed
     verdicts = changed[changed["verdict_a"] != changed["verdict_b"]]
     to.print(
@@ -41,8 +41,8 @@ def print_difference(difference: Difference) -> None:
     for key, row in changed.head(_SHOWN).iterrows():
         words = [text_of(row[f"verdict_{x}"]) or text_of(row[f"status_{x}"]) for x in "ab"]
         table.add_row(
-            Text(f"{row['name']} ({key})"),
-            words[0] if words[0] == words[1] else f"{words[0]} -> {words[1]}",
+            plain(f"{row['name']} ({key})"),
+            plain(words[0] if words[0] == words[1] else f"{words[0]} -> {words[1]}"),
             *(
                 " -> ".join(number(row[f"min_frequency_{place}_{x}"], 3) for x in "ab")
                 for place in ("path", "commensurate", "mesh")
@@ -62,7 +62,7 @@ def write_difference(difference: Difference, path: Path) -> None:
         If the file cannot be written.
     """
     try:
-        difference.changed.to_csv(path, index_label="id")
+        harmless(difference.changed).to_csv(path, index_label="id")
     except OSError as error:
         raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ from hpcbench.analysis.breakdown import lowest_frequencies
 from hpcbench.analysis.rates import stable_rate
 from hpcbench.criteria import Criterion, criteria_of
 from hpcbench.curation.sampling import in_random_order
+from hpcbench.errors import StoreError
+from hpcbench.json_text import json_of
 from hpcbench.report.bands import replace_file
 from hpcbench.report.benchmark import benchmark_of
 from hpcbench.report.crystal_rows import CrystalRow, crystal_row, lowest_q_of
@@ -45,6 +46,7 @@ from hpcbench.store.schema import (
     SET_ASIDE,
     UNREADABLE,
 )
+from hpcbench.texts import printable, shown_reason
 
 if TYPE_CHECKING:
     import pandas
@@ -137,8 +139,8 @@ def write_report(store: Store, path: Path) -> Path:
         lstrip_blocks=True,
     )
     page = environment.get_template("report.html.j2").render(_content(store))
-    # File names that are not UTF-8 may reach this as lone surrogates.
-    data = page.encode("utf-8", errors="replace")
+    # What turns the direction of writing would hide what else is on the page.
+    data = printable(page).encode()
     replace_file(path, lambda temporary: _write(temporary, data))
     return path
 
@@ -298,8 +300,8 @@ def _failures(table: pandas.DataFrame) -> list[Failure]:
         counts[key] = counts.get(key, 0) + 1
         examples.setdefault(key, (name, message.strip()))
     return [
-        Failure(*key, count, *examples[key])
-        for key, count in sorted(counts.items(), key=lambda item: -item[1])
+        Failure(status, shown_reason(kind), count, *map(shown_reason, examples[status, kind]))
+        for (status, kind), count in sorted(counts.items(), key=lambda item: -item[1])
     ]
 
 
@@ -346,7 +348,10 @@ def _finished(table: pandas.DataFrame) -> tuple[datetime, datetime] | None:
     """When the first and the last result came."""
     if "finished" not in table or not (times := table["finished"].dropna()).size:
         return None
-    first, last = (datetime.fromtimestamp(float(t), UTC) for t in (times.min(), times.max()))
+    try:
+        first, last = (datetime.fromtimestamp(float(t), UTC) for t in (times.min(), times.max()))
+    except (OSError, OverflowError, ValueError) as error:
+        raise StoreError(f"results that came at no time: {error}") from error
     return first, last
 
 
@@ -355,7 +360,10 @@ def _versions(table: pandas.DataFrame) -> list[tuple[str, str]]:
     texts: Iterable[str] = table["provenance"].dropna().unique() if "provenance" in table else ()
     found: dict[str, set[str]] = {}
     for text in filter(None, texts):
-        for key, value in json.loads(text).items():
+        versions = json_of(text, "provenance")
+        if not isinstance(versions, dict):
+            raise StoreError("provenance: no table of versions")
+        for key, value in versions.items():
             # The potential, its weights and its precision are among the settings.
             if value and key not in ("potential", "weights_sha256", "dtype"):
                 found.setdefault(key, set()).add(str(value))

@@ -21,17 +21,21 @@ from hpcbench.masses import listed
 from hpcbench.origin import Origin, origins_from_json
 from hpcbench.report.history import History, computation_words, history_of
 from hpcbench.report.wording import causes_of, in_low_supercells, text_of
+from hpcbench.store.row_checks import as_stored
 from hpcbench.store.schema import BY_RESPONSE, DIMENSIONS, DONE, SET_ASIDE, UNDETERMINED
+from hpcbench.texts import printable, shown_reason
 
 if TYPE_CHECKING:
     import pandas
 
     from hpcbench.store.bands import Bands
-from hpcbench.store.reader import Store
+    from hpcbench.store.reader import Store
 
 # More rows than this are a file's business: a table's end should still be on the screen.
 MOST_ROWS = 60
 WIDTH_OF_A_FILE = 140
+# Of one fact: a crystal may have been read from very many places.
+_MOST_LINES = 100
 STYLES = {"stable": "green", "unstable": "red", UNDETERMINED: "yellow"}
 
 
@@ -40,6 +44,11 @@ def console() -> Console:
     if sys.stdout.isatty() or "COLUMNS" in os.environ:
         return Console()
     return Console(width=WIDTH_OF_A_FILE)
+
+
+def plain(text: Any, style: str = "") -> Text:
+    """A text that others wrote, as one line of readable length that commands nothing."""
+    return Text(shown_reason(str(text)), style)
 
 
 def print_results(store: Store) -> None:
@@ -73,7 +82,7 @@ def print_results(store: Store) -> None:
     # Undetermined ones are neither stable nor unstable.
     of = f" of {rate.of} with a verdict" if undetermined else ""
     share = f" ({100 * rate.share:.1f} %{of})" if rate.of else ""
-    out.print(
+    words = (
         f"\n{len(table)} crystals: {done} done, {rate.count} of them stable{share} by criterion "
         f"{store.settings['criterion']}, "
         + (f"{undetermined} undetermined{_causes(table)}, " if undetermined else "")
@@ -81,10 +90,10 @@ def print_results(store: Store) -> None:
         + (f"{aside} set aside, " if aside else "")
         + f"{len(table) - done - aside} not computed"
         + (f", {low} in supercells lower than 10 A" if low else "")
-        + (f", {unfinished} still to compute" if unfinished else ""),
-        highlight=False,
+        + (f", {unfinished} still to compute" if unfinished else "")
     )
-    out.print(f"store: {store.path}", highlight=False, soft_wrap=True)
+    out.print(Text(printable(words)))
+    out.print(Text(f"store: {store.path}"), soft_wrap=True)
 
 
 def _causes(table: pandas.DataFrame) -> str:
@@ -99,24 +108,24 @@ def _history_words(history: History) -> str:
 
 
 def _cells(row: Mapping[Any, Any]) -> list[Text]:
-    name = Text(str(row["name"]))
+    name = plain(row["name"])
     if row["status"] != DONE:
         return [
             name,
             *(Text("") for _ in range(5)),
-            Text(row["status"], "yellow"),
-            Text(str(row["reason"])),
+            plain(row["status"], "yellow"),
+            plain(row["reason"]),
         ]
     group = f"{row['spacegroup']} ({row['spacegroup_number']:.0f})"
     return [
         name,
-        Text(group),
+        plain(group),
         Text(f"{row['natoms']:.0f}"),
         Text(f"{row['relaxation_steps']:.0f}"),
         Text(f"{row['min_frequency_path']:z.3f}"),
         Text(f"{row['max_frequency']:.2f}"),
-        Text(str(row["verdict"]), STYLES.get(str(row["verdict"]), "")),
-        Text(text_of(row.get("cause"))),
+        plain(row["verdict"], STYLES.get(str(row["verdict"]), "")),
+        plain(text_of(row.get("cause"))),
     ]
 
 
@@ -140,8 +149,11 @@ def print_crystal(
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_column(style="bold")
     facts.add_column(overflow="fold")
-    for title, text in [*_facts(row, temperatures), *_history_facts(row, others)]:
-        facts.add_row(title, Text(text))
+    with as_stored(row):
+        told = [*_facts(row, temperatures), *_history_facts(row, others)]
+    for title, text in told:
+        lines = map(shown_reason, text.splitlines()[:_MOST_LINES])
+        facts.add_row(plain(title), Text("\n".join(lines)))
     out.print(facts)
 
 
@@ -295,7 +307,7 @@ def draw_bands(bands: Bands) -> None:
     )
     lines = picture if isinstance(picture, list) else picture.splitlines()
     # The axis below is in 1/A: the names of the points say more.
-    print("\n".join(lines[:-1]))
+    print(printable("\n".join(lines[:-1])))
     print(_axis(bands, width, start, end))
 
 

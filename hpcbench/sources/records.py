@@ -19,6 +19,7 @@ from hpcbench.crystal import Crystal
 from hpcbench.errors import UnreadableError
 from hpcbench.masses import ISOTOPES, NOT_TAKEN, named
 from hpcbench.origin import UNKNOWN, Generator, Origin, with_note
+from hpcbench.texts import shortened
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Unreadable:
     @property
     def reason(self) -> str:
         """What a table shows: ``kind: message``."""
-        return f"{self.kind}: {self.message}"
+        return shortened(f"{self.kind}: {self.message}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hpcbench.json_text import json_of
+from hpcbench.store.row_checks import as_stored, require_path
+from hpcbench.texts import one_line
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,15 +38,41 @@ class Bands:
 
 
 def bands_of(row: Mapping[str, Any]) -> Bands:
-    """The band structure in a crystal's row."""
-    qpoints, edges = row["band_qpoints"], row["band_segments"]
-    frequencies = np.asarray(row["band_frequencies"], dtype=np.float64).reshape(len(qpoints), -1)
-    return Bands(
-        path_distances(qpoints, edges, row["primitive_matrix"].T @ row["relaxed_cell"]),
-        [frequencies[a:b] for a, b in itertools.pairwise(edges)],
-        [(a, b) for a, b in json.loads(row["band_labels"])],
-        [qpoints[a:b] for a, b in itertools.pairwise(edges)],
-    )
+    """The band structure in a crystal's row.
+
+    Raises
+    ------
+    StoreError
+        If its parts do not go together.
+    """
+    require_path(row)
+    labels = labels_of(row)
+    with as_stored(row):
+        qpoints, edges = row["band_qpoints"], row["band_segments"]
+        frequencies = np.asarray(row["band_frequencies"], dtype=np.float64)
+        frequencies = frequencies.reshape(len(qpoints), -1)
+        return Bands(
+            path_distances(qpoints, edges, row["primitive_matrix"].T @ row["relaxed_cell"]),
+            [frequencies[a:b] for a, b in itertools.pairwise(edges)],
+            labels,
+            [qpoints[a:b] for a, b in itertools.pairwise(edges)],
+        )
+
+
+def labels_of(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names of the first and the last point of each segment.
+
+    Raises
+    ------
+    StoreError
+        If there are not two for each.
+    """
+    labels = json_of(row["band_labels"], f"{row['name']} ({row['id']}): its band labels")
+    with as_stored(row):
+        ends = [(one_line(str(first)), one_line(str(last))) for first, last in labels]
+        if len(ends) != len(row["band_segments"]) - 1:
+            raise ValueError(f"labels of {len(ends)} segments")
+    return ends
 
 
 def path_distances(

@@ -27,6 +27,9 @@ from hpcbench.store.fields import Field, Schema
 _LIST, _PLACES, _SUMS = "contents.json", "places.npy", "sha256.npy"
 # Of a text in a chunk: bytes, place of the collection that holds it, number in there.
 _TEXT = struct.Struct("<IQI")
+# Bytes of a list, unpacked, for each byte of the file, and of that of a small file.
+_PER_BYTE, _AT_LEAST = 16, 16 * 2**20
+_MOST_FROM_A_BYTE = 1032
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,9 +134,13 @@ def read_contents(path: Path) -> Contents | None:
     with path.open("rb") as stream:
         if not zipfile.is_zipfile(stream):
             return None
+        size = path.stat().st_size
         try:
             with zipfile.ZipFile(stream) as archive:
-                return _read(archive)
+                contents = _read(archive, size)
+            if what := _astray(contents, size):
+                raise ValueError(what)
+            return contents
         except OSError:
             raise
         except Exception as error:  # a broken archive fails in all kinds of ways
@@ -150,7 +157,10 @@ def can_be_put_together(path: Path) -> bool:
         return False
 
 
-def _read(archive: zipfile.ZipFile) -> Contents:
+def _read(archive: zipfile.ZipFile, size: int) -> Contents:
+    # A list takes some kilobytes for each thousand rows, and rows are larger.
+    if sum(entry.file_size for entry in archive.infolist()) > _PER_BYTE * size + _AT_LEAST:
+        raise ValueError("it is larger than the list of a file of this size")
     told = json.loads(archive.read(_LIST))
     places, sums = (np.load(io.BytesIO(archive.read(name))) for name in (_PLACES, _SUMS))
     columns, ragged = (
@@ -171,6 +181,37 @@ def _read(archive: zipfile.ZipFile) -> Contents:
             for (path, (length, rows, _)), part in zip(datasets.items(), parts, strict=True)
         },
     )
+
+
+def _astray(contents: Contents, size: int) -> str:
+    """Say what of a list leads out of its file of ``size`` bytes; empty if nothing does."""
+    fields = contents.schema.by_path()
+    for path, field in fields.items():
+        kind = "" if field.is_text else np.dtype(field.dtype).kind
+        if kind not in ("", *"biuf") or not all(0 <= axis < size for axis in field.shape):
+            return f"{path} is of no kind that hpcbench writes"
+    texts = {path for path, field in fields.items() if field.dtype == "str"}
+    for path, chunks in contents.chunks.items():
+        places = chunks.places
+        if places.dtype.kind != "i" or places.ndim != 2 or places.shape[1] != 4:
+            return f"{path} has no places"
+        most = size // _TEXT.size if path in texts else _MOST_FROM_A_BYTE * size
+        if not (0 <= chunks.length <= most and chunks.rows > 0):
+            return f"{path} is to have {chunks.length} values"
+        ends = places[:, 1] + places[:, 2]
+        most = max(size, chunks.length)
+        if len(places) and (places.min() < 0 or places.max() > most or ends.max() > size):
+            return f"{path} is to lie outside of the file"
+    ends = np.asarray(contents.ends)
+    if (
+        ends.dtype.kind != "i"
+        or not len(ends)
+        or ends[0] != 0
+        or (np.diff(ends) <= 0).any()
+        or ends[-1] > size
+    ):
+        return "its blocks are none"
+    return ""
 
 
 def raw_chunks(stream: BinaryIO, chunks: Chunks) -> Iterator[tuple[int, int, bytes]]:
@@ -202,6 +243,8 @@ class _Heap:
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._collections: dict[int, dict[int, bytes]] = {}
+        # Collections do not overlap: all of them are no more than the file.
+        self._left = stream.seek(0, io.SEEK_END)
 
     def text(self, place: int, index: int, length: int) -> str:
         if place not in self._collections:
@@ -214,8 +257,9 @@ class _Heap:
     def _objects(self, place: int) -> Iterator[tuple[int, bytes]]:
         self._stream.seek(place)
         magic, size = struct.unpack("<4s4xQ", self._stream.read(16))
-        if magic != b"GCOL":
+        if magic != b"GCOL" or size > self._left:
             return
+        self._left -= size
         data = self._stream.read(size - 16)
         at = 0
         while at + 16 <= len(data):

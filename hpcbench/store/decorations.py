@@ -13,6 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from hpcbench.errors import StoreError
 from hpcbench.store.bands import path_distances
 from hpcbench.store.schema import AGAIN
 
@@ -21,7 +22,13 @@ GALLERY = 100
 
 
 def decorate(file: h5py.File, settings: Mapping[str, Any]) -> None:
-    """Add temperatures, dimension scales and the gallery of bands to a store being written."""
+    """Add temperatures, dimension scales and the gallery of bands to a store being written.
+
+    Raises
+    ------
+    StoreError
+        If there are bands whose parts do not go together.
+    """
     temperatures = np.asarray(settings.get("temperatures", ()), dtype=np.float64)
     scale = file.create_dataset("temperatures", data=temperatures)
     scale.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
@@ -71,7 +78,10 @@ def _add_gallery(file: h5py.File) -> None:
     # Of each crystal those of the computation that decides.
     rows = [row for row in with_bands if AGAIN not in ids[row]][:GALLERY]
     for row in rows:
-        name = _add_bands(file, gallery, int(row))
+        try:
+            name = _add_bands(file, gallery, int(row))
+        except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
+            raise StoreError(f"{ids[row]}: its bands do not go together: {error}") from error
         if row == rows[0]:
             gallery.attrs["default"] = name
             file.attrs["default"] = "gallery"

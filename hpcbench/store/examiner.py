@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import h5py
 
-from hpcbench.errors import DamageError
+from hpcbench.errors import DamageError, StoreError
 from hpcbench.store.contents import read_contents
+from hpcbench.store.datasets import REFUSED
 from hpcbench.store.integrity import GROUP, digest, digest_frame
-from hpcbench.store.table_reader import NOT_AS_WRITTEN, Damage, TableReader, is_of_system
+from hpcbench.store.structure import foreign_object
+from hpcbench.store.table_reader import (
+    NOT_AS_WRITTEN,
+    Damage,
+    TableReader,
+    is_of_system,
+)
 
 ENCODINGS = ("array", "string-array", "categorical", "ragged")
 """Of fields, as this version knows them."""
@@ -22,9 +30,19 @@ class Examiner(TableReader):
     For a process that may die of it. Opened as a :class:`TableReader`.
     """
 
+    def __init__(self, source: Path, *, tolerant: bool = False) -> None:
+        super().__init__(source, tolerant=tolerant)
+        what = ""
+        # What is damaged is found when it is read.
+        with contextlib.suppress(KeyError, OSError, RuntimeError, ValueError):
+            what = foreign_object(self._file, with_gallery=True)
+        if what:
+            self.close()
+            raise StoreError(REFUSED.format(self.path, what))
+
     def expected_rows(self) -> int:
         """How many rows were written."""
-        return int(self._file[f"{GROUP}/rows"][-1])
+        return int(self._block_ends()[-1])
 
     def damage(
         self,

@@ -16,12 +16,17 @@ from typing import BinaryIO, TypeVar, cast
 from hpcbench.errors import DamageError, StoreError
 from hpcbench.store.run_folder import RunFolder, Stamp, stamp
 from hpcbench.store.schema import AGAIN, SET_ASIDE
-from hpcbench.store.table_reader import TableReader
+from hpcbench.store.table_reader import TableReader, require_each_once
 
 T = TypeVar("T")
 
 # Files that are kept open: a run under way may have thousands of segments.
 _MOST_OPEN = 16
+# What listing and finding crystals takes.
+_LISTED = tuple(
+    f"crystals/{name}"
+    for name in ("id", "name", "origins", "formula", "natoms", "status", "reason")
+)
 
 
 class _ReplacedError(Exception):
@@ -92,7 +97,10 @@ class Files:
         voided = self.folder.voided()
         for part in list(self.parts):
             try:
-                keys = list(self.reader(part).keys(voided))
+                reader = self.reader(part)
+                if part == self.folder.store:
+                    _require_whole(reader)
+                keys = list(reader.keys(voided))
             except DamageError as error:
                 if part == self.folder.store:
                     raise
@@ -185,10 +193,11 @@ class Files:
         """Open the file of which it is known what lies where, and no later one."""
         if self._url:
             self._remote = self._remote or _open_remote(self._url)
-            return TableReader(self._remote)
+            return TableReader(self._remote, every_object=True)
         before = stamp(part)
         try:
-            reader = TableReader(part)
+            # Segments are many, and what is read of one is looked at when it is read.
+            reader = TableReader(part, every_object=part == self.folder.store)
         except StoreError as error:
             if part.exists():
                 raise
@@ -197,6 +206,23 @@ class Files:
             reader.close()
             raise _ReplacedError
         return reader
+
+
+def _require_whole(reader: TableReader) -> None:
+    """Refuse a store that nobody can list.
+
+    Raises
+    ------
+    DamageError
+        If a crystal is in it twice, or a column is missing that each table has.
+    StoreError
+        If its settings are none.
+    """
+    if missing := [path for path in _LISTED if path not in reader.paths()]:
+        raise DamageError(f"{reader.path} is damaged: it has no {missing[0]}")
+    require_each_once(reader.path, reader.column("id"))
+    # Whoever asks for them later is told the same.
+    _ = reader.settings
 
 
 def _open_remote(url: str) -> BinaryIO:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,9 +11,11 @@ from numpy.typing import NDArray
 
 from hpcbench.born import from_json
 from hpcbench.errors import StoreError
+from hpcbench.json_text import json_of
 from hpcbench.masses import make_phonopy, phonopy_atoms
 from hpcbench.phonons.spectrum import frequencies_at, frequencies_on_path
 from hpcbench.store.result import compact_force_constants, has_force_constants
+from hpcbench.store.row_checks import as_stored, require_cells
 from hpcbench.store.schema import DONE, REANALYSIS_OF
 from hpcbench.store.table_reader import TableReader
 
@@ -112,13 +113,20 @@ def phonopy_of(row: Mapping[str, Any], symprec: float) -> Phonopy:
     Raises
     ------
     StoreError
-        If the installed phonopy orders the supercell otherwise, or there are no force constants.
+        If the installed phonopy orders the supercell otherwise, there are no force constants, or
+        what is stored does not go together.
     """
     if not has_force_constants(row):
         raise StoreError(
             f"{row['name']} ({row['id']}): its force constants are in the store that was analysed "
             f"again"
         )
+    require_cells(row)
+    with as_stored(row):
+        return _phonopy_of(row, symprec)
+
+
+def _phonopy_of(row: Mapping[str, Any], symprec: float) -> Phonopy:
     # Stores of older versions have no masses.
     masses = row.get("masses", ())
     cell = phonopy_atoms(
@@ -131,9 +139,10 @@ def phonopy_of(row: Mapping[str, Any], symprec: float) -> Phonopy:
         cell, row["primitive_matrix"], symprec, supercell_matrix=row["supercell_matrix"]
     )
     if not np.array_equal(phonon.primitive.p2s_map, row["p2s_map"]):
+        versions = json_of(row["provenance"], f"{row['name']} ({row['id']}): its provenance")
         raise StoreError(
             f"{row['id']}: the installed phonopy orders the supercell otherwise than the one that "
-            f"computed it ({json.loads(row['provenance']).get('phonopy')})"
+            f"computed it ({versions.get('phonopy')})"
         )
     phonon.nac_params = from_json(row.get("nac_params", ""))
     phonon.dataset = _dataset(row, len(phonon.supercell))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hpcbench.criteria import PLACES
 from hpcbench.store.bands import Bands, bands_of
+from hpcbench.store.row_checks import as_stored
 from hpcbench.store.schema import DONE
 
 if TYPE_CHECKING:
@@ -119,7 +120,18 @@ class Result:
 
 
 def result_of(row: Mapping[str, Any]) -> Result:
-    """A row of a store as a value."""
+    """A row of a store as a value.
+
+    Raises
+    ------
+    StoreError
+        If what is stored of it does not go together.
+    """
+    with as_stored(row):
+        return _result_of(row)
+
+
+def _result_of(row: Mapping[str, Any]) -> Result:
     done = row["status"] == DONE
     numbers = row.get("numbers", ())
     prefix = "verdict_"

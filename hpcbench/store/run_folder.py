@@ -26,7 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from hpcbench.errors import StoreError, StoreMismatchError
+from hpcbench.json_text import json_of
 from hpcbench.store.fields import Row, Schema
+from hpcbench.store.known import settings_of
 from hpcbench.store.table_reader import TableReader
 from hpcbench.store.table_writer import TableWriter, temporary_name
 
@@ -140,12 +142,9 @@ class RunFolder:
             If there is no such run.
         """
         try:
-            values: dict[str, Any] = json.loads(self._settings.read_text())
+            return settings_of(_text_of(self._settings), str(self._settings))
         except FileNotFoundError:
             raise StoreError(f"{self.store}: no run of this name") from None
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{self._settings}: cannot be read: {error}") from error
-        return values
 
     def void(self, failures: Mapping[str, float]) -> None:
         """Let failures count no more: by the id of the crystal, when it failed (Unix time)."""
@@ -161,11 +160,11 @@ class RunFolder:
             If the file that says so cannot be read.
         """
         try:
-            values: dict[str, float] = json.loads(self._retry.read_text())
+            values = json_of(_text_of(self._retry), f"{self._retry}: cannot be read")
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{self._retry}: cannot be read: {error}") from error
+        if not isinstance(values, dict):
+            raise StoreError(f"{self._retry}: cannot be read: no table of failures")
         return values
 
     def segment_paths(self) -> list[Path]:
@@ -246,6 +245,26 @@ class RunFolder:
 
 
 Stamp = tuple[int, int, int] | None
+
+
+def _text_of(path: Path) -> str:
+    """The text of a small file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    StoreError
+        If it cannot be read, or is no file: reading from a pipe would wait for somebody who writes.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise StoreError(f"{path}: cannot be read: is no file")
+        return path.read_text()
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: cannot be read: {error}") from error
 
 
 def stamp(path: Path) -> Stamp:

@@ -5,29 +5,34 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
-import io
 import itertools
-import json
 import re
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 import h5py
 import numpy as np
+from h5py import h5o
 from numpy.typing import NDArray
 
 from hpcbench.errors import DamageError, StoreError
+from hpcbench.store.datasets import MOST_AT_ONCE, REFUSED, Datasets, in_memory
 from hpcbench.store.fields import Block, Field, Ragged, Schema, Values
 from hpcbench.store.integrity import GROUP, digest
+from hpcbench.store.known import KNOWN, settings_of, wrong_id
+from hpcbench.store.structure import (
+    LEAST_BYTES_OF_A_ROW,
+    foreign_link,
+    foreign_object,
+    uneven_field,
+)
 from hpcbench.store.table_writer import FORMAT, FORMAT_VERSION
 
-# Bytes of a file that is read as a whole: HDF5 reads it in hundreds of pieces.
-_SMALL = 16 * 2**20
-
-
+_IDS = "crystals/id"
 NOT_AS_WRITTEN = "not what was written"
 _SAYS_MORE = "hpcbench verify says more"
 
@@ -65,6 +70,8 @@ class TableReader:
         A file opened for reading may be anything that can seek, e.g. of fsspec.
     tolerant : bool
         Leave out fields that cannot be read, and go on with the others.
+    every_object : bool
+        Look at all objects of the file before anything is read, not only at each that is read.
 
     Raises
     ------
@@ -74,44 +81,48 @@ class TableReader:
         If it cannot be read, or is not a table of this format.
     """
 
-    def __init__(self, source: Path | BinaryIO, *, tolerant: bool = False) -> None:
+    def __init__(
+        self, source: Path | BinaryIO, *, tolerant: bool = False, every_object: bool = False
+    ) -> None:
         self.path = source if isinstance(source, Path) else getattr(source, "path", "file")
+        self._tolerant = tolerant
+        self._categories: dict[str, NDArray[Any]] = {}
         try:
-            if not isinstance(source, Path):
-                self._file = h5py.File(source, "r")
-            elif source.stat().st_size <= _SMALL:
-                self._file = h5py.File(io.BytesIO(source.read_bytes()), "r")
-            else:
+            stream = in_memory(source) if isinstance(source, Path) else source
+            if stream is None:
                 # Nobody changes a table that has its name: a lock that fails does not matter.
                 self._file = h5py.File(source, "r", locking="best-effort")
+            else:
+                self._file = h5py.File(stream, "r")
         except FileNotFoundError as error:
             raise StoreError(f"{self.path}: no such file") from error
         except OSError as error:
             if is_of_system(error):
                 raise StoreError(f"{self.path}: cannot be read: {error}") from error
             raise DamageError(f"{self.path}: {_in_words(error)}; {_SAYS_MORE}") from error
+        self._data = Datasets(self._file, stream, str(self.path))
         try:
             self._require_format()
-        except (KeyError, OSError, RuntimeError) as error:
+            if every_object:
+                self._require_own()
+        except (KeyError, OSError, RuntimeError, ValueError) as error:
             self._file.close()
             raise DamageError(f"{self.path}: does not read back: {error}") from error
         except BaseException:
             self._file.close()
             raise
         _OPEN.add(self)
-        self._tolerant = tolerant
-        self._categories: dict[str, NDArray[Any]] = {}
 
     @functools.cached_property
     def _fields(self) -> dict[str, Field]:
         try:
             return dict(self._read_fields(tolerant=self._tolerant))
-        except (KeyError, OSError, RuntimeError) as error:
+        except (KeyError, OSError, RuntimeError, ValueError) as error:
             raise DamageError(f"{self.path}: does not read back: {error}") from error
 
     def _require_format(self) -> None:
-        kind = self._file.attrs.get("encoding-type")
-        major = str(self._file.attrs.get("encoding-version", "")).partition(".")[0]
+        kind = _attribute(self._file, "encoding-type")
+        major = _attribute(self._file, "encoding-version").partition(".")[0]
         if kind != FORMAT or not major.isdecimal():
             if GROUP in self._file:
                 raise DamageError(f"{self.path}: its format is not what was written")
@@ -120,6 +131,19 @@ class TableReader:
             raise StoreError(
                 f"{self.path}: written by a newer hpcbench; update this one to read it"
             )
+        for group in (b"/", b"crystals", b"arrays", b"ragged", GROUP.encode()):
+            what = ""
+            with contextlib.suppress(KeyError, OSError, RuntimeError):  # damaged, or not there
+                what = foreign_link(h5o.open(self._file.id, group), group.decode())
+            if what:
+                raise StoreError(REFUSED.format(self.path, what))
+
+    def _require_own(self) -> None:
+        """Refuse a file that no hpcbench has written."""
+        if what := foreign_object(self._file, with_gallery=False):
+            raise StoreError(REFUSED.format(self.path, what))
+        if what := uneven_field(self._file):
+            raise DamageError(f"{self.path} is damaged: {what}; {_SAYS_MORE}")
 
     def _read_fields(self, *, tolerant: bool) -> Iterator[tuple[str, Field]]:
         for group in ("crystals", "arrays", "ragged"):
@@ -150,13 +174,24 @@ class TableReader:
         self._file.close()
 
     def __len__(self) -> int:
-        return int(self._file["crystals/id"].shape[0])
+        return len(self._data.get(_IDS))
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decided the results."""
-        values: dict[str, Any] = json.loads(self._file["settings"][()].decode())
-        return values
+        """What decided the results.
+
+        Raises
+        ------
+        DamageError
+            If there are none.
+        StoreError
+            If they are not settings of a run.
+        """
+        try:
+            text = str(self._data.get("settings").asstr()[()])
+        except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+            raise DamageError(f"{self.path}: its settings do not read back: {error}") from error
+        return settings_of(text, str(self.path))
 
     @property
     def schema(self) -> Schema:
@@ -187,8 +222,13 @@ class TableReader:
 
     def column(self, name: str) -> NDArray[Any]:
         """A whole column, shape (N, ...); texts as ``str`` objects."""
-        values = self.values(self._column_path(name))
+        path = self._column_path(name)
+        values = self.values(path)
         assert not isinstance(values, Ragged)
+        if len(values) != len(self):
+            raise DamageError(
+                f"{self.path} is damaged: {path} has {len(values)} rows; {_SAYS_MORE}"
+            )
         return values
 
     def _column_path(self, name: str) -> str:
@@ -224,7 +264,7 @@ class TableReader:
         """
         try:
             return self._values(path, first, end)
-        except (OSError, RuntimeError, UnicodeError) as error:
+        except (KeyError, OSError, RuntimeError, ValueError) as error:
             if is_of_system(error):
                 raise StoreError(f"{self.path}: cannot be read: {error}") from error
             raise DamageError(
@@ -233,23 +273,52 @@ class TableReader:
 
     def _values(self, path: str, first: int, end: int | None) -> Values:
         if path.startswith("ragged/"):
-            indptr = self._file[f"{path}/indptr"][first : None if end is None else end + 1]
-            values = self._file[f"{path}/values"][indptr[0] : indptr[-1]]
-            return Ragged(np.diff(indptr), values)
-        item = self._file[path]
-        if isinstance(item, h5py.Group):
-            if path not in self._categories:
-                self._categories[path] = item["categories"].asstr()[:]
-            codes = item["codes"][first:end]
-            return self._categories[path][codes] if len(codes) else codes.astype(object)
-        if h5py.check_string_dtype(item.dtype):
-            return np.asarray(item.asstr()[first:end], dtype=object)
-        return np.asarray(item[first:end])
+            return self._ragged(path, first, end)
+        if not self._has_categories(path):
+            if not h5py.check_string_dtype(self._data.get(path).dtype):
+                return self._data.numbers(path, first, end)
+            texts = self._data.texts(path, first, end)
+            if path == _IDS and (wrong := wrong_id(texts)) is not None:
+                raise ValueError(f"{wrong!r} is no id")
+            return texts
+        if path not in self._categories:
+            self._categories[path] = self._data.texts(f"{path}/categories")
+        categories = self._categories[path]
+        codes = self._data.places(f"{path}/codes", first, end)
+        if not len(codes):
+            return codes.astype(object)
+        if codes.min() < 0 or codes.max() >= len(categories):
+            raise ValueError("codes without a category")
+        return categories[codes]
+
+    def _ragged(self, path: str, first: int, end: int | None) -> Ragged:
+        places = self._data.places(f"{path}/indptr", first, None if end is None else end + 1)
+        counts, length = np.diff(places), len(self._data.get(f"{path}/values"))
+        if not len(places) or places[0] < 0 or places[-1] > length or (counts < 0).any():
+            raise ValueError("indptr leads out of the values")
+        values = self._data.numbers(f"{path}/values", int(places[0]), int(places[-1]))
+        return Ragged(counts, values)
+
+    def _has_categories(self, path: str) -> bool:
+        return isinstance(self._file.get(path), h5py.Group)
 
     def block(self, first: int, end: int, paths: Sequence[str] | None = None) -> Block:
         """Neighbouring rows: all fields, or those at ``paths``."""
         wanted = self._fields if paths is None else paths
-        return Block(end - first, {path: self.values(path, first, end) for path in wanted})
+        block = Block(end - first, {})
+        for path in wanted:
+            values = block.values[path] = self.values(path, first, end)
+            if len(values) != len(block):
+                raise DamageError(
+                    f"{self.path} is damaged: {path} has {len(values)} of {len(block)} rows from "
+                    f"{first} on; {_SAYS_MORE}"
+                )
+            if block.nbytes > MOST_AT_ONCE:
+                raise DamageError(
+                    f"{self.path} is damaged: rows {first} to {end - 1} have more than "
+                    f"{MOST_AT_ONCE:,} bytes; {_SAYS_MORE}"
+                )
+        return block
 
     def rows(
         self, indices: Sequence[int], paths: Sequence[str] | None = None
@@ -259,7 +328,7 @@ class TableReader:
         Neighbouring rows are read together, a block at most: one by one they take milliseconds
         each.
         """
-        for first, end in _neighbours(indices, self._file[f"{GROUP}/rows"][:]):
+        for first, end in _neighbours(indices, self._block_ends()):
             yield from self.block(indices[first], indices[first] + end - first, paths).rows()
 
     def row(self, index: int) -> dict[str, Any]:
@@ -284,27 +353,53 @@ class TableReader:
             If the file cannot be read.
         """
         try:
-            sums = self.sums()
-            for number, (first, end) in enumerate(self.edges()):
+            sums, edges = self.sums(), list(self.edges())
+            if sum(end - first for first, end in edges) != len(self):
+                raise ValueError(f"{len(self)} rows, and blocks of others")
+            for number, (first, end) in enumerate(edges):
                 block = self.block(first, end, [path for path in sums if path in self._fields])
                 for path, values in block.values.items():
                     if digest(values) != sums[path][number]:
                         damage = Damage(path, first, end, NOT_AS_WRITTEN)
                         raise DamageError(f"{self.path}: {damage}")
                 yield first, block
-        except (KeyError, OSError, RuntimeError, UnicodeError) as error:
+        except (KeyError, OSError, RuntimeError, ValueError) as error:
             if is_of_system(error):
                 raise StoreError(f"{self.path}: cannot be read: {error}") from error
             raise DamageError(f"{self.path}: does not read back: {error}") from error
 
     def edges(self) -> Iterator[tuple[int, int]]:
-        """First row and end of each block as it was written."""
-        yield from itertools.pairwise(self._file[f"{GROUP}/rows"][:].tolist())
+        """First row and end of each block as it was written.
+
+        Raises
+        ------
+        DamageError
+            If they are no blocks of rows.
+        """
+        yield from itertools.pairwise(self._block_ends().tolist())
+
+    def _block_ends(self) -> NDArray[np.int64]:
+        try:
+            ends = self._data.places(f"{GROUP}/rows")
+        except (KeyError, OSError, RuntimeError, ValueError) as error:
+            raise DamageError(f"{self.path}: does not read back: {error}") from error
+        most = self._file.id.get_filesize() // LEAST_BYTES_OF_A_ROW
+        if not len(ends) or ends[0] != 0 or (np.diff(ends) <= 0).any() or ends[-1] > most:
+            raise DamageError(f"{self.path} is damaged: its blocks are none; {_SAYS_MORE}")
+        return ends
 
     def sums(self) -> dict[str, list[bytes]]:
-        """SHA-256 of the values of each field, by block."""
-        sums = self._file[f"{GROUP}/sha256"][:]
-        paths = self._summed_paths()
+        """SHA-256 of the values of each field, by block.
+
+        Raises
+        ------
+        ValueError
+            If they are not those of the blocks.
+        """
+        paths, ends = self._summed_paths(), self._block_ends()
+        sums = self._data.numbers(f"{GROUP}/sha256")
+        if sums.dtype != np.uint8 or sums.shape != (len(ends) - 1, len(paths), 32):
+            raise ValueError("no sum for each field and block")
         if set(paths) != set(self._fields) and len(paths) == len(self._fields):
             # Texts have no checksums of their own: a path has changed.
             paths = sorted(self._fields)
@@ -313,12 +408,38 @@ class TableReader:
         }
 
     def _summed_paths(self) -> list[str]:
-        return list(self._file[f"{GROUP}/fields"].asstr()[:])
+        return list(self._data.texts(f"{GROUP}/fields"))
+
+
+def require_each_once(path: Path | str, keys: Iterable[str]) -> None:
+    """Refuse a table that has a crystal twice: nobody knows which of the two it is.
+
+    Raises
+    ------
+    DamageError
+        With its id.
+    """
+    for key, times in Counter(keys).items():
+        if times > 1:
+            raise DamageError(f"{path}: {key} is in it {times} times; hpcbench repair leaves one")
+
+
+def _attribute(item: h5py.Group | h5py.Dataset, name: str) -> str:
+    """A word about an object; empty if there is none."""
+    if name not in item.attrs or item.attrs.get_id(name).shape != ():
+        return ""
+    return str(item.attrs[name])
 
 
 def _field(name: str, item: h5py.Group | h5py.Dataset) -> Field | None:
-    """What an object in the file holds; ``None`` for one that this version does not know."""
-    kind = item.attrs.get("encoding-type")
+    """What an object in the file holds; ``None`` for one that this version does not know.
+
+    Raises
+    ------
+    ValueError
+        If it holds what no field of this name does.
+    """
+    kind = _attribute(item, "encoding-type")
     shape: tuple[int, ...] = ()
     if kind == "categorical":
         dtype = "category"
@@ -329,8 +450,15 @@ def _field(name: str, item: h5py.Group | h5py.Dataset) -> Field | None:
         dtype, shape = dataset.dtype.str, dataset.shape[1:]
     else:
         return None
-    unit, meaning = (str(item.attrs.get(key, "")) for key in ("unit", "meaning"))
-    return Field(name, dtype, shape, unit, meaning)
+    unit, meaning = (_attribute(item, key) for key in ("unit", "meaning"))
+    field = Field(name, dtype, shape, unit, meaning)
+    known = KNOWN.get(name, field)
+    has_texts = isinstance(item, h5py.Dataset) and bool(h5py.check_string_dtype(item.dtype))
+    if (field.is_text, len(field.shape)) != (known.is_text, len(known.shape)) or (
+        has_texts != (kind == "string-array")
+    ):
+        raise ValueError(f"{name} is not of the kind that it should be")
+    return field
 
 
 # HDF5 closes what is still open when the process ends: after Python has, whose file objects it

@@ -14,7 +14,7 @@ from hpcbench.store.decorations import decorate
 from hpcbench.store.fields import Block, Schema, of_good_size
 from hpcbench.store.run_folder import RunFolder, refuse_difference
 from hpcbench.store.schema import DONE, FAILED
-from hpcbench.store.table_reader import TableReader
+from hpcbench.store.table_reader import TableReader, require_each_once
 from hpcbench.store.table_writer import TableWriter
 
 
@@ -61,11 +61,12 @@ def merge(stores: Sequence[Path], out: Path) -> Merged:
     found: dict[str, _Place] = {}
     origins: dict[str, dict[int, str]] = {}
     for number, path in enumerate(stores):
-        with TableReader(path) as reader:
+        with TableReader(path, every_object=True) as reader:
             if number == 0:
                 settings = reader.settings
             else:
                 refuse_difference(settings, reader.settings, stores[0], f"in {path}")
+            require_each_once(path, reader.column("id"))
             schema = schema.union(reader.schema)
             columns = (reader.column(name) for name in ("id", "status", "origins"))
             parents = _parents(reader)

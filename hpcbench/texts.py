@@ -1,0 +1,49 @@
+"""Texts that others wrote: as a terminal may show them, and at a length that is read."""
+
+from __future__ import annotations
+
+import re
+
+LONGEST_REASON = 500
+"""Characters of a reason, where it is recorded and where it is shown."""
+
+# ECMA-48: control sequences (colours, the cursor), and strings for the terminal itself (its title,
+# its clipboard); what is left of a sequence that has no end goes with the control characters.
+_SEQUENCE = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
+    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)"
+    r"|\x1b[ -/]*[0-~]"
+)
+# Unicode's own: marks that turn the direction of writing, and separators of lines.
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff"
+    "\U000e0000-\U000e007f]"
+)
+
+
+def printable(text: str) -> str:
+    """Give a text without what a terminal obeys instead of showing it; lines and tabs stay."""
+    if _is_plain(text):
+        return text
+    # Halves of characters cannot be printed at all.
+    whole = text.encode("utf-8", "replace").decode("utf-8")
+    return _CONTROL.sub("", _SEQUENCE.sub("", whole))
+
+
+def one_line(text: str) -> str:
+    """Give the same as one line."""
+    return text if _is_plain(text) else " ".join(printable(text).split())
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable()
+
+
+def shortened(text: str, most: int = LONGEST_REASON) -> str:
+    """Give a text of at most so many characters; one that was cut says so in its end."""
+    return text if len(text) <= most else f"{text[: most - 4]} ..."
+
+
+def shown_reason(text: str) -> str:
+    """Give a reason as a terminal and a page show it: a line of readable length."""
+    return shortened(one_line(text))
