@@ -82,7 +82,7 @@ MISTAKES = [
     (["run"], 2, "no crystals: give a folder"),
     (["run", "empty", "--model", EMT], 2, "empty"),
     (["run", "junk.cif", "--model", EMT], 2, "no readable crystal"),
-    (["run", "copper.cif", "--model", "mattersm-demo"], 3, "did you mean mattersim-demo"),
+    (["run", "copper.cif", "--model", "mattersm-demo"], 2, "did you mean mattersim-demo"),
     (["run", "copper.cif", "--model", "mattersim-v1.0.0-1M"], 3, "weights of mattersim-v1.0.0-1M"),
     (["run", "copper.cif", "--fmax", "tiny"], 2, "fmax expects a number"),
     (["run", "copper.cif", "--protocol", "robst"], 2, "did you mean robust"),
@@ -90,12 +90,26 @@ MISTAKES = [
     (["run", "copper.cif", "--device", "cuda:9", "--model", EMT], 3, "torch sees"),
     (["run", "copper.cif", "--model", EMT, "--out", "missing/s.h5"], 0, ""),
     (["run", "copper.cif", "--model", EMT, "--out", "copper.cif/s.h5"], 3, "cannot write beside"),
-    (["status", "missing.h5"], 3, "no such store"),
-    (["show", "x", "--store", "missing.h5"], 3, "no such store"),
-    (["report", "missing.h5"], 3, "no such store"),
-    (["export", "missing.h5"], 3, "no such store"),
+    (["status", "missing.h5"], 2, "no such store"),
+    (["show", "x", "--store", "missing.h5"], 2, "no such store"),
+    (["report", "missing.h5"], 2, "no such store"),
+    (["export", "missing.h5"], 2, "no such store"),
     (["status", "copper.cif"], 3, "is no HDF5 file"),
-    (["models", "fetch", "chgnet"], 3, "nothing to fetch for 'chgnet'"),
+    (["run", "copper.cif", "--model", "nowhere.at.all:make"], 2, "no module nowhere"),
+    (["run", "copper.cif", "--model", "ase.calculators.emt:No"], 2, "has no No"),
+    (["run", "copper.cif", "--model", "math:sqrt"], 3, "TypeError"),
+    (["verify", "missing.h5"], 2, "no such store"),
+    (["repair", "missing.h5"], 2, "no such store"),
+    (["consolidate", "missing.h5"], 2, "no run of this name"),
+    (["diff", "missing.h5", "missing.h5"], 2, "no such store"),
+    (["reanalyse", "missing.h5"], 2, "no such store"),
+    (["merge", "missing.h5", "-o", "m.h5"], 2, "no such"),
+    (
+        ["run", "copper.cif", "--model", "chgnet", "--derivative", "response"],
+        2,
+        "chgnet cannot compute linear response",
+    ),
+    (["models", "fetch", "chgnet"], 2, "nothing to fetch for 'chgnet'"),
 ]
 
 
@@ -122,6 +136,10 @@ def test_mistakes_are_one_sentence_and_an_exit_code(
     error = capsys.readouterr().err
     assert text in error
     assert "Traceback" not in error
+    # First what is wrong, then where help is.
+    hint = "--help" in error.splitlines()[-1] if code else False
+    assert hint == (code == 2)
+    assert not code or error.startswith("hpcbench: ")
 
 
 @pytest.mark.parametrize(
@@ -145,7 +163,10 @@ def test_a_wrong_word_is_exit_code_2_and_what_is_near_is_named(
     assert caught.value.code == 2
     error = capsys.readouterr().err
     assert text in error
-    assert "usage: hpcbench" in error
+    first, last = error.splitlines()
+    assert text in first
+    assert last.startswith("see hpcbench ")
+    assert last.endswith(" --help")
 
 
 def test_a_run_and_everything_that_looks_at_it(

@@ -61,6 +61,11 @@ class Journal:
         """A crystal has ended the understudy that computed it alone."""
         self._write("died", crystal)
 
+    def hung(self, crystals: Iterable[str]) -> None:
+        """The potential did not come back from these crystals, and the process is ended for it."""
+        with contextlib.suppress(OSError):
+            self._write("hung", *crystals)
+
     def stop(self) -> None:
         """The process was asked to stop; said once, and tried again where there was no room."""
         if not self._stopped:
@@ -107,6 +112,8 @@ class Told:
         Blocks that are committed.
     died : list of str
         Crystals that have ended an understudy, once for each time.
+    hung : list of str
+        Crystals from which the potential did not come back.
     in_order : bool
         The process ended as it should, or was asked to stop.
     """
@@ -115,6 +122,7 @@ class Told:
     begun: dict[str, bool] = field(default_factory=dict)
     done: set[int] = field(default_factory=set)
     died: list[str] = field(default_factory=list)
+    hung: list[str] = field(default_factory=list)
     in_order: bool = False
 
 
@@ -137,6 +145,8 @@ def read_journal(path: Path) -> Told:
                 told.done |= {int(block) for block in blocks if block.isdigit()}
             case ["died", key]:
                 told.died.append(key)
+            case ["hung", *ids]:
+                told.hung += ids
             case ["stop"] | ["end"]:
                 told.in_order = True
     return told

@@ -25,7 +25,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpcbench.errors import StoreError, StoreMismatchError
+from hpcbench.errors import NoStoreError, StoreError, StoreMismatchError
 from hpcbench.store.fields import Row, Schema
 from hpcbench.store.table_reader import TableReader
 from hpcbench.store.table_writer import TableWriter, temporary_name
@@ -142,7 +142,7 @@ class RunFolder:
         try:
             values: dict[str, Any] = json.loads(self._settings.read_text())
         except FileNotFoundError:
-            raise StoreError(f"{self.store}: no run of this name") from None
+            raise NoStoreError(f"{self.store}: no run of this name") from None
         except (OSError, ValueError) as error:
             raise StoreError(f"{self._settings}: cannot be read: {error}") from error
         return values
