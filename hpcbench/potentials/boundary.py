@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+# eV/A; a relaxation gives up far below.
+LARGEST_FORCE = 1e6
+
+
 @contextlib.contextmanager
 def answering() -> Iterator[None]:
     """Run code of a potential; whatever it raises becomes an ``EvaluationError``.
@@ -89,16 +93,19 @@ def require_shape(answer: Any, shape: tuple[int, ...], what: str) -> None:
         raise AnswerError(f"{what} of shape {there}, where {shape} was wanted")
 
 
-def require_finite(array: NDArray[np.float64], what: str) -> None:
-    """Refuse NaN and infinity.
+def require_forces(forces: NDArray[np.float64]) -> None:
+    """Refuse NaN, infinity, and forces (eV/A) whose differences are nothing but rounding.
 
     Raises
     ------
     EvaluationError
         If there are any.
     """
-    if not np.isfinite(array).all():
-        raise EvaluationError(f"{what} that are not finite")
+    if not np.isfinite(forces).all():
+        raise EvaluationError("forces on displaced atoms that are not finite")
+    largest = float(np.abs(forces).max(initial=0.0))
+    if largest > LARGEST_FORCE:
+        raise EvaluationError(f"forces on displaced atoms of up to {largest:.2g} eV/A")
 
 
 def _handlers() -> dict[int, Any]:

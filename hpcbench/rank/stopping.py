@@ -18,7 +18,7 @@ from hpcbench.potentials.boundary import (
     Surroundings,
     answering,
     numbers_of,
-    require_finite,
+    require_forces,
     require_shape,
 )
 
@@ -284,6 +284,6 @@ def _checked(
     checked = []
     for (prepared, first, end), answer in zip(parts, answers, strict=True):
         forces = numbers_of(answer, (end - first, prepared.copies.natoms, 3), "forces")
-        require_finite(forces, "forces on displaced atoms")
+        require_forces(forces)
         checked.append(forces)
     return checked
