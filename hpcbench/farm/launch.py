@@ -21,7 +21,7 @@ from hpcbench.farm.attendance import Attendance
 from hpcbench.farm.beginning import Beginning
 from hpcbench.farm.checks import check_world
 from hpcbench.farm.curating import curated
-from hpcbench.farm.deadline import time_left
+from hpcbench.farm.deadline import past_end, time_left
 from hpcbench.farm.devices import choose_device, own_cores
 from hpcbench.farm.disk import compare_room
 from hpcbench.farm.ending import Ending, Outcome, in_words
@@ -133,6 +133,8 @@ def launch(
         left = by_rank_0(world, lambda: time_left(config.time_limit, stop.age, environment))
         if left is not None:
             stop.limit(left.for_work, left.reserve)
+        if note := past_end(environment):
+            on_note(note)
         # Segments, and the new store beside them.
         if note := compare_room(folder.path, 2 * plan.results_bytes):
             on_note(note)
