@@ -266,3 +266,43 @@ def test_files_of_no_known_kind_are_named(
     assert note == "7 files are of no kind that is read: 0.xsf, 1.xsf, 2.xsf, 3.xsf, 4.xsf, ..."
     assert main(["plan", str(tmp_path), "--model", "ase.calculators.emt:EMT"]) == 0
     assert note in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["status"], ["show", "Cu", "--store"], ["report", "--table"]])
+def test_no_character_ends_a_command_where_the_terminal_has_ascii(
+    words: list[str], copper: Path
+) -> None:
+    """A store that is not there is enough: its name is not ASCII."""
+    ascii_only = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    answer = subprocess.run(
+        [sys.executable, "-m", "hpcbench", *words, "Γ-ü.h5"],
+        env=os.environ | ascii_only,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 2
+    assert "no such store" in answer.stderr
+
+
+def test_what_nobody_foresaw_is_one_line_and_a_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(options: object) -> int:
+        raise KeyError("x\ny")
+
+    monkeypatch.setattr("hpcbench.cli.look.status_command", broken)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert main(["status", "some.h5"]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("hpcbench: status some.h5: KeyError: ")
+    (log,) = (tmp_path / "hpcbench" / "errors").iterdir()
+    assert str(log) in line
+    assert "Traceback" in log.read_text()
+
+
+def test_one_is_no_plural() -> None:
+    from hpcbench.words import counted, they_are
+
+    assert [counted(n, "crystal") for n in (0, 1, 2)] == ["0 crystals", "1 crystal", "2 crystals"]
+    assert they_are(1, "row") == "1 row is"
