@@ -9,6 +9,8 @@ VENV=${HPCBENCH_VENV:-$ROOT/.venv}
 RANKS=${HPCBENCH_RANKS:-}
 DRY_RUN=no
 STAGE=no
+# Modules are not looked for in the working folder: a numpy.py beside the crystals is not numpy.
+export PYTHONSAFEPATH=1
 PYTHON=
 WRONG_USE=2
 WRONG_ENVIRONMENT=3
@@ -77,6 +79,7 @@ run() {
 
 tests() {
     local step failed=
+    unset PYTHONSAFEPATH # pytest looks for the tests there
     choose_python "hpcbench pytest" dev mpich report tables chgnet sevennet
     cd "$ROOT"
     if [ $# -gt 0 ]; then

@@ -10,10 +10,45 @@ store.table
 store.phonopy(store.ids[0]).auto_band_structure(plot=True).show()
 """
 
-from __future__ import annotations
+import os
+import sys
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+
+def _leave_working_folder() -> None:
+    """Take the working folder from the places of modules, if this is the program itself.
+
+    ``python -m`` puts it first, so that a file ``numpy.py`` beside somebody's crystals would be
+    run in place of numpy: before anything else is imported, that of ``__future__`` included.
+    """
+    program = os.path.basename(sys.argv[0]) if sys.argv else ""
+    if program == "-m":
+        # The package of a module that is to be run is imported before that has a name.
+        module = sys.orig_argv[len(sys.orig_argv) - len(sys.argv)].removeprefix("-m")
+        program = module.partition(".")[0]
+    if program != "hpcbench":
+        return
+    try:
+        here = os.getcwd()
+    except OSError:
+        return
+    sys.path[:] = [path for path in sys.path if path and os.path.abspath(path) != here]
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    if home == here:
+        # Its own sources, and not installed.
+        sys.path.append(home)
+    # For the processes that libraries start.
+    os.environ["PYTHONSAFEPATH"] = "1"
+    if places := os.environ.get("PYTHONPATH"):
+        kept = (place for place in places.split(os.pathsep) if place)
+        os.environ["PYTHONPATH"] = os.pathsep.join(
+            place for place in kept if os.path.abspath(place) != here or home == here
+        )
+
+
+_leave_working_folder()
+
+from importlib import import_module  # noqa: E402
+from typing import TYPE_CHECKING, Any  # noqa: E402
 
 __version__ = "0.1.0"
 

@@ -108,7 +108,7 @@ class RunConfig:
         kind.text,
         "what is computed",
         "a potential's name (see hpcbench models), a .pth file of MatterSim weights, or "
-        "module:callable that makes an ASE calculator",
+        "module:callable that makes an ASE calculator (its module may lie in the working folder)",
         metavar="MODEL",
         decides=True,
     )

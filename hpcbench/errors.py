@@ -3,6 +3,8 @@
     HpcbenchError
     ├── UsageError             exit code 2: the command or its settings are wrong
     │   ├── ConfigError        an unknown key, a wrong type, a value out of range
+    │   ├── ModelError         no such potential; also a PotentialError
+    │   ├── NoStoreError       no such store; also a StoreError
     │   ├── SourceError        no such file, or no readable crystal in what was given
     │   └── StoreMismatchError the store was made with other settings
     ├── SetupError             exit code 3: the machine or the installation is wrong
@@ -12,6 +14,7 @@
     │   └── StoreError         the output cannot be written, or a store cannot be read
     │       └── DamageError    a file of a store is not what was written
     ├── EvaluationError        the potential raised an error for a structure
+    │   └── AnswerError        what it answered is not what was asked for
     ├── OutOfMemoryError       a forward pass did not fit into the device's memory
     └── CrystalError           the failure of one crystal: recorded, never stops a run
         ├── UnreadableError    a file or an entry of a file is not a crystal
@@ -26,7 +29,13 @@ Messages say what happened, to which crystal or file, and what to do about it.
 
 from __future__ import annotations
 
-from hpcbench.texts import shortened
+from hpcbench.texts import shown_reason
+
+
+def named(error: BaseException) -> str:
+    """Return an error of others as ``Type: message``, in one line."""
+    text = shown_reason(str(error))
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 class HpcbenchError(Exception):
@@ -63,6 +72,10 @@ class PotentialError(SetupError):
     """A potential is unknown, its weights or its package are missing, or it computes nonsense."""
 
 
+class ModelError(UsageError, PotentialError):
+    """There is no such potential."""
+
+
 class DeviceError(SetupError):
     """A device does not exist, or ranks and devices do not fit together."""
 
@@ -75,12 +88,20 @@ class StoreError(SetupError):
     """A store or its run folder cannot be written or read."""
 
 
+class NoStoreError(UsageError, StoreError):
+    """There is no such store."""
+
+
 class DamageError(StoreError):
     """A file of a store is not what was written."""
 
 
 class EvaluationError(HpcbenchError):
     """A potential raised an error of its own: for this structure, or because it is broken."""
+
+
+class AnswerError(EvaluationError):
+    """A potential answered with something of another shape or kind than was asked for."""
 
 
 class OutOfMemoryError(HpcbenchError):
@@ -104,8 +125,8 @@ class CrystalError(HpcbenchError):
 
     @property
     def reason(self) -> str:
-        """What a table shows: ``kind: message``."""
-        return shortened(f"{self.kind}: {self}")
+        """What a table shows: ``kind: message``, in one line of readable length."""
+        return shown_reason(f"{self.kind}: {self}")
 
 
 class UnreadableError(CrystalError):

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hpcbench.words import counted
+
 # Results of crystals are kept for some seconds before they are written: this share of the time
 # since the start, but not longer than that many. So a short run shows each one at once, and a
 # long one of many ranks does not wear the file system out.
@@ -263,7 +265,7 @@ class Progress:
 
     def line(self) -> str:
         """One line for people."""
-        text = f"{self.finished}/{self.total} crystals, {self.stable} stable"
+        text = f"{self.finished}/{counted(self.total, 'crystal')}, {self.stable} stable"
         if self.failed:
             text += f", {self.failed} failed"
         if self.under_way:

@@ -45,5 +45,6 @@ def shortened(text: str, most: int = LONGEST_REASON) -> str:
 
 
 def shown_reason(text: str) -> str:
-    """Give a reason as a terminal and a page show it: a line of readable length."""
-    return shortened(one_line(text))
+    """Give a reason as it is recorded and shown: a line of readable length."""
+    # First cut: a message may have megabytes.
+    return shortened(one_line(text[: 4 * LONGEST_REASON]))

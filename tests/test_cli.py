@@ -82,7 +82,7 @@ MISTAKES = [
     (["run"], 2, "no crystals: give a folder"),
     (["run", "empty", "--model", EMT], 2, "empty"),
     (["run", "junk.cif", "--model", EMT], 2, "no readable crystal"),
-    (["run", "copper.cif", "--model", "mattersm-demo"], 3, "did you mean mattersim-demo"),
+    (["run", "copper.cif", "--model", "mattersm-demo"], 2, "did you mean mattersim-demo"),
     (["run", "copper.cif", "--model", "mattersim-v1.0.0-1M"], 3, "weights of mattersim-v1.0.0-1M"),
     (["run", "copper.cif", "--fmax", "tiny"], 2, "fmax expects a number"),
     (["run", "copper.cif", "--protocol", "robst"], 2, "did you mean robust"),
@@ -90,12 +90,26 @@ MISTAKES = [
     (["run", "copper.cif", "--device", "cuda:9", "--model", EMT], 3, "torch sees"),
     (["run", "copper.cif", "--model", EMT, "--out", "missing/s.h5"], 0, ""),
     (["run", "copper.cif", "--model", EMT, "--out", "copper.cif/s.h5"], 3, "cannot write beside"),
-    (["status", "missing.h5"], 3, "no such store"),
-    (["show", "x", "--store", "missing.h5"], 3, "no such store"),
-    (["report", "missing.h5"], 3, "no such store"),
-    (["export", "missing.h5"], 3, "no such store"),
+    (["status", "missing.h5"], 2, "no such store"),
+    (["show", "x", "--store", "missing.h5"], 2, "no such store"),
+    (["report", "missing.h5"], 2, "no such store"),
+    (["export", "missing.h5"], 2, "no such store"),
     (["status", "copper.cif"], 3, "is no HDF5 file"),
-    (["models", "fetch", "chgnet"], 3, "nothing to fetch for 'chgnet'"),
+    (["run", "copper.cif", "--model", "nowhere.at.all:make"], 2, "no module nowhere"),
+    (["run", "copper.cif", "--model", "ase.calculators.emt:No"], 2, "has no No"),
+    (["run", "copper.cif", "--model", "math:sqrt"], 3, "TypeError"),
+    (["verify", "missing.h5"], 2, "no such store"),
+    (["repair", "missing.h5"], 2, "no such store"),
+    (["consolidate", "missing.h5"], 2, "no run of this name"),
+    (["diff", "missing.h5", "missing.h5"], 2, "no such store"),
+    (["reanalyse", "missing.h5"], 2, "no such store"),
+    (["merge", "missing.h5", "-o", "m.h5"], 2, "no such"),
+    (
+        ["run", "copper.cif", "--model", "chgnet", "--derivative", "response"],
+        2,
+        "chgnet cannot compute linear response",
+    ),
+    (["models", "fetch", "chgnet"], 2, "nothing to fetch for 'chgnet'"),
 ]
 
 
@@ -122,6 +136,10 @@ def test_mistakes_are_one_sentence_and_an_exit_code(
     error = capsys.readouterr().err
     assert text in error
     assert "Traceback" not in error
+    # First what is wrong, then where help is.
+    hint = "--help" in error.splitlines()[-1] if code else False
+    assert hint == (code == 2)
+    assert not code or error.startswith("hpcbench: ")
 
 
 @pytest.mark.parametrize(
@@ -145,7 +163,10 @@ def test_a_wrong_word_is_exit_code_2_and_what_is_near_is_named(
     assert caught.value.code == 2
     error = capsys.readouterr().err
     assert text in error
-    assert "usage: hpcbench" in error
+    first, last = error.splitlines()
+    assert text in first
+    assert last.startswith("see hpcbench ")
+    assert last.endswith(" --help")
 
 
 def test_a_run_and_everything_that_looks_at_it(
@@ -244,3 +265,43 @@ def test_what_is_left_out_is_counted_by_its_kind(
         "hpcbench: left out: 7 .xsf files (0.xsf, ...), 1 JSON files without structures "
         "(metrics.json)\n"
     ) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["status"], ["show", "Cu", "--store"], ["report", "--table"]])
+def test_no_character_ends_a_command_where_the_terminal_has_ascii(
+    words: list[str], copper: Path
+) -> None:
+    """A store that is not there is enough: its name is not ASCII."""
+    ascii_only = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    answer = subprocess.run(
+        [sys.executable, "-m", "hpcbench", *words, "Γ-ü.h5"],
+        env=os.environ | ascii_only,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 2
+    assert "no such store" in answer.stderr
+
+
+def test_what_nobody_foresaw_is_one_line_and_a_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(options: object) -> int:
+        raise KeyError("x\ny")
+
+    monkeypatch.setattr("hpcbench.cli.look.status_command", broken)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert main(["status", "some.h5"]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("hpcbench: status some.h5: KeyError: ")
+    (log,) = (tmp_path / "hpcbench" / "errors").iterdir()
+    assert str(log) in line
+    assert "Traceback" in log.read_text()
+
+
+def test_one_is_no_plural() -> None:
+    from hpcbench.words import counted, they_are
+
+    assert [counted(n, "crystal") for n in (0, 1, 2)] == ["0 crystals", "1 crystal", "2 crystals"]
+    assert they_are(1, "row") == "1 row is"

@@ -21,7 +21,7 @@ from hpcbench.config_loading import load_config
 from hpcbench.errors import ConfigError
 from hpcbench.events import read_events
 from hpcbench.farm import launch as launching
-from hpcbench.farm.deadline import LARGEST_SHARE, RESERVE, slurm_seconds_left, time_left
+from hpcbench.farm.deadline import LARGEST_SHARE, RESERVE, past_end, slurm_seconds_left, time_left
 from hpcbench.farm.journal import read_journal
 from hpcbench.planning.costs import CostModel
 from hpcbench.potentials.one_by_one import OneByOne
@@ -65,6 +65,14 @@ def test_the_nearer_end_counts_less_a_reserve() -> None:
     assert for_work(None, 10.0, job) == pytest.approx(50_000 - RESERVE, abs=3)
     assert for_work(100_000.0, 10.0, job) == pytest.approx(50_000 - RESERVE, abs=3)
     assert for_work(30_000.0, 10.0, job) == pytest.approx(29_990 - RESERVE, abs=3)
+    assert past_end(job) == ""
+
+
+def test_the_end_of_a_job_that_is_over_is_named_and_passed_over() -> None:
+    job = {"SLURM_JOB_END_TIME": str(int(time.time()) - 10), "SLURM_JOB_ID": "17"}
+    assert "unset SLURM_JOB_END_TIME" in past_end(job)
+    assert time_left(None, 10.0, job) is None
+    assert for_work(600.0, 10.0, job) == pytest.approx(590 - LARGEST_SHARE * 600)
 
 
 @pytest.fixture

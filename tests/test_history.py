@@ -275,7 +275,7 @@ def test_other_commands_keep_both(
     both = stores["both"]
     key = both.find("simple")
     assert main(["verify", str(both.path)]) == 0
-    assert "2 done, and 1 more rows that belong to them" in capsys.readouterr().out
+    assert "2 done, and 1 more of the same crystals" in capsys.readouterr().out
     assert main(["merge", str(both.path), "-o", str(tmp_path / "m.h5")]) == 0
     other = ["reanalyse", str(both.path), "--out", str(tmp_path / "a.h5"), "--workers", "0"]
     assert main([*other, "--mesh", "5", "5", "5"]) == 0

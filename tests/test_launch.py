@@ -683,3 +683,27 @@ def processes_of(path: Path) -> list[int]:
         if os.fsencode(path) in words:
             found.append(int(entry.name))
     return found
+
+
+def test_variables_that_an_mpiexec_has_left_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hpcbench.errors import LaunchError
+    from hpcbench.farm.world import join_world
+
+    closed = os.open(os.devnull, os.O_RDONLY)
+    os.close(closed)
+    left = {"PMI_FD": str(closed), "PMI_SIZE": "4", "PMI_RANK": "0"}
+    with pytest.raises(LaunchError, match="unset PMI_SIZE PMI_RANK PMI_FD"):
+        join_world(left)
+
+
+def test_where_there_is_no_srun_mpiexec_does_not_look_for_it(
+    environment: dict[str, str],
+) -> None:
+    lines = 'source jobs/lib/launchers.sh; say() { echo "$@"; }; forget_slurm; env'
+    variables = {"SLURM_JOB_ID": "7", "SLURM_NODELIST": "node[1-9]", "SLURM_JOB_END_TIME": "5"}
+    answer = subprocess.run(
+        ["bash", "-c", lines], cwd=ROOT, env=environment | variables, capture_output=True, text=True
+    )
+    assert "there is no srun here" in answer.stdout
+    assert "SLURM_NODELIST" not in answer.stdout
+    assert "SLURM_JOB_END_TIME=5" in answer.stdout

@@ -77,7 +77,7 @@ def test_fetch_leaves_nothing_half_written(home: Path, monkeypatch: pytest.Monke
         ("chgnt", "did you mean chgnet"),
         ("nothing-like-it", "known are mattersim-v1"),
         ("missing.pth", "no such file"),
-        ("no.such.module:thing", "No module named"),
+        ("no.such.module:thing", "no module no;"),
         ("ase.calculators.emt:Nothing", "has no Nothing"),
         ("math:pi", "cannot be called"),
         ("builtins:dict", "no ASE calculator"),

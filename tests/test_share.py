@@ -50,7 +50,7 @@ class TwoRanks:
         self.share = Share(
             SimpleNamespace(lease_minutes=10.0),  # type: ignore[arg-type]
             SimpleNamespace(launch_folder=lambda name: self.launch, committed_ids=lambda r: set()),  # type: ignore[arg-type]
-            SimpleNamespace(launch="one", blocks=self.blocks, suspicions={}),  # type: ignore[arg-type]
+            SimpleNamespace(launch="one", blocks=self.blocks, suspicions={}, measured=False),  # type: ignore[arg-type]
             0,
             2,
             SimpleNamespace(requested=False, seconds_left=math.inf, pause=time.sleep),  # type: ignore[arg-type]

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hpcbench.cli.complaints import complain
 from hpcbench.cli.parser import build_parser
 from hpcbench.config_loading import DEFAULT_FILE
 from hpcbench.errors import HpcbenchError, LaunchError, UsageError
+from hpcbench.farm.guard import stand_between
 from hpcbench.farm.world import rank_by_launcher
-from hpcbench.texts import printable
+from hpcbench.leaving import say_end
+
+# Files that a sentence names.
+MOST_NAMED = 3
+# Of a shell, for a process that Ctrl-C has ended.
+INTERRUPTED = 130
+COMPUTING = ("run", "reanalyse")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
+    _print_whatever_the_locale()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words and Path(DEFAULT_FILE).is_file():
         words = ["run"]
@@ -27,17 +37,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command is None:
         parser.print_help()
         return 2
+    if arguments is None and options.command in COMPUTING:
+        # Of the program alone, and first of all.
+        stand_between()
+    code = _run(options)
+    say_end(code)
+    return code
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Run the command; its exit code, whatever becomes of it."""
     try:
         return _dispatch(options)
     except HpcbenchError as error:
         # What is wrong with the command or the launch is so on every rank: one says it.
         if rank_by_launcher() == 0 or not isinstance(error, UsageError | LaunchError):
-            print(f"hpcbench: {printable(str(error))}", file=sys.stderr)
+            complain(error, options.command)
         return error.exit_code
     except BrokenPipeError:
         # The reader of our output (head, less) has seen enough.
         sys.stderr.close()
         return 0
+    except KeyboardInterrupt:
+        print(f"hpcbench {options.command}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:  # nobody is shown a traceback, and 1 tells of crystals
+        return complain(error, options.command, _about(options))
+
+
+def _print_whatever_the_locale() -> None:
+    """Let no character of ours or of a name end a command where the terminal has ASCII only."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _about(options: argparse.Namespace) -> str:
+    """The command, with the files that it is about."""
+    names: list[str] = []
+    for name in ("store", "sources", "stores", "first", "second"):
+        given = getattr(options, name, None) or []
+        names += [given] if isinstance(given, str) else given
+    more = ["..."] if len(names) > MOST_NAMED else []
+    return " ".join([options.command, *names[:MOST_NAMED], *more])
 
 
 def _dispatch(options: argparse.Namespace) -> int:

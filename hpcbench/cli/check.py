@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hpcbench.cli.look import store_path
 from hpcbench.texts import one_line, printable, shown_reason
+from hpcbench.words import counted, they_are
 
 # Seconds between two lines about how far it has come.
 _PAUSE = 10.0
@@ -42,17 +43,18 @@ def verify_command(options: argparse.Namespace) -> int:
         return 1
     counts = ", ".join(f"{number} {status}" for status, number in sorted(found.counts.items()))
     segments = len(found.files) - store.exists()
-    joined = f" ({segments} segments not in it yet)" if segments else ""
-    others = f", and {found.others} more rows that belong to them" if found.others else ""
+    joined = f" ({counted(segments, 'segment')} not in it yet)" if segments else ""
+    others = f", and {found.others} more of the same crystals" if found.others else ""
     print(f"{store}{joined}: {counts or 'no rows'}{others}; every value is as it was written")
     computed = sum(inspection.computed for inspection in found.files.values())
     if computed:
         print(
-            f"{computed} crystals computed again: force constants obey the sum rule, frequencies "
-            f"follow from them"
+            f"{counted(computed, 'crystal')} computed again: force constants obey the sum rule, "
+            f"frequencies follow from them"
         )
     if found.missing > 0:
-        print(f"{found.missing} crystals of the list have no result yet")
+        have = "has" if found.missing == 1 else "have"
+        print(f"{counted(found.missing, 'crystal')} of the list {have} no result yet")
     return 0
 
 
@@ -80,7 +82,9 @@ def repair_command(options: argparse.Namespace) -> int:
         print(f"{store}: nothing to repair")
         return 1 if result.sentences else 0
     if result.kept:
-        print(f"{store}: {result.kept} rows are intact; the damaged store is {result.damaged}")
+        print(
+            f"{store}: {they_are(result.kept, 'row')} intact; the damaged store is {result.damaged}"
+        )
     else:
         print(f"{store} is {result.damaged} now, and there is no store any more: {_AGAIN}")
     if result.computed_again:
@@ -91,7 +95,7 @@ def repair_command(options: argparse.Namespace) -> int:
     if not lost:
         # Of a file that cannot be opened nobody knows how many there were.
         return 0 if result.kept else 1
-    print(f"{lost} results are lost; {_AGAIN}")
+    print(f"{they_are(lost, 'result')} lost; {_AGAIN}")
     names = _names(store)
     for key in result.lost_ids[:_MOST_NAMED]:
         line = one_line(f"{key} {names.get(key, '')}")

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from hpcbench.cli.look import output_path, store_path
+from hpcbench.words import counted
 
 
 def consolidate_command(options: argparse.Namespace) -> int:
@@ -17,7 +18,7 @@ def consolidate_command(options: argparse.Namespace) -> int:
     folder = RunFolder(store_path(options.store))
     settings = folder.settings()
     rows = consolidate(folder, schema_of(settings), settings)
-    print(f"{folder.store}: {rows} rows")
+    print(f"{folder.store}: {counted(rows, 'row')}")
     return 0
 
 
@@ -27,8 +28,8 @@ def merge_command(options: argparse.Namespace) -> int:
 
     merged = merge([Path(store) for store in options.stores], Path(options.output))
     print(
-        f"{options.output}: {merged.crystals} crystals, {merged.in_several} of them in several "
-        f"stores"
+        f"{options.output}: {counted(merged.crystals, 'crystal')}, {merged.in_several} of them "
+        f"in several stores"
     )
     return 0
 

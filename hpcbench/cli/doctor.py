@@ -35,7 +35,14 @@ PATIENCE = 60.0
 PACKAGES = ("numpy", "ase", "phonopy", "spglib", "seekpath", "h5py", "pymatgen", "torch")
 # The first in which weights_only keeps its promise.
 SAFE_TORCH = (2, 10)
-TWO_PROCESSES = "from mpi4py import MPI; print('world of', MPI.COMM_WORLD.size)"
+# Only one speaks: what two write to one pipe may come mixed.
+TWO_PROCESSES = """
+from mpi4py import MPI
+world = MPI.COMM_WORLD
+world.Barrier()
+if world.rank == 0:
+    print(f"world of {world.size};", flush=True)
+"""
 
 
 def doctor_command(options: argparse.Namespace) -> int:
@@ -190,13 +197,13 @@ def _mpi(world: World) -> Iterator[Finding]:
 
 def _try_out(starter: str, library: str, slurm: bool) -> Finding:
     """Do two processes of a launcher find each other? Where there is Slurm, srun will do."""
-    command = [starter, "-n", "2", sys.executable, "-c", TWO_PROCESSES]
+    command = [starter, "-n", "2", sys.executable, "-P", "-c", TWO_PROCESSES]
     reason = "every process sees only itself"
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL
         )
-        if done.stdout.count("world of 2") == 2:
+        if "world of 2;" in done.stdout:
             return Finding(OK, "launcher", f"{starter} starts processes that find each other")
         if "world of" not in done.stdout:
             reason = " ".join((done.stderr or done.stdout).split())[-200:] or "it says nothing"

@@ -13,6 +13,7 @@ from hpcbench.errors import SetupError, UsageError
 from hpcbench.exchange.formats import FORMATS
 from hpcbench.texts import one_line, printable, shown_reason
 from hpcbench.threads import cap_threads
+from hpcbench.words import counted, they_are
 
 # Seconds from one line about an import's progress to the next.
 _INTERVAL = 10.0
@@ -40,7 +41,7 @@ def export_command(options: argparse.Namespace) -> int:
         return 0
     path = output_path(options.output or f"{store.path.with_suffix('')}{form.ending}")
     number = export(store, options.format, path)
-    print(f"{path}: {number} crystals")
+    print(f"{path}: {counted(number, 'crystal')}")
     return 0
 
 
@@ -53,8 +54,8 @@ def import_command(options: argparse.Namespace) -> int:
     found = find(options.sources)
     flags = {name: getattr(options, name) for name in ("out", *IMPORTED)}
     config = import_config(found, flags, options.config)
-    labels = f", {len(found.label_files)} label files" if found.label_files else ""
-    print(f"{len(found.jobs)} crystals{labels}; protocol {config.protocol}", flush=True)
+    labels = f", {counted(len(found.label_files), 'label file')}" if found.label_files else ""
+    print(f"{counted(len(found.jobs), 'crystal')}{labels}; protocol {config.protocol}", flush=True)
     told = time.monotonic()
 
     def tell(done: int, total: int) -> None:
@@ -64,22 +65,23 @@ def import_command(options: argparse.Namespace) -> int:
             print(f"{done} of {total}", file=sys.stderr, flush=True)
 
     result = import_found(found, config, tell)
-    print(f"{config.out}: {result.done} of {result.total} crystals with phonons")
+    print(f"{config.out}: {result.done} of {counted(result.total, 'crystal')} with phonons")
     for kind, number in sorted(result.reasons.items()):
         print(f"  {number:6d}  {shown_reason(kind)}")
     if result.repeated:
         first = one_line(", ".join(result.repeated[:_NAMED]))
         more = ", ..." if len(result.repeated) > _NAMED else ""
         print(
-            f"{len(result.repeated)} crystals occur twice in the same supercell, the first one "
-            f"counts: left out {first}{more}"
+            f"{counted(len(result.repeated), 'crystal')} given more than once in the same "
+            f"supercell, the first one counts: left out {first}{more}"
         )
     if result.inputs:
         print(
-            f"{result.inputs} files without phonons left out: other files of their names have them"
+            f"{counted(result.inputs, 'file')} without phonons left out: other files of the same "
+            f"name have them"
         )
     if result.with_nac:
-        print(f"Born charges of {result.with_nac} crystals are applied")
+        print(f"Born charges of {they_are(result.with_nac, 'crystal')} applied")
     if result.changed:
         first = one_line(", ".join(result.changed[:_NAMED]))
         more = ", ..." if len(result.changed) > _NAMED else ""
@@ -125,7 +127,7 @@ def report_command(options: argparse.Namespace) -> int:
         table = store.table
         figures = benchmark_figures(table, ranked_outcomes(table))
         written = save_figures(figures, Path(options.figures))
-        print(f"figures: {len(figures)}, in {len(written)} files in {options.figures}")
+        print(f"figures: {len(figures)}, in {counted(len(written), 'file')} in {options.figures}")
     if options.html or options.output or not (options.json or options.figures):
         output = output_path(options.output or store.path.with_suffix(".html"))
         print(f"report: {write_report(store, output)}")

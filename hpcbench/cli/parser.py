@@ -23,6 +23,7 @@ from hpcbench.cli.texts import (
 )
 from hpcbench.config import IMPORTED, REANALYSED, settings
 from hpcbench.config_loading import DEFAULT_FILE
+from hpcbench.errors import UsageError
 from hpcbench.exchange.formats import FORMATS
 
 
@@ -40,14 +41,14 @@ class Parser(argparse.ArgumentParser):
         return options
 
     def error(self, message: str) -> NoReturn:
-        """As argparse's, with a hint at the nearest choice."""
+        """Say what is wrong, with a hint at the nearest choice, and where help is."""
         found = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
         if found:
             word = found.group(1)
             message += hint_at(word, re.findall(r"[\w-]+", found.group(2)))
             if "COMMAND" in message and Path(word).exists():
                 message += f": did you mean hpcbench run {word}?"
-        super().error(message)
+        self.exit(UsageError.exit_code, f"{self.prog}: {message}\nsee {self.prog} --help\n")
 
     @functools.cached_property
     def _commands(self) -> Any:

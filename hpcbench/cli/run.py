@@ -7,25 +7,27 @@ import contextlib
 import os
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
+from hpcbench.cli.complaints import complain
 from hpcbench.config import REANALYSED, RunConfig, settings
 from hpcbench.config_loading import DEFAULT_FILE, load_config
 from hpcbench.errors import (
     DeviceError,
     HpcbenchError,
     PotentialError,
+    StoreError,
     UsageError,
 )
 from hpcbench.farm.beginning import Beginning
-from hpcbench.farm.guard import stand_between
 from hpcbench.farm.world import World, join_world, lonely
-from hpcbench.rank.stopping import Stop
+from hpcbench.rank.output import own_output
+from hpcbench.rank.stopping import STOPPED, Stop, end_at_start
 from hpcbench.texts import printable
 from hpcbench.threads import cap_threads
+from hpcbench.words import counted
 
 if TYPE_CHECKING:
     from hpcbench.farm.plan import Plan
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
 LOG_INTERVAL = 60.0
 RANKS_A_SECOND = 8
 SOME_FAILED = 1
-STOPPED = 75
 
 
 def run_command(options: argparse.Namespace) -> int:
@@ -45,7 +46,7 @@ def run_command(options: argparse.Namespace) -> int:
     if options.where_weights:
         print(_weights_path(config_of(options).model))
         return 0
-    return _as_a_rank(lambda: (config_of(options), None), options.retry_failed)
+    return _as_a_rank(options.command, lambda: (config_of(options), None), options.retry_failed)
 
 
 def reanalyse_command(options: argparse.Namespace) -> int:
@@ -60,15 +61,17 @@ def reanalyse_command(options: argparse.Namespace) -> int:
         instead = reanalysis(parent, flags, options.config, options.out)
         return instead.config, instead
 
-    return _as_a_rank(prepare, None)
+    return _as_a_rank(options.command, prepare, None)
 
 
 def _as_a_rank(
-    prepare: Callable[[], tuple[RunConfig, Reanalysis | None]], retry: str | None
+    command: str,
+    prepare: Callable[[], tuple[RunConfig, Reanalysis | None]],
+    retry: str | None,
 ) -> int:
-    stand_between()
     # First of all: a signal during the imports below must not kill the rank.
     stop = Stop()
+    stop.when_asked = end_at_start
     stop.install()
     cap_threads()
     config, instead = prepare()
@@ -82,12 +85,11 @@ def _as_a_rank(
     except HpcbenchError as error:
         # Before the work began an error is every rank's: one says it.
         if world.rank == 0:
-            print(f"hpcbench: {printable(str(error))}", file=sys.stderr)
+            complain(error, command)
         code, everyone_is_there = error.exit_code, True
-    except Exception:
+    except Exception as error:
         # Left to itself, the error would end in MPI_Abort and take the other ranks along.
-        traceback.print_exc()
-        code, everyone_is_there = HpcbenchError.exit_code, False
+        code, everyone_is_there = complain(error, command, f"rank {world.rank}"), False
     # Launchers mix the codes of their ranks: what failed is asked of the store.
     code = 0 if code == SOME_FAILED else code
     if everyone_is_there:
@@ -140,12 +142,17 @@ def _run(
     """The exit code, and whether no rank died."""
     from hpcbench.farm.launch import launch
 
-    # Of several ranks one shows the results while the others still wait for it; a single
-    # process takes its bar away first.
-    on_end = _show_results if world.size > 1 else lambda config: None
     if world.size == 1 and (note := lonely()):
         _tell_note(note, world)
-    with _progress(config, world) as (on_plan, on_result):
+    with own_output() as output, _progress(config, world, output) as (on_plan, on_result):
+
+        def on_end(config: RunConfig) -> None:
+            # Of several ranks one shows the results while the others still wait for it; a single
+            # process takes its bar away first.
+            if world.size > 1:
+                with contextlib.redirect_stdout(output):
+                    _show_results(config)
+
         outcome = launch(
             config,
             world,
@@ -164,7 +171,7 @@ def _run(
         _show_results(config)
     if not outcome.complete:
         if world.rank == 0:
-            print("stopped before the end: the same command goes on from here", file=sys.stderr)
+            print(_stopped(config), file=sys.stderr)
         return STOPPED, outcome.nobody_died
     if world.size > 1:
         return 0, outcome.nobody_died
@@ -175,14 +182,20 @@ def _run(
 
 def _tell(problem: Exception, world: World) -> int:
     """Say what ended this rank's work; returns the exit code."""
-    who = f" rank {world.rank}:" if world.size > 1 else ""
     # A device problem is every rank's.
-    if world.rank == 0 or not isinstance(problem, DeviceError):
-        print(f"hpcbench:{who} {printable(str(problem))}", file=sys.stderr, flush=True)
-    if isinstance(problem, HpcbenchError):
+    if world.rank != 0 and isinstance(problem, DeviceError):
         return problem.exit_code
-    traceback.print_exception(problem)
-    return HpcbenchError.exit_code
+    return complain(problem, "run", f"rank {world.rank}" if world.size > 1 else "")
+
+
+def _stopped(config: RunConfig) -> str:
+    """What there is after a stop."""
+    from hpcbench.store.reader import Store
+
+    with contextlib.suppress(StoreError):
+        if Store(config.out).finished_ids():
+            return "stopped before the end: the same command goes on from here"
+    return "stopped before a crystal was finished: the same command begins anew"
 
 
 def _tell_note(note: str, world: World) -> None:
@@ -197,6 +210,9 @@ def _show_results(config: RunConfig) -> None:
     from hpcbench.store.schema import REANALYSIS_OF
 
     store = Store(config.out)
+    if store.unfinished_ids() and not store.finished_ids():
+        # Stopped at once: there is nothing to show.
+        return
     print_results(store)
     stages = read_stages(store.folder.events)
     if stages is not None and REANALYSIS_OF not in store.settings:
@@ -217,7 +233,7 @@ def _write_report(store: Any) -> None:
 
 @contextlib.contextmanager
 def _progress(
-    config: RunConfig, world: World
+    config: RunConfig, world: World, output: TextIO
 ) -> Iterator[tuple[Callable[[Plan], None], Callable[[Mapping[str, Any]], None]]]:
     """What is told about the progress: a bar on a terminal, else a line now and then."""
     if world.rank != 0:
@@ -232,16 +248,19 @@ def _progress(
         # Each line costs a look at the log of every rank.
         interval = max(LOG_INTERVAL, world.size / RANKS_A_SECOND)
         thread = threading.Thread(
-            target=_log_lines, args=(config.out, interval, ended), daemon=True
+            target=_log_lines,
+            args=(os.path.abspath(config.out), interval, ended, output),
+            daemon=True,
         )
 
         def on_plan(plan: Plan) -> None:
             pending = plan.total - plan.before
             aside = f" ({plan.aside} more set aside)" if plan.aside else ""
             print(
-                f"{plan.total} crystals{aside}, {pending} to compute on {world.size} "
-                f"rank{'s' if world.size > 1 else ''} with {config.model}, {config.dtype}, "
+                f"{counted(plan.total, 'crystal')}{aside}, {pending} to compute on "
+                f"{counted(world.size, 'rank')} with {config.model}, {config.dtype}, "
                 f"protocol {config.protocol}",
+                file=output,
                 flush=True,
             )
             if pending:
@@ -253,13 +272,13 @@ def _progress(
             ended.set()
 
 
-def _log_lines(out: str, interval: float, ended: threading.Event) -> None:
+def _log_lines(out: str, interval: float, ended: threading.Event, output: TextIO) -> None:
     from hpcbench.events import ProgressReader
     from hpcbench.store.run_folder import RunFolder
 
     reader = ProgressReader(RunFolder(out).events)
     while not ended.wait(interval):
-        print(reader.read().line(), flush=True)
+        print(reader.read().line(), file=output, flush=True)
 
 
 def _leave(code: int) -> NoReturn:

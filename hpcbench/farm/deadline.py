@@ -41,13 +41,26 @@ def time_left(
     """
     ends = [] if time_limit is None else [time_limit - spent]
     job = slurm_seconds_left(os.environ if environment is None else environment)
-    if job is not None:
+    # One in the past is another job's, see ``past_end``: a run that stops for it would never work.
+    if job is not None and job > 0.0:
         ends.append(job)
     if not ends:
         return None
     left = min(ends)
     reserve = min(RESERVE, LARGEST_SHARE * (left + spent))
     return TimeLeft(left - reserve, reserve)
+
+
+def past_end(environment: Mapping[str, str] | None = None) -> str:
+    """What to tell a user whose environment names the end of a job that is over; else nothing."""
+    end = (os.environ if environment is None else environment).get("SLURM_JOB_END_TIME", "")
+    if not end.isdigit() or int(end) > time.time():
+        return ""
+    when = f"{datetime.fromtimestamp(int(end)):%Y-%m-%d %H:%M}"
+    return (
+        f"SLURM_JOB_END_TIME ({when}) is over, and passed over; if it was left by another job: "
+        f"unset SLURM_JOB_END_TIME"
+    )
 
 
 def slurm_seconds_left(environment: Mapping[str, str]) -> float | None:

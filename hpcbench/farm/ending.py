@@ -105,7 +105,13 @@ class Ending:
             problem = problem or error
         self.log.write("end", complete=complete)
         self.log.close()
-        return Outcome(complete, last, self.attendance.complete(), problem)
+        nobody_died = False
+        try:
+            nobody_died = self.attendance.complete()
+        except OSError as error:
+            # The run folder has been moved away.
+            problem = problem or in_words(error, self.folder)
+        return Outcome(complete, last, nobody_died, problem)
 
     def _have_the_last_word(
         self, problem: Exception | None, on_end: Callable[[], None]

@@ -62,11 +62,17 @@ class Holdings:
         Crystals that are in ``without`` do not count.
         """
         with self._lock:
-            left = sum(self._left.values())
-            busy = self._busy
-            if self._since is not None:
-                busy += time.monotonic() - self._since
-            done = self._finished + left / 2
-            pace = busy / done if self._finished > 0.0 and done > 0.0 else 1.0
-            left -= sum(seconds for key, seconds in self._left.items() if key in without)
-            return (left + more) * pace
+            left = sum(seconds for key, seconds in self._left.items() if key not in without)
+            return (left + more) * self._pace()
+
+    def predicted(self, key: str) -> float:
+        """Seconds for a crystal that is held, corrected by the pace so far; 0 for any other."""
+        with self._lock:
+            return self._left.get(key, 0.0) * self._pace()
+
+    def _pace(self) -> float:
+        busy = self._busy
+        if self._since is not None:
+            busy += time.monotonic() - self._since
+        done = self._finished + sum(self._left.values()) / 2
+        return busy / done if self._finished > 0.0 and done > 0.0 else 1.0

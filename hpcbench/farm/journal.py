@@ -69,6 +69,11 @@ class Journal:
         """A crystal has ended the understudy that computed it alone."""
         self._write("died", crystal)
 
+    def hung(self, crystals: Iterable[str]) -> None:
+        """The potential did not come back from these crystals, and the process is ended for it."""
+        with contextlib.suppress(OSError):
+            self._write("hung", *crystals)
+
     def stop(self) -> None:
         """The process was asked to stop; said once, and tried again where there was no room."""
         if not self._stopped:
@@ -119,6 +124,8 @@ class Told:
         The file that was read last, if it was not read to the end.
     alone : bool
         Whether it was read in a process of its own.
+    hung : list of str
+        Crystals from which the potential did not come back.
     in_order : bool
         The process ended as it should, or was asked to stop.
     """
@@ -129,6 +136,7 @@ class Told:
     died: list[str] = field(default_factory=list)
     reading: str = ""
     alone: bool = False
+    hung: list[str] = field(default_factory=list)
     in_order: bool = False
 
 
@@ -154,6 +162,8 @@ def read_journal(path: Path) -> Told:
                 told.done |= {int(block) for block in blocks if block.isdigit()}
             case ["died", key]:
                 told.died.append(key)
+            case ["hung", *ids]:
+                told.hung += ids
             case ["stop"] | ["end"]:
                 told.in_order = True
     return told

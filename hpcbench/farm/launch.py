@@ -7,6 +7,7 @@ import os
 import queue
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from hpcbench.farm.attendance import Attendance
 from hpcbench.farm.beginning import Beginning
 from hpcbench.farm.checks import check_world
 from hpcbench.farm.curating import curated
-from hpcbench.farm.deadline import time_left
+from hpcbench.farm.deadline import past_end, time_left
 from hpcbench.farm.devices import choose_device, own_cores
 from hpcbench.farm.disk import compare_room
 from hpcbench.farm.ending import Ending, Outcome, in_words
@@ -47,10 +48,14 @@ from hpcbench.potentials.registry import (
 from hpcbench.rank.beside import Inbox
 from hpcbench.rank.processes import make_crew, number_of_processes
 from hpcbench.rank.stopping import Stop
+from hpcbench.rank.watch import Watch
 from hpcbench.rank.worker import Worker
 from hpcbench.sources import SourceFile, find_sources
 from hpcbench.store.damage import find_damage_apart, set_aside
 from hpcbench.store.run_folder import RunFolder
+
+# Seconds after which a thread that was told of a stop looks again.
+POLL = 0.2
 
 
 def launch(
@@ -103,7 +108,9 @@ def launch(
     if instead is not None:
         potential = instead.potential
         records = instead.records() if world.rank == 0 else ()
-    folder = RunFolder(config.out)
+    # A potential may change the working folder while a thread writes.
+    folder = RunFolder(os.path.abspath(config.out))
+    watch = Watch()
     beginning = beginning or Beginning(world)
     leaving = contextlib.ExitStack()
     try:
@@ -117,7 +124,7 @@ def launch(
         deciding, name = by_rank_0(world, lambda: _open_folder(config, folder, potential, instead))
         for note in check_world(world, folder.path, config.model if potential is None else ""):
             on_note(note)
-        attendance, journal, log = _enter(config, world, folder, name, stop)
+        attendance, journal, log = _enter(config, world, folder, name, stop, watch)
         for thing in (journal, log):
             leaving.enter_context(contextlib.closing(thing))
         leaving.callback(attendance.leave)
@@ -136,9 +143,11 @@ def launch(
         listing = curated(config, world, gathered)
         rates = None if instead is None else instead.rates
         plan = _plan(config, world, folder, deciding, listing, name, rates, retry)
-        time = by_rank_0(world, lambda: time_left(config.time_limit, stop.age, environment))
-        if time is not None:
-            stop.limit(time.for_work, time.reserve)
+        left = by_rank_0(world, lambda: time_left(config.time_limit, stop.age, environment))
+        if left is not None:
+            stop.limit(left.for_work, left.reserve)
+        if note := past_end(environment):
+            on_note(note)
         # Segments, and the new store beside them.
         if note := compare_room(folder.path, 2 * plan.results_bytes):
             on_note(note)
@@ -154,6 +163,7 @@ def launch(
             log,
             beginning,
             stop,
+            watch,
             potential,
             instead,
             on_result,
@@ -180,6 +190,7 @@ class _Call:
     log: EventLog
     beginning: Beginning
     stop: Stop
+    watch: Watch
     potential: Potential | None
     instead: Instead | None
     on_result: Callable[[Mapping[str, Any]], None]
@@ -256,7 +267,7 @@ def _plan(
 
 
 def _enter(
-    config: RunConfig, world: World, folder: RunFolder, name: str, stop: Stop
+    config: RunConfig, world: World, folder: RunFolder, name: str, stop: Stop, watch: Watch
 ) -> tuple[Attendance, Journal, EventLog]:
     """Say that this rank is there; all ranks, or none."""
 
@@ -270,7 +281,17 @@ def _enter(
             # At once, not when the forward pass ends: the kill may come before that.
             if stop.wait(seconds):
                 journal.stop()
+                time.sleep(POLL)
+            watch.look()
             log.flush_old()
+
+        def tell(text: str) -> None:
+            log.write("warning", id="", message=text)
+            who = f"rank {world.rank}: " if world.size > 1 else ""
+            with contextlib.suppress(OSError, ValueError):
+                print(f"hpcbench: {who}{text}", file=sys.stderr, flush=True)
+
+        watch.tell = tell
 
         attendance.enter(wait)
         return attendance, journal, log
@@ -317,6 +338,11 @@ def _work(call: _Call) -> bool:
     processes = number_of_processes(config.workers, place, cores, plan.pending / world.size)
     inbox: Inbox = queue.SimpleQueue()
     holdings = Holdings(call.journal)
+    call.watch.predicted = holdings.predicted
+
+    def on_hang(crystals: list[str]) -> None:
+        call.journal.hung(crystals)
+        call.journal.stop()
 
     def on_result(row: Mapping[str, Any]) -> None:
         holdings.finish(row["id"])
@@ -348,6 +374,8 @@ def _work(call: _Call) -> bool:
             MOST_UNDER_WAY,
             on_result,
             holdings.commit,
+            on_hang=on_hang,
+            watch=call.watch,
             way=None if call.instead is None else call.instead.way,
             load_double=(
                 double_of(config, device, world.local_size) if call.potential is None else None

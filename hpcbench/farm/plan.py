@@ -45,6 +45,8 @@ class Plan:
         What is held against the suspects, by id.
     results_bytes : float
         What the results will take on the disk, about.
+    measured : bool
+        Whether predictions are from rates that were measured.
     """
 
     launch: str
@@ -55,6 +57,7 @@ class Plan:
     blocks: list[Block]
     suspicions: Suspicions
     results_bytes: float
+    measured: bool = False
 
 
 def make_plan(
@@ -130,6 +133,7 @@ def make_plan(
         blocks,
         suspicions,
         results_bytes,
+        rates.measured,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +45,10 @@ from hpcbench.store.schema import DOUBLE
 from hpcbench.store.table_reader import TableReader
 
 POLL = 0.2
+# A suspect that takes longer than this, and so many times what was predicted, is given up: where
+# predictions are from measured rates, it will never end.
+SHORTEST_LIMIT = 600.0
+TIMES_PREDICTED = 100.0
 
 Load = Callable[[Sequence[int]], list[tuple[Crystal, float]]]
 """Gives crystals by their rows in the list, each with its predicted seconds."""
@@ -251,7 +256,10 @@ class Share:
             self.worker.attempts[key] = attempts
             del self._suspects[key]
             return self.worker.work([[crystal]])
-        fate = self.understudy.compute(row, attempts)
+        longest = math.inf
+        if self.plan.measured:
+            longest = max(SHORTEST_LIMIT, TIMES_PREDICTED * self.holdings.predicted(key))
+        fate = self.understudy.compute(row, attempts, longest)
         if fate is Fate.DONE or key in self.folder.committed_ids([self.rank]):
             del self._suspects[key]
             self.holdings.finish(key)

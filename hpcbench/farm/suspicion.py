@@ -60,7 +60,8 @@ def set_aside(deaths: int, how: str = "") -> CrystalError:
 def suspects_of(told: Told, finished: Container[str]) -> Suspicions:
     """Whom the journal of a dead process makes suspect."""
     if told.in_order:
-        return {}
+        # It was asked to stop. What it would never have come back from is to be computed last.
+        return {key: Suspicion() for key in told.hung if key not in finished}
     begun = [key for key in told.begun if key not in finished]
     # Only the last one can have been alone when the process died.
     if begun and told.begun[begun[-1]] and begun[-1] == list(told.begun)[-1]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import math
 import os
 import pickle
 import queue
@@ -18,18 +19,23 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hpcbench.children import command, environment
 from hpcbench.config import RunConfig
 from hpcbench.errors import PotentialError
 from hpcbench.events import EventLog
 from hpcbench.farm.journal import Journal, journal_path
-from hpcbench.rank.stopping import Stop
+from hpcbench.rank.stopping import STOPPED, Stop
+from hpcbench.rank.watch import Watch
 
 POLL = 0.2
+# Seconds from when it is asked to stop until it is killed: more than its own patience.
+LONGEST_END = 10.0
 # Exit code of an understudy that ended by an error that is no crystal's.
 UNABLE = 99
 BEGUN, DONE, ASKED = b"begun\n", b"done\n", b"asked to stop\n"
@@ -95,8 +101,11 @@ class Understudy:
         self.how = ""
         """How the last one ended, in words."""
 
-    def compute(self, row: int, attempts: int) -> Fate:
-        """Let it compute a row of the list of crystals, which was begun so often before."""
+    def compute(self, row: int, attempts: int, longest: float = math.inf) -> Fate:
+        """Let it compute a row of the list of crystals, which was begun so often before.
+
+        It is killed after ``longest`` seconds, once it has begun.
+        """
         for _ in range(2):
             process = self._process or self._start()
             try:
@@ -107,7 +116,7 @@ class Understudy:
                 # It has died while it had nothing to do.
                 self.close()
                 continue
-            fate = self._await(process)
+            fate = self._await(process, longest)
             if fate is not Fate.ASKED:
                 return fate
         return Fate.UNABLE
@@ -129,16 +138,16 @@ class Understudy:
 
             # What this rank has had for its passes.
             torch.cuda.empty_cache()
-        environment = {
+        variables = {
             key: value
-            for key, value in os.environ.items()
+            for key, value in environment().items()
             if not key.startswith(LAUNCHER_VARIABLES)
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "hpcbench.farm.understudy"],
+            command("hpcbench.farm.understudy"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment,
+            env=variables,
         )
         assert self._process.stdin is not None, "it was started with one"
         with contextlib.suppress(BrokenPipeError):
@@ -146,18 +155,24 @@ class Understudy:
             self._process.stdin.flush()
         return self._process
 
-    def _await(self, process: subprocess.Popen[bytes]) -> Fate:
+    def _await(self, process: subprocess.Popen[bytes], longest: float) -> Fate:
         assert process.stdout is not None, "it was started with one"
-        asked = asked_itself = begun = False
+        asked_itself = begun = False
+        latest, killed = math.inf, ""
         while True:
             if not select.select([process.stdout], [], [], POLL)[0]:
-                if self._stop.requested and not asked:
+                if self._stop.requested and not killed:
                     # It may have had the signal as well: twice does no harm.
-                    asked = True
+                    killed, latest = "asked to stop", time.monotonic() + LONGEST_END
                     process.send_signal(signal.SIGUSR2)
+                if time.monotonic() > latest:
+                    killed = killed or f"no end after {longest:.0f} s"
+                    process.kill()
+                    latest = math.inf
                 continue
             answer = os.read(process.stdout.fileno(), 64)
-            begun |= BEGUN in answer
+            if BEGUN in answer:
+                begun, latest = True, time.monotonic() + longest
             asked_itself |= ASKED in answer
             if DONE in answer:
                 return Fate.DONE
@@ -165,10 +180,11 @@ class Understudy:
                 break
         self.close()
         code = process.returncode
-        self.how = f"exit code {code}" if code >= 0 else signal.strsignal(-code) or f"{-code}"
+        how = f"exit code {code}" if code >= 0 else signal.strsignal(-code) or f"{-code}"
+        self.how = killed or how
         if self._stop.requested:
             return Fate.STOPPED
-        if asked_itself:
+        if asked_itself or code == STOPPED:
             return Fate.ASKED
         return Fate.DIED if begun and code != UNABLE else Fate.UNABLE
 
@@ -177,10 +193,13 @@ def main() -> None:
     """Of the understudy's process."""
     stop = Stop()
     stop.install()
-    # What libraries print must not be taken for an answer.
+    # What libraries print must not be taken for an answer, nor may they read what is asked.
     answers = os.dup(1)
     os.dup2(2, 1)
-    order: Order = pickle.load(sys.stdin.buffer)
+    asked = os.fdopen(os.dup(0), "rb")
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    order: Order = pickle.load(asked)
 
     from hpcbench.farm.share import double_of, load_crystals, load_for
     from hpcbench.planning.blocks import MOST_UNDER_WAY
@@ -192,9 +211,15 @@ def main() -> None:
     name = f"rank-{order.rank:05d}.understudy-{socket.gethostname()}-{os.getpid()}"
     journal = Journal(journal_path(folder.launch_folder(order.launch), name))
     log = EventLog(folder.events, order.rank, order.launch, "-understudy")
+    watch = Watch()
     threading.Thread(
-        target=_watch, args=(order.rank_process, journal, log, stop), daemon=True
+        target=_watch, args=(order.rank_process, journal, log, stop, watch), daemon=True
     ).start()
+
+    def on_hang(crystals: list[str]) -> None:
+        journal.hung(crystals)
+        journal.stop()
+
     inbox: Any = queue.SimpleQueue()
     with contextlib.closing(make_crew(order.workers, inbox)) as crew, load_crystals(folder) as load:
         potential = load_for(order.config, order.device, order.ranks_on_host)
@@ -210,13 +235,16 @@ def main() -> None:
             inbox,
             MOST_UNDER_WAY,
             load_double=double_of(order.config, order.device, order.ranks_on_host),
+            on_hang=on_hang,
+            watch=watch,
         )
         while not stop.requested:
             try:
-                row, attempts = pickle.load(sys.stdin.buffer)
+                row, attempts = pickle.load(asked)
             except EOFError:
                 break
-            ((crystal, _),) = load([row])
+            ((crystal, seconds),) = load([row])
+            watch.predicted = {crystal.id: seconds}.__getitem__
             journal.begin([crystal.id], alone=True)
             os.write(answers, BEGUN)
             worker.attempts[crystal.id] = attempts
@@ -230,11 +258,13 @@ def main() -> None:
     journal.end()
 
 
-def _watch(rank: int, journal: Journal, log: EventLog, stop: Stop) -> None:
+def _watch(rank: int, journal: Journal, log: EventLog, stop: Stop, watch: Watch) -> None:
     """Note at once that the process was asked to stop; end it when its rank is gone."""
     while os.getppid() == rank:
         if stop.wait(POLL):
             journal.stop()
+            time.sleep(POLL)
+        watch.look()
         log.flush_old()
     journal.stop()
     os._exit(UNABLE)

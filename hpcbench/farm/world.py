@@ -223,14 +223,41 @@ def join_world(environment: Mapping[str, str] | None = None) -> World:
     launcher = find_launcher(environment)
     if launcher is None:
         return SingleProcess()
+    if _is_left_over(os.environ if environment is None else environment):
+        # MPI would end the process without a word of what to do.
+        raise LaunchError(
+            f"PMI_FD and PMI_SIZE tell of an mpiexec that did not start this process: they are "
+            f"left over; {_unset(launcher)}"
+        )
     world = MPIWorld()
     # More than the launcher tells of have found each other, as in a heterogeneous Slurm step.
     if world.size < launcher.size:
         raise LaunchError(
             f"{launcher.name} started {launcher.size} processes, but MPI sees a world of "
-            f"{world.size}: {_remedy(launcher, mpi_library())}"
+            f"{world.size}: {_remedy(launcher, mpi_library())}. If nothing started several, the "
+            f"variables that tell so are left over; {_unset(launcher)}"
         )
     return world
+
+
+def _is_left_over(environment: Mapping[str, str]) -> bool:
+    """Whether the file by which mpiexec of MPICH is spoken to is not open here."""
+    descriptor = environment.get("PMI_FD", "")
+    if not descriptor.isdigit():
+        return False
+    try:
+        os.fstat(int(descriptor))
+    except OSError:
+        return True
+    return False
+
+
+def _unset(launcher: Launcher) -> str:
+    """What to type where variables of a launcher are left over."""
+    names = [size for name, size, _ in _LAUNCHERS if name == launcher.name]
+    names += [rank for name, _, rank in _LAUNCHERS if name == launcher.name]
+    more = ["PMI_FD", "PMI_PORT"] if launcher.name == "mpiexec" else []
+    return f"unset {' '.join([*names, *more])}"
 
 
 def mpi_library() -> str:

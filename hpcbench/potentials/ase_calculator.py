@@ -14,10 +14,19 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from hpcbench.errors import OutOfMemoryError, PotentialError
+from hpcbench.errors import (
+    AnswerError,
+    EvaluationError,
+    ModelError,
+    OutOfMemoryError,
+    PotentialError,
+)
+from hpcbench.potentials.boundary import answering, numbers_of
 from hpcbench.potentials.memory import is_out_of_memory
 from hpcbench.potentials.one_by_one import OneByOne
 from hpcbench.potentials.protocol import Evaluation, Potential, PotentialInfo, PreparedCopies
+from hpcbench.potentials.registry import find_module
+from hpcbench.texts import shown_reason
 
 if TYPE_CHECKING:
     from chgnet.graph.crystalgraph import CrystalGraph
@@ -27,6 +36,8 @@ if TYPE_CHECKING:
     from hpcbench.potentials.structures import DisplacedCopies
 
 DOUBLE = "float64"
+# In fractions of lattice vectors: rounding of positions that were wrapped.
+WRAPPED = 1e-8
 
 
 class CalculatorPotential(OneByOne):
@@ -43,13 +54,37 @@ class CalculatorPotential(OneByOne):
         """Energies, forces and, if asked, stresses; see the protocol."""
         results = []
         for structure in structures:
-            atoms = structure.copy()
-            atoms.set_constraint()
-            atoms.calc = self._calculator
-            forces = np.array(atoms.get_forces(), dtype=np.float64)
-            tensor = np.array(atoms.get_stress(voigt=False), dtype=np.float64) if stress else None
-            results.append(Evaluation(float(atoms.get_potential_energy()), forces, tensor))
+            self.at = structure
+            with answering():
+                results.append(self._evaluate(structure, stress))
         return results
+
+    def _evaluate(self, structure: Atoms, stress: bool) -> Evaluation:
+        atoms = structure.copy()
+        atoms.set_constraint()
+        atoms.calc = self._calculator
+        forces = numbers_of(atoms.get_forces(), (len(structure), 3), "forces")
+        tensor = numbers_of(atoms.get_stress(voigt=False), (3, 3), "a stress") if stress else None
+        # Some give an array of one number.
+        energy = np.squeeze(np.asarray(atoms.get_potential_energy()))
+        energy = numbers_of(energy, (), "an energy")
+        if not _is_same(atoms, structure):
+            raise AnswerError("it changed the atoms that it was to compute")
+        return Evaluation(float(energy), forces, tensor)
+
+
+def _is_same(atoms: Atoms, structure: Atoms) -> bool:
+    """Whether it is the same crystal still; some calculators wrap positions into the cell."""
+    if not (
+        np.array_equal(atoms.numbers, structure.numbers)
+        and np.array_equal(atoms.cell, structure.cell)
+    ):
+        return False
+    moved = atoms.positions - structure.positions
+    if not moved.any():
+        return True
+    turns = np.linalg.solve(structure.cell[:].T, moved.T)
+    return bool(np.abs(turns - np.round(turns)).max() < WRAPPED)
 
 
 ForcesOf = Callable[[Atoms], tuple[torch.Tensor, torch.Tensor]]
@@ -164,26 +199,34 @@ def load_callable(path: str, dtype: str, device: str) -> CalculatorPotential:
 
     Raises
     ------
+    ModelError
+        If the module or the callable is missing, or makes no calculator.
     PotentialError
-        If the module or the callable is missing, or the call fails.
+        If importing or calling it fails.
     """
     module_name, _, attribute = path.partition(":")
+    find_module(path)
     try:
-        factory = importlib.import_module(module_name)
+        with answering():
+            factory = importlib.import_module(module_name)
+    except EvaluationError as error:  # the user's code may raise anything
+        kind = ModelError if isinstance(error.__cause__, ModuleNotFoundError) else PotentialError
+        raise kind(f"--model {path}: {error}; is its package installed?") from error
+    try:
         for part in attribute.split("."):
             factory = getattr(factory, part)
-    except ImportError as error:
-        raise PotentialError(f"--model {path}: {error}; is its package installed?") from error
     except AttributeError as error:
-        raise PotentialError(f"--model {path}: {module_name} has no {attribute}") from error
+        raise ModelError(f"--model {path}: {module_name} has no {attribute}") from error
     if not callable(factory):
-        raise PotentialError(f"--model {path}: {attribute} cannot be called")
+        raise ModelError(f"--model {path}: {attribute} cannot be called")
     try:
-        calculator = factory()
-    except Exception as error:  # the user's code may raise anything
-        raise PotentialError(f"--model {path}: {type(error).__name__}: {error}") from error
+        with answering():
+            calculator = factory()
+    except EvaluationError as error:
+        raise PotentialError(f"--model {path}: {error}") from error
     if not hasattr(calculator, "get_potential_energy"):
-        raise PotentialError(f"--model {path}: it returned no ASE calculator but {calculator!r}")
+        made = shown_reason(repr(calculator))
+        raise ModelError(f"--model {path}: it returned no ASE calculator but {made}")
     package = module_name.partition(".")[0]
     return CalculatorPotential(
         calculator, PotentialInfo(path, package, _version(package), "", dtype, device, None)

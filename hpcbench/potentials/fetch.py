@@ -6,7 +6,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from hpcbench.errors import PotentialError
+from hpcbench.errors import ModelError, PotentialError
 from hpcbench.potentials.mattersim import MatterSim
 from hpcbench.potentials.weights import MATTERSIM_FILES, keep, make_folder, mattersim_folder
 
@@ -23,11 +23,13 @@ def fetch_mattersim(name: str) -> Path:
 
     Raises
     ------
+    ModelError
+        If there is nothing of this name to fetch.
     PotentialError
         If the download fails or brings no checkpoint, or its folder cannot be written.
     """
     if name not in MATTERSIM_FILES:
-        raise PotentialError(
+        raise ModelError(
             f"nothing to fetch for {name!r}: these can be fetched: {', '.join(MATTERSIM_FILES)}"
         )
     path = mattersim_folder() / MATTERSIM_FILES[name]

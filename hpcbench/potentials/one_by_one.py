@@ -10,7 +10,8 @@ import torch
 from ase import Atoms
 from numpy.typing import NDArray
 
-from hpcbench.errors import EvaluationError, HpcbenchError
+from hpcbench.errors import HpcbenchError
+from hpcbench.potentials.boundary import answering, numbers_of
 from hpcbench.potentials.protocol import BatchEvaluation, Evaluation, PotentialInfo, PreparedCopies
 from hpcbench.potentials.structures import DisplacedCopies, Structures
 
@@ -24,6 +25,8 @@ class OneByOne(ABC):
     info: PotentialInfo
     device = torch.device("cpu")
     capacity = 1
+    at: Atoms | None = None
+    """The structure that was last begun, for who watches."""
 
     @abstractmethod
     def evaluate(self, structures: Sequence[Atoms], *, stress: bool = False) -> list[Evaluation]:
@@ -44,15 +47,15 @@ class OneByOne(ABC):
                 pbc=True,
             )
             try:
-                (result,) = self.evaluate([atoms], stress=stress)
+                with answering():
+                    (result,) = self.evaluate([atoms], stress=stress)
+                    # Torch would spread one row over all atoms.
+                    answer = numbers_of(result.forces, (len(atoms), 3), "forces")
             except HpcbenchError as error:
                 problems[index] = error
                 continue
-            except Exception as error:  # potentials raise whatever their packages do
-                problems[index] = EvaluationError(f"{type(error).__name__}: {error}")
-                continue
             energies[index] = result.energy
-            forces[rows] = torch.from_numpy(result.forces)
+            forces[rows] = torch.from_numpy(answer)
             if stresses is not None and result.stress is not None:
                 stresses[index] = torch.from_numpy(result.stress)
         return BatchEvaluation(energies, forces, stresses, problems)

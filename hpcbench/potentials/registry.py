@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpcbench.errors import PotentialError, UsageError
+from hpcbench.errors import ModelError, UsageError
 from hpcbench.potentials.protocol import Potential, PotentialInfo
 from hpcbench.potentials.weights import (
     DEMO_ELEMENTS,
@@ -63,24 +64,51 @@ def check_name(model: str) -> None:
 
     Raises
     ------
-    PotentialError
+    ModelError
         For an unknown name or a missing file; the message names what is near or known.
+    PotentialError
+        If the weights of a known one are missing.
     """
     if model in MATTERSIM_FILES:
         find_mattersim(model)
         return
-    if model in NAMES or (":" in model and not Path(model).exists()):
+    if model in NAMES:
+        return
+    if ":" in model and not Path(model).exists():
+        find_module(model)
         return
     if model.endswith((".pth", ".pt")):
         if not Path(model).is_file():
-            raise PotentialError(f"--model {model}: no such file")
+            raise ModelError(f"--model {model}: no such file")
         return
     near = difflib.get_close_matches(model, NAMES, 1)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise PotentialError(
+    raise ModelError(
         f"unknown model {model!r}: {hint}known are {', '.join(NAMES)}, a MatterSim checkpoint "
         f"FILE.pth, or module:callable that makes an ASE calculator"
     )
+
+
+def find_module(model: str) -> None:
+    """Make sure that the module of ``module:callable`` can be imported.
+
+    Modules are not looked for in the working folder (a data file of the name ``numpy.py`` would be
+    run); the one that is named here may lie there, and is then looked for there last.
+
+    Raises
+    ------
+    ModelError
+        If there is none.
+    """
+    name = model.partition(":")[0].partition(".")[0]
+    # Modules are listed by folder: one that was made a moment ago is to be seen.
+    importlib.invalidate_caches()
+    if name in sys.modules or (name.isidentifier() and importlib.util.find_spec(name)):
+        return
+    here = Path.cwd()
+    if not ((here / f"{name}.py").is_file() or (here / name).is_dir()):
+        raise ModelError(f"--model {model}: no module {name}; is its package installed?")
+    sys.path.append(str(here))
 
 
 def check_derivative(model: str, derivative: str | None) -> None:
@@ -113,10 +141,9 @@ def _require_response(name: str, derivative: str | None, has_it: bool) -> None:
     if derivative in (None, DISPLACEMENT) or has_it:
         return
     raise UsageError(
-        f"--derivative {derivative}: {name} has no linear response; known with it are "
-        f"{', '.join(WITH_RESPONSE)}, and checkpoints FILE.pth of MatterSim v1. Give --derivative "
-        f"{DISPLACEMENT}, which extrapolates to displacements of no length where that could change "
-        f"a verdict"
+        f"--derivative {derivative}: {name} cannot compute linear response. Give --derivative "
+        f"{DISPLACEMENT}, which {name} can; or a model with linear response: "
+        f"{', '.join(WITH_RESPONSE)}, or a checkpoint FILE.pth of MatterSim v1"
     )
 
 
@@ -149,8 +176,10 @@ def load_potential(
 
     Raises
     ------
+    ModelError
+        If there is none of this name.
     PotentialError
-        If it is unknown, or its weights or package are missing.
+        If its weights or package are missing, or it cannot be loaded.
     """
     check_name(model)
     path = weights_file(model)

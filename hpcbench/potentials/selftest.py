@@ -8,7 +8,14 @@ import numpy as np
 from ase import Atoms
 from ase.build import bulk
 
-from hpcbench.errors import EvaluationError, PotentialError, TooLargeError
+from hpcbench.errors import (
+    AnswerError,
+    EvaluationError,
+    HpcbenchError,
+    PotentialError,
+    TooLargeError,
+)
+from hpcbench.potentials.boundary import answering
 from hpcbench.potentials.protocol import Potential
 
 # eV/A. Wrong batching shows as 0.1 and more; these bounds stay above rounding, which for an
@@ -28,7 +35,10 @@ def self_test(potential: Potential) -> float:
     """
     name = potential.info.name
     try:
-        return _self_test(potential)
+        with answering():
+            return _self_test(potential)
+    except AnswerError as error:
+        raise PotentialError(f"self-test of {name} failed: it gave {error}") from error
     except (EvaluationError, TooLargeError) as error:
         raise PotentialError(f"{name} does not compute any more: {error}") from error
 
@@ -79,8 +89,11 @@ def _structures(potential: Potential) -> Sequence[Atoms]:
                 usable.append(atoms)
             continue
         try:
-            potential.evaluate([atoms])
-        except Exception:  # an ASE calculator says only by failing that it lacks an element
+            with answering():
+                potential.evaluate([atoms])
+        except AnswerError:
+            raise
+        except HpcbenchError:  # an ASE calculator says only by failing that it lacks an element
             continue
         usable.append(atoms)
     return usable

@@ -30,6 +30,7 @@ from hpcbench.rank.journey import ANALYSIS
 from hpcbench.rank.processes import Crew, Task, TaskEnded
 from hpcbench.rank.stopping import Stop, StopRequested
 from hpcbench.rank.tasks import messages_of, unexpected
+from hpcbench.rank.watch import Watch
 from hpcbench.relaxation.in_flight import InFlight
 from hpcbench.relaxation.start import Start
 from hpcbench.requests import ForcesOn, Minimise, OnCpu, Request, ResponseTo
@@ -119,6 +120,8 @@ class Pipeline:
         may raise to end the rank's work.
     load_double : callable, optional
         Loads the potential in double precision, when that is first asked for.
+    watch : Watch, optional
+        Told what the potential is called for.
     """
 
     def __init__(
@@ -133,7 +136,9 @@ class Pipeline:
         stop: Stop,
         on_end: Callable[[Traveller, list[dict[str, Any]] | HpcbenchError], None],
         load_double: Callable[[], Potential] | None = None,
+        watch: Watch | None = None,
     ) -> None:
+        self._watch = watch or Watch()
         self._potential = potential
         self._journey = journey
         self._reader = reader
@@ -387,9 +392,15 @@ class Pipeline:
         """
         costs: dict[Any, float] = {}
         start = time.monotonic()
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            yield costs
+        place = RELAXATION if stage == RELAXATION else FORCES
+        waiting = [one.crystal for one in self._under_way.values() if one.waits_for == place]
+        self._watch.begin(waiting, self._potential)
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                yield costs
+        finally:
+            self._watch.end()
         seconds = time.monotonic() - start
         self._account.add(stage, seconds)
         messages = messages_of(caught)

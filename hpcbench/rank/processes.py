@@ -34,7 +34,7 @@ NICE = 5
 # Seconds after which a worker notices that its rank is gone.
 WATCH = 0.5
 # What a cluster sends to all processes of a step. The rank decides what becomes of its workers.
-SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2})
+SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,14 +5,22 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import select
 import signal
+import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, cast
 
-from hpcbench.errors import EvaluationError, HpcbenchError
+from hpcbench.leaving import leave_at_once
+from hpcbench.potentials.boundary import (
+    Surroundings,
+    answering,
+    numbers_of,
+    require_forces,
+    require_shape,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,9 +43,17 @@ if TYPE_CHECKING:
     from hpcbench.potentials.structures import Structures
 
 
-ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 """Signals that ask a run to stop."""
+# After these the process may be killed soon.
+URGENT = (signal.SIGTERM, signal.SIGHUP)
+# Seconds in which a rank that has not begun to work ends by itself when it is asked to.
+PATIENCE_AT_START = 2.0
+# Seconds within which a signal is the same one.
+SAME_SIGNAL = 0.3
 POLL = 0.2
+STOPPED = 75
+"""Exit code of a run that was asked to stop: the same command goes on."""
 # Slurm's KillWait is half a minute by default, and others wait no longer.
 SECONDS_AFTER_SIGTERM = 20.0
 
@@ -54,7 +70,13 @@ class Stop:
         self._started = time.monotonic()
         self._end = math.inf
         self._kill = math.inf
-        self._bell: int | None = None
+        self._heard = -math.inf
+        self._asked = threading.Event()
+        self.owns_process = False
+        """Whether signals are ours, and ending the process is, too."""
+        self.when_asked: Callable[[float], object] = lambda seconds: None
+        """Called every moment from when a signal has asked the run to stop, with the seconds since
+        then; from a thread of its own, so also where the main thread does not come back."""
 
     @property
     def age(self) -> float:
@@ -82,17 +104,33 @@ class Stop:
         self._kill = min(self._kill, self._end + reserve)
 
     def install(self) -> None:
-        """Let SIGINT, SIGTERM and SIGUSR2 ask the run to stop; a second SIGINT ends it at once.
+        """Let SIGINT, SIGTERM, SIGHUP and SIGUSR2 ask the run to stop.
+
+        A second SIGINT ends it at once. SIGHUP is left ignored where it is, as under nohup.
 
         SIGUSR1 is ignored: MPICH's mpiexec sends it to the survivors when a rank dies. To be
         called before heavy imports, which a signal must not kill either.
         """
         for number in ASKING:
-            signal.signal(number, self._handle)
+            if signal.getsignal(number) is not signal.SIG_IGN or number != signal.SIGHUP:
+                signal.signal(number, self._handle)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         # Python's handlers wait for the end of a forward pass; this byte does not.
-        self._bell, ringer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        bell, ringer = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(ringer, False)
         signal.set_wakeup_fd(ringer, warn_on_full_buffer=False)
+        self.owns_process = True
+        threading.Thread(target=self._listen, args=(bell,), daemon=True).start()
+
+    def _listen(self, bell: int) -> None:
+        with contextlib.suppress(OSError):  # a potential that closes all files is found elsewhere
+            while not any(number in ASKING for number in os.read(bell, 64)):
+                pass
+            self._asked.set()
+            start = time.monotonic()
+            while True:
+                self.when_asked(time.monotonic() - start)
+                time.sleep(POLL)
 
     def wait(self, seconds: float) -> bool:
         """Wait, at most until a signal asks the run to stop; whether it was asked.
@@ -100,11 +138,7 @@ class Stop:
         For a thread of its own: true as soon as the signal is there, even where the main thread
         has not noticed it yet.
         """
-        if self._bell is None:
-            time.sleep(seconds)
-        elif select.select([self._bell], [], [], seconds)[0]:
-            return any(number in ASKING for number in os.read(self._bell, 64)) or self.requested
-        return self.requested
+        return self._asked.wait(seconds) or self.requested
 
     def pause(self, seconds: float) -> None:
         """Sleep, but not much longer than until the run is asked to stop."""
@@ -113,10 +147,14 @@ class Stop:
             time.sleep(min(left, POLL))
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.signal == signal.SIGINT and number == signal.SIGINT:
+        now, before = time.monotonic(), self._heard
+        self._heard = now
+        again = self.signal == signal.SIGINT and number == signal.SIGINT
+        # One Ctrl-C may come twice: from the terminal, and from who passes it on.
+        if again and now - before > SAME_SIGNAL:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.raise_signal(signal.SIGINT)
-        if number == signal.SIGTERM:
+        if number in URGENT:
             self._kill = min(self._kill, time.monotonic() + SECONDS_AFTER_SIGTERM)
         self.signal = number
 
@@ -126,6 +164,19 @@ class Stop:
             raise StopRequested
 
 
+def end_at_start(seconds: float) -> None:
+    """End a process that has been asked to stop before it had begun to work."""
+    if seconds > PATIENCE_AT_START:
+        with contextlib.suppress(OSError):
+            print(
+                "hpcbench: stopped before any crystal was begun: the same command begins anew",
+                file=sys.stderr,
+                flush=True,
+            )
+        # The main thread may be inside a library, or inside MPI.
+        leave_at_once(STOPPED)
+
+
 class StoppablePotential:
     """A potential that gives up between two calls when the run was asked to stop.
 
@@ -133,17 +184,28 @@ class StoppablePotential:
 
     - ``StopRequested`` if the run was asked to stop,
     - ``EvaluationError`` for an error of the potential's own: it must not be taken for the
-      relaxation's or the crystal's.
+      relaxation's or the crystal's; ``AnswerError`` where it answers with something else than
+      was asked for.
+
+    What it changes about the process is put back, see :class:`Surroundings`.
     """
 
-    def __init__(self, potential: Potential, stop: Stop) -> None:
+    def __init__(
+        self, potential: Potential, stop: Stop, surroundings: Surroundings | None = None
+    ) -> None:
         self._potential = potential
         self._stop = stop
+        self._surroundings = surroundings or Surroundings()
 
     @property
     def info(self) -> PotentialInfo:
         """As of the potential itself."""
         return self._potential.info
+
+    @property
+    def at(self) -> Atoms | None:
+        """The structure that it computes just now, where it says so; for other threads."""
+        return getattr(self._potential, "at", None)
 
     @property
     def device(self) -> torch.device:
@@ -162,12 +224,20 @@ class StoppablePotential:
     def evaluate(self, structures: Sequence[Atoms], *, stress: bool = False) -> list[Evaluation]:
         """As of the potential itself."""
         with self._guarded():
-            return self._potential.evaluate(structures, stress=stress)
+            answers = self._potential.evaluate(structures, stress=stress)
+            for structure, answer in zip(structures, answers, strict=True):
+                numbers_of(answer.forces, (len(structure), 3), "forces")
+            return answers
 
     def evaluate_batch(self, batch: Structures, *, stress: bool = False) -> BatchEvaluation:
         """As of the potential itself."""
         with self._guarded():
-            return self._potential.evaluate_batch(batch, stress=stress)
+            answer = self._potential.evaluate_batch(batch, stress=stress)
+            require_shape(answer.energies, (len(batch),), "energies")
+            require_shape(answer.forces, tuple(batch.positions.shape), "forces")
+            if stress:
+                require_shape(answer.stresses, tuple(batch.cells.shape), "stresses")
+            return answer
 
     def prepare(self, copies: DisplacedCopies) -> PreparedCopies:
         """As of the potential itself."""
@@ -177,14 +247,15 @@ class StoppablePotential:
     def forces(self, parts: Sequence[tuple[PreparedCopies, int, int]]) -> list[NDArray[np.float64]]:
         """As of the potential itself."""
         with self._guarded():
-            return self._potential.forces(parts)
+            return _checked(parts, self._potential.forces(parts))
 
     def linear_forces(
         self, parts: Sequence[tuple[PreparedCopies, int, int]]
     ) -> list[NDArray[np.float64]]:
         """As of the potential itself, where it has it."""
         with self._guarded():
-            return cast("Differentiable", self._potential).linear_forces(parts)
+            answers = cast("Differentiable", self._potential).linear_forces(parts)
+            return _checked(parts, answers)
 
     def linearise(self, batch: Structures) -> Linearised:
         """As of the potential itself, where it has it."""
@@ -200,8 +271,19 @@ class StoppablePotential:
     def _guarded(self) -> Iterator[None]:
         self._stop.check()
         try:
-            yield
-        except HpcbenchError:
-            raise
-        except Exception as error:  # potentials raise whatever their packages do
-            raise EvaluationError(f"{type(error).__name__}: {error}") from error
+            with answering():
+                yield
+        finally:
+            self._surroundings.restore()
+
+
+def _checked(
+    parts: Sequence[tuple[PreparedCopies, int, int]], answers: Sequence[NDArray[np.float64]]
+) -> list[NDArray[np.float64]]:
+    """Forces on copies as they were asked for: of one shape a part, and finite."""
+    checked = []
+    for (prepared, first, end), answer in zip(parts, answers, strict=True):
+        forces = numbers_of(answer, (end - first, prepared.copies.natoms, 3), "forces")
+        require_forces(forces)
+        checked.append(forces)
+    return checked

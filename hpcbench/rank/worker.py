@@ -22,6 +22,8 @@ from hpcbench.errors import (
     TooLargeError,
 )
 from hpcbench.events import EventLog
+from hpcbench.leaving import leave_at_once
+from hpcbench.potentials.boundary import Surroundings, files_below
 from hpcbench.potentials.protocol import Potential
 from hpcbench.potentials.selftest import self_test
 from hpcbench.rank.account import EVENT, FORCES, PREPARING, RELAXATION, Account
@@ -31,7 +33,8 @@ from hpcbench.rank.memory import peak_device_memory, peak_memory
 from hpcbench.rank.pipeline import Journey, Pipeline, Traveller
 from hpcbench.rank.processes import Crew
 from hpcbench.rank.rows import failed_row, provenance_of, schema_of
-from hpcbench.rank.stopping import Stop, StoppablePotential, StopRequested
+from hpcbench.rank.stopping import STOPPED, Stop, StoppablePotential, StopRequested
+from hpcbench.rank.watch import PATIENCE, Watch, names
 from hpcbench.store.joining import TOGETHER, join_segments
 from hpcbench.store.run_folder import RunFolder
 
@@ -66,12 +69,17 @@ class Worker:
         Told each row.
     on_commit : callable
         Told the ids of rows that are on the disk; from another thread.
+    on_hang : callable
+        Told, before the process is ended because the potential did not come back when the run was
+        asked to stop, the ids of crystals with which it has been for longer than can be believed.
     attempts : dict
         By id, how often a crystal was begun before, where that is known.
     load_double : callable, optional
         Loads the potential in double precision, where the run is in single and there is one.
     way : callable, optional
         The way of a crystal, if it is not that of a run.
+    watch : Watch
+        Told what the potential is called for.
     """
 
     config: RunConfig
@@ -86,9 +94,11 @@ class Worker:
     most_under_way: int
     on_result: Callable[[Mapping[str, Any]], None] = lambda row: None
     on_commit: Callable[[list[str]], None] = lambda ids: None
+    on_hang: Callable[[list[str]], None] = lambda ids: None
     attempts: dict[str, int] = field(default_factory=dict)
     load_double: Callable[[], Potential] | None = None
     way: Callable[[Crystal], Journey] | None = None
+    watch: Watch = field(default_factory=Watch)
     _commits: Iterator[int] = field(default_factory=lambda: itertools.count(1), init=False)
 
     def work(
@@ -120,11 +130,15 @@ class Worker:
             interval = self.config.commit_interval
             writer = Writer(self._commit, interval, self.inbox, account)
             cleaning.callback(writer.close)
+            self.stop.when_asked = lambda seconds: self._end_if_hung(seconds, writer)
+            # What comes then has an end of its own.
+            cleaning.callback(self._leave_alone)
             reader = Reader(self._said_well(blocks), self.inbox, account)
             cleaning.callback(reader.close)
             if ending is not None:
                 cleaning.callback(ending.set)
-            potential = StoppablePotential(self.potential, self.stop)
+            surroundings = Surroundings(files_below(self.folder.path), self._end_without_files)
+            potential = StoppablePotential(self.potential, self.stop, surroundings)
             load_double = self._load_stoppable_double if self.load_double else None
             has_double = load_double is not None
             route = Route.of(self.config, potential.info, self.rank, has_double=has_double)
@@ -149,6 +163,7 @@ class Worker:
                 self.stop,
                 on_end,
                 load_double,
+                self.watch,
             )
             try:
                 pipeline.run()
@@ -163,9 +178,52 @@ class Worker:
                     pipeline.say_farewell()
         return finished
 
+    def _leave_alone(self) -> None:
+        self.stop.when_asked = lambda seconds: None
+
+    def _end_if_hung(self, seconds: float, writer: Writer) -> None:
+        """End a process that was asked to stop, and whose potential does not come back."""
+        if not self.stop.owns_process or min(seconds, self.watch.seconds) < PATIENCE:
+            return
+        crystals = self.watch.crystals()
+        overdue = [one.id for one in crystals] if self.watch.is_overdue() else []
+        self.on_hang(overdue)
+        with contextlib.suppress(HpcbenchError, OSError):
+            writer.close()
+        self.watch.tell(
+            f"stopped while the potential was at {names(crystals)}, from where it did not come "
+            f"back: what was finished is saved, and the same command goes on"
+        )
+        self.log.close()
+        leave_at_once(STOPPED)
+
+    def _end_without_files(self) -> None:
+        """End a process some of whose files the potential has closed.
+
+        At once: the next file that is opened gets the number of one that was closed, and whoever
+        had that one would write into it.
+
+        Raises
+        ------
+        PotentialError
+            In a program of somebody else's, which is not ours to end.
+        """
+        text = (
+            f"the potential closed files of the program while it was at "
+            f"{names(self.watch.crystals())}; the same command goes on, and computes that alone"
+        )
+        if not self.stop.owns_process:
+            raise PotentialError(text)
+        self.watch.tell(text)
+        leave_at_once(PotentialError.exit_code)
+
     def _load_stoppable_double(self) -> Potential:
         assert self.load_double is not None, "asked for where there is one"
-        return StoppablePotential(self.load_double(), self.stop)
+        return StoppablePotential(
+            self.load_double(),
+            self.stop,
+            Surroundings(files_below(self.folder.path), self._end_without_files),
+        )
 
     def _said_well(self, blocks: Iterable[Iterable[Crystal]]) -> Iterator[list[Crystal]]:
         try:
@@ -200,6 +258,7 @@ class Worker:
         if last_good is None:
             self_test(potential)
             return
+        self.watch.begin([last_good], potential)
         try:
             potential.evaluate([last_good.to_ase()])
         except (EvaluationError, TooLargeError):
@@ -210,6 +269,8 @@ class Worker:
             ) from error
         except CrystalError:
             return
+        finally:
+            self.watch.end()
 
     def _rows(
         self, traveller: Traveller, outcome: list[dict[str, Any]] | HpcbenchError, provenance: str

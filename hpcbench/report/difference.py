@@ -12,6 +12,7 @@ from hpcbench.report.drawings import number
 from hpcbench.report.terminal import console, plain
 from hpcbench.report.wording import text_of
 from hpcbench.upkeep.diff import Difference
+from hpcbench.words import counted
 
 _SHOWN = 30
 
@@ -24,12 +25,12 @@ def print_difference(difference: Difference) -> None:
     for ids, which in ((difference.only_first, "first"), (difference.only_second, "second")):
         if ids:
             shown = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
-            to.print(plain(f"only in the {which}: {len(ids)} crystals ({shown})"))
+            to.print(plain(f"only in the {which}: {counted(len(ids), 'crystal')} ({shown})"))
     both, changed = difference.both, difference.changed
     verdicts = changed[changed["verdict_a"] != changed["verdict_b"]]
     to.print(
-        f"in both: {len(both)} crystals; {len(verdicts)} with another verdict, {len(changed)} in "
-        f"all that differ (status, verdict, or a lowest frequency by more than "
+        f"in both: {counted(len(both), 'crystal')}; {len(verdicts)} with another verdict, "
+        f"{len(changed)} in all that differ (status, verdict, or a lowest frequency by more than "
         f"{difference.tolerance:g} THz)"
     )
     if not len(changed):

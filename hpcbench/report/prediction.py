@@ -11,6 +11,7 @@ from rich.text import Text
 from hpcbench.events import duration
 from hpcbench.planning.costs import kind_of
 from hpcbench.report.terminal import console
+from hpcbench.words import counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +28,7 @@ def print_prediction(prediction: Prediction, config: RunConfig) -> None:
     out = console()
     pending = len(prediction.names)
     aside = sum(prediction.aside.values())
-    text = f"{prediction.listed} crystals: {pending} to compute"
+    text = f"{counted(prediction.listed, 'crystal')}: {pending} to compute"
     if prediction.finished:
         text += f", {prediction.finished} in {config.out} already"
     if aside:
@@ -54,7 +55,7 @@ def _rates(prediction: Prediction, config: RunConfig) -> str:
     rates = prediction.rates
     text = f"{config.model}, {config.dtype}, on {_words[kind_of(config.device)]}: "
     if rates.measured:
-        return text + f"rates of {rates.crystals} crystals ({rates.where})"
+        return text + f"rates of {counted(rates.crystals, 'crystal')} ({rates.where})"
     return text + (
         f"nothing measured yet; rates guessed for {rates.where}. A short run of some crystals on "
         f"the device makes them real"

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from hpcbench.events import duration
 from hpcbench.report.terminal import console
+from hpcbench.words import counted
 
 if TYPE_CHECKING:
     from hpcbench.events import Progress, RankProgress
@@ -52,13 +53,13 @@ def print_launch(progress: Progress, ages: Mapping[int, float], accuracy: Accura
     out = console()
     states = Counter(state(rank, ages[number]) for number, rank in progress.by_rank.items())
     ranks = ", ".join(f"{states[name]} {name}" for name in STATES if states[name])
-    number = f"{progress.ranks} rank{'s' if progress.ranks > 1 else ''}"
+    number = f"{counted(progress.ranks, 'rank')}"
     if states["dead"] and states["dead"] + states["ended"] == progress.ranks:
         finished = progress.done + progress.failed
         out.print(
             Text(
-                f"killed on {number}: it had finished {finished} crystals; those that it had not "
-                f"committed are computed again by the same command"
+                f"killed on {number}: it had finished {counted(finished, 'crystal')}; those "
+                f"that it had not committed are computed again by the same command"
             )
         )
     elif progress.ended < progress.ranks:
@@ -74,7 +75,7 @@ def print_launch(progress: Progress, ages: Mapping[int, float], accuracy: Accura
         finished = progress.done + progress.failed
         out.print(
             Text(
-                f"latest launch: {finished} crystals in "
+                f"latest launch: {counted(finished, 'crystal')} in "
                 f"{duration(progress.latest - progress.started)} on {number}"
             )
         )
@@ -82,7 +83,7 @@ def print_launch(progress: Progress, ages: Mapping[int, float], accuracy: Accura
         out.print(
             Text(
                 f"predicted {_ranks_time(accuracy.predicted)}, took {_ranks_time(accuracy.actual)} "
-                f"for {accuracy.crystals} crystals; single ones within a factor of "
+                f"for {counted(accuracy.crystals, 'crystal')}; single ones within a factor of "
                 f"{accuracy.spread:.1f}, typically"
             )
         )

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from hpcbench.store.bands import Bands
     from hpcbench.store.reader import Store
+from hpcbench.words import counted
 
 # More rows than this are a file's business: a table's end should still be on the screen.
 MOST_ROWS = 60
@@ -83,8 +84,8 @@ def print_results(store: Store) -> None:
     of = f" of {rate.of} with a verdict" if undetermined else ""
     share = f" ({100 * rate.share:.1f} %{of})" if rate.of else ""
     words = (
-        f"\n{len(table)} crystals: {done} done, {rate.count} of them stable{share} by criterion "
-        f"{store.settings['criterion']}, "
+        f"\n{counted(len(table), 'crystal')}: {done} done, {rate.count} of them stable{share} "
+        f"by criterion {store.settings['criterion']}, "
         + (f"{undetermined} undetermined{_causes(table)}, " if undetermined else "")
         + (_history_words(history) if history else "")
         + (f"{aside} set aside, " if aside else "")
@@ -166,7 +167,7 @@ def _facts(row: Mapping[str, Any], temperatures: Sequence[float]) -> list[tuple[
     after = f"{row['spacegroup']} ({row['spacegroup_number']})"
     lengths = np.linalg.norm(row["relaxed_cell"], axis=1)
     facts += [
-        ("formula", f"{row['formula']}, {row['natoms']} atoms"),
+        ("formula", f"{row['formula']}, {counted(row['natoms'], 'atom')}"),
         ("space group", f"{before} as given, {after} relaxed"),
         ("cell", " x ".join(f"{x:.4f}" for x in lengths) + " A, relaxed"),
         _derivative_words(row),
@@ -175,7 +176,7 @@ def _facts(row: Mapping[str, Any], temperatures: Sequence[float]) -> list[tuple[
         # Nobody knows them of an import.
         facts[-1:-1] = [
             ("energy", f"{row['energy'] / row['natoms']:.6f} eV/atom"),
-            ("relaxation", f"{row['relaxation_steps']} steps to {row['fmax']:.2e} eV/A"),
+            ("relaxation", f"{counted(row['relaxation_steps'], 'step')} to {row['fmax']:.2e} eV/A"),
         ]
     if row.get("imported_label"):
         facts.append(("label", f"{row['imported_label']}, as it came with the import"))
@@ -236,14 +237,14 @@ def _nac_words(text: str) -> str:
 def _derivative_words(row: Mapping[str, Any]) -> tuple[str, str]:
     """Return how force constants were had."""
     if row.get("derivative") == BY_RESPONSE and row["displacements"]:
-        return "linear response", f"{row['displacements']} atoms moved{_height(row)}"
+        return "linear response", f"{counted(row['displacements'], 'atom')} moved{_height(row)}"
     if row.get("derivative") == BY_RESPONSE:
         matrix = row["supercell_matrix"]
         multiples = " x ".join(str(n) for n in np.diag(matrix))
         is_diagonal = np.count_nonzero(matrix - np.diag(np.diag(matrix))) == 0
         of = multiples if is_diagonal else "its supercell"
         return "linear response", f"{row['response_columns']} columns, q of {of}"
-    return "displacements", f"{row['displacements']} supercells{_height(row)}"
+    return "displacements", f"{counted(row['displacements'], 'supercell')}{_height(row)}"
 
 
 def _height(row: Mapping[str, Any]) -> str:

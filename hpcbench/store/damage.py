@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from hpcbench.children import command, environment
 from hpcbench.errors import DamageError, StoreError
 from hpcbench.store.examiner import Examiner
 from hpcbench.store.inspection import inspect
@@ -73,7 +74,8 @@ def _in_one_process(paths: Sequence[Path]) -> dict[Path, str] | None:
     """``None`` where it has died, been stuck, or met a file that is gone or not readable."""
     try:
         answer = subprocess.run(
-            [sys.executable, "-m", "hpcbench.store.damage"],
+            command("hpcbench.store.damage"),
+            env=environment(),
             input=json.dumps([str(path) for path in paths]),
             capture_output=True,
             check=True,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
-from hpcbench.errors import DamageError, StoreError
+from hpcbench.errors import DamageError, NoStoreError, StoreError
 from hpcbench.store.run_folder import RunFolder, Stamp, stamp
 from hpcbench.store.schema import AGAIN, SET_ASIDE
 from hpcbench.store.table_reader import TableReader, require_each_once
@@ -132,7 +132,7 @@ class Files:
             segments = self.folder.segment_paths()
         parts = [*([self.folder.store] if self.folder.store.exists() else []), *segments]
         if not parts and not self.folder.path.exists():
-            raise StoreError(f"{self.folder.store}: no such store")
+            raise NoStoreError(f"{self.folder.store}: no such store")
         return parts
 
     def close(self) -> None:

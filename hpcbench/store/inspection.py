@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hpcbench.children import command, environment
 from hpcbench.errors import DamageError, StoreError
 from hpcbench.store.examiner import Examiner
 from hpcbench.store.physics import Deviation, check_physics
@@ -117,7 +118,8 @@ def _watch(
     with (
         tempfile.TemporaryFile() as errors,
         subprocess.Popen(
-            [sys.executable, "-m", "hpcbench.store.inspection", order],
+            command("hpcbench.store.inspection", order),
+            env=environment(),
             stdout=subprocess.PIPE,
             stderr=errors,
         ) as process,

@@ -22,6 +22,7 @@ from hpcbench.store.result import Result, compact_force_constants, result_of
 from hpcbench.store.run_folder import RunFolder
 from hpcbench.store.schema import AGAIN, BESIDE, CRYSTALS, DONE, WITHOUT_NAC
 from hpcbench.store.table_reader import TableReader
+from hpcbench.words import counted
 
 if TYPE_CHECKING:
     import pandas
@@ -108,7 +109,7 @@ class Store:
         return key in self._where
 
     def __repr__(self) -> str:
-        return f"<hpcbench store {self.path} with {len(self)} crystals>"
+        return f"<hpcbench store {self.path} with {counted(len(self), 'crystal')}>"
 
     @property
     def ids(self) -> list[str]:

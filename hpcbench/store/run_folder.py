@@ -25,7 +25,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpcbench.errors import StoreError, StoreMismatchError
+from hpcbench.errors import NoStoreError, StoreError, StoreMismatchError
 from hpcbench.json_text import json_of
 from hpcbench.store.fields import Row, Schema
 from hpcbench.store.known import settings_of
@@ -144,7 +144,7 @@ class RunFolder:
         try:
             return settings_of(_text_of(self._settings), str(self._settings))
         except FileNotFoundError:
-            raise StoreError(f"{self.store}: no run of this name") from None
+            raise NoStoreError(f"{self.store}: no run of this name") from None
 
     def void(self, failures: Mapping[str, float]) -> None:
         """Let failures count no more: by the id of the crystal, when it failed (Unix time)."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpcbench.errors import StoreError
+from hpcbench.errors import NoStoreError, StoreError
 from hpcbench.origin import Generator, Origin, origins_from_json, origins_to_json
 from hpcbench.store.damage import find_damage
 from hpcbench.store.decorations import decorate
@@ -56,6 +56,8 @@ def merge(stores: Sequence[Path], out: Path) -> Merged:
             raise StoreError(
                 f"{path} has results that are not in it yet: hpcbench consolidate {path}"
             )
+        if not path.exists():
+            raise NoStoreError(f"{path}: no such store")
     settings: dict[str, object] = {}
     schema = Schema((), ())
     found: dict[str, _Place] = {}

@@ -16,8 +16,9 @@ from typing import Any
 
 import h5py
 
+from hpcbench.children import command, environment
 from hpcbench.criteria import PLACES, criteria_of
-from hpcbench.errors import DamageError, HpcbenchError, StoreError
+from hpcbench.errors import DamageError, HpcbenchError, NoStoreError, StoreError
 from hpcbench.store.consolidate import alone
 from hpcbench.store.contents import can_be_put_together, read_contents
 from hpcbench.store.damage import SUFFIX, find_damage, find_damage_apart, set_aside
@@ -113,7 +114,7 @@ def repair(store: Path, patience: float = 120.0) -> Repair:
     """
     folder = RunFolder(store)
     if not store.exists() and not folder.segment_paths():
-        raise StoreError(f"{store}: no such store")
+        raise NoStoreError(f"{store}: no such store")
     if (
         store.exists()
         and not folder.path.exists()
@@ -139,7 +140,8 @@ def repair(store: Path, patience: float = 120.0) -> Repair:
             "damages": [list(asdict(damage).values()) for damage in damages],
         }
         process = subprocess.run(
-            [sys.executable, "-m", "hpcbench.upkeep.repair"],
+            command("hpcbench.upkeep.repair"),
+            env=environment(),
             input=json.dumps(order),
             capture_output=True,
             text=True,

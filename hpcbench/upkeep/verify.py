@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpcbench.errors import StoreError
+from hpcbench.errors import NoStoreError, StoreError
 from hpcbench.store.contents import can_be_put_together
 from hpcbench.store.inspection import Inspection, inspect
 from hpcbench.store.run_folder import RunFolder, stamp
@@ -87,7 +87,7 @@ def verify(
         segments = folder.segment_paths()
         paths = [path for path in (store, *segments) if path.exists()]
         if not paths:
-            raise StoreError(f"{store}: no such store")
+            raise NoStoreError(f"{store}: no such store")
         todo = [path for path in paths if path not in seen or seen[path][0] != stamp(path)]
         if not todo:
             break

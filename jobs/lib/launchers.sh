@@ -105,8 +105,23 @@ plan_launch() {
     elif in_slurm; then
         plan_srun "$library"
     else
+        forget_slurm
         plan_mpiexec "$library" "$ranks"
     fi
+}
+
+# Without srun mpiexec would look for it all the same, and for hosts that it cannot reach: in a
+# container, or where a shell has kept the variables of another job.
+forget_slurm() {
+    local name
+    [ -n "${SLURM_JOB_ID:-}${SLURM_JOBID:-}" ] || return 0
+    say "launch.sh: there is no srun here: on this host alone, whatever SLURM_* says"
+    for name in $(compgen -A export SLURM_); do
+        case $name in
+            SLURM_JOB_END_TIME | SLURM_TMPDIR) ;;
+            *) unset "$name" ;;
+        esac
+    done
 }
 
 add_words() {

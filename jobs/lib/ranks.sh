@@ -232,7 +232,12 @@ finish() {
         case $code in
             "$WRONG_USE" | "$WRONG_ENVIRONMENT") exit "$code" ;;
             0) ;;
-            *) die $WRONG_ENVIRONMENT "the launcher ended with exit code $code before any work was done" ;;
+            *)
+                die $WRONG_ENVIRONMENT "the launcher ended with exit code $code before any work was done$(
+                    [ "${LAUNCH[0]}" != srun ] ||
+                        printf '%s' "; if job ${SLURM_JOB_ID:-} is over: unset SLURM_JOB_ID"
+                )"
+                ;;
         esac
     fi
     "$PYTHON" -m hpcbench status "$STORE" --exit-code --quiet || answer=$?

@@ -1,0 +1,31 @@
+"""How this process ends, told to the one that looks after it; see :mod:`hpcbench.farm.guard`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import NoReturn
+
+_to_whom: list[int] = []
+
+
+def tell_to(descriptor: int) -> None:
+    """Let somebody hear of the end, at the other end of a pipe."""
+    _to_whom.append(descriptor)
+
+
+def say_end(code: int) -> None:
+    """Say that this process ends by its own will, with this exit code."""
+    while _to_whom:
+        with contextlib.suppress(OSError):
+            os.write(_to_whom.pop(), f"{code}\n".encode())
+
+
+def leave_at_once(code: int) -> NoReturn:
+    """End this process, whatever its threads are at."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    say_end(code)
+    os._exit(code)
