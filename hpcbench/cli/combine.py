@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hpcbench.cli.look import output_path, store_path
+from hpcbench.cli.look import store_path
 
 
 def consolidate_command(options: argparse.Namespace) -> int:
@@ -42,10 +42,10 @@ def diff_command(options: argparse.Namespace) -> int:
     difference = diff(Store(options.first), Store(options.second), options.tolerance)
     print_difference(difference)
     if options.csv:
-        write_difference(difference, output_path(options.csv))
+        write_difference(difference, Path(options.csv), force=options.force)
         print(options.csv)
     if options.png:
         titles = (Path(options.first).name, Path(options.second).name)
-        draw_difference(difference, titles, output_path(options.png))
+        draw_difference(difference, titles, Path(options.png), force=options.force)
         print(options.png)
     return 0 if difference.is_empty else 1

@@ -24,6 +24,7 @@ from hpcbench.errors import (
 from hpcbench.farm.beginning import Beginning
 from hpcbench.farm.guard import stand_between
 from hpcbench.farm.world import World, join_world, lonely
+from hpcbench.outputs import appended, target_of
 from hpcbench.rank.stopping import Stop
 from hpcbench.threads import cap_threads
 
@@ -42,7 +43,7 @@ STOPPED = 75
 def run_command(options: argparse.Namespace) -> int:
     """Compute, as one rank of the world that this process belongs to."""
     if options.where:
-        print(config_of(options).out)
+        print(target_of(config_of(options).out))
         return 0
     if options.where_weights:
         print(_weights_path(config_of(options).model))
@@ -232,7 +233,11 @@ def _write_report(store: Any) -> None:
     except ImportError as error:
         print(f"no report: {error}; ./launch.sh setup report", file=sys.stderr)
         return
-    print(f"report: {write_report(store, store.path.with_suffix('.html'))}")
+    try:
+        print(f"report: {write_report(store, appended(store.path, '.html'))}")
+    except UsageError as error:
+        # The results are there: a file of somebody else is no failure of theirs.
+        print(f"no report: {error}", file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpcbench.exchange.files import done_rows, file_name, replacing
+from hpcbench.exchange.files import done_rows, file_name
+from hpcbench.outputs import written_whole
 from hpcbench.phonons.spectrum import frequencies_on_path
 from hpcbench.store.physics import phonopy_of
 
@@ -26,12 +27,11 @@ def write_symmetry_lines(store: Store, folder: Path) -> int:
 
     ``monty.serialization.loadfn`` gives the object back.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     symprec = store.settings["symprec"]
     number = 0
     for row in done_rows(store):
         line = symmetry_line(row, phonopy_of(row, symprec))
-        with replacing(folder / f"{file_name(row)}.json") as temporary:
+        with written_whole(folder / f"{file_name(row)}.json") as temporary:
             temporary.write_text(json.dumps(line.as_dict()) + "\n")
         number += 1
     return number

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpcbench.exchange.files import done_rows, file_name, replacing, write_settings
+from hpcbench.exchange.files import done_rows, file_name
+from hpcbench.outputs import written_whole
 from hpcbench.phonons.displacement_length import NOT_SMOOTH
 from hpcbench.store.physics import phonopy_of
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 def write_folders(store: Store, folder: Path) -> int:
     """Write a folder for each crystal with phonons; returns their number."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_settings(store, folder)
     symprec = store.settings["symprec"]
     number = 0
     for row in done_rows(store):
@@ -36,9 +35,9 @@ def write_calculation(row: Mapping[str, Any], phonon: Phonopy, folder: Path) -> 
     from phonopy.file_IO import write_force_constants_to_hdf5, write_FORCE_SETS
 
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / "phonopy.yaml") as temporary:
+    with written_whole(folder / "phonopy.yaml") as temporary:
         phonon.save(temporary, settings={"force_constants": False, "force_sets": False})
-    with replacing(folder / "force_constants.hdf5") as temporary:
+    with written_whole(folder / "force_constants.hdf5") as temporary:
         write_force_constants_to_hdf5(
             phonon.force_constants,
             filename=str(temporary),
@@ -48,14 +47,13 @@ def write_calculation(row: Mapping[str, Any], phonon: Phonopy, folder: Path) -> 
         )
     # Those of an extrapolation are of one length: phonopy would fit other force constants.
     if len(row["forces"]) and not row.get("roughness", math.nan) < NOT_SMOOTH:
-        with replacing(folder / "FORCE_SETS") as temporary:
+        with written_whole(folder / "FORCE_SETS") as temporary:
             write_FORCE_SETS(phonon.dataset, filename=temporary)
     write_bands(row, phonon, folder / "band.yaml")
 
 
 def write_band_files(store: Store, folder: Path) -> int:
     """Write a band.yaml for each crystal with phonons; returns their number."""
-    folder.mkdir(parents=True, exist_ok=True)
     symprec = store.settings["symprec"]
     number = 0
     for row in done_rows(store):
@@ -79,5 +77,5 @@ def write_bands(row: Mapping[str, Any], phonon: Phonopy, path: Path) -> None:
     phonon.run_band_structure(
         segments, path_connections=connections, labels=labels, is_legacy_plot=False
     )
-    with replacing(path) as temporary:
+    with written_whole(path) as temporary:
         phonon.band_structure.write_yaml(filename=temporary)

@@ -46,7 +46,7 @@ from hpcbench.rank.beside import Inbox
 from hpcbench.rank.processes import make_crew, number_of_processes
 from hpcbench.rank.stopping import Stop
 from hpcbench.rank.worker import Worker
-from hpcbench.sources import find_files
+from hpcbench.sources import SourceFile, find_files
 from hpcbench.store.damage import find_damage_apart, set_aside
 from hpcbench.store.run_folder import RunFolder
 
@@ -105,7 +105,7 @@ def launch(
     beginning = beginning or Beginning(world)
     leaving = contextlib.ExitStack()
     try:
-        files = by_rank_0(world, lambda: find_files(config.sources) if records is None else [])
+        files = by_rank_0(world, lambda: _files(config, folder, records))
         if potential is None:
             provide_weights(config.model, world, on_note)
         deciding, name = by_rank_0(world, lambda: _open_folder(config, folder, potential, instead))
@@ -194,6 +194,14 @@ def _work_to_the_end(call: _Call) -> Outcome:
         ending = Ending(call.folder, call.deciding, call.attendance, call.journal, log, call.stop)
         outcome = ending.leave(left_undone, problem, lambda: call.on_end(call.config))
     return outcome
+
+
+def _files(
+    config: RunConfig, folder: RunFolder, records: Iterable[Record] | None
+) -> list[SourceFile]:
+    """The sources' files, of a run whose store may have its name; nothing is written before."""
+    folder.require_name()
+    return find_files(config.sources) if records is None else []
 
 
 def _set_aside(damaged: Iterable[Mapping[Path, str]]) -> None:
@@ -370,6 +378,8 @@ def _open_folder(
     else:
         require_response(potential.info, config.derivative)
         deciding = deciding_settings(config, potential.info.weights_sha256)
+    # A name that is refused leaves nothing behind.
+    folder.compare(deciding)
     folder.create()
     folder.lock()
     folder.agree(deciding)

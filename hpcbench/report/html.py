@@ -18,7 +18,7 @@ from hpcbench.analysis.breakdown import lowest_frequencies
 from hpcbench.analysis.rates import stable_rate
 from hpcbench.criteria import Criterion, criteria_of
 from hpcbench.curation.sampling import in_random_order
-from hpcbench.report.bands import replace_file
+from hpcbench.outputs import file_to_write, replacing
 from hpcbench.report.benchmark import benchmark_of
 from hpcbench.report.crystal_rows import CrystalRow, crystal_row, lowest_q_of
 from hpcbench.report.drawings import bands_svg, histogram_svg, share_svg
@@ -109,7 +109,7 @@ class Failure:
     example: str
 
 
-def write_report(store: Store, path: Path) -> Path:
+def write_report(store: Store, path: Path, *, force: bool = False) -> Path:
     """Write the report of a store as one HTML file that needs nothing beside it.
 
     Parameters
@@ -118,6 +118,8 @@ def write_report(store: Store, path: Path) -> Path:
         Finished or under way.
     path : Path
         The file; it is replaced when the new one is complete.
+    force : bool
+        Whether a file may be replaced that hpcbench did not write.
 
     Returns
     -------
@@ -126,9 +128,12 @@ def write_report(store: Store, path: Path) -> Path:
 
     Raises
     ------
+    UsageError
+        If there is something that must not be replaced.
     StoreError
         If the file cannot be written or the store cannot be read.
     """
+    file_to_write(path, force=force)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -139,12 +144,9 @@ def write_report(store: Store, path: Path) -> Path:
     page = environment.get_template("report.html.j2").render(_content(store))
     # File names that are not UTF-8 may reach this as lone surrogates.
     data = page.encode("utf-8", errors="replace")
-    replace_file(path, lambda temporary: _write(temporary, data))
+    with replacing(path, force=force) as temporary:
+        temporary.write_bytes(data)
     return path
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
 
 
 def _content(store: Store) -> dict[str, Any]:

@@ -48,9 +48,8 @@ def merge(stores: Sequence[Path], out: Path) -> Merged:
         If the stores were computed with different settings; the message lists them.
     """
     folder = RunFolder(out)
-    if out.exists() or folder.path.exists():
-        there = out if out.exists() else folder.path
-        raise StoreError(f"{there} exists already: give another name, or remove it")
+    out = folder.store
+    folder.require_free()
     for path in stores:
         if RunFolder(path).segment_paths():
             raise StoreError(
@@ -81,7 +80,7 @@ def merge(stores: Sequence[Path], out: Path) -> Merged:
             schema,
             settings,
             finish=lambda file: decorate(file, settings),
-            check=_require_sound,
+            check=lambda path: _require_sound(path, folder),
         ) as writer:
             writer.append_blocks(of_good_size(_chosen(stores, found, origins), schema))
     except (OSError, RuntimeError) as error:
@@ -145,6 +144,8 @@ def _all_origins(texts: Mapping[int, str], number: int) -> str:
     return origins_to_json(unique[key] for key in dict.fromkeys(order))
 
 
-def _require_sound(path: Path) -> None:
+def _require_sound(path: Path, folder: RunFolder) -> None:
     for damage in find_damage([path]).values():
         raise StoreError(f"{path} does not read back: {damage}")
+    # Another one may have been made meanwhile.
+    folder.require_free()
