@@ -23,6 +23,7 @@ def consolidate_command(options: argparse.Namespace) -> int:
 
 def merge_command(options: argparse.Namespace) -> int:
     """Write the crystals of several stores into a new one."""
+    from hpcbench.report.wording import earlier_words
     from hpcbench.upkeep.merge import merge
 
     merged = merge([Path(store) for store in options.stores], Path(options.output))
@@ -30,6 +31,8 @@ def merge_command(options: argparse.Namespace) -> int:
         f"{options.output}: {merged.crystals} crystals, {merged.in_several} of them in several "
         f"stores"
     )
+    if note := earlier_words(merged.earlier):
+        print(note)
     return 0
 
 

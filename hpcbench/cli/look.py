@@ -65,6 +65,7 @@ def status_command(options: argparse.Namespace) -> int:
 def _print_status(path: str, *, ranks: bool) -> None:
     from hpcbench.planning.hindsight import accuracy, listed_costs, taken
     from hpcbench.report.status import print_launch, print_ranks
+    from hpcbench.report.wording import earlier_words
     from hpcbench.store.reader import Store
     from hpcbench.store.schema import DONE, SET_ASIDE
 
@@ -77,6 +78,8 @@ def _print_status(path: str, *, ranks: bool) -> None:
         + (f"{aside} set aside, " if aside else "")
         + f"{unfinished} to compute"
     )
+    if note := earlier_words(len(store.earlier)):
+        print(note)
     reasons = store.table.loc[store.table["reason"] != "", "reason"].astype(str)
     for kind, number in reasons.str.split(":").str[0].value_counts().items():
         print(f"  {number:6d}  {kind}")

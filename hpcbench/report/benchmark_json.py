@@ -37,6 +37,7 @@ def benchmark_json(store: Store) -> dict[str, Any]:
         "hpcbench": hpcbench.__version__,
         "settings": store.settings,
         "unfinished": unfinished,
+        "of_earlier_lists": len(store.earlier),
         "generators": [
             _generator(*of_one)
             for of_one in zip(outcomes, ranking.ranks, ranking.above_next, strict=True)

@@ -27,6 +27,7 @@ from hpcbench.report.protocols import protocols_of
 from hpcbench.report.wording import (
     DASH,
     causes_of,
+    earlier_words,
     in_low_supercells,
     interval_words,
     looks_at,
@@ -188,6 +189,7 @@ def _content(store: Store) -> dict[str, Any]:
         "unreadable": counts[UNREADABLE],
         "set_aside": counts[SET_ASIDE],
         "unfinished": len(store.unfinished_ids()),
+        "earlier": earlier_words(len(store.earlier)),
         "criterion": criterion.name,
         "criterion_sentence": sentence(criterion),
         "stand_in": settings.get("model") == STAND_IN,

@@ -19,8 +19,15 @@ from hpcbench.born import METHODS, from_json
 from hpcbench.criteria import PLACES
 from hpcbench.origin import Origin, origins_from_json
 from hpcbench.report.history import History, computation_words, history_of
-from hpcbench.report.wording import causes_of, in_low_supercells, text_of
-from hpcbench.store.schema import BY_RESPONSE, DIMENSIONS, DONE, SET_ASIDE, UNDETERMINED
+from hpcbench.report.wording import causes_of, earlier_words, in_low_supercells, text_of
+from hpcbench.store.schema import (
+    BY_RESPONSE,
+    DIMENSIONS,
+    DONE,
+    EARLIER_LIST,
+    SET_ASIDE,
+    UNDETERMINED,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -83,6 +90,8 @@ def print_results(store: Store) -> None:
         + (f", {unfinished} still to compute" if unfinished else ""),
         highlight=False,
     )
+    if note := earlier_words(len(store.earlier)):
+        out.print(note, highlight=False)
     out.print(f"store: {store.path}", highlight=False, soft_wrap=True)
 
 
@@ -147,6 +156,8 @@ def print_crystal(
 def _facts(row: Mapping[str, Any], temperatures: Sequence[float]) -> list[tuple[str, str]]:
     origins = [_origin_words(origin) for origin in origins_from_json(row["origins"])]
     facts = [("crystal", str(row["name"])), ("id", str(row["id"])), ("from", "\n".join(origins))]
+    if row.get(EARLIER_LIST):
+        facts.append(("list", "an earlier one: the run's latest does not have it; in no count"))
     if row["status"] != DONE:
         return [*facts, ("status", str(row["status"])), ("reason", str(row["reason"]))]
     before = f"{row['spacegroup_before']} ({row['spacegroup_number_before']})"

@@ -218,6 +218,19 @@ class RunFolder:
             raise StoreError(f"{self._settings}: cannot be read: {error}") from error
         return values
 
+    def listed_ids(self) -> set[str] | None:
+        """Ids of the latest list of crystals; ``None`` if there is no list.
+
+        Raises
+        ------
+        StoreError
+            If it cannot be read.
+        """
+        if not self.crystals.exists():
+            return None
+        with TableReader(self.crystals) as reader:
+            return set(reader.column("id"))
+
     def void(self, failures: Mapping[str, float]) -> None:
         """Let failures count no more: by the id of the crystal, when it failed (Unix time)."""
         values = json.dumps({**self.voided(), **failures}, sort_keys=True)

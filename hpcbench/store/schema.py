@@ -26,6 +26,9 @@ REANALYSIS_OF = "reanalysis_of"
 DIMENSIONS = {0: "molecules", 1: "chains", 2: "layers", 3: "network"}
 """What bonds make without end, by the number of directions: ``dimensionality``."""
 
+EARLIER_LIST = "earlier_list"
+"""The column of rows that only earlier lists of a run have. In stores without it all count."""
+
 AGAIN = ":"
 """Between a crystal's id and what a row is, where it is not the crystal's own."""
 FIRST, EXTRAPOLATED, DOUBLE = "first", "extrapolated", "float64"
@@ -275,6 +278,12 @@ def result_schema(
         Field("status", "category", meaning="done, failed, unreadable, or set aside"),
         Field("reason", "str", meaning="kind and text of what went wrong; empty if done"),
         Field("notes", "category", meaning="what did not go as asked of one that is done"),
+        Field(
+            EARLIER_LIST,
+            "bool",
+            meaning="whether earlier lists of the run have it and the latest one has not: then it "
+            "is in no count",
+        ),
         Field("spacegroup", "category", meaning="international symbol, relaxed"),
         Field(
             "spacegroup_number",
