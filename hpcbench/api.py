@@ -59,7 +59,8 @@ def run(
         As ``--model``; or a loaded potential (:func:`load_potential`), so that calls in a loop
         need not load the weights again; or an ASE calculator.
     out : path, optional
-        A store to write, or to go on with: crystals that are in it are not computed again.
+        A store to write, or to go on with: crystals that are in it are not computed again. Its
+        table is of the crystals of the last call; the others are in ``store.earlier``.
     **settings
         Any setting of a run, e.g. ``supercell=(2, 2, 2)``, ``dtype="float64"``.
 

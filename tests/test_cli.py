@@ -177,9 +177,9 @@ def test_a_run_and_everything_that_looks_at_it(
     words += ["--supercell", "2", "2", "2"]
     assert main([*words, "--out", "s.h5"]) == 1  # silicon is not known to EMT
     out = capsys.readouterr().out
-    for text in ("copper", "Fm-3m (225)", "stable", "No EMT-potential", "s.h5", "s.html"):
+    for text in ("copper", "Fm-3m (225)", "stable", "No EMT-potential", "s.h5", "s.h5.html"):
         assert text in out
-    assert Path("s.html").stat().st_size > 10_000
+    assert Path("s.h5.html").stat().st_size > 10_000
 
     assert main(["status", "s.h5"]) == 0
     assert "2 done, 2 stable, 1 failed, 0 to compute" in capsys.readouterr().out
@@ -201,7 +201,7 @@ def test_a_run_and_everything_that_looks_at_it(
     assert main(["export", "s.h5", "-o", "-"]) == 0
     assert capsys.readouterr().out.startswith("id,name,")
     assert main(["export", "s.h5", "--format", "extxyz"]) == 0
-    assert Path("s.extxyz").exists()
+    assert Path("s.h5.extxyz").exists()
     assert main(["report", "s.h5", "-o", "other.html", "--table"]) == 0
     assert "copper" in capsys.readouterr().out
 

@@ -35,6 +35,7 @@ from hpcbench.cli import main
 from hpcbench.crystal import Crystal
 from hpcbench.errors import SourceError
 from hpcbench.origin import Generator, origins_from_json
+from hpcbench.outputs import appended
 from hpcbench.relaxation.symmetry import find_space_group
 from hpcbench.sources import LeftOut, Unreadable, find_files, find_sources, read_file
 
@@ -496,7 +497,7 @@ def test_a_run_of_a_manifest_counts_for_each_generator(manifest: Path, tmp_path:
     assert (one.stable, other.done, other.stable) == (2, 2, 2)
     assert other.rates["sampled"] == Rate(2, 3)
     assert other.reasons == {"potential": 1, "syntax": 1}
-    page = (tmp_path / "s.html").read_text()
+    page = (tmp_path / "s.h5.html").read_text()
     assert "<td>DiffCSP, MP-20</td>" in page
     assert main(["plan", str(manifest), "--model", "ase.calculators.emt:EMT"]) == 0
 
@@ -695,7 +696,7 @@ def test_odd_names_reach_the_report(tmp_path: Path) -> None:
     command = ["run", str(tmp_path / "m.toml"), "--model", "ase.calculators.emt:EMT"]
     command += ["--supercell", "2", "2", "2"]
     assert main([*command, "--out", str(out), "--workers", "0", "--mesh", "4", "4", "4"]) == 0
-    page = out.with_suffix(".html").read_text(encoding="utf-8")
+    page = appended(out, ".html").read_text(encoding="utf-8")
     assert "<script>alert(1)" not in page and "&lt;script&gt;alert(1)" in page
     assert "Cu $(touch x) %s" in page
 

@@ -290,7 +290,9 @@ def test_nothing_is_left_where_the_report_cannot_be_written(
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     before = sorted(tmp_path.rglob("*"))
-    for path in (tmp_path / "folder", tmp_path / "file" / "r.html", tmp_path / "none" / "r.html"):
+    with pytest.raises(UsageError, match="is a folder"):
+        write_report(store, tmp_path / "folder")
+    for path in (tmp_path / "file" / "r.html", tmp_path / "none" / "r.html"):
         with pytest.raises(StoreError, match="cannot be written"):
             write_report(store, path)
 
@@ -309,7 +311,8 @@ def test_an_old_report_survives_a_failure(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "r.html"
-    path.write_text("old")
+    write_report(store, path)
+    old = path.read_bytes()
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -317,7 +320,7 @@ def test_an_old_report_survives_a_failure(
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(StoreError):
         write_report(store, path)
-    assert path.read_text() == "old"
+    assert path.read_bytes() == old
 
 
 def test_a_png_of_bands(store: Store, tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ _AGAIN = "the same hpcbench run computes what is missing"
 
 def verify_command(options: argparse.Namespace) -> int:
     """Check a store; 1 if something is wrong with it."""
+    from hpcbench.report.wording import earlier_words
+    from hpcbench.store.reader import Store
     from hpcbench.upkeep.verify import verify
 
     store = Path(store_path(options.store))
@@ -46,6 +48,8 @@ def verify_command(options: argparse.Namespace) -> int:
     joined = f" ({counted(segments, 'segment')} not in it yet)" if segments else ""
     others = f", and {found.others} more of the same crystals" if found.others else ""
     print(f"{store}{joined}: {counts or 'no rows'}{others}; every value is as it was written")
+    if note := earlier_words(len(Store(store).earlier)):
+        print(note)
     computed = sum(inspection.computed for inspection in found.files.values())
     if computed:
         print(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hpcbench.cli.look import output_path, store_path
+from hpcbench.cli.look import store_path
 from hpcbench.words import counted
 
 
@@ -24,6 +24,7 @@ def consolidate_command(options: argparse.Namespace) -> int:
 
 def merge_command(options: argparse.Namespace) -> int:
     """Write the crystals of several stores into a new one."""
+    from hpcbench.report.wording import earlier_words
     from hpcbench.upkeep.merge import merge
 
     merged = merge([Path(store) for store in options.stores], Path(options.output))
@@ -31,6 +32,8 @@ def merge_command(options: argparse.Namespace) -> int:
         f"{options.output}: {counted(merged.crystals, 'crystal')}, {merged.in_several} of them "
         f"in several stores"
     )
+    if note := earlier_words(merged.earlier):
+        print(note)
     return 0
 
 
@@ -43,10 +46,10 @@ def diff_command(options: argparse.Namespace) -> int:
     difference = diff(Store(options.first), Store(options.second), options.tolerance)
     print_difference(difference)
     if options.csv:
-        write_difference(difference, output_path(options.csv))
+        write_difference(difference, Path(options.csv), force=options.force)
         print(options.csv)
     if options.png:
         titles = (Path(options.first).name, Path(options.second).name)
-        draw_difference(difference, titles, output_path(options.png))
+        draw_difference(difference, titles, Path(options.png), force=options.force)
         print(options.png)
     return 0 if difference.is_empty else 1

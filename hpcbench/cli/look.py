@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpcbench.config_loading import DEFAULT_FILE, load_config
-from hpcbench.errors import UsageError
 from hpcbench.texts import shown_reason
 
 if TYPE_CHECKING:
@@ -29,21 +28,6 @@ def store_path(given: str | None) -> str:
         return given
     file = DEFAULT_FILE if Path(DEFAULT_FILE).is_file() else None
     return load_config({}, file).out
-
-
-def output_path(given: str | Path) -> Path:
-    """Where a command writes to, which is no place where results are.
-
-    Raises
-    ------
-    UsageError
-        If there is an HDF5 file.
-    """
-    path = Path(given)
-    with contextlib.suppress(OSError), path.open("rb") as stream:
-        if stream.read(8) == b"\x89HDF\r\n\x1a\n":
-            raise UsageError(f"{path} is an HDF5 file: give another name for what is written")
-    return path
 
 
 def exit_code(path: str) -> int:
@@ -82,6 +66,7 @@ def status_command(options: argparse.Namespace) -> int:
 def _print_status(path: str, *, ranks: bool) -> None:
     from hpcbench.planning.hindsight import accuracy, listed_costs, taken
     from hpcbench.report.status import print_launch, print_ranks
+    from hpcbench.report.wording import earlier_words
     from hpcbench.store.reader import Store
     from hpcbench.store.schema import DONE, SET_ASIDE
 
@@ -94,6 +79,8 @@ def _print_status(path: str, *, ranks: bool) -> None:
         + (f"{aside} set aside, " if aside else "")
         + f"{unfinished} to compute"
     )
+    if note := earlier_words(len(store.earlier)):
+        print(note)
     reasons = store.table.loc[store.table["reason"] != "", "reason"].astype(str)
     for kind, number in reasons.str.split(":").str[0].value_counts().items():
         print(f"  {number:6d}  {shown_reason(str(kind))}")
@@ -185,7 +172,8 @@ def show_command(options: argparse.Namespace) -> int:
     if options.png:
         from hpcbench.report.bands import save_bands
 
-        print(save_bands(store.bands(key), output_path(options.png), title=row["name"]))
+        picture = Path(options.png)
+        print(save_bands(store.bands(key), picture, title=row["name"], force=options.force))
     else:
         draw_bands(store.bands(key))
     return 0

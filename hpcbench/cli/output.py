@@ -7,10 +7,11 @@ import sys
 import time
 from pathlib import Path
 
-from hpcbench.cli.look import output_path, store_path
+from hpcbench.cli.look import store_path
 from hpcbench.config import IMPORTED
 from hpcbench.errors import SetupError, UsageError
 from hpcbench.exchange.formats import FORMATS
+from hpcbench.outputs import appended, settings_text
 from hpcbench.texts import one_line, printable, shown_reason
 from hpcbench.threads import cap_threads
 from hpcbench.words import counted, they_are
@@ -39,8 +40,8 @@ def export_command(options: argparse.Namespace) -> int:
         text = table_text(store, options.format)
         sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
         return 0
-    path = output_path(options.output or f"{store.path.with_suffix('')}{form.ending}")
-    number = export(store, options.format, path)
+    path = Path(options.output or appended(store.path, form.ending))
+    number = export(store, options.format, path, force=options.force)
     print(f"{path}: {counted(number, 'crystal')}")
     return 0
 
@@ -118,7 +119,7 @@ def report_command(options: argparse.Namespace) -> int:
     if options.json:
         from hpcbench.report.benchmark_json import write_json
 
-        print(f"benchmark: {write_json(store, output_path(options.json))}")
+        print(f"benchmark: {write_json(store, Path(options.json), force=options.force)}")
     if options.figures:
         from hpcbench.analysis.generators import ranked_outcomes
         from hpcbench.report.benchmark_figures import benchmark_figures
@@ -126,9 +127,10 @@ def report_command(options: argparse.Namespace) -> int:
 
         table = store.table
         figures = benchmark_figures(table, ranked_outcomes(table))
-        written = save_figures(figures, Path(options.figures))
+        settings = settings_text(store.settings)
+        written = save_figures(figures, Path(options.figures), settings, force=options.force)
         print(f"figures: {len(figures)}, in {counted(len(written), 'file')} in {options.figures}")
     if options.html or options.output or not (options.json or options.figures):
-        output = output_path(options.output or store.path.with_suffix(".html"))
-        print(f"report: {write_report(store, output)}")
+        output = Path(options.output or appended(store.path, ".html"))
+        print(f"report: {write_report(store, output, force=options.force)}")
     return 0

@@ -163,6 +163,12 @@ def _add_store(parser: argparse.ArgumentParser, *, positional: bool = True) -> N
         parser.add_argument("--store", metavar="STORE", dest="store_option", help="the same")
 
 
+def _add_force(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--force", action="store_true", help="also replace files that hpcbench did not write"
+    )
+
+
 def _add_plan(commands: Any) -> None:
     parser = commands.add_parser(
         "plan",
@@ -230,6 +236,7 @@ def _add_show(commands: Any) -> None:
     _add_store(parser)
     _add_store(parser, positional=False)
     parser.add_argument("--png", metavar="FILE", help="draw the bands into this file instead")
+    _add_force(parser)
 
 
 def _add_export(commands: Any) -> None:
@@ -261,9 +268,10 @@ def _add_export(commands: Any) -> None:
         "--output",
         "-o",
         metavar="PATH",
-        help="file or folder to write (default: the store's name with another ending; "
+        help="file or folder to write (default: the store's name with an ending behind it; "
         "- for standard output with csv and json)",
     )
+    _add_force(parser)
 
 
 def _add_import(commands: Any) -> None:
@@ -298,7 +306,7 @@ def _add_report(commands: Any) -> None:
     )
     _add_store(parser)
     parser.add_argument(
-        "--output", "-o", metavar="FILE", help="default: the store's name with .html"
+        "--output", "-o", metavar="FILE", help="default: the store's name with .html behind it"
     )
     parser.add_argument(
         "--html",
@@ -316,6 +324,7 @@ def _add_report(commands: Any) -> None:
         help="write the benchmark's figures as PNG and SVG, and their numbers as CSV",
     )
     parser.add_argument("--table", action="store_true", help="print the table as well")
+    _add_force(parser)
 
 
 def _add_check(commands: Any) -> None:
@@ -387,6 +396,7 @@ def _add_combine(commands: Any) -> None:
     )
     diff.add_argument("--png", metavar="FILE", help="draw one's frequencies against the other's")
     diff.add_argument("--csv", metavar="FILE", help="write all that differ into a table")
+    _add_force(diff)
 
 
 def _add_models(commands: Any) -> None:

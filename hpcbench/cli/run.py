@@ -23,6 +23,7 @@ from hpcbench.errors import (
 )
 from hpcbench.farm.beginning import Beginning
 from hpcbench.farm.world import World, join_world, lonely
+from hpcbench.outputs import appended, target_of
 from hpcbench.rank.output import own_output
 from hpcbench.rank.stopping import STOPPED, Stop, end_at_start
 from hpcbench.texts import printable
@@ -41,7 +42,7 @@ SOME_FAILED = 1
 def run_command(options: argparse.Namespace) -> int:
     """Compute, as one rank of the world that this process belongs to."""
     if options.where:
-        print(config_of(options).out)
+        print(target_of(config_of(options).out))
         return 0
     if options.where_weights:
         print(_weights_path(config_of(options).model))
@@ -228,7 +229,11 @@ def _write_report(store: Any) -> None:
     except ImportError as error:
         print(f"no report: {error}; ./launch.sh setup report", file=sys.stderr)
         return
-    print(f"report: {write_report(store, store.path.with_suffix('.html'))}")
+    try:
+        print(f"report: {write_report(store, appended(store.path, '.html'))}")
+    except UsageError as error:
+        # The results are there: a file of somebody else is no failure of theirs.
+        print(f"no report: {error}", file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpcbench.exchange.files import done_rows, file_names, replacing
+from hpcbench.exchange.files import done_rows, file_names
+from hpcbench.outputs import written_whole
 from hpcbench.phonons.spectrum import frequencies_on_path
 from hpcbench.store.bands import labels_of
 from hpcbench.store.physics import phonopy_of
@@ -28,13 +29,12 @@ def write_symmetry_lines(store: Store, folder: Path) -> int:
 
     ``monty.serialization.loadfn`` gives the object back.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     symprec = store.settings["symprec"]
     number = 0
     names = file_names(store)
     for row in done_rows(store):
         line = symmetry_line(row, phonopy_of(row, symprec))
-        with replacing(folder / f"{names[row['id']]}.json") as temporary:
+        with written_whole(folder / f"{names[row['id']]}.json") as temporary:
             temporary.write_text(json.dumps(line.as_dict()) + "\n")
         number += 1
     return number

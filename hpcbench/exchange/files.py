@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpcbench.store.schema import DONE
@@ -16,36 +12,8 @@ from hpcbench.store.schema import DONE
 if TYPE_CHECKING:
     from hpcbench.store.reader import Store
 
-SETTINGS_FILE = "hpcbench.json"
-"""Lies in an exported folder: with these settings an import gives the same verdicts, but for those
-that rational q have decided, which are undetermined there."""
-
 # File systems take 255 bytes, and an id and an ending follow.
 _LONGEST_NAME = 80
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path``, which takes its name if all goes well, else goes.
-
-    Raises
-    ------
-    OSError
-        If the folder cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_settings(store: Store, folder: Path) -> None:
-    """Write what decided the results into an exported folder."""
-    with replacing(folder / SETTINGS_FILE) as temporary:
-        temporary.write_text(json.dumps(store.settings, indent=1, sort_keys=True) + "\n")
 
 
 def safe_name(name: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from hpcbench.errors import SourceError
 from hpcbench.exchange import phononbench
 from hpcbench.exchange.calculation import Beside
-from hpcbench.exchange.files import SETTINGS_FILE
+from hpcbench.outputs import SETTINGS_FILE
 from hpcbench.sources import formats
 
 # phonopy's results and settings, which lie beside its crystals in every working folder.

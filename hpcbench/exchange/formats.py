@@ -12,7 +12,8 @@ class Format:
     Attributes
     ----------
     ending : str
-        What the store's name gets where no path is given; a dash begins the name of a folder.
+        What is put behind the store's name where no path is given; a dash begins the name of a
+        folder.
     text : str
         What it is, for people.
     streams : bool

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from hpcbench.errors import StoreError
-from hpcbench.exchange.files import done_rows, file_name, file_names, replacing
+from hpcbench.exchange.files import done_rows, file_name, file_names
+from hpcbench.outputs import CIF_MARK, written_whole
 from hpcbench.store.row_checks import as_stored, require_cells
 from hpcbench.texts import one_line
 
@@ -73,7 +74,7 @@ def relaxed_atoms_with_results(row: Mapping[str, Any]) -> Atoms:
 def write_extxyz(store: Store, path: Path) -> int:
     """Write relaxed crystals with their results; returns their number."""
     number = 0
-    with replacing(path) as temporary, temporary.open("w") as stream:
+    with path.open("w") as stream:
         for row in done_rows(store, (*_CRYSTAL, "energy", "stress", *_TOLD)):
             _write_frame(stream, relaxed_atoms_with_results(row))
             number += 1
@@ -102,18 +103,17 @@ def write_forces(store: Store, path: Path) -> int:
         "force_constants",
     )
     number = 0
-    with replacing(path) as temporary:
-        with temporary.open("w") as stream:
-            for row in done_rows(store, names):
-                if len(row["forces"]):
-                    number += 1
-                    for atoms in displaced_supercells(row):
-                        _write_frame(stream, atoms)
-        if number == 0:
-            raise StoreError(
-                f"{store.path}: no forces of displaced supercells were kept; they are with "
-                f"`hpcbench run --keep-forces`, for a new store"
-            )
+    with path.open("w") as stream:
+        for row in done_rows(store, names):
+            if len(row["forces"]):
+                number += 1
+                for atoms in displaced_supercells(row):
+                    _write_frame(stream, atoms)
+    if number == 0:
+        raise StoreError(
+            f"{store.path}: no forces of displaced supercells were kept; they are with "
+            f"`hpcbench run --keep-forces`, for a new store"
+        )
     return number
 
 
@@ -152,30 +152,31 @@ def _write_frame(stream: TextIO, atoms: Atoms) -> None:
     write(stream, atoms, format="extxyz")
 
 
-def write_cifs(store: Store, path: Path) -> int:
-    """Write relaxed crystals as CIF, without symmetry; returns their number.
-
-    Into one file if ``path`` ends with ``.cif``, else into a folder with a file for each.
-    """
+def write_one_cif(store: Store, path: Path) -> int:
+    """Write relaxed crystals as blocks of one CIF, without symmetry; returns their number."""
     number = 0
-    if path.suffix.lower() == ".cif":
-        with replacing(path) as temporary, temporary.open("w") as stream:
-            for row in done_rows(store, _CRYSTAL):
-                stream.write(cif_text(row))
-                number += 1
-        return number
-    path.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as stream:
+        stream.write(CIF_MARK)
+        for row in done_rows(store, _CRYSTAL):
+            stream.write(cif_text(row))
+            number += 1
+    return number
+
+
+def write_cifs(store: Store, folder: Path) -> int:
+    """Write a CIF of each relaxed crystal, without symmetry; returns their number."""
+    number = 0
     names = file_names(store)
     for row in done_rows(store, _CRYSTAL):
-        write_cif(row, path / f"{names[row['id']]}.cif")
+        write_cif(row, folder / f"{names[row['id']]}.cif")
         number += 1
     return number
 
 
 def write_cif(row: Mapping[str, Any], path: Path) -> None:
     """Write a relaxed crystal."""
-    with replacing(path) as temporary:
-        temporary.write_text(cif_text(row))
+    with written_whole(path) as temporary:
+        temporary.write_text(CIF_MARK + cif_text(row))
 
 
 def cif_text(row: Mapping[str, Any]) -> str:

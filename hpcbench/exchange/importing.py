@@ -123,8 +123,7 @@ def import_found(
         If there is a store of this name, or it cannot be written.
     """
     folder = RunFolder(config.out)
-    if folder.store.exists() or folder.path.exists():
-        raise StoreError(f"{folder.store} exists: an import writes a new store, give another --out")
+    folder.require_free()
     deciding = import_settings(config)
     how = How(
         phonon_settings(config),
@@ -141,6 +140,8 @@ def import_found(
             schema_of(deciding, config.band_dtype),
             deciding,
             finish=lambda file: decorate(file, deciding),
+            # Another one may have been made meanwhile.
+            check=lambda path: folder.require_free(),
         ) as writer:
             writer.append(_counted(rows, summary))
     except (OSError, RuntimeError) as error:

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpcbench.criteria import CRITERIA
-from hpcbench.exchange.files import each_its_own, replacing, safe_name, write_settings
+from hpcbench.exchange.files import each_its_own, safe_name
 from hpcbench.exchange.frames import write_cif
+from hpcbench.outputs import written_whole
 from hpcbench.store.physics import phonopy_of
 from hpcbench.store.schema import DONE, SET_ASIDE
 
@@ -46,12 +47,11 @@ def write_folders(store: Store, folder: Path) -> int:
     outputs, relaxed = folder / _PHONONS / _PART, folder / _RELAXED / _PART
     for place in (outputs, relaxed):
         place.mkdir(parents=True, exist_ok=True)
-    write_settings(store, folder)
     names = _names(store)
     labels = dict.fromkeys(names.values(), UNSTABLE)
     symprec = store.settings["symprec"]
     summary = folder / "phonon_summary.csv"
-    with replacing(summary) as temporary, temporary.open("w", newline="") as stream:
+    with written_whole(summary) as temporary, temporary.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, _COLUMNS, lineterminator="\n")
         writer.writeheader()
         for row in store.rows():
@@ -70,13 +70,16 @@ def write_folders(store: Store, folder: Path) -> int:
                 _write_force_constants(row, symprec, line["yaml_path"])
                 write_cif(row, line["cif_path"])
             writer.writerow(line)
-    with replacing(relaxed / LABEL_FILES[0]) as temporary:
+    with written_whole(relaxed / LABEL_FILES[0]) as temporary:
         temporary.write_text("".join(f"{name}\t{labels[name]}\n" for name in sorted(labels)))
     return len(labels)
 
 
 def _names(store: Store) -> dict[str, str]:
-    """A name for each id, without what the scripts cut names at; ids where names repeat."""
+    """A name for each id, without what the scripts cut names at; ids where names repeat.
+
+    Names that differ in case only are one file on some file systems.
+    """
     table = store.table
     table = table[table["status"] != SET_ASIDE]
     safe = [safe_name(name).replace(".", "_") for name in table["name"]]
@@ -91,7 +94,7 @@ def _names(store: Store) -> dict[str, str]:
 
 def _write_force_constants(row: Mapping[str, Any], symprec: float, path: Path) -> None:
     phonon = phonopy_of(row, symprec)
-    with replacing(path) as temporary:
+    with written_whole(path) as temporary:
         phonon.save(temporary, settings={"force_constants": True})
 
 

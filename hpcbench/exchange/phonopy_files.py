@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpcbench.exchange.files import done_rows, file_names, replacing, write_settings
+from hpcbench.exchange.files import done_rows, file_names
+from hpcbench.outputs import written_whole
 from hpcbench.phonons.displacement_length import NOT_SMOOTH
 from hpcbench.store.bands import labels_of
 from hpcbench.store.physics import phonopy_of
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 def write_folders(store: Store, folder: Path) -> int:
     """Write a folder for each crystal with phonons; returns their number."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_settings(store, folder)
     symprec = store.settings["symprec"]
     number = 0
     names = file_names(store)
@@ -38,9 +37,9 @@ def write_calculation(row: Mapping[str, Any], phonon: Phonopy, folder: Path) -> 
     from phonopy.file_IO import write_force_constants_to_hdf5, write_FORCE_SETS
 
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / "phonopy.yaml") as temporary:
+    with written_whole(folder / "phonopy.yaml") as temporary:
         phonon.save(temporary, settings={"force_constants": False, "force_sets": False})
-    with replacing(folder / "force_constants.hdf5") as temporary:
+    with written_whole(folder / "force_constants.hdf5") as temporary:
         write_force_constants_to_hdf5(
             phonon.force_constants,
             filename=str(temporary),
@@ -50,14 +49,13 @@ def write_calculation(row: Mapping[str, Any], phonon: Phonopy, folder: Path) -> 
         )
     # Those of an extrapolation are of one length: phonopy would fit other force constants.
     if len(row["forces"]) and not row.get("roughness", math.nan) < NOT_SMOOTH:
-        with replacing(folder / "FORCE_SETS") as temporary:
+        with written_whole(folder / "FORCE_SETS") as temporary:
             write_FORCE_SETS(phonon.dataset, filename=temporary)
     write_bands(row, phonon, folder / "band.yaml")
 
 
 def write_band_files(store: Store, folder: Path) -> int:
     """Write a band.yaml for each crystal with phonons; returns their number."""
-    folder.mkdir(parents=True, exist_ok=True)
     symprec = store.settings["symprec"]
     number = 0
     names = file_names(store)
@@ -83,5 +81,5 @@ def write_bands(row: Mapping[str, Any], phonon: Phonopy, path: Path) -> None:
     phonon.run_band_structure(
         segments, path_connections=connections, labels=labels, is_legacy_plot=False
     )
-    with replacing(path) as temporary:
+    with written_whole(path) as temporary:
         phonon.band_structure.write_yaml(filename=temporary)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpcbench.errors import SetupError
-from hpcbench.exchange.files import replacing
 from hpcbench.exchange.spreadsheets import harmless
+from hpcbench.outputs import ATTRIBUTES
 
 if TYPE_CHECKING:
     from hpcbench.store.reader import Store
@@ -28,13 +28,13 @@ def write_table(kind: str, store: Store, path: Path) -> int:
     SetupError
         If Parquet is asked for and pyarrow is not installed.
     """
-    table = store.table
-    with replacing(path) as temporary:
-        if kind == "parquet":
-            try:
-                table.to_parquet(temporary, index=False, engine="pyarrow")
-            except ImportError as error:
-                raise SetupError("for Parquet files, pip install pyarrow") from error
-        else:
-            temporary.write_text(table_text(store, kind))
+    if kind != "parquet":
+        path.write_text(table_text(store, kind))
+        return len(store.table)
+    table = store.table.copy(deep=False)
+    table.attrs.update(ATTRIBUTES)
+    try:
+        table.to_parquet(path, index=False, engine="pyarrow")
+    except ImportError as error:
+        raise SetupError("for Parquet files, pip install pyarrow") from error
     return len(table)

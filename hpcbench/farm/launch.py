@@ -114,9 +114,7 @@ def launch(
     beginning = beginning or Beginning(world)
     leaving = contextlib.ExitStack()
     try:
-        files, left_out = by_rank_0(
-            world, lambda: _sources(config) if records is None else ([], "")
-        )
+        files, left_out = by_rank_0(world, lambda: _sources(config, folder, records))
         if left_out:
             on_note(left_out)
         if potential is None:
@@ -220,8 +218,16 @@ def _work_to_the_end(call: _Call) -> Outcome:
     return outcome
 
 
-def _sources(config: RunConfig) -> tuple[list[SourceFile], str]:
-    """The files to be read, and a sentence about what lies among them and is not."""
+def _sources(
+    config: RunConfig, folder: RunFolder, records: Iterable[Record] | None
+) -> tuple[list[SourceFile], str]:
+    """The files to be read, and a sentence about what lies among them and is not.
+
+    Of a run whose store may have its name; nothing is written before.
+    """
+    folder.require_name()
+    if records is not None:
+        return [], ""
     found = find_sources(config.sources, Limits(config.read_limits))
     return found.files, found.note()
 
@@ -424,6 +430,8 @@ def _open_folder(
     else:
         require_response(potential.info, config.derivative)
         deciding = deciding_settings(config, potential.info.weights_sha256)
+    # A name that is refused leaves nothing behind.
+    folder.compare(deciding)
     folder.create()
     folder.lock()
     folder.agree(deciding)

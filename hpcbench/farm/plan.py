@@ -147,7 +147,11 @@ def _try_again(folder: RunFolder, reason: str) -> set[str]:
     """Let failures count no more whose reason begins like this; the ids of their crystals."""
     if not folder.store.exists() and not folder.segment_paths():
         return set()
-    table = Store(folder.store).table
-    failed = table[(table["status"] == FAILED) & table["reason"].str.startswith(reason)]
-    folder.void(dict(zip(failed["id"], failed["finished"].astype(float), strict=True)))
-    return set(failed["id"])
+    store = Store(folder.store)
+    failures: dict[str, float] = {}
+    # What an earlier list had may be in the list again.
+    for table in (store.table, store.earlier.table):
+        failed = table[(table["status"] == FAILED) & table["reason"].str.startswith(reason)]
+        failures |= zip(failed["id"], failed["finished"].astype(float), strict=True)
+    folder.void(failures)
+    return set(failures)

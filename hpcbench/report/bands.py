@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcbench.errors import SetupError, StoreError, UsageError
+from hpcbench.errors import SetupError, UsageError
+from hpcbench.outputs import PICTURE, file_to_write, replacing
 
 if TYPE_CHECKING:
     from hpcbench.store.bands import Bands
@@ -77,7 +76,7 @@ def frequency_limits(bands: Bands) -> tuple[float, float]:
     return (low - room if low < -room / 2 else -room / 4), high + room
 
 
-def save_bands(bands: Bands, path: Path, *, title: str = "") -> Path:
+def save_bands(bands: Bands, path: Path, *, title: str = "", force: bool = False) -> Path:
     """Draw a band structure into a file.
 
     Frequencies are in THz; imaginary ones are drawn below zero, in red.
@@ -90,6 +89,8 @@ def save_bands(bands: Bands, path: Path, *, title: str = "") -> Path:
         The file; its ending decides: ``.png``, ``.svg`` or ``.pdf``.
     title : str
         Printed above.
+    force : bool
+        Whether a file may be replaced that hpcbench did not write.
 
     Returns
     -------
@@ -99,22 +100,19 @@ def save_bands(bands: Bands, path: Path, *, title: str = "") -> Path:
     Raises
     ------
     UsageError
-        If the ending is another.
+        If the ending is another, or there is something that must not be replaced.
     SetupError
         If matplotlib is not installed, or (``StoreError``) the file cannot be written.
     """
     kind = path.suffix.lower().removeprefix(".")
     if kind not in FORMATS:
         raise UsageError(f"{path}: the file's ending has to be .png, .svg or .pdf")
+    file_to_write(path, force=force)
     figure = _figure(bands, title)
-
-    def write(temporary: Path) -> None:
-        with warnings.catch_warnings():
-            # A title may have letters that the font lacks: boxes then, and no noise.
-            warnings.filterwarnings("ignore", message="Glyph .* missing")
-            figure.savefig(temporary, format=kind, dpi=200)
-
-    replace_file(path, write)
+    with replacing(path, force=force) as temporary, warnings.catch_warnings():
+        # A title may have letters that the font lacks: boxes then, and no noise.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure.savefig(temporary, format=kind, dpi=200, metadata=PICTURE[kind])
     return path
 
 
@@ -156,22 +154,3 @@ def _figure(bands: Bands, title: str) -> Any:
         # A name from a stranger's file may have dollar signs, which would begin a formula.
         axes.set_title(" ".join(title.split())[:80], fontsize=10, parse_math=False)
     return figure
-
-
-def replace_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file under a temporary name beside it, then give it its name.
-
-    Raises
-    ------
-    StoreError
-        If it cannot be written; nothing is left behind then.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()

@@ -12,7 +12,7 @@ import hpcbench
 from hpcbench.analysis.breakdown import by_crystal_system, by_number_of_elements, elements_in_stable
 from hpcbench.analysis.generators import Outcome, ranked_outcomes
 from hpcbench.analysis.rates import Rate, rank
-from hpcbench.report.bands import replace_file
+from hpcbench.outputs import file_to_write, replacing
 
 if TYPE_CHECKING:
     from hpcbench.store.reader import Store
@@ -37,6 +37,7 @@ def benchmark_json(store: Store) -> dict[str, Any]:
         "hpcbench": hpcbench.__version__,
         "settings": store.settings,
         "unfinished": unfinished,
+        "of_earlier_lists": len(store.earlier),
         "generators": [
             _generator(*of_one)
             for of_one in zip(outcomes, ranking.ranks, ranking.above_next, strict=True)
@@ -50,23 +51,23 @@ def benchmark_json(store: Store) -> dict[str, Any]:
     }
 
 
-def write_json(store: Store, path: Path) -> Path:
+def write_json(store: Store, path: Path, *, force: bool = False) -> Path:
     """Write it; the file is replaced when the new one is complete.
 
     Raises
     ------
+    UsageError
+        If there is something that must not be replaced, or only with ``force``.
     StoreError
         If the file cannot be written.
     """
+    file_to_write(path, force=force)
     text = json.dumps(benchmark_json(store), indent=1, ensure_ascii=False) + "\n"
     # Names of files that are not UTF-8 may reach this as lone surrogates.
     data = text.encode("utf-8", errors="replace")
-    replace_file(path, lambda temporary: _write(temporary, data))
+    with replacing(path, force=force) as temporary:
+        temporary.write_bytes(data)
     return path
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
 
 
 def _generator(outcome: Outcome, ranks: tuple[int, int], above_next: float) -> dict[str, Any]:

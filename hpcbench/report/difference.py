@@ -8,6 +8,7 @@ from rich.table import Table
 
 from hpcbench.errors import SetupError, StoreError
 from hpcbench.exchange.spreadsheets import harmless
+from hpcbench.outputs import PICTURE, replacing
 from hpcbench.report.drawings import number
 from hpcbench.report.terminal import console, plain
 from hpcbench.report.wording import text_of
@@ -54,25 +55,29 @@ def print_difference(difference: Difference) -> None:
         to.print(f"... and {len(changed) - _SHOWN} more (--csv FILE writes all)")
 
 
-def write_difference(difference: Difference, path: Path) -> None:
+def write_difference(difference: Difference, path: Path, *, force: bool = False) -> None:
     """All crystals that differ, as CSV.
 
     Raises
     ------
+    UsageError
+        If there is something that must not be replaced, or only with ``force``.
     StoreError
         If the file cannot be written.
     """
-    try:
-        harmless(difference.changed).to_csv(path, index_label="id")
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {error.strerror}") from error
+    with replacing(path, force=force) as temporary:
+        harmless(difference.changed).to_csv(temporary, index_label="id")
 
 
-def draw_difference(difference: Difference, titles: tuple[str, str], path: Path) -> None:
+def draw_difference(
+    difference: Difference, titles: tuple[str, str], path: Path, *, force: bool = False
+) -> None:
     """The lowest frequency on the band path, of one store against the other, as a picture.
 
     Raises
     ------
+    UsageError
+        If there is something that must not be replaced, or only with ``force``.
     SetupError
         If matplotlib is not installed.
     StoreError
@@ -107,7 +112,9 @@ def draw_difference(difference: Difference, titles: tuple[str, str], path: Path)
         axes.set_xlabel(f"lowest frequency on the band path (THz), {titles[0]}")
         axes.set_ylabel(f"the same, {titles[1]}")
         axes.legend(frameon=False)
-        try:
-            figure.savefig(path, dpi=200)
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{path}: cannot be written: {error}") from error
+        kind = path.suffix.lower().removeprefix(".") or "png"
+        with replacing(path, force=force) as temporary:
+            try:
+                figure.savefig(temporary, format=kind, dpi=200, metadata=PICTURE.get(kind))
+            except ValueError as error:
+                raise StoreError(f"{path}: cannot be written: {error}") from error

@@ -6,14 +6,12 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas
 
-from hpcbench.errors import StoreError
-from hpcbench.report.bands import replace_file
+from hpcbench.outputs import PICTURE, folder_to_write, written_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -85,34 +83,42 @@ def figure_svg(figure: Figure) -> str:
     return re.sub(r"\n\s*", "\n", text)
 
 
-def save_figures(figures: Sequence[Figure], folder: Path) -> list[Path]:
+def save_figures(
+    figures: Sequence[Figure], path: Path, settings: str, *, force: bool = False
+) -> list[Path]:
     """Write each figure as PNG and SVG, and its numbers as CSV.
+
+    Parameters
+    ----------
+    figures : sequence of Figure
+        Those to write.
+    path : Path
+        The folder.
+    settings : str
+        Written beside them: those of the store.
+    force : bool
+        Whether a folder may be written into that is not of hpcbench.
 
     Raises
     ------
+    UsageError
+        If the folder must not be written into.
     StoreError
         If a file cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"{folder}: cannot be made: {error.strerror}") from error
     written = []
-    for figure in figures:
-        for ending in ("png", "svg", "csv"):
-            path = folder / f"{figure.name}.{ending}"
-            data = (
-                figure.data.to_csv(index=False).encode("utf-8", errors="replace")
-                if ending == "csv"
-                else _rendered(figure, ending)
-            )
-            replace_file(path, partial(_write, data))
-            written.append(path)
+    with folder_to_write(path, settings, force=force) as folder:
+        for figure in figures:
+            for ending in ("png", "svg", "csv"):
+                data = (
+                    figure.data.to_csv(index=False).encode("utf-8", errors="replace")
+                    if ending == "csv"
+                    else _rendered(figure, ending)
+                )
+                written.append(folder / f"{figure.name}.{ending}")
+                with written_whole(written[-1]) as temporary:
+                    temporary.write_bytes(data)
     return written
-
-
-def _write(data: bytes, path: Path) -> None:
-    path.write_bytes(data)
 
 
 def _rendered(figure: Figure, ending: str) -> bytes:
@@ -125,7 +131,6 @@ def _rendered(figure: Figure, ending: str) -> bytes:
         canvas = Canvas(figsize=figure.size, layout="constrained")
         figure.draw(canvas)
         stream = io.BytesIO()
-        more: dict[str, Any] = {"metadata": {"Date": None}} if ending == "svg" else {"dpi": 200}
-        transparent = ending == "svg"
-        canvas.savefig(stream, format=ending, transparent=transparent, **more)
+        more: dict[str, Any] = {"transparent": True} if ending == "svg" else {"dpi": 200}
+        canvas.savefig(stream, format=ending, metadata=PICTURE[ending], **more)
     return stream.getvalue()

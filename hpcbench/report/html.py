@@ -19,7 +19,7 @@ from hpcbench.criteria import Criterion, criteria_of
 from hpcbench.curation.sampling import in_random_order
 from hpcbench.errors import StoreError
 from hpcbench.json_text import json_of
-from hpcbench.report.bands import replace_file
+from hpcbench.outputs import file_to_write, replacing
 from hpcbench.report.benchmark import benchmark_of
 from hpcbench.report.crystal_rows import CrystalRow, crystal_row, lowest_q_of
 from hpcbench.report.drawings import bands_svg, histogram_svg, share_svg
@@ -28,6 +28,7 @@ from hpcbench.report.protocols import protocols_of
 from hpcbench.report.wording import (
     DASH,
     causes_of,
+    earlier_words,
     in_low_supercells,
     interval_words,
     looks_at,
@@ -111,7 +112,7 @@ class Failure:
     example: str
 
 
-def write_report(store: Store, path: Path) -> Path:
+def write_report(store: Store, path: Path, *, force: bool = False) -> Path:
     """Write the report of a store as one HTML file that needs nothing beside it.
 
     Parameters
@@ -120,6 +121,8 @@ def write_report(store: Store, path: Path) -> Path:
         Finished or under way.
     path : Path
         The file; it is replaced when the new one is complete.
+    force : bool
+        Whether a file may be replaced that hpcbench did not write.
 
     Returns
     -------
@@ -128,9 +131,12 @@ def write_report(store: Store, path: Path) -> Path:
 
     Raises
     ------
+    UsageError
+        If there is something that must not be replaced.
     StoreError
         If the file cannot be written or the store cannot be read.
     """
+    file_to_write(path, force=force)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -140,13 +146,9 @@ def write_report(store: Store, path: Path) -> Path:
     )
     page = environment.get_template("report.html.j2").render(_content(store))
     # What turns the direction of writing would hide what else is on the page.
-    data = printable(page).encode()
-    replace_file(path, lambda temporary: _write(temporary, data))
+    with replacing(path, force=force) as temporary:
+        temporary.write_bytes(printable(page).encode())
     return path
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
 
 
 def _content(store: Store) -> dict[str, Any]:
@@ -188,6 +190,7 @@ def _content(store: Store) -> dict[str, Any]:
         "unreadable": counts[UNREADABLE],
         "set_aside": counts[SET_ASIDE],
         "unfinished": len(store.unfinished_ids()),
+        "earlier": earlier_words(len(store.earlier)),
         "criterion": criterion.name,
         "criterion_sentence": sentence(criterion),
         "stand_in": settings.get("model") == STAND_IN,

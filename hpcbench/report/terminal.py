@@ -20,9 +20,16 @@ from hpcbench.criteria import PLACES
 from hpcbench.masses import listed
 from hpcbench.origin import Origin, origins_from_json
 from hpcbench.report.history import History, computation_words, history_of
-from hpcbench.report.wording import causes_of, in_low_supercells, text_of
+from hpcbench.report.wording import causes_of, earlier_words, in_low_supercells, text_of
 from hpcbench.store.row_checks import as_stored
-from hpcbench.store.schema import BY_RESPONSE, DIMENSIONS, DONE, SET_ASIDE, UNDETERMINED
+from hpcbench.store.schema import (
+    BY_RESPONSE,
+    DIMENSIONS,
+    DONE,
+    EARLIER_LIST,
+    SET_ASIDE,
+    UNDETERMINED,
+)
 from hpcbench.texts import printable, shown_reason
 
 if TYPE_CHECKING:
@@ -94,6 +101,8 @@ def print_results(store: Store) -> None:
         + (f", {unfinished} still to compute" if unfinished else "")
     )
     out.print(Text(printable(words)))
+    if note := earlier_words(len(store.earlier)):
+        out.print(Text(note))
     out.print(Text(f"store: {store.path}"), soft_wrap=True)
 
 
@@ -161,6 +170,8 @@ def print_crystal(
 def _facts(row: Mapping[str, Any], temperatures: Sequence[float]) -> list[tuple[str, str]]:
     origins = [_origin_words(origin) for origin in origins_from_json(row["origins"])]
     facts = [("crystal", str(row["name"])), ("id", str(row["id"])), ("from", "\n".join(origins))]
+    if row.get(EARLIER_LIST):
+        facts.append(("list", "an earlier one: the run's latest does not have it; in no count"))
     if row["status"] != DONE:
         return [*facts, ("status", str(row["status"])), ("reason", str(row["reason"]))]
     before = f"{row['spacegroup_before']} ({row['spacegroup_number_before']})"

@@ -151,6 +151,17 @@ def in_low_supercells(done: pandas.DataFrame) -> int:
     return int((done["supercell_height"] < LOW_SUPERCELL).sum())
 
 
+def earlier_words(number: int) -> str:
+    """Say that crystals of earlier lists are left out; empty if there are none."""
+    if not number:
+        return ""
+    crystals = "1 more crystal is" if number == 1 else f"{number:,} more crystals are"
+    return (
+        f"{crystals} in the store from earlier lists of this run, and in no number here: the "
+        f"latest list counts"
+    )
+
+
 def settings_rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Settings as (title, value with its unit)."""
     known = [key for key in SETTINGS if key in settings]

@@ -11,13 +11,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hpcbench.errors import DamageError, StoreError
 from hpcbench.store.damage import find_damage, find_damage_apart, set_aside
 from hpcbench.store.decorations import decorate
 from hpcbench.store.fields import Block, Row, Schema, of_good_size
 from hpcbench.store.joining import nobody_joins
 from hpcbench.store.run_folder import RunFolder, stamp
-from hpcbench.store.schema import SET_ASIDE, UNREADABLE
+from hpcbench.store.schema import AGAIN, EARLIER_LIST, SET_ASIDE, UNREADABLE
 from hpcbench.store.table_reader import TableReader
 from hpcbench.store.table_writer import TableWriter
 
@@ -61,9 +64,9 @@ def _consolidate(folder: RunFolder, schema: Schema, settings: Mapping[str, Any])
 
     Of two results for one crystal the first committed stays; crystals that could not be read
     or were set aside get their row from the list of crystals, and names and origins are as the
-    list has them now. Fields that only the files have are carried on. The new file takes the
-    store's name when it is whole, and segments are removed only after it has been read back.
-    Memory is bounded by a block of rows.
+    list has them now. What the list has not is marked as of an earlier one. Fields that only the
+    files have are carried on. The new file takes the store's name when it is whole, and segments
+    are removed only after it has been read back. Memory is bounded by a block of rows.
     """
     before = stamp(folder.store)
     segments = folder.segment_paths()
@@ -158,11 +161,11 @@ def _blocks(
                         seen.add(key)
                         rows.append(row)
                 if rows:
-                    yield _renamed(block if len(rows) == len(block) else block.take(rows), listed)
+                    yield _as_listed(block if len(rows) == len(block) else block.take(rows), listed)
 
 
-def _renamed(block: Block, listed: Mapping[str, Row]) -> Block:
-    """The block with names and origins as the list has them."""
+def _as_listed(block: Block, listed: Mapping[str, Row]) -> Block:
+    """The block with names and origins as the list has them, and what it has not marked."""
     values = dict(block.values)
     ids = [str(key) for key in block.column("id")]
     for field in ("name", "origins"):
@@ -171,7 +174,14 @@ def _renamed(block: Block, listed: Mapping[str, Row]) -> Block:
             if ids[row] in listed:
                 texts[row] = listed[ids[row]][field]
         values[f"crystals/{field}"] = texts
+    if listed:
+        values[f"crystals/{EARLIER_LIST}"] = _earlier(ids, listed)
     return Block(len(block), values)
+
+
+def _earlier(ids: Iterable[str], listed: Mapping[str, Row]) -> NDArray[np.bool_]:
+    """Whether a row is of an earlier list, the history of a crystal as the crystal."""
+    return np.array([key.partition(AGAIN)[0] not in listed for key in ids], dtype=bool)
 
 
 def _listed(folder: RunFolder) -> Iterator[Row]:
@@ -198,6 +208,10 @@ def _is_up_to_date(folder: RunFolder, listed: Mapping[str, Row]) -> bool:
     with TableReader(folder.store) as reader:
         names = ("id", "reason", "status", "name", "origins")
         stored = {row[0]: row for row in zip(*map(reader.column, names), strict=True)}
+        has_marks = f"crystals/{EARLIER_LIST}" in reader.paths()
+        marks = reader.column(EARLIER_LIST) if has_marks else np.zeros(len(reader), dtype=bool)
+        if listed and (marks != _earlier(reader.column("id"), listed)).any():
+            return False
     for key, row in listed.items():
         there = stored.pop(key, None)
         if there is None or there[3:] != (row["name"], row["origins"]):

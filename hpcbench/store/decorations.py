@@ -15,7 +15,7 @@ import numpy as np
 
 from hpcbench.errors import StoreError
 from hpcbench.store.bands import path_distances
-from hpcbench.store.schema import AGAIN
+from hpcbench.store.schema import AGAIN, EARLIER_LIST
 
 # Each plot is an object of the file, and those take a millisecond to make and to list.
 GALLERY = 100
@@ -75,8 +75,10 @@ def _add_gallery(file: h5py.File) -> None:
     file.attrs["NX_class"] = "NXroot"
     ids = file["crystals/id"].asstr()[:]
     with_bands = np.flatnonzero(np.diff(file["ragged/band_frequencies/indptr"][:]))
-    # Of each crystal those of the computation that decides.
-    rows = [row for row in with_bands if AGAIN not in ids[row]][:GALLERY]
+    marks = file.get(f"crystals/{EARLIER_LIST}")
+    earlier = np.zeros(len(ids), dtype=bool) if marks is None else marks[:]
+    # Of each crystal of the latest list those of the computation that decides.
+    rows = [row for row in with_bands if AGAIN not in ids[row] and not earlier[row]][:GALLERY]
     for row in rows:
         try:
             name = _add_bands(file, gallery, int(row))

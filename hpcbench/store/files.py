@@ -15,7 +15,7 @@ from typing import BinaryIO, TypeVar, cast
 
 from hpcbench.errors import DamageError, NoStoreError, StoreError
 from hpcbench.store.run_folder import RunFolder, Stamp, stamp
-from hpcbench.store.schema import AGAIN, SET_ASIDE
+from hpcbench.store.schema import AGAIN, EARLIER_LIST, SET_ASIDE
 from hpcbench.store.table_reader import TableReader, require_each_once
 
 T = TypeVar("T")
@@ -56,6 +56,8 @@ class Files:
         """By id of a crystal, ids of the other rows that belong to it, in the order of storage."""
         self.set_aside: set[str] = set()
         """Ids of crystals that were not asked for, and have no result."""
+        self.earlier: set[str] = set()
+        """Ids of crystals that earlier lists of the run have, and the latest one has not."""
         self.generation = 0
         """How many times the files were listed."""
         self._url = os.fspath(path) if "://" in os.fspath(path) else ""
@@ -83,6 +85,7 @@ class Files:
             self._stamps[self.folder.store] = stamp(self.folder.store)
             try:
                 self._look()
+                self.earlier = self._of_earlier_lists()
             except _ReplacedError:
                 # Consolidated since they were listed: it is in the store now.
                 continue
@@ -122,6 +125,23 @@ class Files:
                 self.where.setdefault(key, (part, index))
             if part == self.folder.store:
                 self.set_aside = aside
+
+    def _of_earlier_lists(self) -> set[str]:
+        marked: set[str] = set()
+        if self.folder.store in self.parts:
+            reader = self.reader(self.folder.store)
+            if f"crystals/{EARLIER_LIST}" not in reader.paths():
+                # Of an older version: all of its rows count.
+                return set()
+            ids, marks = reader.column("id"), reader.column(EARLIER_LIST)
+            marked = {key for key in ids[marks] if key in self.where and AGAIN not in key}
+        try:
+            listed = self.folder.listed_ids()
+        except StoreError:
+            listed = None  # damaged: whoever needs the list says it
+        if listed is None:
+            return marked
+        return {key for key in self.where if AGAIN not in key and key not in listed}
 
     def _list(self) -> list[Path]:
         # Segments are listed before the store is: one that is consolidated in between is then

@@ -20,7 +20,7 @@ from hpcbench.store.files import Files
 from hpcbench.store.physics import phonopy_of
 from hpcbench.store.result import Result, compact_force_constants, result_of
 from hpcbench.store.run_folder import RunFolder
-from hpcbench.store.schema import AGAIN, BESIDE, CRYSTALS, DONE, WITHOUT_NAC
+from hpcbench.store.schema import AGAIN, BESIDE, CRYSTALS, DONE, EARLIER_LIST, WITHOUT_NAC
 from hpcbench.store.table_reader import TableReader
 from hpcbench.words import counted
 
@@ -46,6 +46,9 @@ class Store:
     ``store[id]`` is one crystal, ``store[:100]``, ``store[ids]`` and ``store[mask]`` are stores
     with some of the crystals, as ``store.where("natoms < 10")`` is; iterating gives one result
     after the other in the order of storage.
+
+    It is of the crystals of the run's latest list: those that only earlier lists have are in
+    :attr:`earlier`, in no table and in no count, and are found by their ids.
 
     Parameters
     ----------
@@ -97,7 +100,8 @@ class Store:
         if self._selected is None or self._selected[0] != self._files.generation:
             chosen = self._chosen
             if chosen is None:
-                chosen = [key for key in where if AGAIN not in key]
+                earlier = self._files.earlier
+                chosen = [key for key in where if AGAIN not in key and key not in earlier]
             some = {key: where[key] for key in chosen if key in where}
             self._selected = self._files.generation, some
         return self._selected[1]
@@ -117,9 +121,13 @@ class Store:
         return list(self._where)
 
     def finished_ids(self) -> list[str]:
-        """Ids of crystals that have a result: computed, or failed with a reason."""
+        """Ids of crystals that have a result: computed, or failed with a reason.
+
+        Those of earlier lists are among them: they are not computed again.
+        """
         aside = self._files.set_aside
-        return [key for key in self._where if not key.startswith("x") and key not in aside]
+        keys = self._files.where if self._chosen is None else self._where
+        return [k for k in keys if not k.startswith("x") and k not in aside and AGAIN not in k]
 
     def unfinished_ids(self) -> list[str]:
         """Ids of crystals of the run's list that have no result yet."""
@@ -182,6 +190,11 @@ class Store:
         return self._some(wanted.tolist())
 
     @property
+    def earlier(self) -> Store:
+        """Crystals that earlier lists of the run have, and the latest one has not."""
+        return self._some(self._files.earlier)
+
+    @property
     def history(self) -> Store:
         """Computations of these crystals before the last one, which is the crystal's own row.
 
@@ -215,9 +228,11 @@ class Store:
 
     def _belonging(self, is_wanted: Callable[[str], bool]) -> Iterator[str]:
         """Ids of rows that belong to crystals, to those of this part if it is one."""
+        earlier = self._files.earlier
         for crystal, others in self._files.others.items():
             # Of a damaged store it may be that only the history is left.
-            if self._chosen is None or crystal in self._where:
+            is_whole = self._chosen is None and crystal not in earlier
+            if is_whole or crystal in self._where:
                 yield from filter(is_wanted, others)
 
     def where(self, condition: str) -> Store:
@@ -330,6 +345,10 @@ class Store:
                     else missing_column(field, len(rows))
                 )
                 columns[field.name] = np.concatenate([columns[field.name], aside])
+        if EARLIER_LIST in columns:
+            # A list that was written since the store was says more.
+            earlier = self._files.earlier
+            columns[EARLIER_LIST] = np.array([key in earlier for key in columns["id"]], dtype=bool)
         table = pandas.DataFrame(columns, index=columns["id"])
         # A name of its own would be ambiguous beside the column.
         table.index.name = None
@@ -348,9 +367,9 @@ class Store:
         if self._has(words):
             return words
         table = self.table
-        matches = list(table.index[table["name"] == words]) or [
-            key for key in table.index if len(words) >= 4 and key.startswith(words)
-        ]
+        matches = _matches(table, words)
+        if not matches and self._chosen is None:
+            matches = _matches(self.earlier.table, words)
         if len(matches) == 1:
             return str(matches[0])
         if not matches:
@@ -385,13 +404,17 @@ class Store:
             if not self._has(key):
                 return self._listed_row(key)
             part, index = self._files.where[key]
-            return self._files.reader(part).row(index)
+            row = self._files.reader(part).row(index)
+            if EARLIER_LIST in row:
+                row[EARLIER_LIST] = key.partition(AGAIN)[0] in self._files.earlier
+            return row
 
         return self._files.steadily(read)
 
     def _has(self, key: str) -> bool:
-        """Whether there is such a crystal, or such an earlier computation."""
-        return key in self._where or (AGAIN in key and key in self._files.where)
+        """Whether there is such a crystal, also of an earlier list, or earlier computation."""
+        beside = AGAIN in key or key in self._files.earlier
+        return key in self._where or (beside and key in self._files.where)
 
     def _listed_row(self, key: str) -> dict[str, Any]:
         if self.folder.crystals.exists():
@@ -474,6 +497,13 @@ class Store:
     def _require_phonons(self, key: str, row: dict[str, Any]) -> None:
         if row["status"] != DONE:
             raise StoreError(f"{row['name']} ({key}) has no phonons: {row['reason']}")
+
+
+def _matches(table: pandas.DataFrame, words: str) -> list[str]:
+    """Ids of crystals by a name, or by the beginning of an id."""
+    return list(table.index[table["name"] == words]) or [
+        key for key in table.index if len(words) >= 4 and key.startswith(words)
+    ]
 
 
 def _is_history(key: str) -> bool:

@@ -25,22 +25,32 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpcbench.errors import NoStoreError, StoreError, StoreMismatchError
+from hpcbench.errors import NoStoreError, StoreError, StoreMismatchError, UsageError
 from hpcbench.json_text import json_of
+from hpcbench.outputs import HDF5, remove_left_over, target_of, temporary_name
+from hpcbench.store.contents import can_be_put_together
 from hpcbench.store.fields import Row, Schema
 from hpcbench.store.known import settings_of
 from hpcbench.store.table_reader import TableReader
-from hpcbench.store.table_writer import TableWriter, temporary_name
+from hpcbench.store.table_writer import TableWriter
 
 # Seconds after which what another launch left behind is certainly nobody's.
 LEFT_BEHIND = 600.0
 
 
 class RunFolder:
-    """Paths of a run's folder, and what is done with them."""
+    """Paths of a run's folder, and what is done with them.
+
+    Links are followed: a store has one folder and one lock, whatever it is called.
+
+    Raises
+    ------
+    UsageError
+        If the path is no name of a file.
+    """
 
     def __init__(self, store: str | os.PathLike[str]) -> None:
-        self.store = Path(store)
+        self.store = target_of(store)
         self.path = self.store.with_name(self.store.name + ".run")
         self.segments = self.path / "segments"
         self.events = self.path / "events"
@@ -53,6 +63,45 @@ class RunFolder:
         self._locks_work = True
         self._written = itertools.count()
 
+    def require_name(self) -> None:
+        """Refuse a name that belongs to something else, before anything is written.
+
+        Raises
+        ------
+        UsageError
+            If there is something else than a store, or than the folder of a run.
+        """
+        if self.path.exists() and not self._is_of_a_run():
+            raise UsageError(f"{self.path} is there, and is not of a run: give --out another name")
+        if not self.store.exists():
+            return
+        if self.store.is_dir():
+            raise UsageError(f"{self.store} is a folder: give --out the name of a file")
+        # A damaged one has its folder still, or its end says what it is. Pipes are not opened.
+        is_store = self.store.is_file() and (
+            self.path.exists() or _begins_as_hdf5(self.store) or can_be_put_together(self.store)
+        )
+        if not is_store:
+            raise UsageError(f"{self.store} exists and is no store: give --out another name")
+
+    def require_free(self) -> None:
+        """Refuse a name that is taken, for what writes a new store.
+
+        Raises
+        ------
+        StoreError
+            If there is anything of that name, or the folder of a run.
+        """
+        for there in (self.store, self.path):
+            if there.exists():
+                raise StoreError(
+                    f"{there} exists already, and a new store is written: give another name, or "
+                    f"remove it"
+                )
+
+    def _is_of_a_run(self) -> bool:
+        return self.path.is_dir() and (self.segments.is_dir() or not any(self.path.iterdir()))
+
     def create(self) -> None:
         """Make the folder.
 
@@ -61,13 +110,21 @@ class RunFolder:
         StoreError
             If it cannot be made or written.
         """
+        folders = (self.segments, self.events, self.launches)
+        every = (*folders, self.path, *self.path.parents)
+        missing = [path for path in every if not os.path.lexists(path)]
+        probe = self.path / f".probe-{os.getpid()}"
         try:
-            for folder in (self.segments, self.events, self.launches):
+            for folder in folders:
                 folder.mkdir(parents=True, exist_ok=True)
-            probe = self.path / f".probe-{os.getpid()}"
             probe.write_bytes(b"writable")
             probe.unlink()
         except OSError as error:
+            with contextlib.suppress(OSError):
+                probe.unlink(missing_ok=True)
+            for folder in missing:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
             raise StoreError(
                 f"cannot write beside {self.store}: {error.strerror}; make room there (`df -h`, "
                 f"`quota -s`), or give --out a path in a folder that can be written"
@@ -124,14 +181,28 @@ class RunFolder:
         StoreMismatchError
             If the store was made with other settings; the message lists the differences.
         """
+        if not self.compare(deciding):
+            text = json.dumps(dict(deciding), indent=1, sort_keys=True) + "\n"
+            replace_text(self._settings, text)
+
+    def compare(self, deciding: Mapping[str, Any]) -> bool:
+        """Compare what decides the results with that of the results there are; changes nothing.
+
+        Returns whether the folder says what decides them.
+
+        Raises
+        ------
+        StoreMismatchError
+            As :meth:`agree`.
+        """
         if self._settings.exists() and (self.store.exists() or self.segment_paths()):
             refuse_difference(self.settings(), deciding, self.store)
-            return
+            return True
         if self.store.exists():
             # Without its folder: removed after the run, or merged from several stores.
             with TableReader(self.store) as reader:
                 refuse_difference(reader.settings, deciding, self.store)
-        replace_text(self._settings, json.dumps(dict(deciding), indent=1, sort_keys=True) + "\n")
+        return False
 
     def settings(self) -> dict[str, Any]:
         """What decides the results of this store.
@@ -145,6 +216,19 @@ class RunFolder:
             return settings_of(_text_of(self._settings), str(self._settings))
         except FileNotFoundError:
             raise NoStoreError(f"{self.store}: no run of this name") from None
+
+    def listed_ids(self) -> set[str] | None:
+        """Ids of the latest list of crystals; ``None`` if there is no list.
+
+        Raises
+        ------
+        StoreError
+            If it cannot be read.
+        """
+        if not self.crystals.exists():
+            return None
+        with TableReader(self.crystals) as reader:
+            return set(reader.column("id"))
 
     def void(self, failures: Mapping[str, float]) -> None:
         """Let failures count no more: by the id of the crystal, when it failed (Unix time)."""
@@ -223,7 +307,11 @@ class RunFolder:
         return [*self.segments.glob(".*.part"), *self.path.glob(".*.part")]
 
     def remove_torn_files(self) -> None:
-        """Remove temporary files of processes that were killed; to be called with the lock."""
+        """Remove temporary files of processes that were killed; to be called with the lock.
+
+        Beside the store those of imports and merges as well.
+        """
+        remove_left_over(self.store.parent)
         # Without locks, the owner of what is recent may be alive.
         old = math.inf if self._locks_work else time.time() - LEFT_BEHIND
         for part in self.torn_files():
@@ -242,6 +330,12 @@ class RunFolder:
             # Joined meanwhile by their rank, or consolidated.
             ids |= self.committed_ids(ranks)
         return ids
+
+
+def _begins_as_hdf5(path: Path) -> bool:
+    with contextlib.suppress(OSError), path.open("rb") as stream:
+        return stream.read(len(HDF5)) == HDF5
+    return False
 
 
 Stamp = tuple[int, int, int] | None

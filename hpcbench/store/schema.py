@@ -26,6 +26,9 @@ REANALYSIS_OF = "reanalysis_of"
 DIMENSIONS = {0: "molecules", 1: "chains", 2: "layers", 3: "network"}
 """What bonds make without end, by the number of directions: ``dimensionality``."""
 
+EARLIER_LIST = "earlier_list"
+"""The column of rows that only earlier lists of a run have. In stores without it all count."""
+
 AGAIN = ":"
 """Between a crystal's id and what a row is, where it is not the crystal's own."""
 FIRST, EXTRAPOLATED, DOUBLE = "first", "extrapolated", "float64"
@@ -292,6 +295,12 @@ def result_schema(
             "notes",
             "category",
             meaning="of one that is done: what did not go as asked, or its source has otherwise",
+        ),
+        Field(
+            EARLIER_LIST,
+            "bool",
+            meaning="whether earlier lists of the run have it and the latest one has not: then it "
+            "is in no count",
         ),
         Field("spacegroup", "category", meaning="international symbol, relaxed"),
         Field(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import secrets
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from hpcbench.outputs import remove_left_over, says_at_work, temporary_name
 from hpcbench.store import integrity
 from hpcbench.store.contents import Contents, find_chunks, pack, raw_chunks, texts
 from hpcbench.store.fields import (
@@ -83,7 +83,6 @@ class TableWriter:
         self._finish = finish
         self._check = check
         self._path = path
-        self._temporary = temporary_name(workplace or path.parent, path.name)
         self._schema = schema
         self._settings = settings
         self._fields = schema.by_path()
@@ -92,7 +91,7 @@ class TableWriter:
         self._ends = [0]
         self._sums: list[list[bytes]] = []
         self._stream: io.BytesIO | PatientFile
-        self._stream = io.BytesIO() if small else PatientFile(self._temporary)
+        self._temporary, self._stream = _opened(workplace or path.parent, path.name, small=small)
         # From 1.10 on, HDF5 has checksums for the file's own structure.
         self._file = h5py.File(self._stream, "w", libver=("v110", "v110"))
         self._lay_out(settings)
@@ -291,9 +290,17 @@ class TableWriter:
         _flush(self._path.parent)
 
 
-def temporary_name(folder: Path, name: str) -> Path:
-    """A file that only this process writes, on whatever host it is."""
-    return folder / f".{name}.{os.getpid()}-{secrets.token_hex(4)}.part"
+def _opened(folder: Path, name: str, *, small: bool) -> tuple[Path, io.BytesIO | PatientFile]:
+    """The temporary file, and what to write to."""
+    if small:
+        return temporary_name(folder, name), io.BytesIO()
+    remove_left_over(folder)
+    while True:
+        path = temporary_name(folder, name)
+        stream = PatientFile(path)
+        if says_at_work(stream.fileno(), path):
+            return path, stream
+        stream.close()
 
 
 def _encode(item: h5py.Group | h5py.Dataset, kind: str, version: str) -> None:

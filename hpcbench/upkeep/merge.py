@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from hpcbench.store.damage import find_damage
 from hpcbench.store.decorations import decorate
 from hpcbench.store.fields import Block, Schema, of_good_size
 from hpcbench.store.run_folder import RunFolder, refuse_difference
-from hpcbench.store.schema import DONE, FAILED
+from hpcbench.store.schema import DONE, EARLIER_LIST, FAILED
 from hpcbench.store.table_reader import TableReader, require_each_once
 from hpcbench.store.table_writer import TableWriter
 
@@ -28,17 +28,20 @@ class Merged:
         Of the new store.
     in_several : int
         Crystals that were in more than one store.
+    earlier : int
+        Those that only earlier lists of all their runs have.
     """
 
     crystals: int
     in_several: int
+    earlier: int
 
 
 def merge(stores: Sequence[Path], out: Path) -> Merged:
     """Write the crystals of several stores into a new one.
 
     A crystal that is in several is taken from the first one that could compute it, with its
-    history from there, and has the origins of all.
+    history from there, and has the origins of all. It counts if it does in one of them.
 
     Raises
     ------
@@ -48,9 +51,8 @@ def merge(stores: Sequence[Path], out: Path) -> Merged:
         If the stores were computed with different settings; the message lists them.
     """
     folder = RunFolder(out)
-    if out.exists() or folder.path.exists():
-        there = out if out.exists() else folder.path
-        raise StoreError(f"{there} exists already: give another name, or remove it")
+    out = folder.store
+    folder.require_free()
     for path in stores:
         if RunFolder(path).segment_paths():
             raise StoreError(
@@ -62,6 +64,7 @@ def merge(stores: Sequence[Path], out: Path) -> Merged:
     schema = Schema((), ())
     found: dict[str, _Place] = {}
     origins: dict[str, dict[int, str]] = {}
+    counting: set[str] = set()
     for number, path in enumerate(stores):
         with TableReader(path, every_object=True) as reader:
             if number == 0:
@@ -71,10 +74,12 @@ def merge(stores: Sequence[Path], out: Path) -> Merged:
             require_each_once(path, reader.column("id"))
             schema = schema.union(reader.schema)
             columns = (reader.column(name) for name in ("id", "status", "origins"))
-            parents = _parents(reader)
-            for parent, key, status, texts in zip(parents, *columns, strict=True):
+            parents, marks = _parents(reader), _marks(reader)
+            for parent, mark, key, status, texts in zip(parents, marks, *columns, strict=True):
                 if parent != key:
                     continue
+                if not mark:
+                    counting.add(key)
                 origins.setdefault(key, {})[number] = texts
                 if key not in found or _worth(status) > _worth(found[key].status):
                     found[key] = _Place(number, status)
@@ -84,12 +89,13 @@ def merge(stores: Sequence[Path], out: Path) -> Merged:
             schema,
             settings,
             finish=lambda file: decorate(file, settings),
-            check=_require_sound,
+            check=lambda path: _require_sound(path, folder),
         ) as writer:
-            writer.append_blocks(of_good_size(_chosen(stores, found, origins), schema))
+            writer.append_blocks(of_good_size(_chosen(stores, found, origins, counting), schema))
     except (OSError, RuntimeError) as error:
         raise StoreError(f"{out}: cannot be written: {error}") from error
-    return Merged(len(found), sum(len(texts) > 1 for texts in origins.values()))
+    several = sum(len(texts) > 1 for texts in origins.values())
+    return Merged(len(found), several, len(found.keys() - counting))
 
 
 @dataclass(frozen=True)
@@ -108,10 +114,18 @@ def _parents(reader: TableReader) -> Sequence[str]:
     return [parent or key for parent, key in zip(reader.column("parent"), ids, strict=True)]
 
 
+def _marks(reader: TableReader) -> Sequence[bool]:
+    """Whether each row is of an earlier list; an older store does not say it: all count."""
+    if f"crystals/{EARLIER_LIST}" not in reader.paths():
+        return [False] * len(reader)
+    return list(reader.column(EARLIER_LIST))
+
+
 def _chosen(
     stores: Sequence[Path],
     found: Mapping[str, _Place],
     origins: Mapping[str, Mapping[int, str]],
+    counting: Collection[str],
 ) -> Iterator[Block]:
     for number, path in enumerate(stores):
         with TableReader(path) as reader:
@@ -126,6 +140,8 @@ def _chosen(
                 block = block.take(rows)
                 for row, index in enumerate(rows):
                     block.column("origins")[row] = _all_origins(origins[of[index]], number)
+                    if f"crystals/{EARLIER_LIST}" in block.values:
+                        block.column(EARLIER_LIST)[row] = of[index] not in counting
                 yield block
 
 
@@ -148,6 +164,8 @@ def _all_origins(texts: Mapping[int, str], number: int) -> str:
     return origins_to_json(unique[key] for key in dict.fromkeys(order))
 
 
-def _require_sound(path: Path) -> None:
+def _require_sound(path: Path, folder: RunFolder) -> None:
     for damage in find_damage([path]).values():
         raise StoreError(f"{path} does not read back: {damage}")
+    # Another one may have been made meanwhile.
+    folder.require_free()

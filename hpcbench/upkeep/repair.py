@@ -19,6 +19,7 @@ import h5py
 from hpcbench.children import command, environment
 from hpcbench.criteria import PLACES, criteria_of
 from hpcbench.errors import DamageError, HpcbenchError, NoStoreError, StoreError
+from hpcbench.outputs import says_at_work, temporary_name
 from hpcbench.store.consolidate import alone
 from hpcbench.store.contents import can_be_put_together, read_contents
 from hpcbench.store.damage import SUFFIX, find_damage, find_damage_apart, set_aside
@@ -39,7 +40,7 @@ from hpcbench.store.inspection import READING, inspect
 from hpcbench.store.run_folder import RunFolder, stamp
 from hpcbench.store.schema import DONE, result_schema
 from hpcbench.store.table_reader import NOT_AS_WRITTEN, Damage, TableReader
-from hpcbench.store.table_writer import TableWriter, temporary_name
+from hpcbench.store.table_writer import TableWriter
 from hpcbench.upkeep.again import columns_again
 
 ESSENTIAL = frozenset(
@@ -113,6 +114,8 @@ def repair(store: Path, patience: float = 120.0) -> Repair:
         damage), or if the new one cannot be written.
     """
     folder = RunFolder(store)
+    # What a link leads to is repaired, and the link stays.
+    store = folder.store
     if not store.exists() and not folder.segment_paths():
         raise NoStoreError(f"{store}: no such store")
     if (
@@ -181,7 +184,10 @@ def _put_together(store: Path) -> Iterator[Path]:
     try:
         with TableWriter(path, contents.schema, contents.settings) as writer:
             writer.put_together(store, contents)
-        yield path
+        with path.open("rb") as stream:
+            if not says_at_work(stream.fileno(), path):
+                raise StoreError(f"{path} was removed meanwhile: give the same command again")
+            yield path
     except OSError as error:
         raise StoreError(f"{store}: cannot be repaired: {error}") from error
     finally:
@@ -196,7 +202,9 @@ def _twice(store: Path) -> list[str]:
 def _free_name(store: Path) -> Path:
     names = itertools.chain([SUFFIX], (f"{SUFFIX}-{number}" for number in itertools.count(2)))
     return next(
-        path for path in (store.with_name(store.name + name) for name in names) if not path.exists()
+        path
+        for path in (store.with_name(store.name + name) for name in names)
+        if not os.path.lexists(path)
     )
 
 

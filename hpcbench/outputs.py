@@ -1,0 +1,331 @@
+"""Where results are written, and what is never replaced.
+
+One rule for every command. Links are followed: what a link leads to is written, and the link
+stays. A file is replaced only if hpcbench has written it, which its first or last bytes say, or
+with ``--force``. A folder is written into if it is new, empty, or one of an earlier export. No
+store is ever replaced by anything else.
+
+Files are written under a temporary name, under a lock that says that their writer is at work. The
+lock goes with the process: what is left without one is removed by the next command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import secrets
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hpcbench.errors import StoreError, UsageError
+
+SETTINGS_FILE = "hpcbench.json"
+"""Lies in a folder that an export has written: the settings of its store. With these an import
+gives the same verdicts, but for those that rational q have decided, which are undetermined there.
+It also says that the files beside it may be replaced."""
+
+CIF_MARK = "# written by hpcbench\n"
+"""The first line of a CIF."""
+ATTRIBUTES = {"writer": "hpcbench"}
+"""Of a table, which pandas writes into Parquet's metadata."""
+PICTURE = {
+    "png": {"Software": "hpcbench"},
+    "svg": {"Creator": "hpcbench", "Date": None},
+    "pdf": {"Creator": "hpcbench"},
+}
+"""Metadata of pictures for matplotlib, by format."""
+
+HDF5 = b"\x89HDF\r\n\x1a\n"
+# How files that hpcbench has written begin, and what the end of others holds.
+_BEGINNINGS = tuple(
+    re.compile(text, re.DOTALL)
+    for text in (
+        # The page.
+        rb'<meta name="generator" content="hpcbench">',
+        # The benchmark as JSON.
+        rb'\A\{\s*"format": "hpcbench-benchmark"',
+        # The table as CSV and JSON, the table of a comparison.
+        rb"\Aid,name,origins,formula,natoms,status,reason,",
+        rb'\A\[\s*\{\s*"id":"[^"\n]*",\s*"name":"[^\n]*",\s*"origins":"',
+        rb"\Aid,name,formula,status_a,",
+        # Relaxed crystals and displaced supercells as extended XYZ; CIF.
+        rb"\A\d+\n[^\n]*\bverdict=[^\n]*\bspacegroup_number=",
+        rb"\A\d+\n[^\n]*\bid=[^\n]*\bdisplaced_atom=",
+        rb"\A" + re.escape(CIF_MARK.encode()),
+        # Pictures.
+        rb"\A\x89PNG\r\n\x1a\n.{0,200}tEXtSoftware\0hpcbench",
+        rb"\A<\?xml.*<dc:title>hpcbench</dc:title>",
+    )
+)
+_ENDS = (b'{"writer": "hpcbench"}', b"/Creator (hpcbench)")
+_HEAD, _TAIL = 4096, 65536
+
+_PART = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.part")
+_WITHIN = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.within\.part")
+# Bytes of a name that a temporary one keeps: file systems take 255.
+_KEPT = 200
+# Seconds after which a file without a lock is nobody's, on file systems that have no locks.
+_NOBODYS = 86400.0
+
+
+def target_of(path: str | os.PathLike[str]) -> Path:
+    """The file or folder that a path stands for: links are followed, also to what is not there.
+
+    Raises
+    ------
+    UsageError
+        If the path names nothing, or links lead in a circle.
+    """
+    given = Path(path)
+    if not given.name or "\0" in given.name:
+        raise UsageError(f"{os.fspath(path)!r} is no name of a file")
+    try:
+        if not given.is_symlink():
+            return given
+        target = Path(os.path.realpath(given))
+        if target.is_symlink():
+            raise UsageError(f"{given} is a link that leads in a circle")
+    except OSError as error:
+        raise UsageError(f"{given}: {error.strerror}") from error
+    return target
+
+
+def appended(store: Path, ending: str) -> Path:
+    """The default name of what is written of a store: its whole name with an ending behind it."""
+    return store.with_name(store.name + ending)
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """The text of a :data:`SETTINGS_FILE`."""
+    return json.dumps(dict(settings), indent=1, sort_keys=True) + "\n"
+
+
+def is_ours(path: Path) -> bool:
+    """Whether hpcbench has written a file, other than a store, or nothing is in it.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(_HEAD)
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - _TAIL))
+        tail = stream.read()
+    return (
+        not head
+        or any(beginning.search(head) for beginning in _BEGINNINGS)
+        or any(end in tail for end in _ENDS)
+    )
+
+
+def file_to_write(path: str | os.PathLike[str], *, force: bool = False) -> Path:
+    """The file that is written for a path: links are followed.
+
+    Parameters
+    ----------
+    path : path
+        As given.
+    force : bool
+        Whether a file may be replaced that hpcbench did not write.
+
+    Raises
+    ------
+    UsageError
+        If there is something that must not be replaced.
+    """
+    target = target_of(path)
+    if os.path.isdir(f"{target}.run/segments"):
+        raise UsageError(f"{target} is the name of a store: give another name for what is written")
+    try:
+        mode = target.stat().st_mode
+    except OSError:
+        # There is none; or whoever writes there says what is wrong.
+        return target
+    if not stat.S_ISREG(mode):
+        raise UsageError(f"{target} is {_kind(mode)}: give the name of a file")
+    try:
+        with target.open("rb") as stream:
+            is_hdf5 = stream.read(len(HDF5)) == HDF5
+        may_be_replaced = force or is_ours(target)
+    except OSError as error:
+        raise UsageError(
+            f"{target} exists and cannot be read ({error.strerror}): give another name"
+        ) from error
+    if is_hdf5:
+        raise UsageError(f"{target} is an HDF5 file: give another name for what is written")
+    if not may_be_replaced:
+        raise UsageError(
+            f"{target} exists, and hpcbench did not write it: give another name, or --force to "
+            f"replace it"
+        )
+    return target
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    return "a pipe" if stat.S_ISFIFO(mode) else "no ordinary file"
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
+    """A temporary file, which takes the place of ``path`` if all goes well, else goes.
+
+    Raises
+    ------
+    UsageError
+        As :func:`file_to_write`.
+    StoreError
+        If it cannot be written; nothing is left behind then.
+    """
+    target = file_to_write(path, force=force)
+    remove_left_over(target.parent)
+    try:
+        with _temporary_file(target) as temporary:
+            yield temporary
+            # It may have come meanwhile.
+            file_to_write(target, force=force)
+            os.replace(temporary, target)
+    except OSError as error:
+        # h5py and others tell their errors without the word of the system.
+        raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def folder_to_write(
+    path: str | os.PathLike[str], settings: str, *, force: bool = False
+) -> Iterator[Path]:
+    """A folder to write files into, with :func:`written_whole`; made if it is not there.
+
+    Parameters
+    ----------
+    path : path
+        As given.
+    settings : str
+        The text of its :data:`SETTINGS_FILE`.
+    force : bool
+        Whether files may be written into a folder of somebody else, and replaced there.
+
+    Raises
+    ------
+    UsageError
+        If it is no folder, or has files that are not of an earlier export.
+    StoreError
+        If it cannot be made, or another process is writing there.
+    """
+    target = target_of(path)
+    if target.exists() and not target.is_dir():
+        raise UsageError(f"{target} is a file: give the name of a folder")
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        is_mine = (target / SETTINGS_FILE).is_file() or not any(target.iterdir())
+        if not (force or is_mine):
+            raise UsageError(
+                f"{target} has files in it, and is no folder of an earlier export: give a new "
+                f"folder, or --force to write there"
+            )
+        folder = os.open(target, os.O_RDONLY)
+    except OSError as error:
+        raise StoreError(f"{target}: cannot be written: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(f"another process is writing into {target}: wait for it") from None
+        except OSError:
+            pass  # a file system without locks
+        else:
+            for place, _, names in os.walk(target):
+                for name in filter(_WITHIN.fullmatch, names):
+                    Path(place, name).unlink(missing_ok=True)
+        with written_whole(target / SETTINGS_FILE) as temporary:
+            temporary.write_text(settings)
+        yield target
+    finally:
+        os.close(folder)
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path``, which takes its name if all goes well, else goes.
+
+    For files within :func:`folder_to_write`.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
+    # Of the holder of the folder: others know it by its name, not by a lock.
+    temporary = temporary_name(path.parent, path.name).with_suffix(".within.part")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def temporary_name(folder: Path, name: str) -> Path:
+    """A file that only this process writes, on whatever host it is."""
+    kept = os.fsdecode(os.fsencode(name)[:_KEPT])
+    return folder / f".{kept}.{os.getpid()}-{secrets.token_hex(4)}.part"
+
+
+@contextlib.contextmanager
+def _temporary_file(path: Path) -> Iterator[Path]:
+    """A temporary file for ``path``, at work; it goes unless it is renamed."""
+    while True:
+        temporary = temporary_name(path.parent, path.name)
+        with temporary.open("xb") as stream:
+            if not says_at_work(stream.fileno(), temporary):
+                continue
+            try:
+                yield temporary
+            finally:
+                with contextlib.suppress(OSError):
+                    temporary.unlink()
+        return
+
+
+def says_at_work(file: int, path: Path) -> bool:
+    """Lock a temporary file for as long as it is open; false if it has been removed before that.
+
+    The lock is shared: HDF5 locks files that it reads.
+    """
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(file, fcntl.LOCK_SH)
+    return path.exists()
+
+
+def remove_left_over(folder: Path) -> None:
+    """Remove temporary files of processes that were killed, not those of processes at work."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if _PART.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                with contextlib.suppress(OSError):
+                    _remove_if_nobodys(Path(entry))
+
+
+def _remove_if_nobodys(path: Path) -> None:
+    file = os.open(path, os.O_RDWR)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        except OSError:
+            if os.fstat(file).st_mtime > time.time() - _NOBODYS:
+                return
+        # Before the lock is given up: whoever makes such a file looks whether it is still there.
+        path.unlink()
+    finally:
+        os.close(file)
