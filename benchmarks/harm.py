@@ -43,16 +43,26 @@ HERE = Path(__file__).parent
 if str(HERE) not in sys.path:
     sys.path.insert(0, str(HERE))
 
+from harm_accidents import ACCIDENTS, ENVIRONMENT
 from harm_archives import ARCHIVES
+from harm_case import CaseKind
 from harm_cif import CIF
 from harm_folders import FOLDERS
 from harm_judge import FileKind, Tally, groups_of, judge, write_good
+from harm_outputs import OUTPUTS
 from harm_place import MEMORY, ROOT, Limits, Place
+from harm_potentials import LYING, POTENTIALS
+from harm_stores import STORES
 from harm_tables import TABLES
 from harm_texts import BYTES, POSCAR, XYZ
+from harm_usage import USAGE
 
-FILES: list[FileKind] = [*CIF, *POSCAR, *XYZ, *BYTES, *TABLES, *ARCHIVES, *FOLDERS]
-CASES: list[Any] = []
+FILES: list[FileKind] = [
+    *CIF, *POSCAR, *XYZ, *BYTES, *TABLES, *ARCHIVES, *FOLDERS, *LYING,
+]  # fmt: skip
+CASES: list[CaseKind] = [
+    *STORES, *OUTPUTS, *USAGE, *ACCIDENTS, *ENVIRONMENT, *POTENTIALS,
+]  # fmt: skip
 GROUP = 20  # kinds of bad files in one run
 
 

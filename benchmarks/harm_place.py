@@ -105,7 +105,7 @@ class Place:
 
     folder: Path
     limits: Limits
-    python_path: str = str(ROOT)
+    python_path: str = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
     peak: int = 0
     watched: dict[str, str] = field(default_factory=dict)
 
