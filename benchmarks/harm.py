@@ -31,6 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -118,11 +119,15 @@ def is_chosen(area: str, name: str, names: Sequence[str]) -> bool:
 
 def say(text: str) -> None:
     """Print a line at once."""
-    print(text[:240], flush=True)
+    print(text[:2000], flush=True)
 
 
 def _reported(job: Callable[[], list[Tally]]) -> list[Tally]:
-    tallies = job()
+    try:
+        tallies = job()
+    except Exception:
+        say(traceback.format_exc()[-2000:])
+        tallies = [Tally("broken", "this benchmark", faults=["broken: " + traceback.format_exc()])]
     for tally in tallies:
         for fault in tally.faults:
             say(f"{tally.name}: {fault}")

@@ -58,6 +58,8 @@ class Bad:
         Hill formulas that its rows may have.
     must : tuple of str
         Hill formulas that must be computed from it.
+    read : tuple of str
+        Hill formulas that must be read from it, and may be computed.
     reason : bool
         Something must be said about it.
     words : tuple of str
@@ -70,6 +72,7 @@ class Bad:
     content: bytes | str | Callable[[Path], None]
     may: tuple[str, ...] = ()
     must: tuple[str, ...] = ()
+    read: tuple[str, ...] = ()
     reason: bool = True
     words: tuple[str, ...] = ()
     unstable: bool = False
@@ -168,7 +171,8 @@ def judge(
         tally.faults += faults
         for place_of, bad in enumerate(kind.bad):
             token = f"case{number}-{place_of}-"
-            _tell(tally, bad, token, rows, ended)
+            if rows or not faults:
+                _tell(tally, bad, token, rows, ended)
             tally.faults += [
                 f"changed: {path}" for path in changed if token in path or "case" not in path
             ]
@@ -185,14 +189,15 @@ def _tell(tally: Tally, bad: Bad, token: str, rows: list[Row], ended: Ended) -> 
     mine = [row for row in rows if token in json.dumps(row["origins"])]
     label = f"{tally.name}, {bad.name!r}"
     before = len(tally.faults)
-    allowed = {*bad.may, *bad.must, ""}
+    allowed = {*bad.may, *bad.must, *bad.read, ""}
     for row in mine:
         if row["formula"] not in allowed:
             tally.faults.append(f"read wrongly: {label} as {row['formula']}, {row['status']}")
         if bad.unstable and row["verdict"] == "stable":
             tally.faults.append(f"read wrongly: {label} is said to be stable")
     done = {row["formula"] for row in mine if row["status"] == "done"}
-    if lost := sorted(set(bad.must) - done):
+    read = {row["formula"] for row in mine}
+    if lost := sorted(set(bad.must) - done | set(bad.read) - read):
         reasons = "; ".join(str(row["reason"]) for row in mine) or "no row"
         tally.faults.append(f"lost: {label}: {', '.join(lost)} not computed ({reasons[:160]})")
     told = any(map(is_said, mine)) or any(w in ended.text for w in (token, *bad.words))

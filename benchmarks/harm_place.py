@@ -12,6 +12,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ LARGEST_FILE = 2**30
 """Bytes that a process may write into one file."""
 # What is said where the supercell is small, as it is in all runs here.
 _USUAL_NOTE = re.compile(r"supercell only [\d.]+ A high")
+FORK = threading.Lock()
+"""Held while a process is started and while h5py is in use, which does not bear a fork."""
 _ESCAPE = re.compile(r"\x1b(?!\[[\d;?]*[a-zA-Z])|[\x00-\x08\x0e-\x1a\x7f]")
 
 Row = dict[str, Any]
@@ -174,11 +177,12 @@ class Place:
         logs = [self.folder / f"log.{end}" for end in ("out", "err")]
         began = time.monotonic()
         with logs[0].open("wb") as out, logs[1].open("wb") as err:
-            process = subprocess.Popen(
-                [*within, *as_other_users(), *words], stdin=subprocess.DEVNULL, stdout=out,
-                stderr=err, cwd=cwd or self.work, env=self.environment(env),
-                start_new_session=True, preexec_fn=confine,
-            )  # fmt: skip
+            with FORK:
+                process = subprocess.Popen(
+                    [*within, *as_other_users(), *words], stdin=subprocess.DEVNULL, stdout=out,
+                    stderr=err, cwd=cwd or self.work, env=self.environment(env),
+                    start_new_session=True, preexec_fn=confine,
+                )  # fmt: skip
             if beside:
                 beside(process.pid)
             code, peak, is_late = _wait(process, began + patience)

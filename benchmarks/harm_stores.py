@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from harm_case import Case, CaseKind
 from harm_judge import write_good
-from harm_place import Limits, Place, snapshot
+from harm_place import FORK, Limits, Place, snapshot
 
 if TYPE_CHECKING:
     import h5py
@@ -86,6 +86,14 @@ def _values(path: str, *values: Any) -> Change:
         for row, value in zip(range(len(data)), values, strict=False):
             data[row] = value
         file[path][:] = data
+
+    return change
+
+
+def _both(*changes: Change) -> Change:
+    def change(file: h5py.File, outside: Path) -> None:
+        for one in changes:
+            one(file, outside)
 
     return change
 
@@ -168,7 +176,11 @@ CHANGES: dict[str, list[Change]] = {
     "ids that lead outside": [
         _values("crystals/id", "../../../outside/MARKER", "../../outside/MARKER"),
         _values("crystals/id", "/nonexistent-harm/MARKER", "a/b"),
-        _values("crystals/id", "..", "."),
+        _both(
+            _values("crystals/name", "", "", ""),
+            _values("crystals/id", "../../outside/MARKER", "../outside/MARKER", ".."),
+        ),
+        _both(_values("crystals/name", "..", "."), _values("crystals/id", "..", ".")),
     ],
     "ids that are odd": [
         _values("crystals/id", "", "x" * 70_000),
@@ -239,7 +251,7 @@ def _flipped(step: int) -> Callable[[bytearray], bytearray]:
 # Files that are no store, or damaged ones.
 DAMAGES: dict[str, list[Callable[[Path], None]]] = {
     "cut off": [
-        _bytes(lambda d: d[:-100]), _bytes(lambda d: d[: len(d) // 2]), _bytes(lambda d: d[:3]),
+        _bytes(lambda d: d[:-20_000]), _bytes(lambda d: d[: len(d) // 2]), _bytes(lambda d: d[:3]),
     ],
     "empty": [_bytes(lambda d: b"")],
     "other bytes": [
@@ -321,7 +333,7 @@ def _secrets(outside: Path) -> None:
     if (outside / "secret").exists():
         return
     (outside / "secret").write_text(SECRET * 100)
-    with h5py.File(outside / "secret.hdf5", "w") as file:
+    with FORK, h5py.File(outside / "secret.hdf5", "w") as file:
         file["x"] = [SECRET.encode()] * 3
     os.mkfifo(outside / "pipe")
 
@@ -331,7 +343,7 @@ def _changed(change: Change) -> Callable[[Path, Path], None]:
         import h5py
 
         _secrets(outside)
-        with _LOCK, h5py.File(store, "r+") as file:
+        with FORK, h5py.File(store, "r+") as file:
             change(file, outside)
 
     return make
