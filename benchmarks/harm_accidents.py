@@ -92,14 +92,15 @@ def _signal(number: signal.Signals, codes: tuple[int, ...]) -> Callable[[Case], 
             lambda pid: _later(pid, rng.uniform(0.1, 1.0), lambda: os.kill(pid, number)),
             _in_the_midst(case, rng.uniform(0.1, 1.5), lambda pid: os.kill(pid, number)),
         ):
-            ended = case.place.run(*COMMAND, beside=beside)
+            ended = case.check(case.place.run(*COMMAND, beside=beside), range(-64, 256))
             early = not (case.place.work / "s.h5.run").exists()
             dead = (-number, 128 + number) if early or number == signal.SIGKILL else ()
+            case.tally.tried += 1
             if ended.code not in (*codes, *dead):
                 case.fault("exit code", f"{number.name} ends a run with {ended.code}")
-            _again(case, crystals, ended)
-            for path in (case.place.work / "s.h5", case.place.work / "s.h5.run"):
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            else:
+                case.tally.right += 1
+        _again(case, crystals, ended)
 
     return do
 

@@ -57,8 +57,8 @@ def _without(name: str) -> Lie:
     return lambda calculator, atoms: calculator.results.pop(name) and None
 
 
-# Of one crystal each: it gets a reason (True), or is computed as if nothing were (False).
-LIES: dict[str, tuple[Lie, bool]] = {
+# Of one crystal each: it gets a reason (True), is computed as if nothing were (False), or either.
+LIES: dict[str, tuple[Lie, bool | None]] = {
     "forces are NaN": (_set("forces", lambda f: f * np.nan), True),
     "energy is NaN": (_set("energy", lambda e: np.nan), True),
     "stress is infinite": (_set("stress", lambda s: s * np.inf), True),
@@ -70,7 +70,7 @@ LIES: dict[str, tuple[Lie, bool]] = {
     "forces are complex": (_set("forces", lambda f: f + 1j), True),
     "forces are None": (_set("forces", lambda f: None), True),
     "forces are huge": (_set("forces", lambda f: f * 1e300 + 1e300), True),
-    "forces are random": (_random, True),
+    "forces are random": (_random, None),
     "stress has five numbers": (_set("stress", lambda s: s[:5]), True),
     "energy is an array": (_set("energy", lambda e: np.array([e, e])), True),
     "forces are missing": (_without("forces"), True),

@@ -23,14 +23,15 @@ def _alloy(pair: tuple[str, str]) -> str:
 
 
 def _formula(pair: tuple[str, str]) -> str:
-    return "".join(sorted(pair))
+    # Hill's order has carbon first.
+    return "".join(sorted(pair, key=lambda element: (element != "C", element)))
 
 
 LYING: list[FileKind] = kinds(
     {
         f"potential: {name}": [
-            Bad("a.vasp", _alloy(pair), may=(_formula(pair),), reason=LIES[name][1],
-                must=() if LIES[name][1] else (_formula(pair),))
+            Bad("a.vasp", _alloy(pair), may=(_formula(pair),), reason=LIES[name][1] is True,
+                must=(_formula(pair),) if LIES[name][1] is False else ())
         ]
         for name, pair in NAMES.items()
     },

@@ -215,8 +215,8 @@ DATABASES: list[FileKind] = kinds(
             Bad("view.db", lambda path: _database(
                 path, "CREATE VIEW systems AS WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL "
                 "SELECT x + 1 FROM c) SELECT x AS id FROM c;")),
-            Bad("numbers.db", _changed_database(
-                "ALTER TABLE numbers RENAME TO n; CREATE VIEW numbers AS WITH RECURSIVE c(x) AS "
+            Bad("species.db", _changed_database(
+                "ALTER TABLE species RENAME TO n; CREATE VIEW species AS WITH RECURSIVE c(x) AS "
                 "(SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x AS id FROM c;"),
                 may=("Al", "Ni"), reason=False),
         ],
