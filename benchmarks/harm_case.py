@@ -87,6 +87,7 @@ class CaseKind:
             place = Place(folder, limits)
             write_good(place.work / "good")
             self.do(Case(place, tally))
+            tally.faults = list(dict.fromkeys(tally.faults))
         return tally
 
 

@@ -138,7 +138,6 @@ DEEDS: dict[str, Callable[[], object]] = {
     "Child": _child,
     "Interrupt": lambda: _interrupt(),
     "Environment": os.environ.clear,
-    "Mask": lambda: os.umask(0o777),
 }
 
 

@@ -52,6 +52,8 @@ def _deed(name: str) -> Callable[[Case], None]:
             ended = case.place.run("good", "--out", "s.h5", model=f"harm_lies:{name}")
             codes = (0, 1, 3, 75, -11, -6, -9, 139, 134, 137)
             case.check(ended, codes)
+            if name == "Hog":  # the memory is the potential's own
+                case.tally.faults = [f for f in case.tally.faults if not f.startswith("memory")]
             if ended.code in (0, 1) or ended.is_late:
                 break
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,9 +132,9 @@ WRONG: dict[str, list[Wrong]] = {
                       "json:loads", ":", "ase.calculators.emt:", "good/Cu.vasp")
     ],
     "questions that are none": [
-        Wrong(("show", "Nothing", "--store", "good")),
-        Wrong(("export", "good/Cu.vasp")),
-        Wrong(("status", "good/Cu.vasp")),
+        Wrong(("show", "Nothing", "--store", "good"), codes=(2, 3)),
+        Wrong(("export", "good/Cu.vasp"), codes=(2, 3)),
+        Wrong(("status", "good/Cu.vasp"), codes=(2, 3)),
     ],
 }  # fmt: skip
 # What the machine lacks is 3: a device, a package.
@@ -154,7 +155,7 @@ def _kind(name: str, commands: list[Wrong]) -> CaseKind:
             for left in case.place.work.iterdir():
                 if left != path and left.name != "good":
                     case.fault("left behind", f"{left.name} of {wrong.words}")
-                    left.rename(case.place.folder / f"left-{case.tally.tried}")
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
             if wrong.name:
                 path.rename(case.place.folder / f"was-{case.tally.tried}")
 
