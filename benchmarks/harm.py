@@ -16,7 +16,7 @@ stopped         the run or the same command again did not come to its end
 exit code       not 0 or 1, nor a refusal with 2 or 3, nor 75 where going on helps
 traceback, time, memory, left behind (processes or files)
 
-A process may hold 512 MiB more than a run of good crystals, and take ten times its wall time (60 s
+A process may hold 512 MiB more than a run of good crystals, and take five times its wall time (60 s
 at least). Exit code 1 if there was a fault.
 """
 

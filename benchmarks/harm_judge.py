@@ -155,7 +155,9 @@ def judge(
             tokens[token] = bad
     place.watch(place.work)
     arguments = ["good", "bad", "--out", "../out.h5"]
-    ended = place.run(*arguments, model=group[0].model)
+    # Many of the bad ones are crystals that have to be computed.
+    patience = limits.seconds * (1 + len(tokens) / 20)
+    ended = place.run(*arguments, model=group[0].model, seconds=patience)
     faults = faults_of(ended, (0, 1), limits)
     rows = place.rows("../out.h5")
     faults += _good_faults(rows)

@@ -86,7 +86,7 @@ class Limits:
 
     def of_good(self, ended: Ended) -> None:
         """Take the limits from a run of good crystals only."""
-        self.seconds = max(60.0, 10 * ended.seconds)
+        self.seconds = max(60.0, 5 * ended.seconds)
         self.peak = ended.peak + MEMORY
 
 
