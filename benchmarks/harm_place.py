@@ -35,7 +35,7 @@ LARGEST_FILE = 2**30
 _USUAL_NOTE = re.compile(r"supercell only [\d.]+ A high")
 FORK = threading.Lock()
 """Held while a process is started and while h5py is in use, which does not bear a fork."""
-_ESCAPE = re.compile(r"\x1b(?!\[[\d;?]*[a-zA-Z])|[\x00-\x08\x0e-\x1a\x7f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 Row = dict[str, Any]
 
@@ -317,7 +317,7 @@ def faults_of(ended: Ended, codes: Iterable[int], limits: Limits) -> list[str]:
         found.append(f"memory: {ended.command} took {took:,.0f} MB more than good crystals")
     if ended.left:
         found.append(f"left behind: {ended.command} left {ended.left[0]}")
-    if control := _ESCAPE.search(ended.text):
+    if control := _CONTROL.search(ended.text):
         found.append(f"let in: {ended.command} printed the control character {control[0]!r}")
     return found
 
