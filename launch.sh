@@ -80,13 +80,14 @@ run() {
 tests() {
     local step failed=
     unset PYTHONSAFEPATH # pytest looks for the tests there
-    choose_python "hpcbench pytest" dev mpich report tables chgnet sevennet
+    choose_python "hpcbench pytest xdist" dev mpich report tables chgnet sevennet
     cd "$ROOT"
     if [ $# -gt 0 ]; then
         plainly -m pytest "$@"
         return
     fi
-    for step in "ruff check ." "ruff format --check ." mypy pytest; do
+    # The tests of a file stay together, as they share what is slow to make.
+    for step in "ruff check ." "ruff format --check ." mypy "pytest -n 2 --dist loadfile"; do
         # shellcheck disable=SC2086  # several words
         plainly -m $step || failed="$failed $step;"
     done
