@@ -32,14 +32,15 @@ def stand_between(environment: Mapping[str, str] | None = None) -> None:
     the process ended. So it is shown one that ends with an exit code.
 
     A process that no launcher has started: one that a library ends by a segmentation fault, or a
-    potential by ``os._exit(0)``, must not look like a run that has come to its end.
+    potential by ``os._exit(0)``, must not look like a run that has come to its end. Linux alone
+    tells a child that its parent has been killed.
 
     To be called before threads are started and before MPI is loaded.
     """
     variables = os.environ if environment is None else environment
     if HYDRA in variables:
         _stand_before_hydra()
-    elif find_launcher(variables) is None:
+    elif sys.platform == "linux" and find_launcher(variables) is None:
         _watch_over()
 
 
@@ -86,8 +87,7 @@ def _watch_over() -> None:
 
 def _end_with(parent: int) -> None:
     """Let this process be killed when its parent is."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(HpcbenchError.exit_code)
 
