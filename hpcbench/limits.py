@@ -25,7 +25,7 @@ _DEFAULTS: Mapping[str, Mapping[str, int]] = {
     # Read frame by frame. members: atoms of a frame.
     "xyz": {"bytes": 2**36, "line": 2**20, "members": 10**5},
     # members: values.
-    "json": {"bytes": 2**28, "nesting": 100, "members": 2**24},
+    "json": {"bytes": 2**28, "nesting": 100, "members": 2**25},
     # bytes: of one that has to be copied, as SQLite reads no streams; line: bytes of a row.
     "database": {"bytes": 2**30, "line": 2**24, "members": 10**7},
     # members: nodes of the sections that are read, an alias counted each time.

@@ -322,3 +322,16 @@ def test_a_folder_of_other_things_says_what_is_in_it(tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text("{}")
     with pytest.raises(SourceError, match=r"1 JSON files without structures \(metrics.json\)"):
         find_sources([tmp_path])
+
+
+def test_members_of_a_tar_that_are_larger_than_its_headers_are_read(tmp_path: Path) -> None:
+    """Kept in memory between looking and reading, up to 16 MiB."""
+    write(tmp_path / "Cu.extxyz", bulk("Cu"))
+    text = (tmp_path / "Cu.extxyz").read_text() * 60_000
+    assert 2**22 < len(text) < 2**24
+    (tmp_path / "Cu.extxyz").write_text(text)
+    with tarfile.open(tmp_path / "many.tar", "w") as archive:
+        archive.add(tmp_path / "Cu.extxyz", "Cu.extxyz")
+    (file,) = find_sources([str(tmp_path / "many.tar")]).files
+    first = next(iter(read_file(file)))
+    assert isinstance(first, Crystal)

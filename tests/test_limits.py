@@ -165,7 +165,7 @@ BOMBS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     ),
     "deep.json": (lambda p: p.write_text("[" * MIB + "]" * MIB), ["too large"]),
     "values.json.gz": (
-        lambda p: zipped(p, b"{}," * MIB, 9),
+        lambda p: zipped(p, b"{}," * MIB, 18),
         ["too large"],
     ),
     "huge.csv": (

@@ -273,6 +273,7 @@ def test_a_setting_that_nothing_tells_is_noted(tmp_path: Path) -> None:
         (named("P n m a") + named("-F 4vw 2vw 3", "_symmetry_space_group_name_Hall"), "symmetry"),
         (named("P 63/m m c"), "symmetry: the operators of P 63/m m c do not leave the cell"),
         (named("R -3 m :H"), "symmetry: the operators of R -3 m :H do not leave the cell"),
+        (named("P 1") + "_symmetry_Int_Tables_number 227\n", "symmetry"),
         (named("Q -1"), "symmetry: the space group 'Q -1' is not known"),
         (named("Q -1") + "_symmetry_Int_Tables_number 2\n", "symmetry: the space group 'Q -1'"),
     ],
@@ -386,3 +387,18 @@ def test_text_fields_hide_no_block(tmp_path: Path) -> None:
     noted = block.replace("data_x\n", "data_y\n_note\n;\ndata_z\n_cell_length_a 1\n;\n")
     (tmp_path / "a.cif").write_text(block + noted + block.replace("data_x", "data_w"))
     assert [record.name for record in read(tmp_path / "a.cif")] == ["x", "y", "w"]
+
+
+@pytest.mark.parametrize("number", ["99999999999", "4294967297", "0", "-1", "119"])
+def test_atomic_numbers_that_are_none(tmp_path: Path, number: str) -> None:
+    path = tmp_path / "odd.extxyz"
+    path.write_text(
+        f'1\nLattice="4 0 0 0 4 0 0 0 4" Properties=Z:I:1:pos:R:3\n{number} 0 0 0\n'
+        '1\nLattice="4 0 0 0 4 0 0 0 4" Properties=Z:I:1:pos:R:3\n29 0 0 0\n'
+    )
+    (file,) = find_files([str(path)])
+    first, second = read_file(file)
+    assert isinstance(first, Unreadable)
+    assert first.reason.startswith("unknown element: ")
+    assert isinstance(second, Crystal)
+    assert second.formula == "Cu"

@@ -67,5 +67,5 @@ def symmetry_line(row: Mapping[str, Any], phonon: Phonopy) -> PhononBandStructur
         lattice.reciprocal_lattice,
         has_nac=phonon.nac_params is not None,
         labels_dict=labels,
-        structure=Structure(lattice, primitive.symbols, primitive.scaled_positions),
+        structure=Structure(lattice, primitive.numbers.tolist(), primitive.scaled_positions),
     )

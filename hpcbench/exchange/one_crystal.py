@@ -235,7 +235,12 @@ def _row_without_phonons(job: Job, origin: Origin) -> dict[str, Any]:
         if isinstance(record, Unreadable):
             return _unreadable_row(record)
         crystal = Crystal.from_arrays(
-            job.name, (origin,), record.cell, record.positions, record.numbers
+            job.name,
+            (origin,),
+            record.cell,
+            record.positions,
+            record.numbers,
+            masses=record.masses,
         )
         why = job.reason or "there is only the relaxed crystal"
         return _failed_row(crystal, job, origin, CrystalError(NOTHING, why))

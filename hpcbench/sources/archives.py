@@ -163,7 +163,8 @@ def _opener(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Callable[[], I
         nonlocal content
         if content is None and member.size <= _KEPT:
             with _open(archive, member) as stream:
-                content = stream.read()
+                # In pieces: one that is larger than any header would be taken for a bad one.
+                content = b"".join(iter(lambda: stream.read(_LONGEST_HEADER // 2), b""))
         return _open(archive, member) if content is None else io.BytesIO(content)
 
     return opened

@@ -88,6 +88,8 @@ def _blocks(text: str) -> list[str]:
             is_text = not is_text
         elif not is_text:
             edges.append(mark.span())
+    if not edges:
+        return []
     ends = [start for start, _ in edges[1:]] + [len(text)]
     return [text[start:end] for (_, start), end in zip(edges, ends, strict=True)]
 
@@ -189,7 +191,7 @@ def _read_block(tags: dict[str, Any], name: str, mended: str) -> Entry:
     texts = [mended]
     if listed is not None and len(listed[0]) > 1:
         contents = expand(sites.fractional, cell, listed)
-    elif group is None or group.number == 1:
+    elif group is None or (group.number == 1 and (listed is not None or not group.contradiction)):
         contents = as_listed
     else:
         contents, note = _by_group(group, as_listed, cell, asked, is_listed=listed is not None)

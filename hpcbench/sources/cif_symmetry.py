@@ -39,7 +39,7 @@ _TOLERANCES = (0.01, 0.1, 0.001)
 """In A, within which the group that is named is looked for: coordinates are rounded."""
 _MOST_OPERATORS = 400
 """Of a file: 192 in the tables, and more in cells that are centred otherwise."""
-_SAME_TRANSLATION = 0.01
+_SAME_TRANSLATION = 0.02
 """In fractions of the cell: some programs write decimals."""
 _MOST_ATOMS = 200
 """Of a crystal whose group is looked for: spglib takes seconds for more."""

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import IO
 
 from hpcbench.limits import DEFAULT, Limits
+from hpcbench.outputs import CIF_MARK
 from hpcbench.sources import formats
 from hpcbench.sources.streams import Capped
 
@@ -26,15 +27,17 @@ _PIECE = 2**20
 # The ending of an exported crystal's name is its id; of an earlier computation more follows.
 _ID = r"-[0-9a-f]{16}(_[\w+.-]*)?"
 _CALLED = re.compile(rf"{_ID}\.cif(\.\w+)?$", re.IGNORECASE)
-_EXPORTED_CIF = re.compile(rf"\s*data_\S*{_ID}\s*$".encode(), re.MULTILINE)
+_EXPORTED_CIF = re.compile(rf"(?:{CIF_MARK})?\s*data_\S*{_ID}\s*$".encode(), re.MULTILINE)
 _EXPORTED_FRAME = re.compile(rb"\sdisplaced_atom=|\sverdict=.*\smin_frequency_path=")
 _UTF_16 = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE
 _TABLE = re.compile(rb"CREATE TABLE\s+[\"'`\[]?systems\b", re.IGNORECASE)
 _NAMES = b"CREATE "
-_UNIT_CELL = re.compile(rb"^unit_cell[ \t]*:", re.MULTILINE)
+# A line ends as on any system; the first may begin with the mark of UTF-8.
+_LINE = rb"(?:^|\r)(?:\xef\xbb\xbf)?"
+_UNIT_CELL = re.compile(_LINE + rb"unit_cell[ \t]*:", re.MULTILINE)
 _OLD_CELL = (
-    re.compile(rb"^lattice[ \t]*:", re.MULTILINE),
-    re.compile(rb"^points[ \t]*:", re.MULTILINE),
+    re.compile(_LINE + rb"lattice[ \t]*:", re.MULTILINE),
+    re.compile(_LINE + rb"points[ \t]*:", re.MULTILINE),
 )
 # phonopy's results name their q-points, displacements or modes before anything else.
 _RESULT = re.compile(
@@ -140,7 +143,9 @@ def _csv(stream: io.BufferedReader) -> str:
     from hpcbench.sources import csv_rows
 
     start = stream.read(csv_rows.HEADER_BYTES)
-    if not start.strip() or csv_rows.has_structures(start):
+    if not start.strip() or csv_rows.has_structures(
+        start.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    ):
         return ""
     return "CSV tables without structures"
 

@@ -173,15 +173,20 @@ def _of_pattern(
     closed = [*_closed_folders(pattern)]
     if not matches and not closed:
         raise _MissingError(f"No file matches the pattern {pattern!r}.")
-    yield from closed
+    found: list[_Item] = [*closed]
     for match in matches:
         if os.path.islink(match) and not os.path.exists(match):
-            yield folders.dead_link(match)
-        # "**" matches folders beside the files in them.
-        elif os.path.isfile(match) or (os.path.isdir(match) and "**" not in pattern):
-            yield from _expand(match, lists, limits, lenient)
-        elif not os.path.isdir(match):
-            yield LeftOut(match, folders.SPECIAL)
+            found.append(folders.dead_link(match))
+        elif os.path.isdir(match):
+            # "**" matches folders beside the files in them.
+            if "**" not in pattern:
+                found += _in_folder(match, limits)
+        elif os.path.isfile(match):
+            found += _expand(match, lists, limits, lenient)
+        else:
+            found.append(LeftOut(match, folders.SPECIAL))
+    _require_files(found, f"What matches the pattern {pattern!r}")
+    yield from found
 
 
 def _closed_folders(pattern: str) -> Iterator[SourceFile]:
@@ -208,15 +213,26 @@ def _is_hdf5(path: str) -> bool:
 
 
 def _of_folder(folder: str, limits: Limits) -> list[_Item]:
+    found = _in_folder(folder, limits)
+    if not folders.is_run_folder(folder):
+        _require_files(found, f"The folder {folder!r}")
+    return found
+
+
+def _in_folder(folder: str, limits: Limits) -> list[_Item]:
     if folders.is_run_folder(folder):
         return [LeftOut(os.path.normpath(folder), folders.RUN_FOLDER)]
-    found = folders.search(folder, limits)
-    if not any(isinstance(item, SourceFile) for item in found):
-        others = [item for item in found if isinstance(item, LeftOut)]
-        what = f": {in_words(others)}" if others else ": it is empty"
-        hint = "; name files themselves to read them" if others else ""
-        raise _MissingError(f"The folder {folder!r} holds no crystal files{what}{hint}.")
-    return found
+    return folders.search(folder, limits)
+
+
+def _require_files(found: Sequence[_Item], what: str) -> None:
+    """Refuse a source in which there is nothing to read."""
+    if any(isinstance(item, SourceFile) for item in found):
+        return
+    others = [item for item in found if isinstance(item, LeftOut)]
+    there = f": {in_words(others)}" if others else ": it is empty"
+    hint = "; name files themselves to read them" if others else ""
+    raise _MissingError(f"{what} holds no crystal files{there}{hint}.")
 
 
 def _of_manifest(path: str, lists: tuple[str, ...], limits: Limits) -> Iterator[_Item]:

@@ -116,7 +116,7 @@ class Entry:
         """
         cell = np.asarray(self.cell, dtype=np.float64)
         positions = np.asarray(self.positions, dtype=np.float64)
-        numbers = np.asarray(self.numbers, dtype=np.int32)
+        numbers = _whole(self.numbers)
         if numbers.size == 0:
             raise UnreadableError("no atoms", "there are no atoms")
         if cell.shape != (3, 3):
@@ -132,6 +132,7 @@ class Entry:
             raise UnreadableError("no cell", "a lattice vector is zero: this is not a 3D crystal")
         if numbers.min() < 1 or numbers.max() > 118:
             raise UnreadableError("unknown element", "an atomic number is not in 1 to 118")
+        numbers = numbers.astype(np.int32)
         notes = [*self.notes]
         # A flat cell is refused later.
         if abs(np.linalg.det(cell)) > _FLAT * np.linalg.norm(cell, axis=1).prod():
@@ -156,6 +157,19 @@ class Entry:
 
 # Of the volume of a right angled cell of the same lengths.
 _FLAT = 1e-9
+
+
+def _whole(numbers: ArrayLike) -> NDArray[np.int64]:
+    """Atomic numbers as they are, of which none may wrap around."""
+    try:
+        given = np.asarray(numbers)
+        found = given.astype(np.int64)
+        is_whole = bool((found == given).all())
+    except (OverflowError, TypeError, ValueError):
+        is_whole = False
+    if not is_whole:
+        raise UnreadableError("unknown element", "an atomic number is none")
+    return found
 
 
 @lru_cache(maxsize=1)
