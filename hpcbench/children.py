@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -24,8 +25,10 @@ def environment() -> dict[str, str]:
     """
     home = str(Path(hpcbench.__file__).resolve().parents[1])
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    here = os.getcwd()
-    kept = [path for path in given if path and os.path.abspath(path) != here]
+    here = ""
+    with contextlib.suppress(OSError):  # it may have been removed
+        here = os.getcwd()
+    kept = [path for path in given if path and (not here or os.path.abspath(path) != here)]
     if Path(home).name not in ("site-packages", "dist-packages"):
         # Not installed, or where its sources are: nothing else of Python lies there.
         kept.append(home)

@@ -17,8 +17,10 @@ import json
 import os
 import re
 import secrets
+import socket
 import stat
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -66,12 +68,13 @@ _BEGINNINGS = tuple(
 _ENDS = (b'{"writer": "hpcbench"}', b"/Creator (hpcbench)")
 _HEAD, _TAIL = 4096, 65536
 
-_PART = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.part")
-_WITHIN = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.within\.part")
+_PART = re.compile(r"\..+\.(\d+)-([0-9a-f]{8})[0-9a-f]{8}\.part")
+_WITHIN = re.compile(r"\..+\.\d+-[0-9a-f]{16}\.within\.part")
 # Bytes of a name that a temporary one keeps: file systems take 255.
 _KEPT = 200
-# Seconds after which a file without a lock is nobody's, on file systems that have no locks.
+# Seconds after which a file that is not locked is nobody's, if its writer may be on another host.
 _NOBODYS = 86400.0
+_HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
 
 
 def target_of(path: str | os.PathLike[str]) -> Path:
@@ -277,7 +280,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 def temporary_name(folder: Path, name: str) -> Path:
     """A file that only this process writes, on whatever host it is."""
     kept = os.fsdecode(os.fsencode(name)[:_KEPT])
-    return folder / f".{kept}.{os.getpid()}-{secrets.token_hex(4)}.part"
+    return folder / f".{kept}.{os.getpid()}-{_HOST}{secrets.token_hex(4)}.part"
 
 
 @contextlib.contextmanager
@@ -285,7 +288,7 @@ def _temporary_file(path: Path) -> Iterator[Path]:
     """A temporary file for ``path``, at work; it goes unless it is renamed."""
     while True:
         temporary = temporary_name(path.parent, path.name)
-        with temporary.open("xb") as stream:
+        with temporary.open("x+b") as stream:
             if not says_at_work(stream.fileno(), temporary):
                 continue
             try:
@@ -310,21 +313,25 @@ def remove_left_over(folder: Path) -> None:
     """Remove temporary files of processes that were killed, not those of processes at work."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if _PART.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+            name = _PART.fullmatch(entry.name)
+            if name and entry.is_file(follow_symlinks=False):
                 with contextlib.suppress(OSError):
-                    _remove_if_nobodys(Path(entry))
+                    _remove_if_nobodys(Path(entry), int(name[1]), name[2])
 
 
-def _remove_if_nobodys(path: Path) -> None:
+def _remove_if_nobodys(path: Path, process: int, host: str) -> None:
     file = os.open(path, os.O_RDWR)
     try:
+        # Locks of other hosts are not seen on all file systems.
+        is_gone = host == _HOST and not os.path.exists(f"/proc/{process}")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return
         except OSError:
-            if os.fstat(file).st_mtime > time.time() - _NOBODYS:
-                return
+            is_gone = False  # a file system without locks
+        if not is_gone and os.fstat(file).st_mtime > time.time() - _NOBODYS:
+            return
         # Before the lock is given up: whoever makes such a file looks whether it is still there.
         path.unlink()
     finally:

@@ -14,7 +14,7 @@ from pymatgen.io.ase import AseAtomsAdaptor
 import hpcbench
 from hpcbench.config import RunConfig
 from hpcbench.crystal import Crystal
-from hpcbench.farm.journal import Journal, read_journal
+from hpcbench.farm.journal import Journal, journal_path, read_journal
 from hpcbench.farm.suspicion import fold_launches, suspect_files
 from hpcbench.limits import DEFAULT
 from hpcbench.planning.listing import MOST_DEATHS, Care, read_share
@@ -125,3 +125,17 @@ def test_a_file_that_ends_everything_is_not_read_again(tmp_path: Path) -> None:
     (reason,) = share(MOST_DEATHS)
     assert reason.startswith("kills its process: 3 starts ended while it was read in a process")
     assert told[2:] == [("", False)]
+
+
+def test_what_was_read_well_since_is_no_suspect(tmp_path: Path) -> None:
+    """Whatever had killed the rank that read it."""
+    launches = [tmp_path / f"{number:020d}" for number in range(2)]
+    first, second = (Journal(journal_path(launch, "rank-00000")) for launch in launches)
+    first.read("a.cif")
+    first.close()
+    assert suspect_files(launches[:1], tmp_path / "none") == {"a.cif": 0}
+    second.read("a.cif", alone=True)
+    second.read_well("a.cif")
+    second.read("")
+    second.close()
+    assert suspect_files(launches, tmp_path / "none") == {}

@@ -18,6 +18,8 @@ from hpcbench.leaving import tell_to
 # Of MPICH's launcher, hydra, in all its versions; not of srun, which lets the others live.
 HYDRA = "HYDI_CONTROL_FD"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+# By which somebody asks a process to end.
+ASKED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # See prctl(2): a process gets a signal when the one that has started it ends.
 PR_SET_PDEATHSIG = 1
 # Away from the numbers that a potential may close when it cleans up behind itself.
@@ -38,6 +40,8 @@ def stand_between(environment: Mapping[str, str] | None = None) -> None:
     To be called before threads are started and before MPI is loaded.
     """
     variables = os.environ if environment is None else environment
+    # Inherited as ignored from some daemons: then nobody would hear of the child's end.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if HYDRA in variables:
         _stand_before_hydra()
     elif sys.platform == "linux" and find_launcher(variables) is None:
@@ -78,11 +82,19 @@ def _watch_over() -> None:
         if told.si_signo == signal.SIGCHLD:
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
-                _end_as(os.waitstatus_to_exitcode(status), os.read(hears, 64))
+                _end_as(os.waitstatus_to_exitcode(status), _told(hears))
         elif told.si_code <= 0:
             # Sent to this process; what the terminal sends, the child has as well.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, told.si_signo)
+
+
+def _told(hears: int) -> bytes:
+    """Return what the child has said; another process may have inherited the pipe's other end."""
+    os.set_blocking(hears, False)
+    with contextlib.suppress(BlockingIOError):
+        return os.read(hears, 64)
+    return b""
 
 
 def _end_with(parent: int) -> None:
@@ -96,6 +108,9 @@ def _end_as(code: int, told: bytes) -> NoReturn:
     """End as the child did, with a sentence where it has not ended by its own will."""
     if told.strip().isdigit():
         os._exit(int(told))
+    if -code in ASKED:
+        print("hpcbench: interrupted", file=sys.stderr, flush=True)
+        os._exit(128 - code)
     how = f"with exit code {code}" if code >= 0 else f"by signal {-code} ({_name(-code)})"
     with contextlib.suppress(OSError):
         print(

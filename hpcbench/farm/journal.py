@@ -52,6 +52,11 @@ class Journal:
         name = quote(os.fsencode(path)) if path else "-"
         self._write("read-alone" if alone else "read", name)
 
+    def read_well(self, path: str) -> None:
+        """A file was read in a process of its own, which has lived."""
+        with contextlib.suppress(OSError):
+            self._write("read-well", quote(os.fsencode(path)))
+
     def take(self, block: int, holder: int) -> None:
         """A block is about to be leased."""
         self._write("take", str(block), str(holder))
@@ -124,6 +129,8 @@ class Told:
         The file that was read last, if it was not read to the end.
     alone : bool
         Whether it was read in a process of its own.
+    read_well : list of str
+        Files that were read in a process of its own, which has lived.
     hung : list of str
         Crystals from which the potential did not come back.
     in_order : bool
@@ -136,6 +143,7 @@ class Told:
     died: list[str] = field(default_factory=list)
     reading: str = ""
     alone: bool = False
+    read_well: list[str] = field(default_factory=list)
     hung: list[str] = field(default_factory=list)
     in_order: bool = False
 
@@ -152,6 +160,8 @@ def read_journal(path: Path) -> Told:
             case ["read" | "read-alone" as word, name]:
                 told.reading = "" if name == "-" else os.fsdecode(unquote_to_bytes(name))
                 told.alone = word == "read-alone"
+            case ["read-well", name]:
+                told.read_well.append(os.fsdecode(unquote_to_bytes(name)))
             case ["take", block, holder] if block.isdigit() and holder.isdigit():
                 told.taken.append((int(block), int(holder)))
             case ["begin" | "alone" as word, *ids]:

@@ -48,7 +48,7 @@ from hpcbench.potentials.registry import (
 from hpcbench.rank.beside import Inbox
 from hpcbench.rank.processes import make_crew, number_of_processes
 from hpcbench.rank.stopping import Stop
-from hpcbench.rank.watch import Watch
+from hpcbench.rank.watch import MOST_NAMED, Watch
 from hpcbench.rank.worker import Worker
 from hpcbench.sources import SourceFile, find_sources
 from hpcbench.store.damage import find_damage_apart, set_aside
@@ -132,11 +132,15 @@ def launch(
         by_rank_0(world, lambda: _set_aside(damaged))
         suspects = by_rank_0(world, lambda: _suspect_files(folder, name, retry))
         if suspects:
+            shown = [*suspects][:MOST_NAMED]
+            more = f" and {len(suspects) - len(shown)} more" * (len(suspects) > len(shown))
             on_note(
-                f"an earlier start ended while it read {', '.join(suspects)}: read in a process "
-                f"of its own now"
+                f"an earlier start ended while it read {', '.join(shown)}{more}: read in a "
+                f"process of its own now"
             )
-        care = Care(lambda path, alone: journal.read(path, alone=alone), suspects)
+        care = Care(
+            lambda path, alone: journal.read(path, alone=alone), journal.read_well, suspects
+        )
         gathered = world.gather(read_share(config, files, records, world.rank, world.size, care))
         listing = curated(config, world, gathered)
         rates = None if instead is None else instead.rates
@@ -212,10 +216,16 @@ def _work_to_the_end(call: _Call) -> Outcome:
         log.write("error", traceback=traceback.format_exc())
         problem = in_words(error, call.folder)
     finally:
+        _let_finish(call.stop)
         # After an error as well: ranks leave together, and what they did is consolidated.
         ending = Ending(call.folder, call.deciding, call.attendance, call.journal, log, call.stop)
         outcome = ending.leave(left_undone, problem, lambda: call.on_end(call.config))
     return outcome
+
+
+def _let_finish(stop: Stop) -> None:
+    """Let a signal end nothing at once any more: what comes then has an end of its own."""
+    stop.when_asked = lambda seconds: None
 
 
 def _sources(
@@ -329,6 +339,7 @@ def _work(call: _Call) -> bool:
     """Do this rank's share of the work; whether something was left undone."""
     config, world, plan, folder, log = call.config, call.world, call.plan, call.folder, call.log
     if not plan.blocks:
+        _let_finish(call.stop)
         call.beginning.end()
         return False
     cores = own_cores(world)

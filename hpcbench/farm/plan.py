@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,7 +86,8 @@ def make_plan(
         Compute those again that failed for a reason which begins like this.
     """
     crystals, unreadable = list(listing.crystals), listing.unreadable
-    forgiven = set() if retry is None else _try_again(folder, retry)
+    listed = {entry.record.id for entry in crystals}
+    forgiven = set() if retry is None else _try_again(folder, retry, listed)
     finished = set(Store(folder.store).finished_ids())
     past = [path for path in folder.past_launches() if path.name != launch]
     suspicions = fold_launches(past, folder.attempts, finished, forgiven)
@@ -143,8 +144,8 @@ def name_launch(folder: RunFolder) -> str:
     return f"{max(time.time_ns(), *(number + 1 for number in (*earlier, 0))):020d}"
 
 
-def _try_again(folder: RunFolder, reason: str) -> set[str]:
-    """Let failures count no more whose reason begins like this; the ids of their crystals."""
+def _try_again(folder: RunFolder, reason: str, listed: Container[str]) -> set[str]:
+    """Let failures count no more of listed crystals whose reason begins like this; their ids."""
     if not folder.store.exists() and not folder.segment_paths():
         return set()
     store = Store(folder.store)
@@ -152,6 +153,10 @@ def _try_again(folder: RunFolder, reason: str) -> set[str]:
     # What an earlier list had may be in the list again.
     for table in (store.table, store.earlier.table):
         failed = table[(table["status"] == FAILED) & table["reason"].str.startswith(reason)]
-        failures |= zip(failed["id"], failed["finished"].astype(float), strict=True)
+        failures |= {
+            key: when
+            for key, when in zip(failed["id"], failed["finished"].astype(float), strict=True)
+            if key in listed
+        }
     folder.void(failures)
     return set(failures)

@@ -257,7 +257,8 @@ class Share:
             del self._suspects[key]
             return self.worker.work([[crystal]])
         longest = math.inf
-        if self.plan.measured:
+        # Not of one that is no longer among what this rank holds.
+        if self.plan.measured and self.holdings.predicted(key):
             longest = max(SHORTEST_LIMIT, TIMES_PREDICTED * self.holdings.predicted(key))
         fate = self.understudy.compute(row, attempts, longest)
         if fate is Fate.DONE or key in self.folder.committed_ids([self.rank]):

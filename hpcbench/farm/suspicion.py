@@ -101,7 +101,7 @@ SuspectFiles = dict[str, int]
 
 
 def suspect_files(launches: Iterable[Path], file: Path) -> SuspectFiles:
-    """Files that may have ended the process that read them.
+    """Files that may have ended the process that read them, and were not read well since.
 
     Parameters
     ----------
@@ -117,6 +117,8 @@ def suspect_files(launches: Iterable[Path], file: Path) -> SuspectFiles:
             continue
         for path in sorted(launch.glob("journal/rank-*")):
             told = read_journal(path)
+            for name in told.read_well:
+                files.pop(name, None)
             if told.reading and not told.in_order:
                 files[told.reading] = files.get(told.reading, 0) + told.alone
     return files

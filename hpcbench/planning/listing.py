@@ -23,7 +23,7 @@ from hpcbench.phonons.supercells import require_size
 from hpcbench.planning.costs import Work, predict_work, supercell_of
 from hpcbench.sources import SourceFile, Unreadable, formats, merge, read_part
 from hpcbench.sources.apart import left_out_row, read_apart
-from hpcbench.sources.reading import Place
+from hpcbench.sources.reading import KILLS, Place
 from hpcbench.store.schema import CRYSTALS, FAILED, SET_ASIDE, UNREADABLE
 from hpcbench.store.table_writer import TableWriter
 
@@ -70,11 +70,14 @@ class Care:
     reads : callable
         Told the path of each file before it is read, and whether by a process of its own; an
         empty path after all of them.
+    read_well : callable
+        Told the path of each file that a process of its own has read, and lived.
     suspects : dict
         Files that are read in a process of their own, with how many times that ended everything.
     """
 
     reads: Callable[[str, bool], None] = lambda path, alone: None
+    read_well: Callable[[str], None] = lambda path: None
     suspects: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
@@ -166,7 +169,12 @@ def _read_suspect(
         )
         return
     care.reads(file.path, True)
-    yield from read_apart(file, with_supercell=with_supercell, limits=limits)
+    lived = True
+    for place, record in read_apart(file, with_supercell=with_supercell, limits=limits):
+        lived &= not (isinstance(record, Unreadable) and record.reason.startswith(KILLS))
+        yield place, record
+    if lived:
+        care.read_well(file.path)
 
 
 def _is_shared(file: SourceFile) -> bool:

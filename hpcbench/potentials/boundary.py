@@ -7,6 +7,7 @@ must not end, silence or spoil the run.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import sys
@@ -133,7 +134,7 @@ class Surroundings:
 
     files: dict[int, tuple[int, int]] = field(default_factory=dict)
     on_loss: Callable[[], Any] = lambda: None
-    _folder: str = field(default_factory=os.getcwd, init=False)
+    _folder: str = field(default_factory=lambda: _folder(), init=False)
     _streams: tuple[Any, Any] = field(default_factory=lambda: (sys.stdout, sys.stderr), init=False)
     _handlers: dict[int, Any] = field(default_factory=_handlers, init=False)
     _floating: Any = field(default_factory=np.geterr, init=False)
@@ -143,7 +144,7 @@ class Surroundings:
         for descriptor, identity in self.files.items():
             if identity_of(descriptor) != identity:
                 self.on_loss()
-        if _folder() != self._folder:
+        if self._folder and _folder() != self._folder:
             os.chdir(self._folder)
             _tell("working folder")
         if (sys.stdout, sys.stderr) != self._streams:
@@ -168,15 +169,30 @@ def identity_of(descriptor: int) -> tuple[int, int] | None:
 
 
 def files_below(folder: os.PathLike[str] | str) -> dict[int, tuple[int, int]]:
-    """Return the files below a folder that this process holds open, and standard output's."""
+    """Return the files of a run that this process writes all the time, and standard output's.
+
+    Other threads of ours open others, and close them again.
+    """
     found = {}
     top = os.path.realpath(folder) + os.sep
     for name in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else ():
         with contextlib.suppress(OSError):
-            mine = int(name) in (1, 2) or os.readlink(f"/proc/self/fd/{name}").startswith(top)
-            if mine and (identity := identity_of(int(name))):
+            path = os.readlink(f"/proc/self/fd/{name}")
+            place = os.path.basename(os.path.dirname(path))
+            of_run = path.startswith(top) and (place in _KEPT_OPEN or path == f"{top}lock")
+            if (int(name) in (1, 2) or (of_run and _is_written(int(name)))) and (
+                identity := identity_of(int(name))
+            ):
                 found[int(name)] = identity
     return found
+
+
+# Folders of a run with one file for each process, which has it open to the end.
+_KEPT_OPEN = ("journal", "events")
+
+
+def _is_written(descriptor: int) -> bool:
+    return fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
 
 
 def _folder() -> str:

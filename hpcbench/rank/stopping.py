@@ -98,6 +98,11 @@ class Stop:
         """Seconds until the process may be killed; infinite where nothing tells of it."""
         return self._kill - time.monotonic()
 
+    @property
+    def is_urgent(self) -> bool:
+        """Whether the process may be killed in a moment."""
+        return self.seconds_to_the_kill <= SECONDS_AFTER_SIGTERM
+
     def limit(self, seconds: float, reserve: float = 0.0) -> None:
         """Stop after so many seconds from now; the process is killed a reserve later."""
         self._end = time.monotonic() + seconds

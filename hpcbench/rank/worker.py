@@ -185,6 +185,9 @@ class Worker:
         """End a process that was asked to stop, and whose potential does not come back."""
         if not self.stop.owns_process or min(seconds, self.watch.seconds) < PATIENCE:
             return
+        # A large crystal takes its time, and nobody is about to kill the process.
+        if not (self.stop.is_urgent or self.watch.is_overdue()):
+            return
         crystals = self.watch.crystals()
         overdue = [one.id for one in crystals] if self.watch.is_overdue() else []
         self.on_hang(overdue)

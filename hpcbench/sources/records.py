@@ -132,7 +132,6 @@ class Entry:
             raise UnreadableError("no cell", "a lattice vector is zero: this is not a 3D crystal")
         if numbers.min() < 1 or numbers.max() > 118:
             raise UnreadableError("unknown element", "an atomic number is not in 1 to 118")
-        numbers = numbers.astype(np.int32)
         notes = [*self.notes]
         # A flat cell is refused later.
         if abs(np.linalg.det(cell)) > _FLAT * np.linalg.norm(cell, axis=1).prod():
@@ -148,7 +147,7 @@ class Entry:
             with_note((origin,), (*notes, turned)),
             cell,
             positions,
-            numbers,
+            numbers.astype(np.int32),
             self.supercell_matrix,
             self.nac_params,
             masses,
