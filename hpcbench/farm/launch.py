@@ -139,7 +139,7 @@ def launch(
                 f"process of its own now"
             )
         care = Care(
-            lambda path, alone: journal.read(path, alone=alone), journal.read_well, suspects
+            lambda path, alone: journal.read(path, alone=alone), suspects, journal.read_well
         )
         gathered = world.gather(read_share(config, files, records, world.rank, world.size, care))
         listing = curated(config, world, gathered)

@@ -70,15 +70,15 @@ class Care:
     reads : callable
         Told the path of each file before it is read, and whether by a process of its own; an
         empty path after all of them.
-    read_well : callable
-        Told the path of each file that a process of its own has read, and lived.
     suspects : dict
         Files that are read in a process of their own, with how many times that ended everything.
+    read_well : callable
+        Told the path of each file that a process of its own has read, and lived.
     """
 
     reads: Callable[[str, bool], None] = lambda path, alone: None
-    read_well: Callable[[str], None] = lambda path: None
     suspects: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    read_well: Callable[[str], None] = lambda path: None
 
 
 CARELESS = Care()
