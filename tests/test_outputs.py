@@ -263,7 +263,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], int, str]] = {
     "the source": ("cu.cif", lambda p: None, 2, "is no store"),
     "empty": ("e.h5", lambda p: p.touch(), 2, "is no store"),
     "a folder": ("f", lambda p: p.mkdir(), 2, "is a folder"),
-    "this folder": (".", lambda p: None, 2, "is no name"),
+    "this folder": (".", lambda p: None, 2, "is a folder"),
     "the folder above": ("..", lambda p: None, 2, "is a folder"),
     "a pipe": ("p", fifo, 2, "is no store"),
     "a device": ("/dev/null", lambda p: None, 2, "is no store"),
@@ -404,7 +404,10 @@ def test_a_run_removes_what_an_import_left_beside_its_store(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write("cu.cif", bulk("Ag"))
+    writer = subprocess.Popen(["true"])
+    writer.wait()
     part = temporary_name(tmp_path, "s.h5")
+    part = part.with_name(part.name.replace(f".{os.getpid()}-", f".{writer.pid}-"))
     part.write_bytes(b"torn")
     assert main(["run", "cu.cif", *QUICK, "--keep-forces", "--out", "s.h5"]) == 0
     assert not part.exists()
