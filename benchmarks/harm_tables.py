@@ -41,24 +41,26 @@ def _sites(**changes: Any) -> list[dict[str, Any]]:
 JSON: list[FileKind] = kinds(
     {
         "JSON: not JSON": [
-            Bad("words.json", "{crystal: yes}"),
+            Bad("words.json", "{crystal: yes}", words=("without structures",)),
             Bad("cut.json", _json()[:-20]),
             Bad("lines.json", _json() + "\n" + _json() + "\n", may=AL),
             Bad("after.json", _json() + "}", may=AL),
         ],
         "JSON: other things": [
-            Bad("number.json", "4"),
-            Bad("null.json", "null"),
-            Bad("texts.json", '["a", "b"]'),
+            Bad("number.json", "4", words=("without structures",)),
+            Bad("null.json", "null", words=("without structures",)),
+            Bad("texts.json", '["a", "b"]', words=("without structures",)),
             Bad("settings.json", '{"model": "x", "epochs": 3}', words=(".json",)),
             Bad("molecule.json", json.dumps({"@module": "pymatgen.core.structure", "@class": "Molecule",
                 "charge": 0, "sites": [{"species": [{"element": "N", "occu": 1}], "xyz": [0, 0, 0]}]})),
         ],
         "JSON: names of other classes": [
-            Bad("system.json", json.dumps({"@module": "os", "@class": "system", "command": "touch $MARKER"})),
+            Bad("system.json", json.dumps({"@module": "os", "@class": "system", "command": "touch $MARKER"}),
+                words=("without structures",)),
             Bad("popen.json", _json(**{"@module": "subprocess", "@class": "Popen", "args": "touch $MARKER"}),
                 may=AL, reason=False),
-            Bad("callable.json", json.dumps({"@module": "os", "@callable": "system"})),
+            Bad("callable.json", json.dumps({"@module": "os", "@callable": "system"}),
+                words=("without structures",)),
         ],
         "JSON: structures that lack something": [
             Bad("lattice.json", _json(lattice=None)),

@@ -45,7 +45,9 @@ def small_environment(tmp_path: Path) -> dict[str, str]:
     home = tmp_path / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", home], check=True)
     (site_packages,) = home.glob("lib/python*/site-packages")
-    (site_packages / "more.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (site_packages / "more.pth").write_text(
+        f"{sysconfig.get_path('purelib')}\n{Path(__file__).parents[1]}\n"
+    )
     beside = Path(sys.executable).parent  # mpiexec
     variables = {
         "HPCBENCH_PYTHON": str(home / "bin" / "python"),
@@ -65,11 +67,17 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for key in list(os.environ):
         if key.startswith("HPCBENCH_") and key not in RESERVED_VARIABLES:
             monkeypatch.delenv(key)
+    # The width of a terminal; pytest-xdist says one.
+    monkeypatch.delenv("COLUMNS", raising=False)
 
 
 @pytest.fixture(autouse=True)
 def _signal_handlers_as_before() -> Iterator[None]:
-    """A run installs handlers: the person at the keyboard must still be able to end the tests."""
+    """A run installs handlers: the person at the keyboard must still be able to end the tests.
+
+    Processes of pytest-xdist ignore Ctrl-C, and what they start would inherit that.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
     handlers = [signal.getsignal(number) for number in numbers]
     yield

@@ -590,7 +590,7 @@ NATIVE = (
     ("crystalformer/output_65.csv", 10, 0),
     ("flowmm", 997, 0),
     ("wyckofftransformer", 1000, 0),
-    ("mattergen/run1", 32, 0),
+    ("mattergen/run1", 16, 0),
     ("mattergen/release-cifs.zip", 770, 2),
 )
 

@@ -19,7 +19,7 @@ from ase.calculators.lj import LennardJones
 from ase.io import write
 
 import hpcbench
-from hpcbench.errors import AnswerError, EvaluationError, PotentialError, in_one_line
+from hpcbench.errors import AnswerError, EvaluationError, PotentialError
 from hpcbench.farm.journal import Journal, read_journal
 from hpcbench.farm.suspicion import Suspicion, suspects_of
 from hpcbench.potentials.ase_calculator import from_calculator
@@ -27,6 +27,7 @@ from hpcbench.potentials.boundary import Surroundings, answering, files_below, n
 from hpcbench.potentials.selftest import self_test
 from hpcbench.rank import watch as watching
 from hpcbench.rank.watch import Watch
+from hpcbench.texts import shown_reason
 
 TINY = {"mesh": (4, 4, 4), "supercell": (2, 2, 2), "workers": 0}
 
@@ -267,8 +268,8 @@ def test_what_hung_is_suspect_though_the_process_was_asked_to_stop(tmp_path: Pat
 
 
 def test_messages_of_others_fit_into_a_line() -> None:
-    assert in_one_line("two\nlines\x1b[31m") == "two lines [31m"
-    long = in_one_line("x" * 10**7)
+    assert shown_reason("two\nlines\x1b[31m") == "two lines"
+    long = shown_reason("x" * 10**7)
     assert len(long) == 500
     assert long.endswith(" ...")
 
