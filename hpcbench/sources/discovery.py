@@ -180,7 +180,8 @@ def _of_pattern(
         elif os.path.isdir(match):
             # "**" matches folders beside the files in them.
             if "**" not in pattern:
-                found += _in_folder(match, limits)
+                # In one of exports all is left out; an empty one is a mistake.
+                found += _in_folder(match, limits) or _expand(match, lists, limits, lenient)
         elif os.path.isfile(match):
             found += _expand(match, lists, limits, lenient)
         else:
