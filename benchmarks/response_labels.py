@@ -75,9 +75,6 @@ def summary(store: hpcbench.Store, exact: hpcbench.Store) -> dict[str, Any]:
         "displaced supercells": int(table["displacements"].sum()),
         "columns": int(table["response_columns"].sum()),
         "verdicts": dict(Counter(table["verdict"].astype(str))),
-        "computed again in a larger supercell": sum(
-            kind == "refined" for kind in store.history.table.get("again", [])
-        ),
         "largest interpolation error, THz": round(float(table["interpolation_error"].max()), 3),
         "lowest frequency on the path off by more than 0.05 THz": int(
             ((table["min_frequency_path"] - other["min_frequency_path"]).abs() > 0.05).sum()
