@@ -129,13 +129,25 @@ class Stop:
 
     def _listen(self, bell: int) -> None:
         with contextlib.suppress(OSError):  # a potential that closes all files is found elsewhere
-            while not any(number in ASKING for number in os.read(bell, 64)):
+            while not self._hears(os.read(bell, 64)):
                 pass
             self._asked.set()
             start = time.monotonic()
+            os.set_blocking(bell, False)
             while True:
+                with contextlib.suppress(BlockingIOError):
+                    self._hears(os.read(bell, 64))
                 self.when_asked(time.monotonic() - start)
                 time.sleep(POLL)
+
+    def _hears(self, numbers: bytes) -> bool:
+        """Whether one of these signals asks the run to stop.
+
+        The handler may never come to it: the main thread may be inside a library.
+        """
+        if any(number in URGENT for number in numbers):
+            self._kill = min(self._kill, time.monotonic() + SECONDS_AFTER_SIGTERM)
+        return any(number in ASKING for number in numbers)
 
     def wait(self, seconds: float) -> bool:
         """Wait, at most until a signal asks the run to stop; whether it was asked.

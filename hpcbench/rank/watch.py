@@ -18,7 +18,7 @@ from hpcbench.crystal import Crystal
 LONGEST_SILENCE = 60.0
 TIMES_PREDICTED = 20.0
 # Seconds that a call may still take when the run was asked to stop: clusters kill after 30.
-PATIENCE = 10.0
+PATIENCE = 8.0
 MOST_NAMED = 3
 
 
