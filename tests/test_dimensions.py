@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -54,6 +56,20 @@ def boxed() -> Atoms:
 )
 def test_dimensionality_of_what_is_known(atoms: Atoms, directions: int) -> None:
     assert dimensionality(atoms) == directions
+
+
+@pytest.mark.parametrize("atoms", [slab(), chain(), boxed(), bulk("Cu")])
+def test_room_makes_no_difference_and_takes_no_time(atoms: Atoms) -> None:
+    """Five micrometres would take ASE minutes."""
+    wide = atoms.copy()
+    wide.positions += 7.0 * atoms.cell[2] / np.linalg.norm(atoms.cell[2])
+    wide.cell[2] *= 5000.0 / np.linalg.norm(wide.cell[2])
+    narrow = atoms.copy()
+    narrow.cell[2] *= 40.0 / np.linalg.norm(narrow.cell[2])
+    start = time.process_time()
+    found = dimensionality(wide)
+    assert time.process_time() - start < 20
+    assert found == dimensionality(narrow)
 
 
 def test_what_cannot_be_said_is_no_error() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 from ase import Atoms
 
-from hpcbench.cells import gaps
+from hpcbench.cells import gaps, heights
 
 UNKNOWN = -1
 NETWORK = 3
+# In A. No bond goes across so much, and ASE looks for one through all of the room that there is.
+_ROOM = 30.0
 
 
 def dimensionality(atoms: Atoms) -> int:
@@ -21,6 +24,7 @@ def dimensionality(atoms: Atoms) -> int:
     takes seconds to load. Acoustic modes of layers and chains are soft by nature, and molecules
     turn: a verdict of those needs another eye.
     """
+    atoms = _with_less_room(atoms)
     if _by_radii(atoms) == NETWORK:
         return NETWORK
     from pymatgen.analysis.dimensionality import get_dimensionality_larsen
@@ -39,6 +43,23 @@ def dimensionality(atoms: Atoms) -> int:
             return int(get_dimensionality_larsen(bonded))
         except Exception:  # pymatgen raises many kinds where it finds no neighbours
             return UNKNOWN
+
+
+def _with_less_room(atoms: Atoms) -> Atoms:
+    """Return a crystal whose gaps between atomic planes are ``_ROOM`` at most."""
+    cell, fractional = atoms.cell[:].copy(), atoms.get_scaled_positions(wrap=True)
+    for axis in range(3):
+        gap, height = gaps(cell, fractional @ cell)[axis], heights(cell)[axis]
+        if gap <= _ROOM:
+            continue
+        order = np.sort(fractional[:, axis])
+        # The widest gap goes to the cell's end, where it is cut.
+        above = (int(np.argmax(np.diff(order, append=order[0] + 1.0))) + 1) % len(order)
+        shifted = (fractional[:, axis] - order[above]) % 1.0
+        share = (height - gap + _ROOM) / height
+        fractional[:, axis] = shifted / share
+        cell[axis] *= share
+    return Atoms(atoms.numbers, scaled_positions=fractional, cell=cell, pbc=True)
 
 
 def _by_radii(atoms: Atoms) -> int:

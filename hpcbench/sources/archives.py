@@ -88,8 +88,13 @@ def members(path: str, limits: Limits = DEFAULT) -> Iterator[Member]:
 def _zip_members(path: str, limits: Limits) -> Iterator[Member]:
     _check_contents(path, limits)
     total = 0
+    begun: set[int] = set()
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
+            # A file of some kB could hold any number of large ones so.
+            if member.header_offset in begun:
+                raise zipfile.BadZipFile("members that overlap")
+            begun.add(member.header_offset)
             limits.check("archive", "bytes", total)
             total += member.file_size
             if not member.is_dir():
