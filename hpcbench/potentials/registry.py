@@ -100,7 +100,10 @@ def find_module(model: str) -> None:
     ModelError
         If there is none.
     """
-    name = model.partition(":")[0].partition(".")[0]
+    module, _, attribute = model.partition(":")
+    if not (module and attribute):
+        raise ModelError(f"--model {model}: give module:callable that makes an ASE calculator")
+    name = module.partition(".")[0]
     # Modules are listed by folder: one that was made a moment ago is to be seen.
     importlib.invalidate_caches()
     if name in sys.modules or (name.isidentifier() and importlib.util.find_spec(name)):
