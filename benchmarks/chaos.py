@@ -16,7 +16,6 @@ import os
 import platform
 import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
 import traceback
@@ -37,6 +36,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.g
 from chaos import KINDS, Farm, Kind
 from chaos_harness import Reference, Tale, harm, make_reference, metals
 from farm import mpiexec
+from machine import processor, version_line
 
 
 def run_chaos(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -110,8 +110,8 @@ def summary(
         },
         "versions": {
             "python": platform.python_version(),
-            "launcher": first_line([farm.launcher[0], "--version"]),
-            "revision": first_line(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]),
+            "launcher": version_line([farm.launcher[0], "--version"]),
+            "revision": version_line(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]),
             **{name: version(name) for name in ("mpi4py", "ase", "h5py", "loky", "phonopy")},
         },
         "settings": {
@@ -155,20 +155,6 @@ def numbers(tales: list[Tale], reference: Reference) -> dict[str, Any]:
 
 def mean(values: list[int]) -> float:
     return round(sum(values) / len(values), 2) if values else 0.0
-
-
-def processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
-
-
-def first_line(command: list[str]) -> str:
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    lines = [line.strip() for line in result.stdout.splitlines() if line.strip()]
-    # MPICH's says its version in the second line.
-    return " ".join(lines[:2]) if "HYDRA" in result.stdout else (lines or [""])[0]
 
 
 def main() -> int:

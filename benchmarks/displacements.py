@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.build import bulk
+from machine import processor
 from precision import forces_of
-from protocols import RESULTS, processor
+from protocols import RESULTS
 
 import hpcbench
 from hpcbench.phonons.supercells import displace, displaced_copies

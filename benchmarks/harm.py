@@ -57,6 +57,7 @@ from harm_stores import STORES
 from harm_tables import TABLES
 from harm_texts import BYTES, POSCAR, XYZ
 from harm_usage import USAGE
+from machine import processor, version_line
 
 FILES: list[FileKind] = [
     *CIF, *POSCAR, *XYZ, *BYTES, *TABLES, *ARCHIVES, *FOLDERS, *LYING,
@@ -143,7 +144,7 @@ def summary(tallies: Sequence[Tally], limits: Limits, seconds: float) -> dict[st
         "machine": machine(),
         "versions": {
             "python": platform.python_version(),
-            "revision": first_line(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]),
+            "revision": version_line(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]),
             **{name: version(name) for name in ("ase", "h5py", "numpy", "pymatgen", "torch")},
         },
         "command": " ".join(["python", "benchmarks/harm.py", *sys.argv[1:]]),
@@ -203,20 +204,6 @@ def machine() -> dict[str, Any]:
         "load": round(os.getloadavg()[2], 1),
         "system": platform.platform(),
     }
-
-
-def processor() -> str:
-    """Name of the processor."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
-
-
-def first_line(command: list[str]) -> str:
-    """First line that a command prints."""
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    return (result.stdout.splitlines() or [""])[0]
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import processor
 from numpy.typing import NDArray
-from protocols import RESULTS, processor
+from protocols import RESULTS
 
 import hpcbench
 from hpcbench.criteria import PLACES, Criterion

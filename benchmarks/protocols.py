@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 from collections import Counter
@@ -26,6 +25,8 @@ from ase.io import read, write
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+
+from machine import processor
 
 import hpcbench
 from hpcbench.criteria import CRITERIA
@@ -200,14 +201,6 @@ def main() -> None:
     path = RESULTS / f"protocols-{options.model}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result["result"], indent=1))
-
-
-def processor() -> str:
-    """The processor's name."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ from phonopy import Phonopy
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from protocols import processor, smallest
+from machine import processor
+from protocols import smallest
 from throughput import GENERATED, model_file
 
 import hpcbench

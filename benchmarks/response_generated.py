@@ -32,8 +32,9 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from machine import processor
 from phonopy import Phonopy
-from protocols import RESULTS, processor, smallest
+from protocols import RESULTS, smallest
 from response import seconds_of_forces, seconds_of_response
 from throughput import GENERATED, model_file
 

@@ -26,7 +26,8 @@ from ase.io import write
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from protocols import RESULTS, processor
+from machine import processor
+from protocols import RESULTS
 from throughput import GENERATED
 
 import hpcbench

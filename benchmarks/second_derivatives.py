@@ -36,7 +36,8 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.neighborlist import neighbor_list
-from protocols import RESULTS, processor
+from machine import processor
+from protocols import RESULTS
 
 LENGTHS = (0.04, 0.02, 0.01, 0.005, 0.0025)
 # Whose rows are computed.

@@ -36,6 +36,8 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from machine import processor
+
 import hpcbench
 from hpcbench.criteria import CRITERIA
 from hpcbench.rank.tasks import rounded_bands
@@ -358,7 +360,7 @@ def main() -> None:
         store, n = str(folder / "store.h5"), options.crystals
         result = {
             "machine": {
-                "processor": platform.processor() or platform.machine(),
+                "processor": processor(),
                 "cores": os.cpu_count(),
                 "load": round(os.getloadavg()[0], 1),
                 "system": platform.platform(),

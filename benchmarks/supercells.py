@@ -28,7 +28,8 @@ from ase.io import write
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from protocols import processor, smallest
+from machine import processor
+from protocols import smallest
 
 import hpcbench
 from hpcbench.criteria import CRITERIA, PLACES
