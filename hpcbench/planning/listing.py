@@ -16,7 +16,14 @@ from hpcbench.config import RunConfig
 from hpcbench.crystal import Crystal
 from hpcbench.curation.examining import examine
 from hpcbench.curation.primitive import primitive_of
-from hpcbench.errors import CrystalError, SetAsideError, SetupError, SourceError, UnsuitableError
+from hpcbench.errors import (
+    CrystalError,
+    HpcbenchError,
+    SetAsideError,
+    SetupError,
+    SourceError,
+    UnsuitableError,
+)
 from hpcbench.limits import DEFAULT, Limits
 from hpcbench.origin import origins_from_json, origins_to_json
 from hpcbench.phonons.supercells import require_size
@@ -122,6 +129,8 @@ def read_share(
                 entry = dataclasses.replace(entry, record=same)
             share.append(entry)
         return share
+    except HpcbenchError as error:
+        return SetupError(f"rank {rank}: {error}")
     except Exception as error:  # whatever it is, the other ranks are waiting
         traceback.print_exc()
         return SetupError(f"rank {rank}: {type(error).__name__}: {error}")
