@@ -1,4 +1,4 @@
-"""Bad inputs and accidents by the hundred: is each told, and is nothing lost?
+"""Do harm by the hundred (bad inputs, accidents): is each told, and is nothing lost?
 
     python benchmarks/harm.py [--only NAME ...] [--list]
 
@@ -70,7 +70,7 @@ GROUP = 20  # kinds of bad files in one run
 
 @dataclass(frozen=True)
 class Bench:
-    """What all kinds share.
+    """Hold what all kinds share.
 
     Attributes
     ----------
@@ -98,7 +98,17 @@ def measure_good(folder: Path) -> Limits:
 
 
 def run_all(names: Sequence[str], bench: Bench, at_once: int) -> list[Tally]:
-    """Do harm of all kinds whose names have one of these in them."""
+    """Do harm of all kinds whose names have one of these in them.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Parts of names; all kinds where there are none.
+    bench : Bench
+        Where, and within which limits.
+    at_once : int
+        How many kinds at the same time.
+    """
     jobs: list[Callable[[], list[Tally]]] = []
     chosen = [kind for kind in FILES if is_chosen(kind.area, kind.name, names)]
     for number, group in enumerate(groups_of(chosen, GROUP)):
@@ -114,7 +124,15 @@ def run_all(names: Sequence[str], bench: Bench, at_once: int) -> list[Tally]:
 
 
 def is_chosen(area: str, name: str, names: Sequence[str]) -> bool:
-    """Whether a kind is asked for."""
+    """Tell whether a kind is asked for.
+
+    Parameters
+    ----------
+    area, name : str
+        Of the kind.
+    names : sequence of str
+        Parts of names that are asked for.
+    """
     return not names or any(word in (area, name) or word in name for word in names)
 
 
@@ -136,7 +154,17 @@ def _reported(job: Callable[[], list[Tally]]) -> list[Tally]:
 
 
 def summary(tallies: Sequence[Tally], limits: Limits, seconds: float) -> dict[str, Any]:
-    """All results, for JSON."""
+    """Return all results, for JSON.
+
+    Parameters
+    ----------
+    tallies : sequence of Tally
+        One for each kind.
+    limits : Limits
+        Of each command.
+    seconds : float
+        Wall time of all.
+    """
     areas = {}
     for area in dict.fromkeys(tally.area for tally in tallies):
         areas[area] = numbers([tally for tally in tallies if tally.area == area])
@@ -171,7 +199,7 @@ def summary(tallies: Sequence[Tally], limits: Limits, seconds: float) -> dict[st
 
 
 def numbers(tallies: Sequence[Tally]) -> dict[str, Any]:
-    """Sums over kinds."""
+    """Return sums over kinds."""
     faults = Counter(fault.partition(":")[0] for tally in tallies for fault in set(tally.faults))
     return {
         "kinds": len(tallies),
@@ -185,7 +213,7 @@ def numbers(tallies: Sequence[Tally]) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The numbers by area, for people."""
+    """Return the numbers by area, for people."""
     lines = [f"{'':12}{'kinds':>7}{'tried':>7}{'reason':>8}{'right':>7}{'failed':>8}  faults"]
     for name, area in [*result["areas"].items(), ("all", result["all"])]:
         faults = ", ".join(f"{count} {kind}" for kind, count in area["faults"].items())
@@ -197,7 +225,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What it ran on."""
+    """Describe the machine that it ran on."""
     return {
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
@@ -207,7 +235,7 @@ def machine() -> dict[str, Any]:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The options."""
+    """Make the parser of the options."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

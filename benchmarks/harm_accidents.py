@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (a table: a line is a case)
-"""Accidents of a run: signals, two at once, files that move away, and odd surroundings."""
+"""Do accidents to a run: signals, two at once, files that move away, and odd surroundings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COMMAND = ("good", "--out", "s.h5", "--commit-interval", "1")
 
 
 def _metals(case: Case) -> int:
-    """More good crystals, so that there is time for harm; how many there are then."""
+    """Write more good crystals, so that there is time for harm; return how many there are then."""
     folder = case.place.work / "good"
     for symbols, text in METALS.items():
         (folder / f"{symbols.replace(' ', '')}.vasp").write_text(text)
@@ -67,7 +67,7 @@ def _done(rows: list[Row]) -> dict[str, object]:
 
 
 def _again(case: Case, number: int) -> None:
-    """The same command comes to its end, and what was done before stays."""
+    """Check that the same command comes to its end, and that what was done before stays."""
     before = _done(case.place.rows("s.h5"))
     found = len(case.tally.faults)
     case.tally.tried += 1
@@ -105,7 +105,7 @@ def _signal(number: signal.Signals, codes: tuple[int, ...]) -> Callable[[Case], 
 
 
 def twice_at_once(case: Case) -> None:
-    """The same command twice: one computes, the other waits or is refused."""
+    """Give the same command twice: one computes, the other waits or is refused."""
     number = _metals(case)
     others: list[subprocess.Popen[str]] = []
 
@@ -130,7 +130,7 @@ def twice_at_once(case: Case) -> None:
 def _while_running(
     do: Callable[[Path], None], undo: Callable[[Path], None]
 ) -> Callable[[Case], None]:
-    """Something happens to the store or the inputs in the midst of a run."""
+    """Do something to the store or the inputs in the midst of a run."""
 
     def accident(case: Case) -> None:
         number = _metals(case)
@@ -180,7 +180,7 @@ def _nothing(work: Path) -> None:
 
 
 def truncated_run_folder(case: Case) -> None:
-    """Files of the run folder are cut off after a kill, as a power failure leaves them."""
+    """Cut off files of the run folder after a kill, as a power failure leaves them."""
     number = _metals(case)
     kill = _in_the_midst(case, 1.5, lambda pid: os.kill(pid, signal.SIGKILL))
     ended = case.place.run(*COMMAND, beside=kill)
@@ -204,7 +204,7 @@ def _surroundings(
     before: Callable[[], None] = lambda: None, ready: Callable[[Path], None] = _nothing,
     codes: tuple[int, ...] = (0,), store: bool = True,
 ) -> Callable[[Case], None]:  # fmt: skip
-    """A run in odd surroundings: it is whole, or refused with one of these words."""
+    """Run in odd surroundings: the run is whole, or refused with one of these words."""
 
     def do(case: Case) -> None:
         ready(case.place.work)
@@ -225,7 +225,7 @@ def _surroundings(
 
 
 def _shadows(work: Path) -> None:
-    """Modules of the working folder that have the names of packages."""
+    """Write modules into the working folder that have the names of packages."""
     for name in ("h5py", "ase", "torch", "phonopy", "yaml", "random", "colorsys"):
         (work / f"{name}.py").write_text(
             "import os\nopen(os.environ['MARKER'], 'a').close()\nraise SystemExit('shadowed')\n"

@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (a table: a line is a case)
-"""Archives and compressed files: cut off, hostile, or far larger than they look."""
+"""Make archives and compressed files: cut off, hostile, or far larger than they look."""
 
 from __future__ import annotations
 
@@ -25,12 +25,22 @@ OUTSIDE = [f"{'../' * levels}outside/" for levels in range(1, 7)]
 
 
 def al() -> str:
-    """Text of a CIF of one atom of aluminium; each has a cell of its own."""
+    """Return the text of a CIF of one atom of aluminium; each has a cell of its own."""
     return cif(["Al1 Al 0 0 0"])
 
 
 def gz(head: bytes, chunk: bytes, times: int) -> Callable[[Path], None]:
-    """A compressed file of many equal chunks."""
+    """Return what writes a compressed file of many equal chunks.
+
+    Parameters
+    ----------
+    head : bytes
+        The beginning of the content.
+    chunk : bytes
+        What follows it.
+    times : int
+        How often.
+    """
 
     def make(path: Path) -> None:
         with gzip.open(path, "wb", compresslevel=6) as file:
@@ -42,7 +52,15 @@ def gz(head: bytes, chunk: bytes, times: int) -> Callable[[Path], None]:
 
 
 def zipped(members: dict[str, str | bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    """Bytes of a zip of these members."""
+    """Return the bytes of a zip of these members.
+
+    Parameters
+    ----------
+    members : dict
+        Contents by name.
+    method : int
+        Compression, as ``zipfile`` numbers it.
+    """
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", method) as archive:
         for name, content in members.items():
@@ -51,7 +69,15 @@ def zipped(members: dict[str, str | bytes], method: int = zipfile.ZIP_DEFLATED) 
 
 
 def tarred(members: dict[str, str | bytes], mode: str = "w") -> bytes:
-    """Bytes of a tar of these members."""
+    """Return the bytes of a tar of these members.
+
+    Parameters
+    ----------
+    members : dict
+        Contents by name.
+    mode : str
+        Of ``tarfile.open``, for the compression.
+    """
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode=mode) as archive:
         for name, content in members.items():
@@ -95,7 +121,7 @@ def _zip_twice(path: Path) -> None:
 
 
 def _encrypted() -> bytes:
-    """A zip whose only member is marked as encrypted."""
+    """Return a zip whose only member is marked as encrypted."""
     data = bytearray(zipped({"a.cif": al()}, zipfile.ZIP_STORED))
     data[6] |= 1
     data[data.index(b"PK\x01\x02") + 8] |= 1
@@ -103,7 +129,7 @@ def _encrypted() -> bytes:
 
 
 def _method(number: int) -> bytes:
-    """A zip with a compression that nobody knows."""
+    """Return a zip with a compression that nobody knows."""
     data = bytearray(zipped({"a.cif": al()}, zipfile.ZIP_STORED))
     data[8] = number
     data[data.index(b"PK\x01\x02") + 10] = number
@@ -117,7 +143,7 @@ def _wrong_sum() -> bytes:
 
 
 def _quine() -> bytes:
-    """A zip with a directory entry that points to a member many times."""
+    """Return a zip with a directory entry that points to a member many times."""
     data = zipped({"a.cif": cif(["Al1 Al ? 0 0"]) + " " * MEGABYTE})
     start = data.index(b"PK\x01\x02")
     end = data.index(b"PK\x05\x06")
@@ -143,7 +169,7 @@ def _tar_links(path: Path) -> None:
 
 
 def _sparse(name: str, size: int) -> bytes:
-    """A tar of 1.5 kB whose member says that it is ``size`` bytes long (old GNU sparse)."""
+    """Return a tar of 1.5 kB whose member is ``size`` bytes long by its header (old GNU sparse)."""
     header = bytearray(512)
 
     def put(place: int, value: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Accidents that are no bad files: each kind is a function that does its harm in a place."""
+"""Do harm with accidents that are no bad files: each kind is a function that acts in a place."""
 
 from __future__ import annotations
 
@@ -12,24 +12,50 @@ from harm_place import Ended, Limits, Place, faults_of
 
 @dataclass
 class Case:
-    """One kind under way: its place, and what is found."""
+    """Hold one kind under way: its place, and what is found."""
 
     place: Place
     tally: Tally
 
     def fault(self, kind: str, text: str) -> None:
-        """Note a fault."""
+        """Note a fault.
+
+        Parameters
+        ----------
+        kind : str
+            Class of the fault.
+        text : str
+            What went wrong.
+        """
         self.tally.faults.append(f"{kind}: {text}")
 
     def check(self, ended: Ended, codes: Iterable[int] = (0, 1, 2, 3)) -> Ended:
-        """Note what no command may do."""
+        """Note what no command may do.
+
+        Parameters
+        ----------
+        ended : Ended
+            The command.
+        codes : iterable of int
+            Exit codes that are right.
+        """
         self.tally.faults += faults_of(ended, codes, self.place.limits)
         self.tally.seconds += ended.seconds
         self.tally.peak = max(self.tally.peak, ended.peak)
         return ended
 
     def refused(self, ended: Ended, codes: Iterable[int] = (2, 3), *words: str) -> None:
-        """Count a try that must end with a refusal, a sentence, and one of these words."""
+        """Count a try that must end with a refusal, a sentence, and one of these words.
+
+        Parameters
+        ----------
+        ended : Ended
+            The command.
+        codes : iterable of int
+            Exit codes that are right.
+        *words : str
+            What it may name; one is enough.
+        """
         before = len(self.tally.faults)
         self.tally.tried += 1
         self.check(ended, codes)
@@ -39,7 +65,17 @@ class Case:
             self.tally.told += 1
 
     def whole(self, ended: Ended, store: str, *, told: bool = False) -> None:
-        """Count a try that must end with all good crystals in the store."""
+        """Count a try that must end with all good crystals in the store.
+
+        Parameters
+        ----------
+        ended : Ended
+            The command.
+        store : str
+            Path of the store, from the working folder.
+        told : bool
+            Whether a reason is given, so that it counts as told.
+        """
         before = len(self.tally.faults)
         self.tally.tried += 1
         self.check(ended, (0,))
@@ -63,7 +99,7 @@ class Case:
 
 @dataclass(frozen=True)
 class CaseKind:
-    """A kind of accidents.
+    """Describe a kind of accidents.
 
     Attributes
     ----------
@@ -81,7 +117,15 @@ class CaseKind:
     needs: Callable[[], str] = str
 
     def tally(self, folder: Path, limits: Limits) -> Tally:
-        """Do it in a new folder."""
+        """Do the harm in a new folder.
+
+        Parameters
+        ----------
+        folder : Path
+            The folder.
+        limits : Limits
+            Of each command.
+        """
         tally = Tally(self.area, self.name, skipped=self.needs())
         if not tally.skipped:
             place = Place(folder, limits)
@@ -92,5 +136,13 @@ class CaseKind:
 
 
 def cases(area: str, table: dict[str, Callable[[Case], None]]) -> list[CaseKind]:
-    """Make kinds of a table of them."""
+    """Make kinds of a table of them.
+
+    Parameters
+    ----------
+    area : str
+        The area of all of them.
+    table : dict
+        By name, what does the harm and judges it.
+    """
     return [CaseKind(area, name, do) for name, do in table.items()]

@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (a table: a line is a case)
-"""CIF files that are wrong, and some that only look so."""
+"""Make CIF files that are wrong, and some that only look so."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CELLS = count()
 
 
 def cell_length() -> float:
-    """A lattice parameter that no other input has: equal crystals would share a row."""
+    """Return a lattice parameter of no other input, for equal crystals would share a row."""
     return round(3.9 + 0.0007 * next(_CELLS), 4)
 
 
@@ -26,9 +26,24 @@ def cif(
     after: str = "",
     name: str = "x",
 ) -> str:
-    """Text of a CIF: ``before`` stands after the cell, ``columns`` after those of the sites.
+    """Return the text of a CIF.
 
     One atom without symmetry is in the primitive cell of fcc, whose lattice parameter is ``a``.
+
+    Parameters
+    ----------
+    sites : iterable of str
+        Lines of the sites.
+    a : object
+        Lattice parameter of a cube; one of no other input if it is ``None``.
+    cell : tuple
+        Lengths and angles, if it is no cube.
+    before, after : str
+        What stands after the cell, and at the end.
+    columns : str
+        Names of the columns after those of the sites.
+    name : str
+        Of the block.
     """
     sites = list(sites)
     a = cell_length() if a is None else a
@@ -52,12 +67,18 @@ def cif(
 
 
 def labels(sites: Iterable[str]) -> str:
-    """Text of a CIF whose sites have labels only, no symbols."""
+    """Return the text of a CIF whose sites have labels only, no symbols."""
     return cif(sites).replace("_atom_site_type_symbol\n", "")
 
 
 def one(symbol: str, label: str = "M1") -> str:
-    """Text of a CIF with one atom and one of nickel."""
+    """Return the text of a CIF with one atom and one of nickel.
+
+    Parameters
+    ----------
+    symbol, label : str
+        Of the atom that is not nickel.
+    """
     return cif([f"{label} {symbol} 0 0 0", "Ni1 Ni .5 .5 .5"], a=2.9)
 
 

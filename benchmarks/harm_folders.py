@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (a table: a line is a case)
-"""Names, links, pipes and rights: what lies in folders beside plain files."""
+"""Make names, links, pipes and rights: all that folders hold besides plain files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _al() -> str:
 
 
 def _good(name: str | bytes) -> Bad:
-    """A good crystal by this name, which must be computed."""
+    """Return a good crystal by this name, which must be computed."""
     return Bad(name, _al(), must=AL, reason=False)
 
 
@@ -33,7 +33,7 @@ def _folder(path: Path) -> None:
 
 
 def _folder_link(path: Path) -> None:
-    """A link to a folder of crystals that is hidden from the search otherwise."""
+    """Make a link to a folder of crystals that is hidden from the search otherwise."""
     hidden = path.with_name(".hidden")
     hidden.mkdir()
     (hidden / "a.cif").write_text(_al())
@@ -41,7 +41,7 @@ def _folder_link(path: Path) -> None:
 
 
 def _loop(path: Path) -> None:
-    """A folder with a crystal and with a link to itself."""
+    """Make a folder with a crystal and with a link to itself."""
     _folder(path)
     (path / "again").symlink_to(".")
     (path / "up").symlink_to("..")

@@ -1,4 +1,4 @@
-"""Bad inputs in one folder with good ones: one run, and what it says of each of them."""
+"""Run bad inputs in one folder with good ones, and judge what is said of each of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harm_place import EMT, Ended, Limits, Place, Row, faults_of, is_said
 
 @dataclass
 class Tally:
-    """What became of a kind of bad inputs or accidents.
+    """Hold what became of a kind of bad inputs or accidents.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Bad:
-    """A bad input.
+    """Describe a bad input.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ class Bad:
 
 @dataclass(frozen=True)
 class FileKind:
-    """A kind of bad inputs, all given in one folder with good crystals.
+    """Describe a kind of bad inputs, all given in one folder with good crystals.
 
     Attributes
     ----------
@@ -106,7 +106,15 @@ def kinds(table: dict[str, Sequence[Bad]], **options: Any) -> list[FileKind]:
 
 
 def alloy(symbols: str, a: float, b: float | None = None) -> str:
-    """Text of a POSCAR: fcc of one element, or CsCl's structure of two."""
+    """Return the text of a POSCAR: fcc of one element, or CsCl's structure of two.
+
+    Parameters
+    ----------
+    symbols : str
+        One or two, with a blank between.
+    a, b : float
+        Lattice parameters in A; without ``b`` the cell is cubic.
+    """
     names = symbols.split()
     if len(names) == 1:
         h = a / 2
@@ -129,7 +137,15 @@ def write_good(folder: Path) -> None:
 
 
 def write_bad(folder: Path, bad: Bad) -> None:
-    """Write one bad input into a folder of its own."""
+    """Write one bad input into a folder of its own.
+
+    Parameters
+    ----------
+    folder : Path
+        A new folder.
+    bad : Bad
+        The input.
+    """
     folder.mkdir(parents=True)
     path = Path(os.fsdecode(os.path.join(os.fsencode(folder), os.fsencode(bad.name))))
     if callable(bad.content):
@@ -143,7 +159,19 @@ def write_bad(folder: Path, bad: Bad) -> None:
 def judge(
     group: Sequence[FileKind], folder: Path, limits: Limits, report: Callable[[str], None]
 ) -> list[Tally]:
-    """Run kinds together with good crystals; apart, where they stop the run."""
+    """Run kinds together with good crystals; apart, where they stop the run.
+
+    Parameters
+    ----------
+    group : sequence of FileKind
+        Kinds with the same potential.
+    folder : Path
+        A new folder.
+    limits : Limits
+        Of each command.
+    report : callable
+        Told when kinds are run apart.
+    """
     place = Place(folder, limits)
     tallies = [Tally(kind.area, kind.name, len(kind.bad)) for kind in group]
     write_good(place.work / "good")
@@ -212,7 +240,15 @@ def _tell(tally: Tally, bad: Bad, token: str, rows: list[Row], ended: Ended) -> 
 
 
 def groups_of(kinds: Iterable[FileKind], size: int) -> list[list[FileKind]]:
-    """Put kinds with the same potential together."""
+    """Put kinds with the same potential together.
+
+    Parameters
+    ----------
+    kinds : iterable of FileKind
+        All kinds.
+    size : int
+        Most kinds in a group.
+    """
     groups: list[list[FileKind]] = []
     for kind in kinds:
         if not groups or groups[-1][0].model != kind.model or len(groups[-1]) >= size:

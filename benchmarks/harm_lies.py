@@ -1,4 +1,4 @@
-"""Potentials that lie: ASE's EMT, but for crystals of some elements together.
+"""Define potentials that lie: ASE's EMT, but for crystals of some elements together.
 
 Each of ``LIES`` is told about the crystals of two elements, ``PAIRS`` says which.
 """
@@ -97,7 +97,7 @@ _OF_PAIR = {frozenset(pair): LIES[name][0] for name, pair in NAMES.items()}
 
 
 class Liar(EMT):
-    """Lies about pairs of elements."""
+    """Lie about pairs of elements."""
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=("positions", "cell")):  # type: ignore[no-untyped-def]
         changes = ["positions", "numbers", "cell", "pbc"]
@@ -172,16 +172,16 @@ def exits() -> EMT:
 
 
 def number() -> int:
-    """A number is no calculator."""
+    """Return a number, which is no calculator."""
     return 5
 
 
 def nothing() -> None:
-    """Nothing is no calculator."""
+    """Return nothing, which is no calculator."""
 
 
 def wants(more: object) -> EMT:
-    """A calculator that wants more."""
+    """Make a calculator that wants more."""
     return EMT()
 
 

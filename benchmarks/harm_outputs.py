@@ -1,4 +1,4 @@
-"""Outputs named like other things, places without room or rights, and wrong use."""
+"""Name outputs like other things, take room and rights from places, and use commands wrongly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MINE = "this is mine, not hpcbench's\n"
 
 
 def _mine(case: Case, name: str, text: str = MINE) -> Path:
-    """A file of the user's that may not change from now on."""
+    """Write a file of the user's that may not change from now on."""
     path = case.place.work / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
@@ -37,14 +37,14 @@ def _kept(case: Case, *paths: Path) -> Callable[[], None]:
 
 
 def _store(case: Case, name: str = "s.h5") -> Path:
-    """A store of hpcbench's."""
+    """Make a store of hpcbench's."""
     path = case.place.work / name
     shutil.copy(base_store(case.place.folder.parent / "stores", case.place.limits), path)
     return path
 
 
 def _refuses(case: Case, *words: str, codes: tuple[int, ...] = (2, 3), **options: object) -> None:
-    """A command that must be refused and leave nothing behind."""
+    """Give a command that must be refused and leave nothing behind."""
     before = set(case.place.work.rglob("*"))
     case.refused(case.place.hpcbench(*words, **options), codes)
     new = set(case.place.work.rglob("*")) - before
@@ -53,7 +53,7 @@ def _refuses(case: Case, *words: str, codes: tuple[int, ...] = (2, 3), **options
 
 
 def run_words(*words: str) -> list[str]:
-    """A run of the good crystals with EMT."""
+    """Return the words of a run of the good crystals with EMT."""
     return ["run", "good", "--model", "ase.calculators.emt:EMT", "--device", "cpu", *words]
 
 
@@ -154,7 +154,7 @@ def reports_of_like_names(case: Case) -> None:
 
 
 def outputs_replace_files(case: Case) -> None:
-    """Of each command that writes, onto a file of the user's."""
+    """Let each command that writes do so onto a file of the user's."""
     _store(case)
     _store(case, "b.h5")
     (case.place.work / "cif").mkdir()

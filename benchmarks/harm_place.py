@@ -1,4 +1,4 @@
-"""Where harm is done: folders, the program as a user starts it, and what it may not do there."""
+"""Set up where harm is done: folders, the program as a user starts it, what it may not do."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Ended:
-    """A command that has ended.
+    """Describe a command that has ended.
 
     Attributes
     ----------
@@ -73,13 +73,13 @@ class Ended:
 
     @property
     def text(self) -> str:
-        """All that it printed."""
+        """Return all that it printed."""
         return self.out + self.err
 
 
 @dataclass
 class Limits:
-    """What a run of good crystals takes, and what others may."""
+    """Hold what a run of good crystals takes, and what others may."""
 
     seconds: float = 120.0
     peak: int = 2**40
@@ -92,7 +92,7 @@ class Limits:
 
 @dataclass
 class Place:
-    """A folder in which harm is done.
+    """Keep a folder in which harm is done.
 
     Attributes
     ----------
@@ -119,16 +119,16 @@ class Place:
 
     @property
     def work(self) -> Path:
-        """Working folder of the commands: inputs and outputs."""
+        """Return the working folder of the commands: inputs and outputs."""
         return self.folder / "work"
 
     @property
     def outside(self) -> Path:
-        """A folder that nothing may be written to."""
+        """Return a folder that nothing may be written to."""
         return self.folder / "outside"
 
     def environment(self, changes: Mapping[str, str | None] = {}) -> dict[str, str]:
-        """Of the commands: this process's, without what a batch system left in it."""
+        """Return that of the commands: this process's, without what a batch system left in it."""
         mine = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "PMI", "HPCB"))}
         mine |= {
             "PYTHONPATH": self.python_path,
@@ -148,7 +148,7 @@ class Place:
         return self.command([sys.executable, "-m", "hpcbench", *words], **options)
 
     def run(self, *words: str, model: str = EMT, **options: Any) -> Ended:
-        """``hpcbench run`` with quick settings."""
+        """Give ``hpcbench run`` with quick settings."""
         return self.hpcbench("run", "--model", model, *QUICK, *words, **options)
 
     def command(
@@ -164,8 +164,22 @@ class Place:
     ) -> Ended:
         """Give a command and wait for its end.
 
-        ``within``: words in front; ``before``: called in the new process; ``beside``: called with
-        its process id as soon as it runs.
+        Parameters
+        ----------
+        words : sequence of str
+            The command.
+        cwd : Path
+            Its working folder, if that is another one.
+        env : mapping
+            Changes of its environment; ``None`` takes a variable away.
+        seconds : float
+            After which it is killed, if not those of the limits.
+        within : sequence of str
+            Words in front.
+        before : callable
+            Called in the new process.
+        beside : callable
+            Called with its process id as soon as it runs.
         """
 
         def confine() -> None:
@@ -195,7 +209,7 @@ class Place:
         )  # fmt: skip
 
     def rows(self, store: str, **options: Any) -> list[Row]:
-        """The table of a store, as ``hpcbench export`` writes it; empty where it writes none."""
+        """Return the table of a store as ``hpcbench export`` writes it; empty if it writes none."""
         ended = self.hpcbench("export", store, "--format", "json", "-o", "-", **options)
         try:
             return list(json.loads(ended.out))
@@ -209,7 +223,7 @@ class Place:
         self._folders = (self.outside, *folders)
 
     def changes(self) -> list[str]:
-        """What has changed since :meth:`watch`."""
+        """Return what has changed since :meth:`watch`."""
         now: dict[str, str] = {}
         for folder in self._folders:
             now |= snapshot(folder)
@@ -218,7 +232,7 @@ class Place:
 
 
 def as_other_users() -> tuple[str, ...]:
-    """Words in front that take from root the power to read and write everything."""
+    """Return words in front that take from root the power to read and write everything."""
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         return ()
     powers = "-dac_override,-dac_read_search"
@@ -226,7 +240,7 @@ def as_other_users() -> tuple[str, ...]:
 
 
 def snapshot(folder: Path) -> dict[str, str]:
-    """What is at each path below a folder: kind, rights, target or checksum."""
+    """Return what is at each path below a folder: kind, rights, target or checksum."""
     found = {}
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
@@ -294,14 +308,24 @@ def _text(path: Path) -> str:
 
 
 def is_said(row: Row) -> bool:
-    """Whether a row has a reason, a mending, or a note that good crystals have not."""
+    """Tell whether a row has a reason, a mending, or a note that good crystals have not."""
     note = _USUAL_NOTE.sub("", str(row.get("notes") or "")).strip(" ;,")
     mended = any("mended" in fields for *_, fields in json.loads(row["origins"] or "[[{}]]"))
     return row["status"] != "done" or bool(note) or mended
 
 
 def faults_of(ended: Ended, codes: Iterable[int], limits: Limits) -> list[str]:
-    """What no command may do, whatever is given to it."""
+    """Return what the command did that none may do, whatever is given to it.
+
+    Parameters
+    ----------
+    ended : Ended
+        The command.
+    codes : iterable of int
+        Exit codes that are right.
+    limits : Limits
+        Of each command.
+    """
     found = []
     told = _last_line(ended.err) or _last_line(ended.out)
     if ended.is_late:

@@ -1,4 +1,4 @@
-"""Potentials that lie, end their process, hang, or are none."""
+"""Use potentials that lie, end their process, hang, or are none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LATTICE = {"Al": 4.05, "Ni": 3.52, "Ag": 4.09, "Au": 4.08, "Pt": 3.92, "Pd": 3.8
 
 
 def _alloy(pair: tuple[str, str]) -> str:
-    """CsCl's structure of two elements, with the volume of an atom as they have it alone."""
+    """Return CsCl's structure of two elements, with the volume of an atom as they have it alone."""
     a = (sum(LATTICE[element] ** 3 for element in pair) / 4) ** (1 / 3)
     return alloy(" ".join(pair), round(a, 3))
 
@@ -40,7 +40,7 @@ LYING: list[FileKind] = kinds(
 
 
 def _deed(name: str) -> Callable[[Case], None]:
-    """The same command, until it has ended: good crystals are computed, gold has a reason."""
+    """Repeat a command until it has ended: good crystals are computed, gold has a reason."""
 
     def do(case: Case) -> None:
         (case.place.work / "good" / "Au.vasp").write_text(alloy("Au", 4.09))
@@ -71,7 +71,7 @@ def _deed(name: str) -> Callable[[Case], None]:
 
 
 def _hangs(name: str, number: signal.Signals) -> Callable[[Case], None]:
-    """A run that hangs ends within seconds when it is asked to, and others are computed."""
+    """Hang a run: it ends within seconds when it is asked to, and others are computed."""
 
     def do(case: Case) -> None:
         (case.place.work / "good" / "Au.vasp").write_text(alloy("Au", 4.09))

@@ -1,4 +1,4 @@
-"""Stores from a stranger: what is wrong in them is said, and nothing gets out."""
+"""Change stores as a stranger might: what is wrong is said, and nothing gets out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,15 @@ _BASE: dict[Path, Path] = {}
 
 
 def base_store(folder: Path, limits: Limits) -> Path:
-    """A store of the good crystals and of a bad one, made once."""
+    """Make a store of the good crystals and of a bad one, once.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it lies.
+    limits : Limits
+        Of each command.
+    """
     with _LOCK:
         if folder not in _BASE:
             place = Place(folder, limits)
@@ -41,7 +49,7 @@ Change = Callable[["h5py.File", Path], None]
 
 
 def _replaced(path: str, make: Callable[[h5py.File, Any, Path], None]) -> Change:
-    """Another dataset in the place of one, with its attributes."""
+    """Put another dataset in the place of one, with its attributes."""
 
     def change(file: h5py.File, outside: Path) -> None:
         old = file[path]
@@ -81,7 +89,7 @@ def _link(file: h5py.File, about: Any, outside: Path) -> None:
 
 
 def _values(path: str, *values: Any) -> Change:
-    """Other values in the first rows of a dataset."""
+    """Put other values into the first rows of a dataset."""
 
     def change(file: h5py.File, _: Path) -> None:
         data = file[path][:]
@@ -119,7 +127,7 @@ def _all_codes(file: h5py.File, _: Path) -> None:
 
 
 def _longer(rows: int) -> Change:
-    """All columns say that they have so many rows."""
+    """Let all columns say that they have so many rows."""
 
     def change(file: h5py.File, _: Path) -> None:
         import h5py
@@ -317,7 +325,7 @@ def _read_all(case: Case, make: Callable[[Path, Path], None]) -> None:
 
 
 def has_secret(text: str) -> bool:
-    """Whether bytes of the other file are in a text."""
+    """Tell whether bytes of the other file are in a text."""
     return any(word in text for word in (SECRET, str(SECRET_NUMBER), f"{SECRET_NUMBER:,}"))
 
 

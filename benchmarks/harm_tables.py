@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (a table: a line is a case)
-"""JSON, YAML, CSV, databases and torch's files that are wrong, hostile or too large."""
+"""Make JSON, YAML, CSV, databases and torch's files that are wrong, hostile or too large."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MEGABYTE = 2**20
 
 
 def structure(**changes: Any) -> dict[str, Any]:
-    """A pymatgen dictionary of fcc aluminium, with changes."""
+    """Return a pymatgen dictionary of fcc aluminium, with changes."""
     a = cell_length() / 2
     site = {"species": [{"element": "Al", "occu": 1}], "abc": [0, 0, 0], "label": "Al"}
     matrix = [[0, a, a], [a, 0, a], [a, a, 0]]
@@ -238,14 +238,14 @@ DATABASES: list[FileKind] = kinds(
 
 
 class _Code:
-    """Its pickle touches a file when it is loaded."""
+    """Touch a file when its pickle is loaded."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.system, ('touch "$MARKER"',)
 
 
 def _crystals(**changes: Any) -> dict[str, Any]:
-    """Arrays as CDVAE and DiffCSP save them: two crystals of aluminium."""
+    """Return arrays as CDVAE and DiffCSP save them: two crystals of aluminium."""
     import torch
 
     a = cell_length()

@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (a table: a line is a case)
-"""POSCARs and extended XYZ that are wrong, and odd bytes, endings and crystals."""
+"""Make POSCARs and extended XYZ that are wrong, and odd bytes, endings and crystals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ def poscar(
     mode: str = "Direct",
     places: str = "0 0 0\n",
 ) -> str:
-    """Text of a POSCAR, by its lines."""
+    """Return the text of a POSCAR, by its lines.
+
+    Parameters
+    ----------
+    comment, scale, lattice, names, counts, mode, places
+        The lines in their order; ``lattice`` is that of fcc where it is empty.
+    """
     a = cell_length() / 2
     lattice = lattice or f"0 {a} {a}\n{a} 0 {a}\n{a} {a} 0"
     return f"{comment}\n{scale}\n{lattice}\n{names}{counts}\n{mode}\n{places}"
@@ -28,7 +34,19 @@ def poscar(
 def xyz(
     lines: str = "Al 0 0 0\n", *, lattice: str = "", number: object = "", header: str = ""
 ) -> str:
-    """Text of a frame of extended XYZ."""
+    """Return the text of a frame of extended XYZ.
+
+    Parameters
+    ----------
+    lines : str
+        Those of the atoms.
+    lattice : str
+        Nine numbers; a cell of fcc where it is empty.
+    number : object
+        Of atoms; that of the lines where it is empty.
+    header : str
+        The second line; a good one where it is empty.
+    """
     a = cell_length() / 2
     lattice = lattice or f"0 {a} {a} {a} 0 {a} {a} {a} 0"
     number = number if number != "" else len(lines.splitlines())

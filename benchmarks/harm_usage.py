@@ -1,4 +1,4 @@
-"""Wrong use: settings, lists, manifests and options that are wrong are refused with a sentence."""
+"""Use commands wrongly: settings, lists, manifests and options are refused with a sentence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harm_outputs import run_words
 
 @dataclass(frozen=True)
 class Wrong:
-    """A command that is wrong.
+    """Describe a command that is wrong.
 
     Attributes
     ----------

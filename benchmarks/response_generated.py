@@ -1,4 +1,4 @@
-"""Seconds and memory of force constants of generated crystals, by displacements and by response.
+"""Time force constants of generated crystals, by displacements and by response, and their memory.
 
     OMP_NUM_THREADS=1 python benchmarks/response_generated.py [--crystals 200] [--shapes 1M 5M]
 
@@ -68,7 +68,15 @@ WAYS: dict[str, tuple[Callable[[Atoms], np.ndarray], bool]] = {
 
 
 def phonons(crystals: list[Atoms], supercell: Callable[[Atoms], np.ndarray]) -> list[Phonopy]:
-    """Return what phonopy displaces, of the crystals that it takes."""
+    """Return what phonopy displaces, of the crystals that it takes.
+
+    Parameters
+    ----------
+    crystals : list of Atoms
+        Relaxed crystals with names.
+    supercell : callable
+        The supercell matrix of a crystal.
+    """
     found = []
     for atoms in crystals:
         try:
@@ -87,7 +95,17 @@ def phonons(crystals: list[Atoms], supercell: Callable[[Atoms], np.ndarray]) -> 
 
 
 def measured(way: str, model: Path, crystals: list[Atoms]) -> dict[str, Any]:
-    """Return what one way takes; in a process of its own."""
+    """Return what one way takes; it runs in a process of its own.
+
+    Parameters
+    ----------
+    way : str
+        A key of ``WAYS``.
+    model : Path
+        The potential.
+    crystals : list of Atoms
+        All crystals.
+    """
     supercell, by_response = WAYS[way]
     potential: Any = hpcbench.load_potential(str(model))
     found = phonons(crystals, supercell)
@@ -119,7 +137,7 @@ def peak() -> float:
 
 
 def main() -> None:
-    """Of the command line."""
+    """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", nargs="?", type=Path, default=GENERATED)
     parser.add_argument("--crystals", type=int, default=200)

@@ -1,4 +1,4 @@
-"""Cells: their heights, vacuum in them, handedness, and whether they repeat."""
+"""Examine cells: their heights, vacuum in them, handedness, and whether they repeat."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def right_handed(cell: NDArray[np.float64]) -> tuple[NDArray[np.float64], str]:
 
 
 def heights(cell: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Distances in A between opposite faces of a cell, whose lattice vectors are rows."""
+    """Return distances in A between opposite faces of a cell, whose lattice vectors are rows."""
     found: NDArray[np.float64] = 1.0 / np.linalg.norm(np.linalg.inv(cell), axis=0)
     return found
 
@@ -53,7 +53,7 @@ def gaps(cell: NDArray[np.float64], positions: NDArray[np.float64]) -> NDArray[n
 
 @dataclass(frozen=True)
 class Periodicity:
-    """What boundary conditions that are not periodic mean for a crystal.
+    """Describe what boundary conditions that are not periodic mean for a crystal.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Processes of our own: what they are started with."""
+"""Say what processes of our own are started with."""
 
 from __future__ import annotations
 

@@ -107,6 +107,15 @@ class Crystal:
 
         A left-handed cell is made right-handed; masses that were set are taken. Origins get a note
         of that, of masses that cannot be taken, and of ``pbc`` that is false in a tight box.
+
+        Parameters
+        ----------
+        atoms : Atoms
+            The crystal.
+        name : str
+            For people.
+        origins : tuple of Origin
+            Where it comes from.
         """
         cell, positions = np.asarray(atoms.cell[:], dtype=np.float64), atoms.positions
         set_masses = atoms.get_masses() if atoms.has("masses") else None
@@ -135,7 +144,7 @@ class Crystal:
         return str(self.to_ase().get_chemical_formula("hill"))
 
     def to_ase(self) -> Atoms:
-        """The crystal as periodic ASE ``Atoms``, with Born charges in ``info["nac_params"]``.
+        """Return the crystal as periodic ``Atoms``, with Born charges in ``info["nac_params"]``.
 
         Its masses are set where they are not those of the elements.
         """

@@ -73,7 +73,7 @@ class PotentialError(SetupError):
 
 
 class ModelError(UsageError, PotentialError):
-    """There is no such potential."""
+    """Say that there is no such potential."""
 
 
 class DeviceError(SetupError):
@@ -89,7 +89,7 @@ class StoreError(SetupError):
 
 
 class NoStoreError(UsageError, StoreError):
-    """There is no such store."""
+    """Say that there is no such store."""
 
 
 class DamageError(StoreError):
@@ -101,7 +101,7 @@ class EvaluationError(HpcbenchError):
 
 
 class AnswerError(EvaluationError):
-    """A potential answered with something of another shape or kind than was asked for."""
+    """Say that a potential answered with another shape or kind than was asked for."""
 
 
 class OutOfMemoryError(HpcbenchError):
@@ -125,7 +125,7 @@ class CrystalError(HpcbenchError):
 
     @property
     def reason(self) -> str:
-        """What a table shows: ``kind: message``, in one line of readable length."""
+        """Return what a table shows: ``kind: message``, in one line of readable length."""
         return shown_reason(f"{self.kind}: {self}")
 
 

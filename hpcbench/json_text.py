@@ -1,4 +1,4 @@
-"""Texts of a store that are JSON."""
+"""Read texts of a store that are JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from hpcbench.texts import shown_reason
 
 
 def json_of(text: str, what: str) -> Any:
-    """Read a text of a store that is JSON; ``what`` names it in the error.
+    """Read a text of a store that is JSON.
+
+    Parameters
+    ----------
+    text : str
+        The text.
+    what : str
+        What the error calls it.
 
     Raises
     ------

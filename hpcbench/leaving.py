@@ -1,4 +1,4 @@
-"""How this process ends, told to the one that looks after it; see :mod:`hpcbench.farm.guard`."""
+"""Tell how this process ends to the one that looks after it; see :mod:`hpcbench.farm.guard`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much of a file is read: limits that hold before memory is spent, for each format.
+"""Limit how much of a file is read, for each format, before memory is spent.
 
 A compressed file, a sparse archive or an alias of a YAML file can stand for any amount of data.
 What is above a limit becomes a row with its reason, and the reason names the limit, so that it can
@@ -50,7 +50,7 @@ _PART = 2**20
 
 @dataclass(frozen=True)
 class Limits:
-    """Most bytes, characters of a line, levels of nesting and members, for each format.
+    """Hold most bytes, characters of a line, levels of nesting and members, for each format.
 
     Attributes
     ----------
@@ -65,11 +65,26 @@ class Limits:
         object.__setattr__(self, "_values", _with(self.given))
 
     def of(self, kind: str, what: str) -> int:
-        """A limit of a format: ``bytes``, ``line``, ``nesting`` or ``members``."""
+        """Return a limit of a format.
+
+        Parameters
+        ----------
+        kind : str
+            The format.
+        what : str
+            ``bytes``, ``line``, ``nesting`` or ``members``.
+        """
         return self._values[kind][what]
 
     def check(self, kind: str, what: str, number: int) -> None:
         """Compare a number with a limit.
+
+        Parameters
+        ----------
+        kind, what : str
+            As in :meth:`of`.
+        number : int
+            The number.
 
         Raises
         ------
@@ -80,7 +95,13 @@ class Limits:
             raise self.error(kind, what)
 
     def error(self, kind: str, what: str) -> UnreadableError:
-        """What is said of something above a limit."""
+        """Return the error for something above a limit.
+
+        Parameters
+        ----------
+        kind, what : str
+            As in :meth:`of`.
+        """
         return UnreadableError(
             KIND,
             f"more than {self.of(kind, what):,} {_WORDS[what]}; --read-limits {kind}.{what}=N "
@@ -89,6 +110,13 @@ class Limits:
 
     def check_lines(self, kind: str, text: str) -> None:
         """Compare the longest line of a text with the limit of its format.
+
+        Parameters
+        ----------
+        kind : str
+            The format.
+        text : str
+            The text.
 
         Raises
         ------
@@ -103,6 +131,13 @@ class Limits:
         """Compare nesting and number of values of a JSON text, or of Python's, with the limits.
 
         Brackets and commas in texts are counted as well, as those of a CIF: they come in pairs.
+
+        Parameters
+        ----------
+        kind : str
+            The format.
+        text : str
+            The text.
 
         Raises
         ------
@@ -124,7 +159,7 @@ class Limits:
 
 
 def read_limits(value: Any) -> tuple[str, ...]:
-    """The setting ``read_limits``: texts such as ``json.bytes=2G``.
+    """Return the setting ``read_limits``: texts such as ``json.bytes=2G``.
 
     Raises
     ------

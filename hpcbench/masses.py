@@ -1,4 +1,4 @@
-"""Atomic masses that a source names: isotopes, and what a file says of its atoms.
+"""Handle atomic masses that a source names: isotopes, and what a file says of its atoms.
 
 Those of the elements are phonopy's, and go without saying: a crystal carries masses only where
 they are others. They decide frequencies, but neither forces nor the sign of a squared frequency.
@@ -76,7 +76,15 @@ def named(
 
 
 def species(numbers: NDArray[np.integer[Any]], masses: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return which atoms of an element are alike in mass, shape (natoms,): 0, 1, ... in each."""
+    """Return which atoms of an element are alike in mass, shape (natoms,): 0, 1, ... in each.
+
+    Parameters
+    ----------
+    numbers : ndarray, shape (natoms,)
+        Atomic numbers.
+    masses : ndarray, shape (natoms,)
+        In u.
+    """
     kinds = np.zeros(len(numbers), dtype=np.int64)
     for number in np.unique(numbers):
         atoms = np.flatnonzero(numbers == number)
@@ -91,10 +99,19 @@ def phonopy_atoms(
     masses: NDArray[np.float64] | None = None,
     **cell: Any,
 ) -> PhonopyAtoms:
-    """Make phonopy's cell, with masses in u where they are not those of the elements.
+    """Make phonopy's cell, with masses where they are not those of the elements.
 
     Isotopes of one element are species of their own (H, H1), as symmetry does not exchange them;
-    see :func:`tells_isotopes`. ``cell`` are the other arguments of ``PhonopyAtoms``.
+    see :func:`tells_isotopes`.
+
+    Parameters
+    ----------
+    numbers : ndarray, shape (natoms,)
+        Atomic numbers.
+    masses : ndarray, shape (natoms,), or None
+        In u; ``None`` for those of the elements.
+    **cell
+        The other arguments of ``PhonopyAtoms``.
     """
     from ase.data import chemical_symbols
     from phonopy.structure.atoms import PhonopyAtoms
@@ -141,7 +158,15 @@ def make_phonopy(cell: PhonopyAtoms, primitive_matrix: Any, symprec: float, **mo
 
 
 def listed(numbers: NDArray[np.integer[Any]], masses: NDArray[np.float64]) -> str:
-    """Return masses as words for people: ``H 2.014``."""
+    """Return masses as words for people: ``H 2.014``.
+
+    Parameters
+    ----------
+    numbers : ndarray, shape (natoms,)
+        Atomic numbers.
+    masses : ndarray, shape (natoms,)
+        In u; those of the elements are not listed.
+    """
     from ase.data import chemical_symbols
 
     known = of_elements()[numbers]

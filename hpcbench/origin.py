@@ -95,7 +95,15 @@ class Origin:
 
 
 def with_note(origins: Iterable[Origin], notes: Iterable[str]) -> tuple[Origin, ...]:
-    """Return origins with a note added to each; empty notes are none."""
+    """Return origins with a note added to each; empty notes are none.
+
+    Parameters
+    ----------
+    origins : iterable of Origin
+        Those of a crystal.
+    notes : iterable of str
+        What is to be said, put together into one note.
+    """
     text = "; ".join(filter(None, notes))
     if not text:
         return tuple(origins)
@@ -126,7 +134,7 @@ def _as_list(origin: Origin) -> list[Any]:
 
 
 def origins_from_json(text: str) -> tuple[Origin, ...]:
-    """What :func:`origins_to_json` has written; none of an empty text.
+    """Return what :func:`origins_to_json` has written; none of an empty text.
 
     Raises
     ------

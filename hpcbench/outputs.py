@@ -1,4 +1,4 @@
-"""Where results are written, and what is never replaced.
+"""Decide where results are written, and what is never replaced.
 
 One rule for every command. Links are followed: what a link leads to is written, and the link
 stays. A file is replaced only if hpcbench has written it, which its first or last bytes say, or
@@ -78,7 +78,7 @@ _HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
 
 
 def target_of(path: str | os.PathLike[str]) -> Path:
-    """The file or folder that a path stands for: links are followed, also to what is not there.
+    """Return the file or folder that a path stands for: links are followed, also dead ones.
 
     Raises
     ------
@@ -100,17 +100,25 @@ def target_of(path: str | os.PathLike[str]) -> Path:
 
 
 def appended(store: Path, ending: str) -> Path:
-    """The default name of what is written of a store: its whole name with an ending behind it."""
+    """Return the default name of what is written of a store: its whole name and an ending.
+
+    Parameters
+    ----------
+    store : Path
+        The store.
+    ending : str
+        The ending.
+    """
     return store.with_name(store.name + ending)
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:
-    """The text of a :data:`SETTINGS_FILE`."""
+    """Return the text of a :data:`SETTINGS_FILE`."""
     return json.dumps(dict(settings), indent=1, sort_keys=True) + "\n"
 
 
 def is_ours(path: Path) -> bool:
-    """Whether hpcbench has written a file, other than a store, or nothing is in it.
+    """Tell whether hpcbench has written a file, other than a store, or nothing is in it.
 
     Raises
     ------
@@ -130,7 +138,7 @@ def is_ours(path: Path) -> bool:
 
 
 def file_to_write(path: str | os.PathLike[str], *, force: bool = False) -> Path:
-    """The file that is written for a path: links are followed.
+    """Return the file that is written for a path: links are followed.
 
     Parameters
     ----------
@@ -180,7 +188,14 @@ def _kind(mode: int) -> str:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
-    """A temporary file, which takes the place of ``path`` if all goes well, else goes.
+    """Yield a temporary file, which takes the place of ``path`` if all goes well, else goes.
+
+    Parameters
+    ----------
+    path : path
+        As given.
+    force : bool
+        Whether a file may be replaced that hpcbench did not write.
 
     Raises
     ------
@@ -206,7 +221,7 @@ def replacing(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[
 def folder_to_write(
     path: str | os.PathLike[str], settings: str, *, force: bool = False
 ) -> Iterator[Path]:
-    """A folder to write files into, with :func:`written_whole`; made if it is not there.
+    """Yield a folder to write files into, with :func:`written_whole`; make it if it is not there.
 
     Parameters
     ----------
@@ -258,7 +273,7 @@ def folder_to_write(
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path``, which takes its name if all goes well, else goes.
+    """Yield a temporary file next to ``path``, which takes its name if all goes well, else goes.
 
     For files within :func:`folder_to_write`.
 
@@ -278,14 +293,22 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def temporary_name(folder: Path, name: str) -> Path:
-    """A file that only this process writes, on whatever host it is."""
+    """Return the name of a file that only this process writes, on whatever host it is.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it lies.
+    name : str
+        Of the file whose place it takes.
+    """
     kept = os.fsdecode(os.fsencode(name)[:_KEPT])
     return folder / f".{kept}.{os.getpid()}-{_HOST}{secrets.token_hex(4)}.part"
 
 
 @contextlib.contextmanager
 def _temporary_file(path: Path) -> Iterator[Path]:
-    """A temporary file for ``path``, at work; it goes unless it is renamed."""
+    """Yield a temporary file for ``path``, at work; it goes unless it is renamed."""
     while True:
         temporary = temporary_name(path.parent, path.name)
         with temporary.open("x+b") as stream:
@@ -303,6 +326,13 @@ def says_at_work(file: int, path: Path) -> bool:
     """Lock a temporary file for as long as it is open; false if it has been removed before that.
 
     The lock is shared: HDF5 locks files that it reads.
+
+    Parameters
+    ----------
+    file : int
+        Descriptor of the open file.
+    path : Path
+        Where it lies.
     """
     with contextlib.suppress(OSError):  # a file system without locks
         fcntl.flock(file, fcntl.LOCK_SH)

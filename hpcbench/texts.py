@@ -1,4 +1,4 @@
-"""Texts that others wrote: as a terminal may show them, and at a length that is read."""
+"""Make texts that others wrote fit for a terminal, and of a length that is read."""
 
 from __future__ import annotations
 
@@ -40,7 +40,15 @@ def _is_plain(text: str) -> bool:
 
 
 def shortened(text: str, most: int = LONGEST_REASON) -> str:
-    """Give a text of at most so many characters; one that was cut says so in its end."""
+    """Give a text of at most so many characters; one that was cut says so in its end.
+
+    Parameters
+    ----------
+    text : str
+        The text.
+    most : int
+        Characters, at least 4.
+    """
     return text if len(text) <= most else f"{text[: most - 4]} ..."
 
 

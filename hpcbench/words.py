@@ -1,11 +1,27 @@
-"""Numbers of things, for people."""
+"""Word numbers of things, for people."""
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number of things: ``1 crystal``, ``2 crystals``."""
+    """Return a number of things: ``1 crystal``, ``2 crystals``.
+
+    Parameters
+    ----------
+    number : int
+        How many.
+    noun : str
+        One of them.
+    """
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def they_are(number: int, noun: str) -> str:
-    """Return a number of things with its verb: ``1 row is``, ``2 rows are``."""
+    """Return a number of things with its verb: ``1 row is``, ``2 rows are``.
+
+    Parameters
+    ----------
+    number : int
+        How many.
+    noun : str
+        One of them.
+    """
     return f"{counted(number, noun)} {'is' if number == 1 else 'are'}"

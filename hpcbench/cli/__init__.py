@@ -73,7 +73,7 @@ def _print_whatever_the_locale() -> None:
 
 
 def _about(options: argparse.Namespace) -> str:
-    """The command, with the files that it is about."""
+    """Return the command, with the files that it is about."""
     names: list[str] = []
     for name in ("store", "sources", "stores", "first", "second"):
         given = getattr(options, name, None) or []

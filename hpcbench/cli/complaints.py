@@ -1,4 +1,4 @@
-"""How a command that fails says so."""
+"""Say how a command fails."""
 
 from __future__ import annotations
 

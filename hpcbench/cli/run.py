@@ -190,7 +190,7 @@ def _tell(problem: Exception, world: World) -> int:
 
 
 def _stopped(config: RunConfig) -> str:
-    """What there is after a stop."""
+    """Say what there is after a stop."""
     from hpcbench.store.reader import Store
 
     with contextlib.suppress(StoreError):

@@ -41,7 +41,14 @@ def write_symmetry_lines(store: Store, folder: Path) -> int:
 
 
 def symmetry_line(row: Mapping[str, Any], phonon: Phonopy) -> PhononBandStructureSymmLine:
-    """The band structure of a row, frequencies from its force constants in double precision.
+    """Return the band structure of a row, with frequencies from its force constants in float64.
+
+    Parameters
+    ----------
+    row : mapping
+        A crystal's row of a store.
+    phonon : Phonopy
+        The same crystal, with force constants.
 
     Raises
     ------

@@ -17,7 +17,7 @@ _LONGEST_NAME = 80
 
 
 def safe_name(name: str) -> str:
-    """A text as the name of a file, or a part of one: nothing leads out of a folder with it."""
+    """Return a text as the name of a file, or a part of one: it leads out of no folder."""
     # What begins with a dot is hidden, with a dash an option of the next command.
     name = re.sub(r"[^A-Za-z0-9.+-]+", "_", name)[:_LONGEST_NAME]
     return re.sub(r"^[.+-]", "_", name)
@@ -30,14 +30,14 @@ def file_name(row: Mapping[str, Any]) -> str:
 
 
 def file_names(store: Store) -> dict[str, str]:
-    """The names of the files of a store's crystals, by id, each different from all others."""
+    """Return the names of the files of a store's crystals, by id, all of them different."""
     table = store.table
     rows = ({"id": key, "name": name} for key, name in zip(table["id"], table["name"], strict=True))
     return each_its_own({str(row["id"]): file_name(row) for row in rows})
 
 
 def each_its_own(names: Mapping[str, str]) -> dict[str, str]:
-    """Names of files by id, with numbers where file systems would take two of them for one.
+    """Return names of files by id, with numbers where file systems would take two for one.
 
     Many do not tell capitals from small letters.
     """

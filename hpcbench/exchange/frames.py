@@ -33,7 +33,7 @@ _TOLD = (
 
 
 def relaxed_atoms(row: Mapping[str, Any]) -> Atoms:
-    """A relaxed crystal as ASE ``Atoms``.
+    """Return a relaxed crystal as ASE ``Atoms``.
 
     Raises
     ------
@@ -118,7 +118,7 @@ def write_forces(store: Store, path: Path) -> int:
 
 
 def displaced_supercells(row: Mapping[str, Any]) -> Iterator[Atoms]:
-    """The displaced supercells of a crystal whose forces were kept, with forces in eV/A.
+    """Yield the displaced supercells of a crystal whose forces were kept, with forces in eV/A.
 
     Raises
     ------
@@ -153,7 +153,15 @@ def _write_frame(stream: TextIO, atoms: Atoms) -> None:
 
 
 def write_one_cif(store: Store, path: Path) -> int:
-    """Write relaxed crystals as blocks of one CIF, without symmetry; returns their number."""
+    """Write relaxed crystals as blocks of one CIF, without symmetry; returns their number.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    path : Path
+        The file; what is there is replaced.
+    """
     number = 0
     with path.open("w") as stream:
         stream.write(CIF_MARK)
@@ -164,7 +172,15 @@ def write_one_cif(store: Store, path: Path) -> int:
 
 
 def write_cifs(store: Store, folder: Path) -> int:
-    """Write a CIF of each relaxed crystal, without symmetry; returns their number."""
+    """Write a CIF of each relaxed crystal, without symmetry; returns their number.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    folder : Path
+        Where the files go.
+    """
     number = 0
     names = file_names(store)
     for row in done_rows(store, _CRYSTAL):

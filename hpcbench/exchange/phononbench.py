@@ -76,7 +76,7 @@ def write_folders(store: Store, folder: Path) -> int:
 
 
 def _names(store: Store) -> dict[str, str]:
-    """A name for each id, without what the scripts cut names at; ids where names repeat.
+    """Return a name for each id, without what the scripts cut names at; ids where names repeat.
 
     Names that differ in case only are one file on some file systems.
     """

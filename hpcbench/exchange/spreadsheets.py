@@ -1,4 +1,4 @@
-"""Texts in the cells of CSV files: spreadsheets take what looks like a formula for one."""
+"""Guard texts in the cells of CSV files: spreadsheets take what looks like a formula for one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def from_cell(text: str) -> str:
 
 
 def harmless(table: pandas.DataFrame) -> pandas.DataFrame:
-    """A table as it goes into a CSV file: texts, names of columns and an index of texts."""
+    """Return a table as it goes into a CSV file: texts, names of columns and an index of texts."""
     marked = table.rename(columns=lambda name: as_cell(str(name)))
     for place, dtype in enumerate(table.dtypes):
         if dtype.kind not in "biuf":

@@ -14,7 +14,15 @@ if TYPE_CHECKING:
 
 
 def table_text(store: Store, kind: str) -> str:
-    """The table as CSV, of which no cell is a formula, or JSON (a list of objects)."""
+    """Return the table as CSV, of which no cell is a formula, or JSON (a list of objects).
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    kind : str
+        "csv" or "json".
+    """
     if kind == "csv":
         return str(harmless(store.table).to_csv(index=False))
     return str(store.table.to_json(orient="records", indent=1)) + "\n"

@@ -52,7 +52,7 @@ def time_left(
 
 
 def past_end(environment: Mapping[str, str] | None = None) -> str:
-    """What to tell a user whose environment names the end of a job that is over; else nothing."""
+    """Say that the environment names the end of a job that is over; empty if it does not."""
     end = (os.environ if environment is None else environment).get("SLURM_JOB_END_TIME", "")
     if not end.isdigit() or int(end) > time.time():
         return ""

@@ -1,4 +1,4 @@
-"""A process that sees how a rank ends: between MPICH's mpiexec and it, or before a single one."""
+"""Watch how a rank ends: between MPICH's mpiexec and it, or before a single one."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class Holdings:
             return (left + more) * self._pace()
 
     def predicted(self, key: str) -> float:
-        """Seconds for a crystal that is held, corrected by the pace so far; 0 for any other."""
+        """Return seconds for a crystal that is held, corrected by the pace; 0 for any other."""
         with self._lock:
             return self._left.get(key, 0.0) * self._pace()
 

@@ -48,12 +48,20 @@ class Journal:
         self._file: int | None = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def read(self, path: str, *, alone: bool = False) -> None:
-        """A file is about to be read; empty where all have been."""
+        """Note that a file is about to be read; empty where all have been.
+
+        Parameters
+        ----------
+        path : str
+            The file.
+        alone : bool
+            Whether it is read in a process of its own.
+        """
         name = quote(os.fsencode(path)) if path else "-"
         self._write("read-alone" if alone else "read", name)
 
     def read_well(self, path: str) -> None:
-        """A file was read in a process of its own, which has lived."""
+        """Note that a file was read in a process of its own, which has lived."""
         with contextlib.suppress(OSError):
             self._write("read-well", quote(os.fsencode(path)))
 
@@ -75,7 +83,7 @@ class Journal:
         self._write("died", crystal)
 
     def hung(self, crystals: Iterable[str]) -> None:
-        """The potential did not come back from these crystals, and the process is ended for it."""
+        """Note that the potential did not return from these crystals: the process ends for it."""
         with contextlib.suppress(OSError):
             self._write("hung", *crystals)
 

@@ -231,7 +231,7 @@ def _let_finish(stop: Stop) -> None:
 def _sources(
     config: RunConfig, folder: RunFolder, records: Iterable[Record] | None
 ) -> tuple[list[SourceFile], str]:
-    """The files to be read, and a sentence about what lies among them and is not.
+    """Find the files to be read, and say in a sentence what lies among them and is not.
 
     Of a run whose store may have its name; nothing is written before.
     """
@@ -243,7 +243,7 @@ def _sources(
 
 
 def _suspect_files(folder: RunFolder, launch: str, retry: str | None) -> SuspectFiles:
-    """Files that may have ended an earlier launch; forgiven where failures are tried again."""
+    """Return files that may have ended an earlier launch; forgiven if failures are tried again."""
     past = [path for path in folder.past_launches() if path.name != launch]
     files = suspect_files(past, folder.attempts)
     return files if retry is None else dict.fromkeys(files, 0)

@@ -1,8 +1,9 @@
-"""Crystals and files that may have ended a process: who they are, and what becomes of them.
+"""Find crystals and files that may have ended a process, and say what becomes of them.
 
 What a process had begun and not committed when it died is suspect. Each suspect is computed alone,
-by an understudy; one that ends it several times is set aside. A file that was being read is read
-in a process of its own, and left out where that dies, or where ranks die with it several times.
+in a process apart (``understudy.py``); one that ends it several times is left out as failed. A file
+that was being read is read in a process of its own, and left out where that dies, or where ranks
+die with it several times.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ SuspectFiles = dict[str, int]
 
 
 def suspect_files(launches: Iterable[Path], file: Path) -> SuspectFiles:
-    """Files that may have ended the process that read them, and were not read well since.
+    """Return files that may have ended the process that read them, and were not read well since.
 
     Parameters
     ----------

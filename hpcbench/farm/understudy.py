@@ -104,7 +104,14 @@ class Understudy:
     def compute(self, row: int, attempts: int, longest: float = math.inf) -> Fate:
         """Let it compute a row of the list of crystals, which was begun so often before.
 
-        It is killed after ``longest`` seconds, once it has begun.
+        Parameters
+        ----------
+        row : int
+            Of the list.
+        attempts : int
+            How often it was begun before.
+        longest : float
+            Seconds after which it is killed, once it has begun.
         """
         for _ in range(2):
             process = self._process or self._start()

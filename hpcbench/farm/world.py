@@ -241,7 +241,7 @@ def join_world(environment: Mapping[str, str] | None = None) -> World:
 
 
 def _is_left_over(environment: Mapping[str, str]) -> bool:
-    """Whether the file by which mpiexec of MPICH is spoken to is not open here."""
+    """Tell whether the file by which mpiexec of MPICH is spoken to is not open here."""
     descriptor = environment.get("PMI_FD", "")
     if not descriptor.isdigit():
         return False
@@ -253,7 +253,7 @@ def _is_left_over(environment: Mapping[str, str]) -> bool:
 
 
 def _unset(launcher: Launcher) -> str:
-    """What to type where variables of a launcher are left over."""
+    """Return what to type where variables of a launcher are left over."""
     names = [size for name, size, _ in _LAUNCHERS if name == launcher.name]
     names += [rank for name, _, rank in _LAUNCHERS if name == launcher.name]
     more = ["PMI_FD", "PMI_PORT"] if launcher.name == "mpiexec" else []

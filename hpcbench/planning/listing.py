@@ -70,7 +70,7 @@ class Listed:
 
 @dataclass(frozen=True)
 class Care:
-    """How files are read that may end the process which reads them.
+    """Say how files are read that may end the process which reads them.
 
     Attributes
     ----------

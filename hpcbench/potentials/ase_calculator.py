@@ -74,7 +74,7 @@ class CalculatorPotential(OneByOne):
 
 
 def _is_same(atoms: Atoms, structure: Atoms) -> bool:
-    """Whether it is the same crystal still; some calculators wrap positions into the cell."""
+    """Tell whether it is the same crystal still; some calculators wrap positions into the cell."""
     if not (
         np.array_equal(atoms.numbers, structure.numbers)
         and np.array_equal(atoms.cell, structure.cell)

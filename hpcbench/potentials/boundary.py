@@ -1,4 +1,4 @@
-"""Where a potential's code begins: what it may raise, answer and change.
+"""Guard the program where a potential's code begins: what it may raise, answer and change.
 
 Potentials are other people's code. Whatever one does with a crystal is that crystal's failure, and
 must not end, silence or spoil the run.
@@ -84,6 +84,15 @@ def numbers_of(answer: Any, shape: tuple[int, ...], what: str) -> NDArray[np.flo
 def require_shape(answer: Any, shape: tuple[int, ...], what: str) -> None:
     """Refuse a tensor of another shape than was asked for.
 
+    Parameters
+    ----------
+    answer : Any
+        What the potential answered.
+    shape : tuple of int
+        What was asked for.
+    what : str
+        What the error calls it.
+
     Raises
     ------
     AnswerError
@@ -119,7 +128,7 @@ def _handlers() -> dict[int, Any]:
 
 @dataclass
 class Surroundings:
-    """What a potential shares with the program, as it was before the potential was called.
+    """Hold what a potential shares with the program, as it was before the potential was called.
 
     Made by the thread that calls the potential.
 
@@ -160,7 +169,7 @@ class Surroundings:
 
 
 def identity_of(descriptor: int) -> tuple[int, int] | None:
-    """Device and inode of an open file; ``None`` if it is closed."""
+    """Return device and inode of an open file; ``None`` if it is closed."""
     try:
         status = os.fstat(descriptor)
     except OSError:

@@ -1,4 +1,4 @@
-"""The gated MLPs of M3GNet on edges: slopes, bends, and changes along a wave with its phases.
+"""Compute the gated MLPs of M3GNet on edges: slopes, bends, and changes along a wave with phases.
 
 Changes are arrays (rows, ncolumns, features), as in ``m3gnet_linear.py``.
 """
@@ -16,7 +16,7 @@ Three = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Phases:
-    """exp(2 pi i q.R) of each edge for each column.
+    """Hold exp(2 pi i q.R) of each edge for each column.
 
     Attributes
     ----------
@@ -29,7 +29,17 @@ class Phases:
 
     @classmethod
     def of(cls, cycles: torch.Tensor, dtype: torch.dtype, *, real: bool) -> Phases:
-        """Return the phases of ``q.R`` (nedges, ncolumns), in float64."""
+        """Return the phases of ``q.R`` (nedges, ncolumns), in float64.
+
+        Parameters
+        ----------
+        cycles : Tensor, shape (nedges, ncolumns)
+            ``q.R``, in float64.
+        dtype : torch.dtype
+            Of the phases.
+        real : bool
+            Whether all are 1 or -1.
+        """
         if real:
             return cls((1 - 2 * (2 * cycles).round().remainder(2))[:, :, None].to(dtype), None)
         angles = 2 * torch.pi * (cycles - cycles.round())[:, :, None]
@@ -37,11 +47,19 @@ class Phases:
 
     @property
     def parts(self) -> int:
-        """Real numbers of a number of the changes."""
+        """Return how many real numbers make one number of the changes."""
         return 1 if self.sine is None else 2
 
     def add_times_(self, total: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Add to ``total`` what a neighbour's change (nedges, ncolumns, features) is here."""
+        """Add to ``total`` what a neighbour's change (nedges, ncolumns, features) is here.
+
+        Parameters
+        ----------
+        total : Tensor
+            What is added to, in place.
+        x : Tensor, shape (nedges, ncolumns, features)
+            The neighbour's change.
+        """
         if self.sine is None:
             return total.addcmul_(x, self.cosine)
         parts = total.unflatten(1, (2, -1))
@@ -78,12 +96,30 @@ def sigmoid_slopes(x: torch.Tensor) -> Three:
 
 
 def add_product(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
-    """Add ``a @ b`` to ``x`` in place, which is contiguous."""
+    """Add ``a @ b`` to ``x`` in place, which is contiguous.
+
+    Parameters
+    ----------
+    x : Tensor, contiguous
+        What is added to, seen as a matrix of its last axis.
+    a, b : Tensor
+        The factors; ``b`` is a matrix.
+    """
     x.view(-1, x.shape[-1]).addmm_(a.reshape(-1, a.shape[-1]), b)
 
 
 def sums_by_atom(x: torch.Tensor, index: torch.Tensor, rows: int) -> torch.Tensor:
-    """Return sums of edges (nedges, ...) by atom."""
+    """Return sums of edges (nedges, ...) by atom.
+
+    Parameters
+    ----------
+    x : Tensor, shape (nedges, ...)
+        Values of edges.
+    index : Tensor, shape (nedges,)
+        The atom of each edge.
+    rows : int
+        Number of atoms.
+    """
     return x.new_zeros(rows, *x.shape[1:]).index_add_(0, index, x)
 
 
@@ -94,7 +130,7 @@ def per_column(x: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Gated:
-    """A gated MLP on edges at the crystals.
+    """Hold a gated MLP on edges at the crystals.
 
     Attributes
     ----------
@@ -173,7 +209,19 @@ def gated_back(
     g_edges: torch.Tensor,
     g_atoms: torch.Tensor,
 ) -> GatedBends:
-    """Add to the gradients by edges and atoms, of what has ``grad`` by value times gate."""
+    """Add to the gradients by edges and atoms, of what has ``grad`` by value times gate.
+
+    Parameters
+    ----------
+    gated : Gated
+        The MLP at the crystals.
+    grad : Tensor, shape (nedges, U)
+        Gradient by value times gate.
+    ends : Tensor, shape (2, nedges)
+        Centre and neighbour of each edge.
+    g_edges, g_atoms : Tensor
+        Gradients by features of edges and atoms, added to in place.
+    """
     layers, value, gate, natoms = gated.layers, gated.value, gated.gate, len(g_atoms)
     back = torch.cat(
         [(grad * gated.by_value) @ layers.value.T, (grad * gated.by_gate) @ layers.gate.T], dim=1
@@ -236,7 +284,22 @@ def gated_tangent_back(
     g_edges: torch.Tensor,
     g_atoms: torch.Tensor | None,
 ) -> None:
-    """Add to the changes of gradients by edges and atoms; that by value times gate is ``grad``."""
+    """Add to the changes of gradients by edges and atoms; that by value times gate is ``grad``.
+
+    Parameters
+    ----------
+    gated, bends, tangent : Gated, GatedBends, GatedTangent
+        The MLP at the crystals, its bends, and its change.
+    grad : Tensor, shape (nedges, ncolumns, U)
+        Change of the gradient by value times gate.
+    ends : Tensor, shape (2, nedges)
+        Centre and neighbour of each edge.
+    phases : Phases
+        Of the edges.
+    g_edges, g_atoms : Tensor
+        Changes of the gradients by features of edges and atoms, added to in place; of atoms
+        ``None`` if nobody needs it.
+    """
     layers = gated.layers
     units = layers.value.shape[0]
     back = torch.empty_like(tangent.hidden)

@@ -1,4 +1,4 @@
-"""Standard output for what the program says; what libraries and potentials print goes elsewhere."""
+"""Keep standard output for the program; what libraries and potentials print goes elsewhere."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ class Stop:
 
     @property
     def is_urgent(self) -> bool:
-        """Whether the process may be killed in a moment."""
+        """Tell whether the process may be killed in a moment."""
         return self.seconds_to_the_kill <= SECONDS_AFTER_SIGTERM
 
     def limit(self, seconds: float, reserve: float = 0.0) -> None:
@@ -141,7 +141,7 @@ class Stop:
                 time.sleep(POLL)
 
     def _hears(self, numbers: bytes) -> bool:
-        """Whether one of these signals asks the run to stop.
+        """Tell whether one of these signals asks the run to stop.
 
         The handler may never come to it: the main thread may be inside a library.
         """
@@ -221,7 +221,7 @@ class StoppablePotential:
 
     @property
     def at(self) -> Atoms | None:
-        """The structure that it computes just now, where it says so; for other threads."""
+        """Return the structure that it computes just now, where it says so; for other threads."""
         return getattr(self._potential, "at", None)
 
     @property
@@ -297,7 +297,7 @@ class StoppablePotential:
 def _checked(
     parts: Sequence[tuple[PreparedCopies, int, int]], answers: Sequence[NDArray[np.float64]]
 ) -> list[NDArray[np.float64]]:
-    """Forces on copies as they were asked for: of one shape a part, and finite."""
+    """Return forces on copies as they were asked for: of one shape a part, and finite."""
     checked = []
     for (prepared, first, end), answer in zip(parts, answers, strict=True):
         forces = numbers_of(answer, (end - first, prepared.copies.natoms, 3), "forces")

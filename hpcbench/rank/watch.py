@@ -1,4 +1,4 @@
-"""A watch over calls of the potential: what it is at, and whether it will ever come back."""
+"""Watch calls of the potential: what it is at, and whether it will ever come back."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MOST_NAMED = 3
 
 @dataclass
 class Watch:
-    """Tells what the potential computes, since when, and that it takes too long.
+    """Tell what the potential computes, since when, and that it takes too long.
 
     The thread that calls the potential says what it does; another one looks.
 
@@ -47,7 +47,15 @@ class Watch:
     _told: float = field(default=0.0, init=False)
 
     def begin(self, crystals: Sequence[Crystal], potential: Any) -> None:
-        """Say that the potential is about to be called for some of these crystals."""
+        """Say that the potential is about to be called for some of these crystals.
+
+        Parameters
+        ----------
+        crystals : sequence of Crystal
+            Those that it may be called for.
+        potential : Any
+            It; ``at`` is the structure that it computes, where it says so.
+        """
         with self._lock:
             self._crystals, self._potential = crystals, potential
             self._since, self._told = time.monotonic(), 0.0
@@ -59,7 +67,7 @@ class Watch:
 
     @property
     def seconds(self) -> float:
-        """How long it has been at what it is at; 0 between two calls."""
+        """Return how long it has been at what it is at; 0 between two calls."""
         with self._lock:
             return time.monotonic() - self._since if self._potential is not None else 0.0
 
@@ -73,7 +81,7 @@ class Watch:
         return [one for one in candidates if composition(one.numbers) == there] or candidates
 
     def is_overdue(self) -> bool:
-        """Whether it has been at it for longer than can be believed."""
+        """Tell whether it has been at it for longer than can be believed."""
         return self.seconds > self._limit()
 
     def look(self) -> None:
@@ -94,13 +102,13 @@ class Watch:
 
 
 def composition(numbers: Any) -> dict[int, Fraction]:
-    """Shares of the elements: the same for a crystal and its supercells."""
+    """Return shares of the elements: the same for a crystal and its supercells."""
     counted = Counter(int(z) for z in numbers)
     return {z: Fraction(count, counted.total()) for z, count in counted.items()}
 
 
 def names(crystals: Sequence[Crystal]) -> str:
-    """Some crystals, for people."""
+    """Name some crystals, for people."""
     if not crystals:
         return "a crystal"
     shown = ", ".join(one.name or one.id for one in crystals[:MOST_NAMED])

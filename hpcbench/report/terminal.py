@@ -55,7 +55,15 @@ def console() -> Console:
 
 
 def plain(text: Any, style: str = "") -> Text:
-    """A text that others wrote, as one line of readable length that commands nothing."""
+    """Return a text that others wrote, as one line of readable length that commands nothing.
+
+    Parameters
+    ----------
+    text : Any
+        The text.
+    style : str
+        As ``rich`` has it.
+    """
     return Text(shown_reason(str(text)), style)
 
 

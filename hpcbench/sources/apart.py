@@ -1,7 +1,7 @@
-"""Reading a file in a process of its own, for one that may end the process that reads it.
+"""Read a file in a process of its own, for one that may end the process that reads it.
 
-The process (``python -m hpcbench.sources.apart``) says what it reads next, so that whoever waits
-for it knows where it died, and starts another one that leaves that out.
+The process (``python -m hpcbench.sources.apart``) says what it reads next, so that the one that
+waits for it knows where it died, and starts another one that leaves that out.
 """
 
 from __future__ import annotations
@@ -28,7 +28,16 @@ MOST_DEATHS = 5
 def read_apart(
     file: SourceFile, *, with_supercell: bool, limits: Limits
 ) -> Iterator[tuple[Place, Record]]:
-    """The records of a file, as of :func:`read_part`; what ends the process is left out.
+    """Yield the records of a file, as of :func:`read_part`; what ends the process is left out.
+
+    Parameters
+    ----------
+    file : SourceFile
+        The file.
+    with_supercell : bool
+        As in :func:`read_part`.
+    limits : Limits
+        How much is read.
 
     Yields
     ------
@@ -49,14 +58,22 @@ def read_apart(
 
 
 def left_out_row(file: SourceFile, reason: str) -> tuple[Place, Record]:
-    """The record of a file that is not read, for it ends the process that reads it."""
+    """Return the record of a file that is not read, for it ends the process that reads it.
+
+    Parameters
+    ----------
+    file : SourceFile
+        The file.
+    reason : str
+        What a row says of it.
+    """
     return (0, 0), failure(UnreadableError(KILLS, reason), file.path, 0, file.made_by)
 
 
 def _read_once(
     file: SourceFile, with_supercell: bool, limits: Limits, left_out: dict[str, str]
 ) -> tuple[list[tuple[Place, Record]], str, str]:
-    """The records; what was read last; and how the process ended, empty if it has read all."""
+    """Return the records, what was read last, and how the process ended (empty: all is read)."""
     # Where the package is, and not the working folder, tells the process what to import.
     above = str(Path(__file__).parents[2])
     paths = [path for path in (os.environ.get("PYTHONPATH", ""), above) if path]

@@ -50,7 +50,7 @@ _END, _END_64 = b"PK\5\6", b"PK\6\6"
 
 
 class Member(NamedTuple):
-    """A file in an archive.
+    """Describe a file in an archive.
 
     Attributes
     ----------
@@ -119,7 +119,7 @@ def _check_contents(path: str, limits: Limits) -> None:
 
 
 class _Headers:
-    """A stream of which no header of a tar is read that would take much memory."""
+    """Refuse a header of a tar whose reading would take much memory."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -152,7 +152,7 @@ def _tar_members(path: str, limits: Limits) -> Iterator[Member]:
 
 
 def _unpacked(stream: IO[bytes]) -> IO[bytes]:
-    """What is in a stream, compressed or not: names of tar archives often do not say it."""
+    """Return what is in a stream, compressed or not: names of tar archives often do not say it."""
     start = stream.read(6)
     stream.seek(0)
     for magic, opened in _COMPRESSED:

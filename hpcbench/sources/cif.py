@@ -80,7 +80,7 @@ def read_blocks(text: str) -> Iterator[Entry | UnreadableError]:
 
 
 def _blocks(text: str) -> list[str]:
-    """What stands behind each ``data_``; those in text fields begin no block."""
+    """Return what stands behind each ``data_``; those in text fields begin no block."""
     edges: list[tuple[int, int]] = []
     is_text = False
     for mark in _MARK.finditer(text):
@@ -95,7 +95,7 @@ def _blocks(text: str) -> list[str]:
 
 
 def _tags(piece: str) -> tuple[dict[str, Any], str]:
-    """Tags in lower case (CIF ignores case) with their text or column of texts.
+    """Return tags in lower case (CIF ignores case) with their text or column of texts.
 
     Also what had to be mended for that. Those of CIF's second dictionary language, with a dot, are
     taken as those of the first.
@@ -126,7 +126,7 @@ def _tags(piece: str) -> tuple[dict[str, Any], str]:
 
 
 def _quoted(line: str) -> str:
-    """A line with its text in quotes, where several words stand behind one tag without them."""
+    """Return a line with its text in quotes, where several words stand behind one tag."""
     words = line.split() if len(line) < _LONGEST_LINE else []
     is_tag = [word.startswith("_") for word in words]
     if len(words) < 3 or is_tag != [True] + [False] * len(words[1:]) or set("'\"#;") & set(line):
@@ -163,7 +163,7 @@ def _tag(name: str) -> str:
 
 
 def _syntax(piece: str, message: str) -> UnreadableError:
-    """What is wrong with a text that gemmi refuses; its message begins with ``string:LINE:``."""
+    """Say what is wrong with a text that gemmi refuses; its message begins ``string:LINE:``."""
     place, _, what = message.partition(" ")
     if "Wrong number of values" in what or "unterminated" in what:
         return UnreadableError("truncated", _CUT_OFF)
@@ -238,7 +238,7 @@ def _cell(tags: dict[str, Any]) -> NDArray[np.float64]:
 
 
 def _group_of(tags: Mapping[str, Any]) -> Group | None:
-    """The named group; ``None`` also where nobody knows it and operators are listed."""
+    """Return the named group; ``None`` also where nobody knows it and operators are listed."""
     try:
         return named_group(tags)
     except UnreadableError:
@@ -255,7 +255,7 @@ def _by_group(
     *,
     is_listed: bool,
 ) -> tuple[Contents, str]:
-    """The atoms of a file that names its group and lists no operators, or the identity alone.
+    """Return the atoms of a file that names its group and lists at most the identity.
 
     An expanded list may come so, and a generated one with an asymmetric unit, too. Applying the
     group to a full list puts atoms on others, or spoils the formula. What fits the formula best
@@ -292,6 +292,6 @@ def _by_group(
 
 
 def _formula_units(tags: Mapping[str, Any]) -> int:
-    """Formula units in the cell (Z); 0 where the file does not say."""
+    """Return the formula units in the cell (Z); 0 where the file does not say."""
     text = text_of(tags, ("_cell_formula_units_z",))
     return int(text) if re.fullmatch(r"\d{1,5}", text) else 0

@@ -1,4 +1,4 @@
-"""The contents of a CIF file's cell: sites, expanded by symmetry, and what its formula says."""
+"""Find the contents of a CIF file's cell: sites, expanded by symmetry, checked by its formula."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ formula has; as many as Z formula units have."""
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """Atoms of the cell: the site of each, and fractional coordinates."""
+    """Hold atoms of the cell: the site of each, and fractional coordinates."""
 
     owners: NDArray[np.int64]
     fractional: NDArray[np.float64]
@@ -47,6 +47,15 @@ def expand(
 
     A site within ``SITE_TOLERANCE`` of a special position is moved onto it, as rounded numbers
     would leave its images slightly apart. Without symmetry nothing is moved or wrapped.
+
+    Parameters
+    ----------
+    fractional : ndarray, shape (nsites, 3)
+        Fractional coordinates of the sites.
+    cell : ndarray, shape (3, 3)
+        Lattice vectors as rows, in A.
+    operations : Operations
+        The symmetry.
     """
     rotations, translations = operations
     if len(rotations) == 1:
@@ -74,7 +83,17 @@ def _nearest(difference: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def coincide(contents: Contents, as_listed: Contents, cell: NDArray[np.float64]) -> bool:
-    """Tell whether an image of one site falls on another listed site."""
+    """Tell whether an image of one site falls on another listed site.
+
+    Parameters
+    ----------
+    contents : Contents
+        After the symmetry was applied.
+    as_listed : Contents
+        Before.
+    cell : ndarray, shape (3, 3)
+        Lattice vectors as rows, in A.
+    """
     for index, site in enumerate(as_listed.fractional):
         others = contents.fractional[contents.owners != index]
         distances = np.linalg.norm(_nearest(others - site) @ cell, axis=1)
@@ -84,7 +103,13 @@ def coincide(contents: Contents, as_listed: Contents, cell: NDArray[np.float64])
 
 
 def is_same(one: Contents, other: Contents) -> bool:
-    """Tell whether two expansions have the same atoms, in whatever order."""
+    """Tell whether two expansions have the same atoms, in whatever order.
+
+    Parameters
+    ----------
+    one, other : Contents
+        The expansions.
+    """
     return len(one.owners) == len(other.owners) and _grid(one) == _grid(other)
 
 
@@ -96,7 +121,7 @@ def _grid(contents: Contents) -> set[tuple[float, ...]]:
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """What a file says of the contents of its cell, beside the list of sites.
+    """Hold what a file says of the contents of its cell, apart from the list of sites.
 
     Attributes
     ----------

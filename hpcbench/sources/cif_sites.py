@@ -1,4 +1,4 @@
-"""The sites of a CIF file: which element each is, and whether it is one atom."""
+"""Read the sites of a CIF file: which element each is, and whether it is one atom."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _HYDROXYL = re.compile(r"O\W?[Hh]\W?\d*")
 
 @dataclass(frozen=True, eq=False)
 class Sites:
-    """The listed sites that are atoms.
+    """Hold the listed sites that are atoms.
 
     Attributes
     ----------
@@ -49,6 +49,13 @@ class Sites:
 
 def number(value: str, what: str) -> float:
     """Return a number with or without its uncertainty: 0.3333(2).
+
+    Parameters
+    ----------
+    value : str
+        The number.
+    what : str
+        What the error calls it.
 
     Raises
     ------
@@ -145,7 +152,7 @@ def _require_one_disorder_group(
 
 
 def _of_type(text: str, label: str) -> str:
-    """The element of a type symbol.
+    """Return the element of a type symbol.
 
     Raises
     ------
@@ -169,7 +176,7 @@ def _no_element(text: str, where: str) -> UnreadableError:
 
 
 def _of_label(label: str, formula: Collection[str]) -> str:
-    """The element of a label: its symbol, and behind it what tells sites apart (Fe1, CaA, O1w).
+    """Return the element of a label: its symbol is followed by what tells sites apart (Fe1, O1w).
 
     Raises
     ------
@@ -203,7 +210,7 @@ def _of_label(label: str, formula: Collection[str]) -> str:
 
 
 def _options(letters: str) -> list[str]:
-    """Elements that the letters of a label may mean, the likeliest first."""
+    """Return elements that the letters of a label may mean, the likeliest first."""
     options = [letters.capitalize()] if len(letters) <= 2 else []
     for length in (2, 1):
         symbol, tail = letters[:length], letters[length:]
@@ -223,7 +230,7 @@ def _require_hydrogens(labels: Sequence[str], symbols: Sequence[str]) -> None:
 
 
 def elements_of(formula: str) -> dict[str, float]:
-    """Counts of elements in a formula such as ``Na4 Cl4``; empty if it is anything else."""
+    """Return counts of elements in a formula such as ``Na4 Cl4``; empty if it is anything else."""
     parts = re.findall(r"([A-Z][a-z]?)\s*([0-9.]*)", formula)
     # Formulas with groups or isotopes in brackets are not worth guessing at.
     if re.sub(r"([A-Z][a-z]?)\s*([0-9.]*)[\s,]*", "", formula):

@@ -1,4 +1,4 @@
-"""The symmetry of a CIF file: operators that it lists, and the space group that it names.
+"""Find the symmetry of a CIF file: operators that it lists, and the space group that it names.
 
 Tables of space groups, Hall symbols and the parsing of operators are gemmi's.
 """
@@ -47,7 +47,7 @@ _MOST_ATOMS = 200
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """The space group that a file names.
+    """Describe the space group that a file names.
 
     Attributes
     ----------
@@ -74,7 +74,15 @@ class Group:
 
 
 def text_of(tags: Mapping[str, Any], names: Sequence[str]) -> str:
-    """Return the first of several tags that says something; of a column its first text."""
+    """Return the first of several tags that says something; of a column its first text.
+
+    Parameters
+    ----------
+    tags : mapping
+        Tags in lower case with their text or column of texts.
+    names : sequence of str
+        Tags, the first ones preferred.
+    """
     for tag in names:
         value = tags.get(tag)
         if isinstance(value, list):
@@ -86,6 +94,13 @@ def text_of(tags: Mapping[str, Any], names: Sequence[str]) -> str:
 
 def listed_operations(tags: Mapping[str, Any], cell: NDArray[np.float64]) -> Operations | None:
     """Return the operators that a file lists; ``None`` if it lists none.
+
+    Parameters
+    ----------
+    tags : mapping
+        As in :func:`text_of`.
+    cell : ndarray, shape (3, 3)
+        Lattice vectors as rows, in A.
 
     Raises
     ------
@@ -132,7 +147,7 @@ def _parsed(texts: tuple[str, ...]) -> Operations:
 
 
 def _is_group(operations: Operations) -> bool:
-    """Whether the product of any two operators is one of them, but for lattice translations."""
+    """Tell whether any product of two operators is one of them, but for lattice translations."""
     rotations, translations = np.rint(operations[0]).astype(np.int64), operations[1]
     products = np.einsum("aij,bjk->abik", rotations, rotations).reshape(-1, 9)
     moved = (np.einsum("aij,bj->abi", rotations, translations) + translations[:, None]).reshape(
@@ -156,7 +171,7 @@ def _arrays(operations: Sequence[Any]) -> Operations:
 
 
 def _is_isometry(operations: Operations, cell: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which operators map the cell's lattice onto itself, lengths and angles, shape (n,)."""
+    """Tell which operators map the cell's lattice onto itself, lengths and angles, shape (n,)."""
     rotations, _ = operations
     metric = cell @ cell.T
     lengths = np.sqrt(np.diag(metric))
@@ -166,7 +181,15 @@ def _is_isometry(operations: Operations, cell: NDArray[np.float64]) -> NDArray[n
 
 
 def fits(operations: Operations, cell: NDArray[np.float64]) -> bool:
-    """Tell whether all operators leave a cell as it is."""
+    """Tell whether all operators leave a cell as it is.
+
+    Parameters
+    ----------
+    operations : Operations
+        The operators.
+    cell : ndarray, shape (3, 3)
+        Lattice vectors as rows, in A.
+    """
     return bool(_is_isometry(operations, cell).all())
 
 
@@ -251,7 +274,7 @@ def _by_name(name: str, setting: str) -> Group | None:
 
 
 def _agree(by_hall: Group, by_name: Group) -> bool:
-    """Whether a Hall symbol is one of the settings that a name may mean."""
+    """Tell whether a Hall symbol is one of the settings that a name may mean."""
     return by_hall.number == by_name.number and (
         not by_name.is_explicit or _is_same(by_hall.settings[0], by_name.settings[0])
     )
@@ -262,7 +285,7 @@ def _is_same(one: Operations, other: Operations) -> bool:
 
 
 def _spelled(name: str) -> str:
-    """A name as gemmi knows it: without underscores, origins after a colon."""
+    """Return a name as gemmi knows it: without underscores, origins after a colon."""
     name = re.sub(r"[_\s]+", " ", name.replace("_", "")).strip()
     name = re.sub(r"\s*[(\[]?\s*origin\s*(?:choice)?\s*([12])\s*[)\]]?$", r":\1", name, flags=re.I)
     # ICSD's letters.
@@ -270,7 +293,7 @@ def _spelled(name: str) -> str:
 
 
 def _settings(known: Any, *, is_named: bool) -> tuple[Operations, ...]:
-    """The named setting, or the usual one and others that have the same name."""
+    """Return the named setting, or the usual one and others that have the same name."""
     import gemmi
 
     others = (
@@ -286,7 +309,7 @@ def _settings(known: Any, *, is_named: bool) -> tuple[Operations, ...]:
 
 
 def _sorted(group: Any) -> Operations:
-    """Operators in an order that does not follow a library's: that of atoms is part of an id."""
+    """Return operators in an order that no library decides: that of atoms is part of an id."""
     rotations, translations = _arrays(list(group))
     matrices = np.zeros((len(rotations), 4, 4))
     matrices[:, :3, :3], matrices[:, :3, 3], matrices[:, 3, 3] = rotations, translations % 1.0, 1.0
@@ -306,6 +329,13 @@ def group_note(
     """Say that a crystal has another space group than its file names; empty if it has that one.
 
     P1 is what files without symmetry name, and of large crystals nothing is said.
+
+    Parameters
+    ----------
+    group : Group or None
+        The group that the file names.
+    cell, positions, numbers : ndarray
+        The crystal: lattice vectors as rows and positions in A, atomic numbers.
     """
     if group is None or group.number <= 1 or len(numbers) > _MOST_ATOMS:
         return ""

@@ -1,6 +1,6 @@
-"""What a file that lies in a folder or an archive is: crystals, or what else.
+"""Tell what a file that lies in a folder or an archive is: crystals, or what else.
 
-Tables, settings, metrics and checkpoints lie beside crystals under the same endings, so a file
+Tables, settings, metrics and checkpoints lie among crystals under the same endings, so a file
 that nobody named is looked into. It is read where it may hold crystals, and where it cannot be
 opened: reading it will say why.
 """
@@ -62,7 +62,7 @@ def kind_left_out(
     *,
     beside_store: bool = False,
 ) -> str:
-    """What a file is that is not to be read; empty if it is to be read.
+    """Say what a file is that is not to be read; empty if it is to be read.
 
     Parameters
     ----------
@@ -98,12 +98,12 @@ def kind_left_out(
 
 
 def is_of_layout(name: str) -> bool:
-    """Whether a name is one of which :func:`layout_of` may say something."""
+    """Tell whether a name is one of which :func:`layout_of` may say something."""
     return bool(_TRAJECTORIES.fullmatch(name) or _COPIES.fullmatch(name))
 
 
 def layout_of(name: str, neighbours: set[str]) -> str:
-    """What a file or folder is by the names that a generator gives its results.
+    """Say what a file or folder is by the names that a generator gives its results.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def layout_of(name: str, neighbours: set[str]) -> str:
 
 
 def is_exported_folder(name: str) -> bool:
-    """Whether a folder beside an export's settings is one that exports make."""
+    """Tell whether a folder next to an export's settings is one that exports make."""
     return bool(re.fullmatch(rf".*{_ID}|phonon-calculation-output|relaxed", name))
 
 

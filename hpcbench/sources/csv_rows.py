@@ -67,7 +67,7 @@ def has_structures(start: bytes) -> bool:
 
 
 class _Lines:
-    """Lines for the parser, whose memory is bounded: no row of a table is longer than the limit."""
+    """Give lines to the parser in bounded memory: no row of a table is longer than the limit."""
 
     def __init__(self, stream: IO[bytes], limits: Limits) -> None:
         self._most = limits.of("csv", "line")

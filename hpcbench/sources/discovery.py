@@ -24,7 +24,7 @@ class _MissingError(SourceError):
 
 @dataclass(frozen=True)
 class Sources:
-    """What lies behind the sources of a run.
+    """Hold what lies behind the sources of a run.
 
     Attributes
     ----------
@@ -38,12 +38,12 @@ class Sources:
     left_out: list[LeftOut]
 
     def note(self) -> str:
-        """A sentence that counts what is left out by its kind; empty if nothing is."""
+        """Count in a sentence what is left out by its kind; empty if nothing is."""
         return f"left out: {in_words(self.left_out)}" if self.left_out else ""
 
 
 def in_words(left_out: Sequence[LeftOut]) -> str:
-    """Numbers of what is left out by its kind, with the first name of each."""
+    """Count what is left out by its kind, with the first name of each."""
     kinds: dict[str, list[str]] = {}
     for item in left_out:
         kinds.setdefault(item.kind, []).append(os.path.basename(item.path))
@@ -55,9 +55,16 @@ def in_words(left_out: Sequence[LeftOut]) -> str:
 
 
 def find_sources(sources: Sequence[str | Path], limits: Limits = DEFAULT) -> Sources:
-    """Files and archives behind ``sources``, and what is left out in them and in the archives.
+    """Find files and archives behind ``sources``, and what is left out in them and in the archives.
 
     As :func:`find_files`, and going through the archives.
+
+    Parameters
+    ----------
+    sources : sequence of str or Path
+        As given.
+    limits : Limits
+        How much of a file is looked at.
     """
     found = _find(sources, limits)
     archives = [file.path for file in found.files if formats.format_of(file.path) == "archive"]
@@ -191,7 +198,7 @@ def _of_pattern(
 
 
 def _closed_folders(pattern: str) -> Iterator[SourceFile]:
-    """Folders that a pattern goes through and that may not be read: ``glob`` says nothing."""
+    """Yield folders that a pattern goes through and that may not be read: ``glob`` says nothing."""
     places: set[str] = set()
     parent = os.path.dirname(pattern)
     while parent and glob.has_magic(parent):

@@ -168,7 +168,7 @@ def _labels(comment: str) -> dict[str, Any]:
 
 
 def _cell(value: Any) -> NDArray[np.float64]:
-    """Lattice vectors as rows, from nine numbers, three of a diagonal, or six in Voigt's order."""
+    """Return lattice vectors as rows, from nine numbers, three of a diagonal, or Voigt's six."""
     try:
         numbers = np.asarray(value, dtype=np.float64).ravel()
     except (ValueError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""What lies in a folder and below it: files to be read, and what is left out or cannot be seen."""
+"""Find what lies in a folder and below it: files to read, and what is left out or not seen."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _THREADS = 8
 
 @dataclass
 class _Seen:
-    """What a folder holds, as it is gone through."""
+    """Hold what a folder holds, as it is gone through."""
 
     files: list[tuple[str, bool]] = field(default_factory=list)
     """Files with whether there is a store beside them."""
@@ -39,11 +39,18 @@ class _Seen:
 
 
 def search(folder: str, limits: Limits) -> list[SourceFile | LeftOut]:
-    """Everything in a folder, hidden files left out.
+    """Find everything in a folder, hidden files left out.
 
     Links to folders are followed, each folder is read once, under its own path where it has one
     here. What cannot be seen is a source with a problem: an unreadable folder, or a dead link that
     may have led to crystals.
+
+    Parameters
+    ----------
+    folder : str
+        The folder.
+    limits : Limits
+        How much of a file is looked at.
 
     Returns
     -------
@@ -129,7 +136,7 @@ def _look_at(entries: list[os.DirEntry[str]], seen: _Seen) -> Iterator[str]:
 
 
 def dead_link(path: str) -> SourceFile | LeftOut:
-    """A link to nothing: a source with a problem, if it may have led to crystals."""
+    """Return a link to nothing: a source with a problem, if it may have led to crystals."""
     name = os.path.basename(path)
     if not formats.holds_crystals(name) and os.path.splitext(name)[1]:
         return LeftOut(path, NOWHERE)
@@ -137,7 +144,15 @@ def dead_link(path: str) -> SourceFile | LeftOut:
 
 
 def closed(folder: str, error: OSError) -> SourceFile:
-    """A folder that the system does not let us read."""
+    """Return a folder that the system does not let us read, as a source with a problem.
+
+    Parameters
+    ----------
+    folder : str
+        The folder.
+    error : OSError
+        What the system said.
+    """
     return _problem(folder, f"the folder cannot be read ({error.strerror})")
 
 
@@ -146,13 +161,13 @@ def _problem(path: str, problem: str) -> SourceFile:
 
 
 def is_run_folder(path: str) -> bool:
-    """Whether a run of this program works in a folder, or did."""
+    """Tell whether a run of this program works in a folder, or did."""
     return os.path.isdir(os.path.join(path, "segments")) and any(
         os.path.exists(os.path.join(path, name)) for name in ("settings.json", "lock", "launches")
     )
 
 
 def sort_key(path: str) -> list[tuple[int, int, str]]:
-    """Numbers by their value: gen_2 before gen_10."""
+    """Order numbers by their value: gen_2 before gen_10."""
     parts = re.split(r"(\d+)", path)
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts]

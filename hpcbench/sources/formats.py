@@ -76,7 +76,7 @@ def format_of(path: str) -> str:
 
 
 def holds_crystals(path: str) -> bool:
-    """Whether files called like this may hold crystals (archives included)."""
+    """Tell whether files called like this may hold crystals (archives included)."""
     return format_of(path) not in ("", "list", "manifest")
 
 
@@ -183,7 +183,15 @@ def _without_compression(name: str) -> str:
 
 
 def decompressed(stream: IO[bytes], path: str) -> IO[bytes]:
-    """The content of a stream that is compressed where the ending of its name says so."""
+    """Return the content of a stream that is compressed where the ending of its name says so.
+
+    Parameters
+    ----------
+    stream : file
+        The stream.
+    path : str
+        Its name.
+    """
     ending = posixpath.splitext(path)[1].lower()
     if ending == ".gz":
         return cast(IO[bytes], gzip.open(stream))

@@ -1,4 +1,4 @@
-"""What an archive holds: members to be read, and what is left out."""
+"""Find what an archive holds: members to be read, and what is left out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LINKS = "links and devices in archives"
 
 
 class Known(NamedTuple):
-    """A member of an archive: name, size, a way to open it, and its kind if it is left out."""
+    """Describe a member of an archive: name, size, a way to open it, its kind if it is left out."""
 
     name: str
     size: int
@@ -24,7 +24,14 @@ class Known(NamedTuple):
 
 
 def known_members(path: str, limits: Limits = DEFAULT) -> Iterator[Known]:
-    """Members of an archive in its order, without hidden files.
+    """Yield members of an archive in its order, without hidden files.
+
+    Parameters
+    ----------
+    path : str
+        The archive.
+    limits : Limits
+        How much of a member is looked at.
 
     Raises
     ------
@@ -57,7 +64,7 @@ def known_members(path: str, limits: Limits = DEFAULT) -> Iterator[Known]:
 
 
 def _is_above(member: Member, limits: Limits) -> bool:
-    """Whether a member is larger than its format allows: reading it will say so."""
+    """Tell whether a member is larger than its format allows: reading it will say so."""
     kind = formats.format_of(member.name)
     return formats.holds_crystals(member.name) and member.size > limits.of(kind, "bytes")
 

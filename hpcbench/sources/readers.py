@@ -81,13 +81,13 @@ def read_poscar(text: str) -> Iterator[Entry]:
 
 
 def _counts(line: str) -> list[int]:
-    """Numbers of atoms at the beginning of a line; what follows may be a comment."""
+    """Return numbers of atoms at the beginning of a line; what follows may be a comment."""
     found = re.match(r"\s*((\d{1,9}\s+)*\d{1,9})?(?!\S)", line)
     return [int(word) for word in found[0].split()] if found else []
 
 
 def _symbols_of_comment(comment: str, number: int) -> list[str]:
-    """The elements of a comment that is exactly their symbols in order: ``Mg O`` or ``MgO``.
+    """Return the elements of a comment that is their symbols in order: ``Mg O`` or ``MgO``.
 
     Raises
     ------
@@ -252,7 +252,7 @@ def _read_rows(path: str, stem: str, limits: Limits) -> Iterator[Entry | Unreada
 
 
 def _sizes_of_rows(database: sqlite3.Connection, limits: Limits) -> list[tuple[int, int]]:
-    """The id of each row and its bytes, at most one more than the limit of rows.
+    """Return the id of each row and its bytes, at most one more than the limit of rows.
 
     Raises
     ------

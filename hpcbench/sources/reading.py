@@ -81,7 +81,7 @@ def read_part(
 
 @dataclass(frozen=True)
 class _Reading:
-    """How files are read; see :func:`read_part`."""
+    """Hold how files are read; see :func:`read_part`."""
 
     columns: Sequence[str]
     with_supercell: bool
@@ -227,7 +227,19 @@ def _entries(
 def failure(
     error: UnreadableError, path: str, index: int, made_by: Generator = UNKNOWN
 ) -> Unreadable:
-    """The record of a file, or of one entry of it, that could not be read."""
+    """Return the record of a file, or of one entry of it, that could not be read.
+
+    Parameters
+    ----------
+    error : UnreadableError
+        Why.
+    path : str
+        The file.
+    index : int
+        Of the entry in it.
+    made_by : Generator
+        Who made it.
+    """
     stem = formats.stem_of(path)
     # Messages become cells of tables: one line, and not a page of a file's content.
     message = " ".join(str(error).split())[:300]

@@ -54,7 +54,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What lies among the sources and is not read, with its kind, in the plural for counting."""
+    """Name what lies among the sources and is not read, with its kind in the plural."""
 
     path: str
     kind: str
@@ -109,6 +109,13 @@ class Entry:
     def to_crystal(self, name: str, origin: Origin) -> Crystal:
         """Check what every crystal must have, and make the record, in a right-handed cell.
 
+        Parameters
+        ----------
+        name : str
+            For people.
+        origin : Origin
+            Where it comes from.
+
         Raises
         ------
         UnreadableError
@@ -159,7 +166,7 @@ _FLAT = 1e-9
 
 
 def _whole(numbers: ArrayLike) -> NDArray[np.int64]:
-    """Atomic numbers as they are, of which none may wrap around."""
+    """Return atomic numbers as they are, of which none may wrap around."""
     try:
         given = np.asarray(numbers)
         found = given.astype(np.int64)
@@ -199,13 +206,13 @@ def atomic_number(symbol: str) -> int:
 
 
 def isotope_masses(symbols: Iterable[str]) -> list[float] | None:
-    """Masses in u of D and T among elements' symbols, NaN for the others; ``None`` without any."""
+    """Return masses in u of D and T among symbols, NaN for the others; ``None`` without any."""
     masses = [ISOTOPES.get(symbol.strip().capitalize(), math.nan) for symbol in symbols]
     return None if all(map(math.isnan, masses)) else masses
 
 
 def boundary_conditions(value: Any) -> tuple[bool, bool, bool]:
-    """Three flags as a file gives them; anything else says nothing, which is periodic."""
+    """Return three flags as a file gives them; anything else says nothing, which is periodic."""
     flags = value.tolist() if isinstance(value, np.ndarray) else value
     if isinstance(flags, list | tuple) and len(flags) == 3:
         return bool(flags[0]), bool(flags[1]), bool(flags[2])

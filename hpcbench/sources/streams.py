@@ -1,4 +1,4 @@
-"""Streams of which no more is read than a limit."""
+"""Read no more of a stream than a limit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CHUNK = 2**20
 
 
 class Capped(io.RawIOBase):
-    """A stream of which no more bytes are read than a format's limit.
+    """Give no more bytes of a stream than a format's limit.
 
     Raises
     ------
@@ -27,7 +27,7 @@ class Capped(io.RawIOBase):
         self._read = 0
 
     def readable(self) -> bool:
-        """It is."""
+        """Tell that it is."""
         return True
 
     def readinto(self, buffer: Any) -> int:
@@ -41,7 +41,16 @@ class Capped(io.RawIOBase):
 
 
 def read_whole(stream: IO[bytes], kind: str, limits: Limits) -> bytes:
-    """All bytes of a stream.
+    """Return all bytes of a stream.
+
+    Parameters
+    ----------
+    stream : file
+        The stream.
+    kind : str
+        Its format.
+    limits : Limits
+        How much is read.
 
     Raises
     ------
@@ -56,7 +65,16 @@ def read_whole(stream: IO[bytes], kind: str, limits: Limits) -> bytes:
 
 
 def lines_of(stream: IO[bytes], kind: str, limits: Limits) -> Iterator[str]:
-    """Lines of a text, with their ends as they are.
+    """Yield lines of a text, with their ends as they are.
+
+    Parameters
+    ----------
+    stream : file
+        The text.
+    kind : str
+        Its format.
+    limits : Limits
+        How much is read.
 
     Raises
     ------

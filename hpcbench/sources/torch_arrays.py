@@ -96,7 +96,7 @@ def _check_unpacked(stream: IO[bytes], limits: Limits) -> None:
 
 
 class _Counted:
-    """What of a file has been looked at: its lists may share parts, and hold themselves."""
+    """Count what has been looked at of a file: its lists may share parts, and hold themselves."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -105,13 +105,13 @@ class _Counted:
         """Lists and dictionaries without crystals, by their identity: all live to the end."""
 
     def enter(self, depth: int) -> None:
-        """A list or a dictionary is looked into, so many others around it."""
+        """Count a list or a dictionary that is looked into, with so many others around it."""
         self._lists += 1
         self.limits.check("torch", "members", self._lists)
         self.limits.check("torch", "nesting", depth)
 
     def add(self, array: NDArray[Any]) -> NDArray[Any]:
-        """An array is taken."""
+        """Count an array that is taken."""
         self._bytes += array.nbytes
         self.limits.check("torch", "bytes", self._bytes)
         return array
@@ -183,7 +183,7 @@ _ARRAYS = ("frac_coords", "atom_types", "num_atoms", "lengths", "angles", "latti
 
 
 def _array(value: Any, counted: _Counted, depth: int = 1) -> NDArray[Any]:
-    """An array of a tensor, an array, or a list of numbers or batches.
+    """Return an array of a tensor, an array, or a list of numbers or batches.
 
     Raises
     ------

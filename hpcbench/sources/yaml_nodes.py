@@ -1,4 +1,4 @@
-"""What a YAML text would become, counted before it does."""
+"""Count what a YAML text would become, before it does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hpcbench.limits import Limits
 
 
 def loader() -> Any:
-    """The safe loader, in C where there is one."""
+    """Return the safe loader, in C where there is one."""
     import yaml
 
     return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -19,6 +19,13 @@ def check_nodes(text: str, limits: Limits) -> None:
     """Compare the nodes of a YAML text with the limits, before any of them is made.
 
     An alias counts as what it stands for, which is what it becomes in an array.
+
+    Parameters
+    ----------
+    text : str
+        The text.
+    limits : Limits
+        Most nodes and levels.
 
     Raises
     ------

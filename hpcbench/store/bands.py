@@ -38,7 +38,7 @@ class Bands:
 
 
 def bands_of(row: Mapping[str, Any]) -> Bands:
-    """The band structure in a crystal's row.
+    """Return the band structure in a crystal's row.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def bands_of(row: Mapping[str, Any]) -> Bands:
 
 
 def labels_of(row: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Names of the first and the last point of each segment.
+    """Return names of the first and the last point of each segment.
 
     Raises
     ------

@@ -165,7 +165,7 @@ def _blocks(
 
 
 def _as_listed(block: Block, listed: Mapping[str, Row]) -> Block:
-    """The block with names and origins as the list has them, and what it has not marked."""
+    """Return the block with names and origins as the list has them, and what it has not marked."""
     values = dict(block.values)
     ids = [str(key) for key in block.column("id")]
     for field in ("name", "origins"):
@@ -180,7 +180,7 @@ def _as_listed(block: Block, listed: Mapping[str, Row]) -> Block:
 
 
 def _earlier(ids: Iterable[str], listed: Mapping[str, Row]) -> NDArray[np.bool_]:
-    """Whether a row is of an earlier list, the history of a crystal as the crystal."""
+    """Tell whether a row is of an earlier list, the history of a crystal as the crystal."""
     return np.array([key.partition(AGAIN)[0] not in listed for key in ids], dtype=bool)
 
 

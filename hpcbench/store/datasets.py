@@ -1,4 +1,4 @@
-"""The datasets of a table's file: looked at before they are read, and read in bounds."""
+"""Look at the datasets of a table's file before they are read, and read them in bounds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _REFERENCE = np.dtype([("bytes", "<u4"), ("place", "<u8"), ("number", "<u4")])
 
 
 def in_memory(path: Path) -> io.BytesIO | None:
-    """A small file, read; ``None`` for a larger one.
+    """Read a small file; ``None`` for a larger one.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def in_memory(path: Path) -> io.BytesIO | None:
 
 
 class Datasets:
-    """Reads datasets of a file that a stranger may have made.
+    """Read datasets of a file that a stranger may have made.
 
     All that is read is refused with a ``StoreError`` where hpcbench writes no such dataset, and
     with a ``ValueError`` where its values are not of the kind that is asked for, or too many.
@@ -64,7 +64,7 @@ class Datasets:
         self._known: dict[str, h5py.Dataset] = {}
 
     def get(self, path: str) -> h5py.Dataset:
-        """A dataset that hpcbench may have written."""
+        """Return a dataset that hpcbench may have written."""
         if path not in self._known:
             group, _, _ = path.rpartition("/")
             prefix = f"{group}/" if group else ""
@@ -80,7 +80,15 @@ class Datasets:
         return self._known[path]
 
     def numbers(self, path: str, first: int = 0, end: int | None = None) -> NDArray[Any]:
-        """Numbers of some rows, or of all."""
+        """Return numbers of some rows, or of all.
+
+        Parameters
+        ----------
+        path : str
+            The dataset.
+        first, end : int
+            The rows, as of a slice.
+        """
         dataset = self.get(path)
         if h5py.check_string_dtype(dataset.dtype) or not dataset.shape:
             raise ValueError("no numbers where there should be")
@@ -91,14 +99,30 @@ class Datasets:
         return np.asarray(dataset[first:end])
 
     def places(self, path: str, first: int = 0, end: int | None = None) -> NDArray[np.int64]:
-        """Whole numbers, one a row."""
+        """Return whole numbers, one a row.
+
+        Parameters
+        ----------
+        path : str
+            The dataset.
+        first, end : int
+            The rows, as of a slice.
+        """
         places = self.numbers(path, first, end)
         if places.dtype.kind not in "iu" or places.ndim != 1:
             raise ValueError("no places where there should be")
         return places.astype(np.int64)
 
     def texts(self, path: str, first: int = 0, end: int | None = None) -> NDArray[Any]:
-        """Texts of some rows, or of all, as ``str`` objects."""
+        """Return texts of some rows, or of all, as ``str`` objects.
+
+        Parameters
+        ----------
+        path : str
+            The dataset.
+        first, end : int
+            The rows, as of a slice.
+        """
         dataset = self.get(path)
         if not h5py.check_string_dtype(dataset.dtype) or dataset.ndim != 1:
             raise ValueError("no texts where there should be")

@@ -24,6 +24,13 @@ GALLERY = 100
 def decorate(file: h5py.File, settings: Mapping[str, Any]) -> None:
     """Add temperatures, dimension scales and the gallery of bands to a store being written.
 
+    Parameters
+    ----------
+    file : h5py.File
+        The store.
+    settings : mapping
+        What decided its results.
+
     Raises
     ------
     StoreError

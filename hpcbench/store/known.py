@@ -1,4 +1,4 @@
-"""What a store's ids, settings and fields look like, whoever wrote it."""
+"""Say what a store's ids, settings and fields look like, no matter who wrote it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ KNOWN = _by_name(CRYSTALS, result_schema(1, ()))
 
 
 class Settings(dict[str, Any]):
-    """What decided the results of a store; one that is missing is an error for people."""
+    """Hold what decided the results of a store; one that is missing is an error for people."""
 
     def __init__(self, values: Mapping[str, Any], where: str) -> None:
         super().__init__(values)
@@ -56,7 +56,14 @@ class Settings(dict[str, Any]):
 
 
 def settings_of(text: str, where: str) -> Settings:
-    """Read settings from JSON; ``where`` names the file in errors.
+    """Read settings from JSON.
+
+    Parameters
+    ----------
+    text : str
+        The text.
+    where : str
+        Names the file in errors.
 
     Raises
     ------

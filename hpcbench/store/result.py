@@ -120,7 +120,7 @@ class Result:
 
 
 def result_of(row: Mapping[str, Any]) -> Result:
-    """A row of a store as a value.
+    """Return a row of a store as a value.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Whether the parts of a crystal's row go together, so that something can be made of them."""
+"""Check that the parts of a crystal's row go together, so that something can be made of them."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _displacements(row: Mapping[str, Any]) -> str:
 
 
 def _cells_of(matrix: Any) -> int:
-    """How many cells a supercell has, in whole numbers of any size."""
+    """Count the cells of a supercell, in whole numbers of any size."""
     (a, b, c), (d, e, f), (g, h, i) = ([int(x) for x in line] for line in matrix)
     return abs(a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g))
 

@@ -39,7 +39,7 @@ LEFT_BEHIND = 600.0
 
 
 class RunFolder:
-    """Paths of a run's folder, and what is done with them.
+    """Name the paths of a run's folder, and do what is done with them.
 
     Links are followed: a store has one folder and one lock, whatever it is called.
 
@@ -218,7 +218,7 @@ class RunFolder:
             raise NoStoreError(f"{self.store}: no run of this name") from None
 
     def listed_ids(self) -> set[str] | None:
-        """Ids of the latest list of crystals; ``None`` if there is no list.
+        """Return ids of the latest list of crystals; ``None`` if there is no list.
 
         Raises
         ------
@@ -342,7 +342,7 @@ Stamp = tuple[int, int, int] | None
 
 
 def _text_of(path: Path) -> str:
-    """The text of a small file.
+    """Return the text of a small file.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Whether the structure of a table's file is one that hpcbench writes.
+"""Tell whether the structure of a table's file is one that hpcbench writes.
 
 A store may come from a stranger. HDF5 can be made to read other files (external storage, virtual
 datasets, links), to wait for a pipe, and to give back terabytes that are nowhere; so each object of
@@ -32,7 +32,7 @@ _BANDS = (".", "/ragged/band_frequencies/values")
 
 @dataclass(frozen=True)
 class Storage:
-    """How a dataset is stored.
+    """Describe how a dataset is stored.
 
     Attributes
     ----------
@@ -63,7 +63,15 @@ class Storage:
 
 
 def storage_of(path: str, dataset: h5d.DatasetID) -> Storage:
-    """Look at how a dataset is stored, and read nothing of it."""
+    """Look at how a dataset is stored, and read nothing of it.
+
+    Parameters
+    ----------
+    path : str
+        What the dataset is called.
+    dataset : h5d.DatasetID
+        The dataset.
+    """
     plan, kind = dataset.get_create_plist(), dataset.get_type()
     layout = plan.get_layout()
     is_view, is_chunked = layout == h5d.VIRTUAL, layout == h5d.CHUNKED
@@ -82,7 +90,7 @@ def storage_of(path: str, dataset: h5d.DatasetID) -> Storage:
 
 
 def _is_in_the_file(one: Storage, size: int) -> str:
-    """The values are in this file; the gallery's frequencies are a view of those of the rows."""
+    """Say that values are not in this file; the gallery's may be a view of those of the rows."""
     if one.is_elsewhere:
         return "its values are in another file"
     if one.is_view and not (one.path.startswith(f"{_GALLERY}/") and set(one.views) <= {_BANDS}):
@@ -102,7 +110,7 @@ def _is_of_a_known_type(one: Storage, size: int) -> str:
 
 
 def _has_room(one: Storage, size: int) -> str:
-    """No more is declared than a file of this size can hold."""
+    """Say that more is declared than a file of this size can hold."""
     most = (1 if one.is_text else _MOST_FROM_A_BYTE) * size
     if one.nbytes > most and not one.is_view:
         return f"it is to have {one.nbytes:,} bytes, in a file of {size:,}"
@@ -134,7 +142,15 @@ def what_is_foreign(storage: Storage, size: int) -> str:
 
 
 def foreign_link(group: h5g.GroupID, path: str = "") -> str:
-    """Say which link of a group does not lead to an object of this file; empty if all do."""
+    """Say which link of a group does not lead to an object of this file; empty if all do.
+
+    Parameters
+    ----------
+    group : h5g.GroupID
+        The group.
+    path : str
+        Where it is in the file.
+    """
     return next(
         (_LINK.format(path + name) for name, kind, _ in _links(group) if kind != h5l.TYPE_HARD), ""
     )
@@ -144,7 +160,7 @@ _LINK = "{} is a link to somewhere else"
 
 
 def _links(group: h5g.GroupID) -> list[tuple[str, int, int]]:
-    """Names, kinds, and where the objects lie."""
+    """Return names, kinds, and where the objects lie."""
     found: list[tuple[str, int, int]] = []
     with contextlib.suppress(OSError, RuntimeError):  # damaged: nobody finds more in it
         group.links.iterate(
@@ -224,7 +240,7 @@ def uneven_field(file: h5py.File) -> str:
 
 
 def _shapes(file: h5py.File) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The shapes of the datasets that have a value for each row."""
+    """Yield the shapes of the datasets that have a value for each row."""
     for group, part in (("crystals", b"codes"), ("arrays", b"codes"), ("ragged", b"indptr")):
         parent = file[group].id
         for name in parent:

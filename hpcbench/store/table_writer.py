@@ -291,7 +291,7 @@ class TableWriter:
 
 
 def _opened(folder: Path, name: str, *, small: bool) -> tuple[Path, io.BytesIO | PatientFile]:
-    """The temporary file, and what to write to."""
+    """Return the temporary file, and what to write to."""
     if small:
         return temporary_name(folder, name), io.BytesIO()
     remove_left_over(folder)

@@ -115,7 +115,7 @@ def _parents(reader: TableReader) -> Sequence[str]:
 
 
 def _marks(reader: TableReader) -> Sequence[bool]:
-    """Whether each row is of an earlier list; an older store does not say it: all count."""
+    """Tell whether each row is of an earlier list; an older store does not say it: all count."""
     if f"crystals/{EARLIER_LIST}" not in reader.paths():
         return [False] * len(reader)
     return list(reader.column(EARLIER_LIST))
