@@ -38,7 +38,7 @@ sys.path.insert(0, str(ROOT))
 
 import hpcbench
 from hpcbench.criteria import CRITERIA
-from hpcbench.rank.tasks import rounded_bands
+from hpcbench.rank.phonon_columns import rounded_bands
 from hpcbench.store.consolidate import consolidate
 from hpcbench.store.run_folder import RunFolder
 from hpcbench.store.schema import DONE, result_schema

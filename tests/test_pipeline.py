@@ -53,6 +53,8 @@ from hpcbench.potentials.protocol import PotentialInfo, PreparedCopies
 from hpcbench.rank import journey as journeys
 from hpcbench.rank.account import Account, read_stages
 from hpcbench.rank.beside import BlockRead, ListEnded, Reader, Writer, WritingFailed
+from hpcbench.rank.displacement_tasks import analyse_forces, displace_supercell
+from hpcbench.rank.phonon_columns import Keep
 from hpcbench.rank.pipeline import Pipeline
 from hpcbench.rank.processes import (
     Inline,
@@ -62,7 +64,6 @@ from hpcbench.rank.processes import (
     number_of_processes,
 )
 from hpcbench.rank.stopping import Stop, StoppablePotential, StopRequested
-from hpcbench.rank.tasks import Keep, analyse_forces, displace_supercell
 from hpcbench.relaxation import start as relaxation_start
 from hpcbench.requests import ForcesOn, OnCpu
 from hpcbench.store.run_folder import RunFolder

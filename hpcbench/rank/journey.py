@@ -31,6 +31,14 @@ from hpcbench.phonons.supercells import CHECKS, half_again, next_larger, require
 from hpcbench.planning.costs import supercell_of
 from hpcbench.potentials.protocol import PotentialInfo
 from hpcbench.protocols import BOTH, PROTOCOLS, RESPONSE, Protocol, Stage
+from hpcbench.rank.displacement_tasks import (
+    Displaced,
+    analyse_at_q,
+    analyse_forces,
+    displace_at_q,
+    displace_supercell,
+)
+from hpcbench.rank.phonon_columns import Analysed, Keep, decided_columns
 from hpcbench.rank.response_tasks import (
     Checked,
     Planned,
@@ -41,6 +49,7 @@ from hpcbench.rank.response_tasks import (
     plan_response,
     surely_below,
 )
+from hpcbench.rank.route import phonon_settings
 from hpcbench.rank.rows import (
     Computation,
     done_row,
@@ -48,17 +57,6 @@ from hpcbench.rank.rows import (
     provenance_of,
     row_of,
     rows_of,
-)
-from hpcbench.rank.tasks import (
-    Analysed,
-    Displaced,
-    Keep,
-    analyse_at_q,
-    analyse_forces,
-    decided_columns,
-    displace_at_q,
-    displace_supercell,
-    phonon_settings,
 )
 from hpcbench.relaxation.relax import Relaxation, continued, relaxation_requests
 from hpcbench.relaxation.symmetry import space_group_numbers
