@@ -50,7 +50,7 @@ from hpcbench.potentials.ase_calculator import CalculatorPotential
 from hpcbench.potentials.copies import DisplacedCopies
 from hpcbench.potentials.one_by_one import OneByOne
 from hpcbench.potentials.protocol import PotentialInfo, PreparedCopies
-from hpcbench.rank import journey as journeys
+from hpcbench.rank import one_supercell
 from hpcbench.rank.account import Account, read_stages
 from hpcbench.rank.beside import BlockRead, ListEnded, Reader, Writer, WritingFailed
 from hpcbench.rank.displacement_tasks import analyse_forces, displace_supercell
@@ -776,7 +776,7 @@ def deadly(atoms: Atoms, *arguments: Any) -> Any:
 def test_a_crystal_that_kills_its_worker_fails_alone(
     metals: list[Atoms], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journeys, "displace_supercell", deadly)
+    monkeypatch.setattr(one_supercell, "displace_supercell", deadly)
     result = hpcbench.run(metals[::-1], model=Fresh(), workers=2, **QUICK)
     assert list(result.table["status"]) == ["failed"] + ["done"] * 4
     assert "displacements ended the process" in result.table["reason"].iloc[0]
