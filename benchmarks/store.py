@@ -40,7 +40,7 @@ from machine import processor
 
 import hpcbench
 from hpcbench.criteria import CRITERIA
-from hpcbench.rank.tasks import rounded_bands
+from hpcbench.rank.phonon_columns import rounded_bands
 from hpcbench.store.consolidate import consolidate
 from hpcbench.store.run_folder import RunFolder
 from hpcbench.store.schema import DONE, result_schema

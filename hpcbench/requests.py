@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from hpcbench.relaxation.in_flight import Start
 
 
+DISPLACEMENTS, ANALYSIS = "displacements", "analysis"
+"""Stages of the work on processor cores; that of the relaxation is ``symmetry``."""
+
+
 @dataclass(frozen=True, eq=False)
 class OnCpu:
     """Call ``function(*arguments)`` on a processor core; all are picklable.

@@ -26,7 +26,7 @@ from hpcbench.phonons.stability import Spectrum, is_stable, margin, verdicts
 from hpcbench.phonons.supercells import full_matrix
 from hpcbench.potentials.ase_calculator import CalculatorPotential, PotentialCalculator
 from hpcbench.potentials.protocol import Potential, PotentialInfo
-from hpcbench.rank.tasks import Keep, phonon_columns
+from hpcbench.rank.phonon_columns import Keep, phonon_columns
 
 TEMPERATURES = (0.0, 75.0, 150.0, 300.0, 600.0, 1000.0)
 

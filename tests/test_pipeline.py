@@ -50,9 +50,11 @@ from hpcbench.potentials.ase_calculator import CalculatorPotential
 from hpcbench.potentials.copies import DisplacedCopies
 from hpcbench.potentials.one_by_one import OneByOne
 from hpcbench.potentials.protocol import PotentialInfo, PreparedCopies
-from hpcbench.rank import journey as journeys
+from hpcbench.rank import one_supercell
 from hpcbench.rank.account import Account, read_stages
 from hpcbench.rank.beside import BlockRead, ListEnded, Reader, Writer, WritingFailed
+from hpcbench.rank.displacement_tasks import analyse_forces, displace_supercell
+from hpcbench.rank.phonon_columns import Keep
 from hpcbench.rank.pipeline import Pipeline
 from hpcbench.rank.processes import (
     Inline,
@@ -62,7 +64,6 @@ from hpcbench.rank.processes import (
     number_of_processes,
 )
 from hpcbench.rank.stopping import Stop, StoppablePotential, StopRequested
-from hpcbench.rank.tasks import Keep, analyse_forces, displace_supercell
 from hpcbench.relaxation import start as relaxation_start
 from hpcbench.requests import ForcesOn, OnCpu
 from hpcbench.store.run_folder import RunFolder
@@ -775,7 +776,7 @@ def deadly(atoms: Atoms, *arguments: Any) -> Any:
 def test_a_crystal_that_kills_its_worker_fails_alone(
     metals: list[Atoms], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journeys, "displace_supercell", deadly)
+    monkeypatch.setattr(one_supercell, "displace_supercell", deadly)
     result = hpcbench.run(metals[::-1], model=Fresh(), workers=2, **QUICK)
     assert list(result.table["status"]) == ["failed"] + ["done"] * 4
     assert "displacements ended the process" in result.table["reason"].iloc[0]

@@ -21,7 +21,7 @@ from hpcbench.phonons.supercells import displace, half_again
 from hpcbench.potentials.columns import Columns, Response
 from hpcbench.potentials.protocol import Linearised
 from hpcbench.rank.response_tasks import plan_check, surely_below
-from hpcbench.rank.tasks import phonon_settings
+from hpcbench.rank.route import phonon_settings
 
 QUICK: dict[str, Any] = {"mesh": (6, 6, 6), "band_points": 21, "report": False}
 

@@ -14,8 +14,9 @@ from hpcbench.errors import SetupError, StoreError
 from hpcbench.exchange import phononbench
 from hpcbench.exchange.finding import Found, Job
 from hpcbench.exchange.one_crystal import MODEL, NOTHING, How, id_by_origin, import_one
+from hpcbench.rank.phonon_columns import Keep
+from hpcbench.rank.route import phonon_settings
 from hpcbench.rank.rows import schema_of
-from hpcbench.rank.tasks import Keep, phonon_settings
 from hpcbench.store.decorations import decorate
 from hpcbench.store.run_folder import RunFolder
 from hpcbench.store.schema import DONE

@@ -28,8 +28,8 @@ from hpcbench.phonons.calculate import (
     analyse_force_constants,
 )
 from hpcbench.planning.listing import identity
+from hpcbench.rank.phonon_columns import Keep, phonon_columns
 from hpcbench.rank.rows import row_of
-from hpcbench.rank.tasks import Keep, phonon_columns
 from hpcbench.relaxation.symmetry import find_space_group
 from hpcbench.sources import SourceFile, Unreadable, read_file
 from hpcbench.store.schema import DONE, FAILED, UNREADABLE, WITHOUT_NAC

@@ -26,14 +26,13 @@ from hpcbench.phonons.packing import ForcePool
 from hpcbench.potentials.protocol import Potential, Responsive
 from hpcbench.rank.account import FORCES, PREPARING, RELAXATION, WAITING, Account
 from hpcbench.rank.beside import BlockRead, Inbox, ListEnded, Reader, WritingFailed
-from hpcbench.rank.journey import ANALYSIS
 from hpcbench.rank.processes import Crew, Task, TaskEnded
 from hpcbench.rank.stopping import Stop, StopRequested
 from hpcbench.rank.tasks import messages_of, unexpected
 from hpcbench.rank.watch import Watch
 from hpcbench.relaxation.in_flight import InFlight
 from hpcbench.relaxation.start import Start
-from hpcbench.requests import ForcesOn, Minimise, OnCpu, Request, ResponseTo
+from hpcbench.requests import ANALYSIS, ForcesOn, Minimise, OnCpu, Request, ResponseTo
 
 Journey = Generator[Request, Any, list[dict[str, Any]]]
 

@@ -37,7 +37,7 @@ from hpcbench.phonons.spectrum import imaginary_modes, mode_of
 from hpcbench.phonons.stability import Spectrum, is_undetermined
 from hpcbench.phonons.supercells import primitive_atoms
 from hpcbench.potentials.columns import Columns, Response, joined
-from hpcbench.rank.tasks import Analysed, Keep, exact_cause, mode_columns, phonon_columns
+from hpcbench.rank.phonon_columns import Analysed, Keep, exact_cause, mode_columns, phonon_columns
 from hpcbench.store.schema import BY_RESPONSE
 
 # In reciprocal lattice vectors: q without any symmetry, where branches are compared as well.
@@ -166,7 +166,7 @@ def plan_check(
     phonon : bytes
         Of the crystal, without force constants.
     columns : mapping
-        Those of :func:`hpcbench.rank.tasks.phonon_columns`.
+        Those of :func:`hpcbench.rank.phonon_columns.phonon_columns`.
     found : Suspicions
         Of the same result.
     below : sequence of ndarray, shape (3,)
@@ -209,7 +209,7 @@ def compare(
     real, complex_ : Response
         To its columns; None where it has none of a kind.
     columns : mapping
-        Those of :func:`hpcbench.rank.tasks.phonon_columns`.
+        Those of :func:`hpcbench.rank.phonon_columns.phonon_columns`.
     """
     phonon: Phonopy = pickle.loads(planned.phonon)
     (criterion,) = (one for one in settings.criteria if one.name == EXACT)
@@ -261,7 +261,7 @@ def checked_columns(
     Parameters
     ----------
     columns : mapping
-        Those of :func:`hpcbench.rank.tasks.phonon_columns`.
+        Those of :func:`hpcbench.rank.phonon_columns.phonon_columns`.
     analysed : Analysed
         What they are from.
     checked : Checked

@@ -16,7 +16,7 @@ from hpcbench.errors import CrystalError
 from hpcbench.origin import notes_of
 from hpcbench.planning.listing import identity
 from hpcbench.potentials.protocol import PotentialInfo
-from hpcbench.rank.tasks import joined_notes
+from hpcbench.rank.phonon_columns import joined_notes
 from hpcbench.store.fields import Schema
 from hpcbench.store.schema import AGAIN, DONE, DOUBLE, FAILED, result_schema
 from hpcbench.versions import deciding_versions

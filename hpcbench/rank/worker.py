@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from hpcbench.config import RunConfig
@@ -28,10 +29,11 @@ from hpcbench.potentials.protocol import Potential
 from hpcbench.potentials.selftest import self_test
 from hpcbench.rank.account import EVENT, FORCES, PREPARING, RELAXATION, Account
 from hpcbench.rank.beside import Inbox, Reader, Row, Writer
-from hpcbench.rank.journey import Route
+from hpcbench.rank.journey import journey
 from hpcbench.rank.memory import peak_device_memory, peak_memory
 from hpcbench.rank.pipeline import Journey, Pipeline, Traveller
 from hpcbench.rank.processes import Crew
+from hpcbench.rank.route import Route
 from hpcbench.rank.rows import failed_row, provenance_of, schema_of
 from hpcbench.rank.stopping import STOPPED, Stop, StoppablePotential, StopRequested
 from hpcbench.rank.watch import PATIENCE, Watch, names
@@ -154,7 +156,7 @@ class Worker:
 
             pipeline = Pipeline(
                 potential,
-                self.way or route.journey,
+                self.way or partial(journey, route),
                 reader,
                 self.crew,
                 self.inbox,

@@ -27,8 +27,7 @@ from hpcbench.phonons.noise import Noise
 from hpcbench.phonons.rational import Suspicions
 from hpcbench.phonons.spectrum import Mode
 from hpcbench.protocols import PROTOCOLS
-from hpcbench.rank.response_tasks import Checked, checked_columns
-from hpcbench.rank.tasks import (
+from hpcbench.rank.phonon_columns import (
     Analysed,
     Keep,
     decided_columns,
@@ -36,6 +35,7 @@ from hpcbench.rank.tasks import (
     joined_notes,
     phonon_columns,
 )
+from hpcbench.rank.response_tasks import Checked, checked_columns
 from hpcbench.store.physics import phonopy_of
 from hpcbench.store.reader import Store
 from hpcbench.store.schema import BY_RESPONSE, DONE, UNDETERMINED

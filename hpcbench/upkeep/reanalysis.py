@@ -16,9 +16,8 @@ from hpcbench.planning.costs import CostModel
 from hpcbench.planning.listing import crystal_of
 from hpcbench.potentials.one_by_one import OneByOne
 from hpcbench.potentials.protocol import Evaluation, PotentialInfo
-from hpcbench.rank.journey import ANALYSIS
-from hpcbench.rank.tasks import Keep
-from hpcbench.requests import OnCpu, Request
+from hpcbench.rank.phonon_columns import Keep
+from hpcbench.requests import ANALYSIS, OnCpu, Request
 from hpcbench.store.reader import Store
 from hpcbench.store.schema import REANALYSIS_OF, SET_ASIDE
 from hpcbench.upkeep.again import analyse_stored
