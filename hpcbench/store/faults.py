@@ -49,7 +49,7 @@ def in_words(error: OSError) -> str:
 
 
 def without_path(error: DamageError, path: Path) -> str:
-    """What the reader of a table has said of it, for those who know which and what to do."""
+    """What a table's reader has said of a file, for those who know which and what to do."""
     return str(error).removeprefix(f"{path}: ").removesuffix(f"; {SAYS_MORE}").splitlines()[0]
 
 
