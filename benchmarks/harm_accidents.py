@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import resource
@@ -147,7 +148,9 @@ def _while_running(
 
 
 def _copy(work: Path) -> None:
-    shutil.copytree(work / "s.h5.run", work / "copy.h5.run", dirs_exist_ok=True)
+    # Files of a run come and go meanwhile, as they do for `cp -r`.
+    with contextlib.suppress(shutil.Error):
+        shutil.copytree(work / "s.h5.run", work / "copy.h5.run", dirs_exist_ok=True)
     if (work / "s.h5").exists():
         shutil.copy(work / "s.h5", work / "copy.h5")
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from hpcbench.config import RunConfig, settings, settings_hash
+from hpcbench.config import RunConfig, settings
 from hpcbench.config_loading import load_config
 from hpcbench.criteria import Criterion
+from hpcbench.deciding import settings_hash
 from hpcbench.errors import ConfigError
 from hpcbench.protocols import Stage
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from hpcbench.cli.look import store_path
-from hpcbench.config import IMPORTED
+from hpcbench.deciding import IMPORTED
 from hpcbench.errors import SetupError, UsageError
 from hpcbench.exchange.formats import FORMATS
 from hpcbench.outputs import appended, settings_text

@@ -21,8 +21,9 @@ from hpcbench.cli.texts import (
     RUN_DESCRIPTION,
     RUN_EPILOG,
 )
-from hpcbench.config import IMPORTED, REANALYSED, settings
+from hpcbench.config import settings
 from hpcbench.config_loading import DEFAULT_FILE
+from hpcbench.deciding import IMPORTED, REANALYSED
 from hpcbench.errors import UsageError
 from hpcbench.exchange.formats import FORMATS
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from hpcbench.cli.complaints import complain
-from hpcbench.config import REANALYSED, RunConfig, settings
+from hpcbench.config import RunConfig, settings
 from hpcbench.config_loading import DEFAULT_FILE, load_config
+from hpcbench.deciding import REANALYSED
 from hpcbench.errors import (
     DeviceError,
     HpcbenchError,

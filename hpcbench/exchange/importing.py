@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hpcbench.config import IMPORTING, RunConfig, settings_hash
+from hpcbench.config import RunConfig
 from hpcbench.config_loading import load_config
+from hpcbench.deciding import IMPORTING, settings_hash
 from hpcbench.errors import SetupError, StoreError
 from hpcbench.exchange import phononbench
 from hpcbench.exchange.finding import Found, Job

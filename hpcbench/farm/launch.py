@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcbench.config import RunConfig, settings_hash
+from hpcbench.config import RunConfig
+from hpcbench.deciding import settings_hash
 from hpcbench.errors import StoreError
 from hpcbench.events import EventLog
 from hpcbench.farm.attendance import Attendance

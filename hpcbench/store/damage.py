@@ -12,8 +12,8 @@ from pathlib import Path
 from hpcbench.children import command, environment
 from hpcbench.errors import DamageError, StoreError
 from hpcbench.store.examiner import Examiner
+from hpcbench.store.faults import without_path
 from hpcbench.store.inspection import inspect
-from hpcbench.store.table_reader import without_path
 
 SUFFIX = ".damaged"
 # Seconds after which a process that looks at many files counts as stuck.

@@ -11,14 +11,10 @@ import h5py
 from hpcbench.errors import DamageError, StoreError
 from hpcbench.store.contents import read_contents
 from hpcbench.store.datasets import REFUSED
+from hpcbench.store.faults import NOT_AS_WRITTEN, Damage, is_of_system
 from hpcbench.store.integrity import GROUP, digest, digest_frame
 from hpcbench.store.structure import foreign_object
-from hpcbench.store.table_reader import (
-    NOT_AS_WRITTEN,
-    Damage,
-    TableReader,
-    is_of_system,
-)
+from hpcbench.store.table_reader import TableReader
 
 ENCODINGS = ("array", "string-array", "categorical", "ragged")
 """Of fields, as this version knows them."""

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
 from hpcbench.errors import DamageError, NoStoreError, StoreError
+from hpcbench.store.faults import require_each_once
 from hpcbench.store.run_folder import RunFolder, Stamp, stamp
 from hpcbench.store.schema import AGAIN, EARLIER_LIST, SET_ASIDE
-from hpcbench.store.table_reader import TableReader, require_each_once
+from hpcbench.store.table_reader import TableReader
 
 T = TypeVar("T")
 

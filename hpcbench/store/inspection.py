@@ -23,8 +23,8 @@ from typing import Any
 from hpcbench.children import command, environment
 from hpcbench.errors import DamageError, StoreError
 from hpcbench.store.examiner import Examiner
+from hpcbench.store.faults import Damage, is_of_system, without_path
 from hpcbench.store.physics import Deviation, check_physics
-from hpcbench.store.table_reader import Damage, is_of_system, without_path
 
 # Processes that may die of one file before the rest of it counts as damaged.
 MOST_DEATHS = 50

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -15,25 +14,22 @@ from numpy.typing import NDArray
 
 from hpcbench.errors import StoreError, UsageError
 from hpcbench.store.bands import Bands, bands_of
-from hpcbench.store.fields import Field, Schema, column_path, missing_column
+from hpcbench.store.columns import columns_of, schema_of, table_of
+from hpcbench.store.fields import Schema
 from hpcbench.store.files import Files
+from hpcbench.store.listed import listed_row, unfinished_ids
+from hpcbench.store.names import hint_of, ids_of, is_beside, is_history
 from hpcbench.store.physics import phonopy_of
 from hpcbench.store.result import Result, compact_force_constants, result_of
 from hpcbench.store.run_folder import RunFolder
-from hpcbench.store.schema import AGAIN, BESIDE, CRYSTALS, DONE, EARLIER_LIST, WITHOUT_NAC
-from hpcbench.store.table_reader import TableReader
+from hpcbench.store.schema import AGAIN, DONE, EARLIER_LIST
+from hpcbench.store.selection import Selection
 from hpcbench.words import counted
 
 if TYPE_CHECKING:
     import pandas
     import xarray
     from phonopy import Phonopy
-
-_LISTED = tuple(
-    field
-    for field in CRYSTALS.columns
-    if field.name in ("id", "name", "origins", "formula", "natoms", "status", "reason")
-)
 
 
 class Store:
@@ -64,9 +60,8 @@ class Store:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._files = Files(path)
-        self._chosen: list[str] | None = None
-        # By the generation of the files, as the table.
-        self._selected: tuple[int, dict[str, tuple[Path, int]]] | None = None
+        self._selection = Selection(self._files)
+        # By the generation of the files.
         self._table: tuple[int, pandas.DataFrame] | None = None
 
     @property
@@ -93,24 +88,11 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @property
-    def _where(self) -> dict[str, tuple[Path, int]]:
-        """Of the crystals of this store, or of this part of it."""
-        where = self._files.where
-        if self._selected is None or self._selected[0] != self._files.generation:
-            chosen = self._chosen
-            if chosen is None:
-                earlier = self._files.earlier
-                chosen = [key for key in where if AGAIN not in key and key not in earlier]
-            some = {key: where[key] for key in chosen if key in where}
-            self._selected = self._files.generation, some
-        return self._selected[1]
-
     def __len__(self) -> int:
-        return len(self._where)
+        return len(self._selection.where)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._where
+        return key in self._selection.where
 
     def __repr__(self) -> str:
         return f"<hpcbench store {self.path} with {counted(len(self), 'crystal')}>"
@@ -118,7 +100,7 @@ class Store:
     @property
     def ids(self) -> list[str]:
         """Content ids in order of storage."""
-        return list(self._where)
+        return list(self._selection.where)
 
     def finished_ids(self) -> list[str]:
         """Ids of crystals that have a result: computed, or failed with a reason.
@@ -126,35 +108,18 @@ class Store:
         Those of earlier lists are among them: they are not computed again.
         """
         aside = self._files.set_aside
-        keys = self._files.where if self._chosen is None else self._where
+        keys = self._files.where if self._selection.is_whole else self._selection.where
         return [k for k in keys if not k.startswith("x") and k not in aside and AGAIN not in k]
 
     def unfinished_ids(self) -> list[str]:
         """Ids of crystals of the run's list that have no result yet."""
-        if not self.folder.crystals.exists():
-            return []
-        with TableReader(self.folder.crystals) as reader:
-            listed = zip(reader.column("id"), reader.column("reason"), strict=True)
-            # Also of a part of the store: of the whole run.
-            there = self._files.where.keys() - self._files.set_aside
-            return [key for key, reason in listed if not reason and key not in there]
+        # Also of a part of the store: of the whole run.
+        return unfinished_ids(self.folder, self._files.where.keys() - self._files.set_aside)
 
     @property
     def schema(self) -> Schema:
         """All fields: their names, dtypes, shapes, units and meanings."""
-
-        def read() -> Schema:
-            schema = Schema((), ())
-            known: set[tuple[str, ...]] = set()
-            for part in self._files.parts:
-                reader = self._files.reader(part)
-                # Reading what all fields of a thousand segments are takes a minute.
-                if (paths := reader.paths()) not in known:
-                    known.add(paths)
-                    schema = schema.union(reader.schema)
-            return schema
-
-        return self._files.steadily(read)
+        return self._files.steadily(lambda: schema_of(self._files))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -184,7 +149,7 @@ class Store:
             if len(wanted) != len(index):
                 raise UsageError(f"a mask of {len(wanted)} for {len(index)} crystals")
             return self._some(list(index[wanted]))
-        unknown = [k for k in wanted.tolist() if not self._has(k)]
+        unknown = [k for k in wanted.tolist() if not self._selection.has(k)]
         if unknown:
             raise UsageError(f"{self.path} has no crystal {unknown[0]!r}: give ids")
         return self._some(wanted.tolist())
@@ -202,12 +167,12 @@ class Store:
         the column ``parent`` has the crystal's. The store itself, its table and its length, is
         of the crystals alone.
         """
-        return self._some(self._belonging(_is_history))
+        return self._some(self._selection.belonging(is_history))
 
     @property
     def beside(self) -> Store:
         """These crystals by the protocol beside that of the run; ids end with ``:phononbench``."""
-        return self._some(self._belonging(_is_beside))
+        return self._some(self._selection.belonging(is_beside))
 
     def computations(self, key: str) -> list[str]:
         """Ids of a crystal's computations, in the order in which they were done.
@@ -215,7 +180,7 @@ class Store:
         The last one, which decides, has the crystal's own id.
         """
         others = self._files.others.get(key, ())
-        return [*filter(_is_history, others), key]
+        return [*filter(is_history, others), key]
 
     def versions(self, key: str) -> list[str]:
         """A crystal's id, where it has a result, and those of all rows that belong to it.
@@ -225,15 +190,6 @@ class Store:
         """
         there = [key] if key in self._files.where else []
         return [*there, *self._files.others.get(key, ())]
-
-    def _belonging(self, is_wanted: Callable[[str], bool]) -> Iterator[str]:
-        """Ids of rows that belong to crystals, to those of this part if it is one."""
-        earlier = self._files.earlier
-        for crystal, others in self._files.others.items():
-            # Of a damaged store it may be that only the history is left.
-            is_whole = self._chosen is None and crystal not in earlier
-            if is_whole or crystal in self._where:
-                yield from filter(is_wanted, others)
 
     def where(self, condition: str) -> Store:
         """The crystals for which a condition holds, as pandas' ``query`` takes it.
@@ -250,10 +206,8 @@ class Store:
 
     def _some(self, ids: Iterable[str]) -> Store:
         """A store with some of the rows, in the order of storage."""
-        wanted = set(ids)
         some = copy.copy(self)
-        some._chosen = [key for key in self._files.where if key in wanted]
-        some._selected = some._table = None
+        some._selection, some._table = Selection(self._files, ids), None
         return some
 
     def __iter__(self) -> Iterator[Result]:
@@ -266,7 +220,7 @@ class Store:
 
         Reads as it goes: memory is bounded by a block of rows.
         """
-        left = self._files.steadily(lambda: list(self._where))
+        left = self._files.steadily(lambda: list(self._selection.where))
         while left:
             reader, indices = self._files.steadily(functools.partial(self._files.first_part, left))
             left = left[len(indices) :]
@@ -277,41 +231,12 @@ class Store:
         """A column of any shape, in the order of :attr:`ids`."""
 
         def read() -> NDArray[Any]:
-            field = {field.name: field for field in self.schema.columns}.get(name)
+            field = {field.name: field for field in schema_of(self._files).columns}.get(name)
             if field is None:
                 raise UsageError(f"{self.path} has no column {name!r}")
-            return self._columns([field])[name]
+            return columns_of(self._files, self._selection.where, [field])[name]
 
         return self._files.steadily(read)
-
-    def _columns(self, fields: Sequence[Field]) -> dict[str, NDArray[Any]]:
-        """Columns of all files, with missing values where a file does not have one."""
-        rows: dict[Path, list[int]] = {part: [] for part in self._files.parts}
-        for part, index in self._where.values():
-            rows[part].append(index)
-        parts = [self._columns_of(part, np.array(places), fields) for part, places in rows.items()]
-        if len(parts) == 1:
-            return parts[0]
-        return {
-            field.name: np.concatenate(
-                [missing_column(field, 0), *(part[field.name] for part in parts)]
-            )
-            for field in fields
-        }
-
-    def _columns_of(
-        self, part: Path, rows: NDArray[np.int64], fields: Sequence[Field]
-    ) -> dict[str, NDArray[Any]]:
-        reader = self._files.reader(part)
-        is_all = len(rows) == len(reader) and (np.diff(rows) == 1).all()
-        columns = {}
-        for field in fields:
-            if column_path(field) not in reader.paths() or not len(rows):
-                columns[field.name] = missing_column(field, len(rows))
-            else:
-                column = reader.column(field.name)
-                columns[field.name] = column if is_all else column[rows]
-        return columns
 
     @property
     def table(self) -> pandas.DataFrame:
@@ -319,40 +244,13 @@ class Store:
 
         def read() -> pandas.DataFrame:
             if self._table is None or self._table[0] != self._files.generation:
-                self._table = self._files.generation, self._read_table()
+                table = table_of(
+                    self._files, self._selection.where, with_set_aside=self._selection.is_whole
+                )
+                self._table = self._files.generation, table
             return self._table[1]
 
         return self._files.steadily(read)
-
-    def _read_table(self) -> pandas.DataFrame:
-        import pandas
-
-        scalars = [field for field in self.schema.columns if not field.shape]
-        columns = self._columns(scalars or _LISTED)
-        if self.folder.crystals.exists() and self._chosen is None:
-            # Crystals that were set aside before the run have their row from the start.
-            with TableReader(self.folder.crystals) as reader:
-                there = {field.name: reader.column(field.name) for field in _LISTED}
-            rows = [
-                row
-                for row, (key, reason) in enumerate(zip(there["id"], there["reason"], strict=True))
-                if reason and key not in self._files.where
-            ]
-            for field in (scalars or _LISTED) if rows else ():
-                aside = (
-                    there[field.name][rows]
-                    if field.name in there
-                    else missing_column(field, len(rows))
-                )
-                columns[field.name] = np.concatenate([columns[field.name], aside])
-        if EARLIER_LIST in columns:
-            # A list that was written since the store was says more.
-            earlier = self._files.earlier
-            columns[EARLIER_LIST] = np.array([key in earlier for key in columns["id"]], dtype=bool)
-        table = pandas.DataFrame(columns, index=columns["id"])
-        # A name of its own would be ambiguous beside the column.
-        table.index.name = None
-        return table
 
     def find(self, words: str) -> str:
         """The id of the crystal that an id, the beginning of one, or a name stands for.
@@ -364,23 +262,19 @@ class Store:
         UsageError
             If it stands for none or for several.
         """
-        if self._has(words):
+        if self._selection.has(words):
             return words
         table = self.table
-        matches = _matches(table, words)
-        if not matches and self._chosen is None:
-            matches = _matches(self.earlier.table, words)
+        matches = ids_of(table, words)
+        if not matches and self._selection.is_whole:
+            matches = ids_of(self.earlier.table, words)
         if len(matches) == 1:
             return str(matches[0])
         if not matches:
             crystal, _, what = words.rpartition(AGAIN)
             if crystal:
                 return self._find_of(self.find(crystal), what)
-            names = list(dict.fromkeys(table["name"]))
-            near = [name for name in names if name.startswith(words)][:3]
-            near = near or difflib.get_close_matches(words, names[:10_000], 3)
-            hint = f"; did you mean {' or '.join(near)}?" if near else ": give an id or a name"
-            raise UsageError(f"{self.path} has no crystal {words!r}{hint}")
+            raise UsageError(f"{self.path} has no crystal {words!r}{hint_of(table, words)}")
         raise UsageError(f"{words!r} stands for {len(matches)} crystals: {', '.join(matches[:5])}")
 
     def _find_of(self, key: str, what: str) -> str:
@@ -401,8 +295,12 @@ class Store:
         """
 
         def read() -> dict[str, Any]:
-            if not self._has(key):
-                return self._listed_row(key)
+            if not self._selection.has(key):
+                if (listed := listed_row(self.folder, key)) is not None:
+                    return listed
+                raise KeyError(
+                    f"{self.path} has no crystal with the id {key!r}; store[name] takes names too"
+                )
             part, index = self._files.where[key]
             row = self._files.reader(part).row(index)
             if EARLIER_LIST in row:
@@ -410,21 +308,6 @@ class Store:
             return row
 
         return self._files.steadily(read)
-
-    def _has(self, key: str) -> bool:
-        """Whether there is such a crystal, also of an earlier list, or earlier computation."""
-        beside = AGAIN in key or key in self._files.earlier
-        return key in self._where or (beside and key in self._files.where)
-
-    def _listed_row(self, key: str) -> dict[str, Any]:
-        if self.folder.crystals.exists():
-            with TableReader(self.folder.crystals) as reader:
-                found = np.flatnonzero(reader.column("id") == key)
-                if len(found):
-                    return reader.row(int(found[0]))
-        raise KeyError(
-            f"{self.path} has no crystal with the id {key!r}; store[name] takes names too"
-        )
 
     def force_constants(self, key: str) -> NDArray[np.float64]:
         """Compact force constants of a crystal by its id, shape (nprim, nsuper, 3, 3), eV/A^2.
@@ -497,21 +380,6 @@ class Store:
     def _require_phonons(self, key: str, row: dict[str, Any]) -> None:
         if row["status"] != DONE:
             raise StoreError(f"{row['name']} ({key}) has no phonons: {row['reason']}")
-
-
-def _matches(table: pandas.DataFrame, words: str) -> list[str]:
-    """Ids of crystals by a name, or by the beginning of an id."""
-    return list(table.index[table["name"] == words]) or [
-        key for key in table.index if len(words) >= 4 and key.startswith(words)
-    ]
-
-
-def _is_history(key: str) -> bool:
-    return not key.endswith((f"{AGAIN}{BESIDE}", f"{AGAIN}{WITHOUT_NAC}"))
-
-
-def _is_beside(key: str) -> bool:
-    return key.endswith(f"{AGAIN}{BESIDE}")
 
 
 def open_store(path: str | os.PathLike[str]) -> Store:

@@ -6,59 +6,25 @@ import atexit
 import contextlib
 import functools
 import itertools
-import re
 import weakref
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 import h5py
 import numpy as np
-from h5py import h5o
 from numpy.typing import NDArray
 
 from hpcbench.errors import DamageError, StoreError
-from hpcbench.store.datasets import MOST_AT_ONCE, REFUSED, Datasets, in_memory
+from hpcbench.store.datasets import MOST_AT_ONCE, Datasets, in_memory
+from hpcbench.store.faults import NOT_AS_WRITTEN, SAYS_MORE, Damage, in_words, is_of_system
 from hpcbench.store.fields import Block, Field, Ragged, Schema, Values
 from hpcbench.store.integrity import GROUP, digest
-from hpcbench.store.known import KNOWN, settings_of, wrong_id
-from hpcbench.store.structure import (
-    LEAST_BYTES_OF_A_ROW,
-    foreign_link,
-    foreign_object,
-    uneven_field,
-)
-from hpcbench.store.table_writer import FORMAT, FORMAT_VERSION
+from hpcbench.store.known import settings_of, wrong_id
+from hpcbench.store.structure import LEAST_BYTES_OF_A_ROW
+from hpcbench.store.table_format import fields_of, require_format, require_own
 
 _IDS = "crystals/id"
-NOT_AS_WRITTEN = "not what was written"
-_SAYS_MORE = "hpcbench verify says more"
-
-
-@dataclass(frozen=True)
-class Damage:
-    """Something that does not read back as it was written.
-
-    Attributes
-    ----------
-    path : str
-        The field; ``""`` for the file itself, or what is in it beside rows.
-    first, end : int
-        The rows in question.
-    what : str
-        What is wrong.
-    """
-
-    path: str
-    first: int
-    end: int
-    what: str
-
-    def __str__(self) -> str:
-        where = f"{self.path}, rows {self.first} to {self.end - 1}: " if self.path else ""
-        return f"{where}{self.what}"
 
 
 class TableReader:
@@ -99,12 +65,12 @@ class TableReader:
         except OSError as error:
             if is_of_system(error):
                 raise StoreError(f"{self.path}: cannot be read: {error}") from error
-            raise DamageError(f"{self.path}: {_in_words(error)}; {_SAYS_MORE}") from error
+            raise DamageError(f"{self.path}: {in_words(error)}; {SAYS_MORE}") from error
         self._data = Datasets(self._file, stream, str(self.path))
         try:
-            self._require_format()
+            require_format(self._file, self.path)
             if every_object:
-                self._require_own()
+                require_own(self._file, self.path)
         except (KeyError, OSError, RuntimeError, ValueError) as error:
             self._file.close()
             raise DamageError(f"{self.path}: does not read back: {error}") from error
@@ -116,52 +82,9 @@ class TableReader:
     @functools.cached_property
     def _fields(self) -> dict[str, Field]:
         try:
-            return dict(self._read_fields(tolerant=self._tolerant))
+            return dict(fields_of(self._file, tolerant=self._tolerant))
         except (KeyError, OSError, RuntimeError, ValueError) as error:
             raise DamageError(f"{self.path}: does not read back: {error}") from error
-
-    def _require_format(self) -> None:
-        kind = _attribute(self._file, "encoding-type")
-        major = _attribute(self._file, "encoding-version").partition(".")[0]
-        if kind != FORMAT or not major.isdecimal():
-            if GROUP in self._file:
-                raise DamageError(f"{self.path}: its format is not what was written")
-            raise StoreError(f"{self.path}: an HDF5 file, but not one that hpcbench wrote")
-        if int(major) > FORMAT_VERSION[0]:
-            raise StoreError(
-                f"{self.path}: written by a newer hpcbench; update this one to read it"
-            )
-        for group in (b"/", b"crystals", b"arrays", b"ragged", GROUP.encode()):
-            what = ""
-            with contextlib.suppress(KeyError, OSError, RuntimeError):  # damaged, or not there
-                what = foreign_link(h5o.open(self._file.id, group), group.decode())
-            if what:
-                raise StoreError(REFUSED.format(self.path, what))
-
-    def _require_own(self) -> None:
-        """Refuse a file that no hpcbench has written."""
-        if what := foreign_object(self._file, with_gallery=False):
-            raise StoreError(REFUSED.format(self.path, what))
-        if what := uneven_field(self._file):
-            raise DamageError(f"{self.path} is damaged: {what}; {_SAYS_MORE}")
-
-    def _read_fields(self, *, tolerant: bool) -> Iterator[tuple[str, Field]]:
-        for group in ("crystals", "arrays", "ragged"):
-            try:
-                names = list(self._file[group])
-            except Exception:
-                if tolerant:
-                    continue
-                raise
-            for name in names:
-                try:
-                    field = _field(name, self._file[f"{group}/{name}"])
-                except Exception:
-                    if tolerant:
-                        continue
-                    raise
-                if field is not None:
-                    yield f"{group}/{name}", field
 
     def __enter__(self) -> Self:
         return self
@@ -226,9 +149,7 @@ class TableReader:
         values = self.values(path)
         assert not isinstance(values, Ragged)
         if len(values) != len(self):
-            raise DamageError(
-                f"{self.path} is damaged: {path} has {len(values)} rows; {_SAYS_MORE}"
-            )
+            raise DamageError(f"{self.path} is damaged: {path} has {len(values)} rows; {SAYS_MORE}")
         return values
 
     def _column_path(self, name: str) -> str:
@@ -268,7 +189,7 @@ class TableReader:
             if is_of_system(error):
                 raise StoreError(f"{self.path}: cannot be read: {error}") from error
             raise DamageError(
-                f"{self.path} is damaged: {path} does not read back ({error}); {_SAYS_MORE}"
+                f"{self.path} is damaged: {path} does not read back ({error}); {SAYS_MORE}"
             ) from error
 
     def _values(self, path: str, first: int, end: int | None) -> Values:
@@ -311,12 +232,12 @@ class TableReader:
             if len(values) != len(block):
                 raise DamageError(
                     f"{self.path} is damaged: {path} has {len(values)} of {len(block)} rows from "
-                    f"{first} on; {_SAYS_MORE}"
+                    f"{first} on; {SAYS_MORE}"
                 )
             if block.nbytes > MOST_AT_ONCE:
                 raise DamageError(
                     f"{self.path} is damaged: rows {first} to {end - 1} have more than "
-                    f"{MOST_AT_ONCE:,} bytes; {_SAYS_MORE}"
+                    f"{MOST_AT_ONCE:,} bytes; {SAYS_MORE}"
                 )
         return block
 
@@ -385,7 +306,7 @@ class TableReader:
             raise DamageError(f"{self.path}: does not read back: {error}") from error
         most = self._file.id.get_filesize() // LEAST_BYTES_OF_A_ROW
         if not len(ends) or ends[0] != 0 or (np.diff(ends) <= 0).any() or ends[-1] > most:
-            raise DamageError(f"{self.path} is damaged: its blocks are none; {_SAYS_MORE}")
+            raise DamageError(f"{self.path} is damaged: its blocks are none; {SAYS_MORE}")
         return ends
 
     def sums(self) -> dict[str, list[bytes]]:
@@ -411,56 +332,6 @@ class TableReader:
         return list(self._data.texts(f"{GROUP}/fields"))
 
 
-def require_each_once(path: Path | str, keys: Iterable[str]) -> None:
-    """Refuse a table that has a crystal twice: nobody knows which of the two it is.
-
-    Raises
-    ------
-    DamageError
-        With its id.
-    """
-    for key, times in Counter(keys).items():
-        if times > 1:
-            raise DamageError(f"{path}: {key} is in it {times} times; hpcbench repair leaves one")
-
-
-def _attribute(item: h5py.Group | h5py.Dataset, name: str) -> str:
-    """A word about an object; empty if there is none."""
-    if name not in item.attrs or item.attrs.get_id(name).shape != ():
-        return ""
-    return str(item.attrs[name])
-
-
-def _field(name: str, item: h5py.Group | h5py.Dataset) -> Field | None:
-    """What an object in the file holds; ``None`` for one that this version does not know.
-
-    Raises
-    ------
-    ValueError
-        If it holds what no field of this name does.
-    """
-    kind = _attribute(item, "encoding-type")
-    shape: tuple[int, ...] = ()
-    if kind == "categorical":
-        dtype = "category"
-    elif kind == "string-array":
-        dtype = "str"
-    elif kind in ("array", "ragged"):
-        dataset = item["values"] if kind == "ragged" else item
-        dtype, shape = dataset.dtype.str, dataset.shape[1:]
-    else:
-        return None
-    unit, meaning = (_attribute(item, key) for key in ("unit", "meaning"))
-    field = Field(name, dtype, shape, unit, meaning)
-    known = KNOWN.get(name, field)
-    has_texts = isinstance(item, h5py.Dataset) and bool(h5py.check_string_dtype(item.dtype))
-    if (field.is_text, len(field.shape)) != (known.is_text, len(known.shape)) or (
-        has_texts != (kind == "string-array")
-    ):
-        raise ValueError(f"{name} is not of the kind that it should be")
-    return field
-
-
 # HDF5 closes what is still open when the process ends: after Python has, whose file objects it
 # then calls, and the process ends with a segmentation fault.
 _OPEN: weakref.WeakSet[TableReader] = weakref.WeakSet()
@@ -471,29 +342,6 @@ def _close_all() -> None:
     for reader in list(_OPEN):
         with contextlib.suppress(Exception):  # nobody is left to be told
             reader.close()
-
-
-def _in_words(error: OSError) -> str:
-    """Why HDF5 cannot open a file."""
-    if cut := re.search(r"truncated file: eof = (\d+),.* stored_eof = (\d+)", str(error)):
-        there, written = map(int, cut.groups())
-        return f"cut off: {there} of {written} bytes are there"
-    if "file signature not found" in str(error):
-        return "is no HDF5 file, or its beginning is damaged"
-    return f"cannot be opened as HDF5 ({error})"
-
-
-def without_path(error: DamageError, path: Path) -> str:
-    """What a :class:`TableReader` has said of a file, for those who know which and what to do."""
-    return str(error).removeprefix(f"{path}: ").removesuffix(f"; {_SAYS_MORE}").splitlines()[0]
-
-
-def is_of_system(error: BaseException) -> bool:
-    """Whether an error says nothing of the file: the system could not read it just now."""
-    if isinstance(error, MemoryError):
-        return True
-    # HDF5's own errors come without a number; those of the system it quotes.
-    return isinstance(error, OSError) and (error.errno is not None or "errno = " in str(error))
 
 
 def _neighbours(indices: Sequence[int], edges: NDArray[np.int64]) -> Iterator[tuple[int, int]]:

@@ -11,10 +11,11 @@ from hpcbench.errors import NoStoreError, StoreError
 from hpcbench.origin import Generator, Origin, origins_from_json, origins_to_json
 from hpcbench.store.damage import find_damage
 from hpcbench.store.decorations import decorate
+from hpcbench.store.faults import require_each_once
 from hpcbench.store.fields import Block, Schema, of_good_size
 from hpcbench.store.run_folder import RunFolder, refuse_difference
 from hpcbench.store.schema import DONE, EARLIER_LIST, FAILED
-from hpcbench.store.table_reader import TableReader, require_each_once
+from hpcbench.store.table_reader import TableReader
 from hpcbench.store.table_writer import TableWriter
 
 

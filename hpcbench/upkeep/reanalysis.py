@@ -8,9 +8,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpcbench.config import ANALYSING, REANALYSED, RunConfig, settings_hash
+from hpcbench.config import RunConfig
 from hpcbench.config_loading import load_config
 from hpcbench.crystal import Crystal
+from hpcbench.deciding import ANALYSING, REANALYSED, settings_hash
 from hpcbench.errors import EvaluationError, StoreError
 from hpcbench.planning.costs import CostModel
 from hpcbench.planning.listing import crystal_of

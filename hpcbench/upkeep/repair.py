@@ -25,6 +25,7 @@ from hpcbench.store.contents import can_be_put_together, read_contents
 from hpcbench.store.damage import SUFFIX, find_damage, find_damage_apart, set_aside
 from hpcbench.store.decorations import decorate
 from hpcbench.store.examiner import Examiner
+from hpcbench.store.faults import NOT_AS_WRITTEN, Damage
 from hpcbench.store.fields import (
     Block,
     Field,
@@ -39,7 +40,7 @@ from hpcbench.store.fields import (
 from hpcbench.store.inspection import READING, inspect
 from hpcbench.store.run_folder import RunFolder, stamp
 from hpcbench.store.schema import DONE, result_schema
-from hpcbench.store.table_reader import NOT_AS_WRITTEN, Damage, TableReader
+from hpcbench.store.table_reader import TableReader
 from hpcbench.store.table_writer import TableWriter
 from hpcbench.upkeep.again import columns_again
 
