@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harm_cif import cif
-from harm_judge import Bad, FileKind, kinds
+from harm_judge import DEVICES, NO_FORMAT, Bad, FileKind, kinds
 
 AL = ("Al",)
 
@@ -111,10 +111,10 @@ FOLDERS: list[FileKind] = kinds(
             _good("a#b.cif"), _good("a\\b.cif"),
         ],
         "names: odd endings": [
-            Bad("a.cif.", _al(), may=AL, words=("without an ending", "no ending")),
-            Bad("a.cif~", _al(), may=AL, words=(".cif~",)),
-            Bad("a.cif.bak", _al(), may=AL, words=(".bak",)),
-            Bad("a.cif.part", _al(), may=AL, words=(".part",)),
+            Bad("a.cif.", _al(), may=AL, words=NO_FORMAT),
+            Bad("a.cif~", _al(), may=AL, words=NO_FORMAT),
+            Bad("a.cif.bak", _al(), may=AL, words=(".bak files",)),
+            Bad("a.cif.part", _al(), may=AL, words=(".part files",)),
         ],
         "names: that differ in case only": [
             Bad("a.cif", lambda path: (path.write_text(_al()),
@@ -125,7 +125,7 @@ FOLDERS: list[FileKind] = kinds(
             Bad("a.cif", _folder, must=AL, reason=False),
             Bad("POSCAR", _folder, must=AL, reason=False),
             Bad("a.zip", _folder, must=AL, reason=False),
-            Bad("a.h5", _folder, may=AL, words=(".h5",)),
+            Bad("a.h5", _folder, may=AL, words=("without crystals", ".h5 files", "stores")),
         ],
         "folders: very deep": [Bad("deep", _deep, must=AL, reason=False)],
         "folders: thousands of other files": [Bad("crowd", _crowded, must=AL, reason=False)],
@@ -139,17 +139,17 @@ FOLDERS: list[FileKind] = kinds(
         "links: to folders": [Bad("linked", _folder_link, must=AL, reason=False)],
         "links: to files": [Bad("linked.cif", _file_link, must=AL, reason=False)],
         "links: to devices": [
-            Bad("zero.cif", _link("/dev/zero")),
-            Bad("null.extxyz", _link("/dev/null")),
-            Bad("tty.vasp", _link("/dev/stdin")),
+            Bad("zero.cif", _link("/dev/zero"), words=DEVICES),
+            Bad("null.extxyz", _link("/dev/null"), words=DEVICES),
+            Bad("tty.vasp", _link("/dev/stdin"), words=DEVICES),
         ],
         "links: to the system's files": [
             Bad("passwd.cif", _link("/etc/passwd")),
             Bad("environ.cif", _link("/proc/self/environ")),
         ],
         "pipes and sockets": [
-            Bad("pipe.cif", os.mkfifo), Bad("pipe.zip", os.mkfifo), Bad("pipe.csv", os.mkfifo),
-            Bad("pipe.extxyz", os.mkfifo), Bad("socket.cif", _socket),
+            *(Bad(f"pipe.{end}", os.mkfifo, words=DEVICES) for end in ("cif", "zip", "csv", "extxyz")),
+            Bad("socket.cif", _socket, words=DEVICES),
         ],
     }
 )  # fmt: skip

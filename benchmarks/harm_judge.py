@@ -125,6 +125,15 @@ def alloy(symbols: str, a: float, b: float | None = None) -> str:
     return f"{'-'.join(names)}\n1.0\n{lattice}\n{' '.join(names)}\n{counts}\nDirect\n{places}"
 
 
+# A line counts by kind what it leaves out of a folder.
+LEFT_OUT = {
+    "csv": "CSV tables without structures",
+    "json": "JSON files without structures",
+    "yaml": "YAML files without a crystal",
+    "db": "databases without crystals",
+    "pt": "torch files without crystals",
+}
+NO_FORMAT, DEVICES = ("files of no format",), ("pipes and devices",)
 # With Hill formulas: those that a good run must have.
 GOOD = {"Cu.vasp": ("Cu", alloy("Cu", 3.61)), "CuPd.vasp": ("CuPd", alloy("Cu Pd", 2.99))}
 

@@ -308,10 +308,10 @@ def _text(path: Path) -> str:
 
 
 def is_said(row: Row) -> bool:
-    """Tell whether a row has a reason, a mending, or a note that good crystals have not."""
+    """Tell whether a row has a reason, a cause, a mending, or a note that good ones have not."""
     note = _USUAL_NOTE.sub("", str(row.get("notes") or "")).strip(" ;,")
     mended = any("mended" in fields for *_, fields in json.loads(row["origins"] or "[[{}]]"))
-    return row["status"] != "done" or bool(note) or mended
+    return row["status"] != "done" or bool(note) or bool(row.get("cause")) or mended
 
 
 def faults_of(ended: Ended, codes: Iterable[int], limits: Limits) -> list[str]:

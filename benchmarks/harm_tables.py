@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harm_cif import cell_length, cif
-from harm_judge import Bad, FileKind, kinds
+from harm_judge import LEFT_OUT, Bad, FileKind, kinds
 
 AL = ("Al",)
 MEGABYTE = 2**20
@@ -41,26 +41,26 @@ def _sites(**changes: Any) -> list[dict[str, Any]]:
 JSON: list[FileKind] = kinds(
     {
         "JSON: not JSON": [
-            Bad("words.json", "{crystal: yes}", words=("without structures",)),
+            Bad("words.json", "{crystal: yes}", words=(LEFT_OUT["json"],)),
             Bad("cut.json", _json()[:-20]),
             Bad("lines.json", _json() + "\n" + _json() + "\n", may=AL),
             Bad("after.json", _json() + "}", may=AL),
         ],
         "JSON: other things": [
-            Bad("number.json", "4", words=("without structures",)),
-            Bad("null.json", "null", words=("without structures",)),
-            Bad("texts.json", '["a", "b"]', words=("without structures",)),
-            Bad("settings.json", '{"model": "x", "epochs": 3}', words=(".json",)),
+            Bad("number.json", "4", words=(LEFT_OUT["json"],)),
+            Bad("null.json", "null", words=(LEFT_OUT["json"],)),
+            Bad("texts.json", '["a", "b"]', words=(LEFT_OUT["json"],)),
+            Bad("settings.json", '{"model": "x", "epochs": 3}', words=(LEFT_OUT["json"],)),
             Bad("molecule.json", json.dumps({"@module": "pymatgen.core.structure", "@class": "Molecule",
                 "charge": 0, "sites": [{"species": [{"element": "N", "occu": 1}], "xyz": [0, 0, 0]}]})),
         ],
         "JSON: names of other classes": [
             Bad("system.json", json.dumps({"@module": "os", "@class": "system", "command": "touch $MARKER"}),
-                words=("without structures",)),
+                words=(LEFT_OUT["json"],)),
             Bad("popen.json", _json(**{"@module": "subprocess", "@class": "Popen", "args": "touch $MARKER"}),
                 may=AL, reason=False),
             Bad("callable.json", json.dumps({"@module": "os", "@callable": "system"}),
-                words=("without structures",)),
+                words=(LEFT_OUT["json"],)),
         ],
         "JSON: structures that lack something": [
             Bad("lattice.json", _json(lattice=None)),
@@ -79,8 +79,9 @@ JSON: list[FileKind] = kinds(
             Bad("digits.json", _json().replace('"occu": 1', '"occu": 1' + "0" * 5000)),
         ],
         "JSON: nested very deep": [
-            Bad("lists.json", "[" * 1_000_000 + "]" * 1_000_000),
-            Bad("objects.json", '{"a":' * 100_000 + "1" + "}" * 100_000),
+            Bad("lists.json", "[" * 1_000_000 + "]" * 1_000_000, words=(LEFT_OUT["json"],)),
+            Bad("objects.json", '{"a":' * 100_000 + "1" + "}" * 100_000,
+                words=(LEFT_OUT["json"],)),
         ],
         "JSON: one bad structure of three": [
             Bad("three.json", json.dumps([structure(), structure(sites=[]), structure()]), must=AL),
@@ -97,14 +98,14 @@ def _csv(*cells: str, header: str = "cif,name") -> str:
 CSV: list[FileKind] = kinds(
     {
         "CSV: no structures": [
-            Bad("header.csv", "cif,name\n", words=(".csv",)),
-            Bad("other.csv", "epoch,loss\n1,0.5\n", words=(".csv",)),
+            Bad("header.csv", "cif,name\n", words=(LEFT_OUT["csv"],)),
+            Bad("other.csv", "epoch,loss\n1,0.5\n", words=(LEFT_OUT["csv"],)),
             Bad("empty-cells.csv", _csv("", "")),
         ],
         "CSV: rows that are uneven": [
             Bad("long.csv", "cif,name\n" + "a,b,c,d\n" * 3),
             Bad("quote.csv", 'cif,name\n"' + cif(["Al1 Al 0 0 0"])),
-            Bad("nul.csv", 'cif,name\n"' + cif(["Al1 Al 0 0 0"]) + '",a\0b\n', may=AL),
+            Bad("nul.csv", 'cif,name\n"' + cif(["Al1 Al 0 0 0"]) + '",a\0b\n', may=AL, reason=False),
         ],
         "CSV: one bad row of three": [
             Bad("three.csv", _csv(cif(["Al1 Al 0 0 0"]), "no crystal", cif(["Ni1 Ni 0 0 0"], a=3.53)),
@@ -156,14 +157,14 @@ YAML: list[FileKind] = kinds(
         "YAML: as it should be": [Bad("phonopy.yaml", _yaml(), must=AL, reason=False)],
         "YAML: Python's tags": [
             Bad("tags.yaml", "unit_cell: !!python/object/apply:os.system ['touch $MARKER']\n",
-                words=(".yaml",)),
+                words=(LEFT_OUT["yaml"],)),
         ],
         "YAML: anchors that grow": [
-            Bad("eight.yaml", _anchors(8), words=(".yaml",)),
-            Bad("thirty.yaml", _anchors(30), words=(".yaml",)),
+            Bad("eight.yaml", _anchors(8), words=(LEFT_OUT["yaml"],)),
+            Bad("thirty.yaml", _anchors(30), words=(LEFT_OUT["yaml"],)),
         ],
         "YAML: nested deep or in itself": [
-            Bad("deep.yaml", "unit_cell: " + "[" * 100_000 + "]" * 100_000, words=(".yaml",)),
+            Bad("deep.yaml", "unit_cell: " + "[" * 100_000 + "]" * 100_000, words=(LEFT_OUT["yaml"],)),
             Bad("itself.yaml", "unit_cell: &a\n  lattice: [*a, *a, *a]\n  points: [*a]\n"),
         ],
         "YAML: points that are none": [
@@ -209,14 +210,15 @@ def _cut_database(path: Path) -> None:
 DATABASES: list[FileKind] = kinds(
     {
         "database: one that is none": [
-            Bad("text.db", "this is a list of crystals\n"),
-            Bad("other.db", lambda path: _database(path, "CREATE TABLE songs(name TEXT);")),
+            Bad("text.db", "this is a list of crystals\n", words=(LEFT_OUT["db"],)),
+            Bad("other.db", lambda path: _database(path, "CREATE TABLE songs(name TEXT);"),
+                words=(LEFT_OUT["db"],)),
             Bad("cut.db", _cut_database, may=("Al", "Ni")),
         ],
         "database: a view without end": [
             Bad("view.db", lambda path: _database(
                 path, "CREATE VIEW systems AS WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL "
-                "SELECT x + 1 FROM c) SELECT x AS id FROM c;")),
+                "SELECT x + 1 FROM c) SELECT x AS id FROM c;"), words=(LEFT_OUT["db"],)),
             Bad("species.db", _changed_database(
                 "ALTER TABLE species RENAME TO n; CREATE VIEW species AS WITH RECURSIVE c(x) AS "
                 "(SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x AS id FROM c;"),
@@ -312,15 +314,15 @@ TORCH: list[FileKind] = kinds(
     {
         "torch: as it should be": [Bad("good.pt", _torch(lambda _: _crystals()), must=AL, reason=False)],
         "torch: pickles with code": [
-            Bad("raw.pt", pickle.dumps({"frac_coords": _Code()})),
+            Bad("raw.pt", pickle.dumps({"frac_coords": _Code()}), words=(LEFT_OUT["pt"],)),
             Bad("zip.pt", _torch(lambda _: _crystals(x=_Code()))),
-            Bad("tar.pt", _old_tar),
-            Bad("text.pt", b"cos\nsystem\n(S'touch \"$MARKER\"'\ntR."),
+            Bad("tar.pt", _old_tar, words=(LEFT_OUT["pt"],)),
+            Bad("text.pt", b"cos\nsystem\n(S'touch \"$MARKER\"'\ntR.", words=(LEFT_OUT["pt"],)),
         ],
-        "torch: a program": [Bad("script.pt", _script)],
+        "torch: a program": [Bad("script.pt", _script, words=(LEFT_OUT["pt"],))],
         "torch: lists that share or hold themselves": [
-            Bad("shared.pt", _torch(_shared)),
-            Bad("itself.pt", _torch(_itself)),
+            Bad("shared.pt", _torch(_shared), words=(LEFT_OUT["pt"],)),
+            Bad("itself.pt", _torch(_itself), words=(LEFT_OUT["pt"],)),
         ],
         "torch: views that grow": [
             Bad("expanded.pt", _torch(lambda t: _crystals(
@@ -331,7 +333,7 @@ TORCH: list[FileKind] = kinds(
             Bad("negative.pt", _torch(lambda t: _crystals(num_atoms=t.tensor([[-1, 3]])))),
             Bad("more.pt", _torch(lambda t: _crystals(num_atoms=t.tensor([[1, 7]]))), may=AL),
             Bad("lengths.pt", _torch(lambda t: _crystals(lengths=t.ones(1, 5, 3))), may=AL),
-            Bad("missing.pt", _torch(lambda t: {"frac_coords": t.zeros(1, 2, 3)})),
+            Bad("missing.pt", _torch(lambda t: {"frac_coords": t.zeros(1, 2, 3)}), words=(LEFT_OUT["pt"],)),
         ],
         "torch: numbers that are none": [
             Bad("nan.pt", _torch(lambda t: _crystals(frac_coords=t.full((1, 2, 3), float("nan"))))),
@@ -343,7 +345,7 @@ TORCH: list[FileKind] = kinds(
         "torch: odd tensors": [
             Bad("meta.pt", _torch(lambda t: _crystals(frac_coords=t.zeros(1, 2, 3, device="meta")))),
             Bad("sparse.pt", _torch(lambda t: _crystals(frac_coords=t.zeros(1, 2, 3).to_sparse())), may=AL),
-            Bad("weights.pt", _torch(lambda t: {"state_dict": {"w": t.zeros(3)}}), words=(".pt",)),
+            Bad("weights.pt", _torch(lambda t: {"state_dict": {"w": t.zeros(3)}}), words=(LEFT_OUT["pt"],)),
         ],
         "torch: cut off": [Bad("cut.pt", _cut_torch)],
     }

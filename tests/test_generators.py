@@ -335,6 +335,23 @@ def test_wyckoff_positions_that_do_not_go_together_have_reasons(tmp_path: Path) 
     assert isinstance(third, Crystal)
 
 
+@pytest.mark.parametrize("cut", [20, 120, -2])
+def test_a_table_that_ends_within_a_cell_has_a_reason_for_its_last_row(
+    tmp_path: Path, cut: int
+) -> None:
+    """A crystal of a copy that broke off would have fewer atoms, and nobody would know."""
+    row = '"' + cif_text(bulk("NaCl", "rocksalt", a=5.64)).replace('"', '""') + '"\n'
+    (tmp_path / "a.csv").write_text("cif\n" + row + row[:cut])
+    crystal, problem = read(tmp_path / "a.csv")
+    assert isinstance(crystal, Crystal)
+    assert isinstance(problem, Unreadable)
+    assert "a quoted cell does not end" in problem.reason
+    (tmp_path / "a.csv").write_text('"cif\nname\n')
+    (problem,) = read(tmp_path / "a.csv")
+    assert isinstance(problem, Unreadable)
+    assert "a quoted cell does not end" in problem.reason
+
+
 def test_a_row_that_nobody_foresaw_does_not_end_the_table(tmp_path: Path) -> None:
     row = wyckoff_row([5.0] * 3 + [90] * 3, ([0, 0, 0], 11, 4))
     write_csv(tmp_path / "output_225.csv", [row | {"A": row["A"].replace("11", "NaN")}, row])

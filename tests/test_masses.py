@@ -96,6 +96,7 @@ def test_masses_of_the_elements_are_none(tmp_path: Path) -> None:
         ("masses", "0 1", "masses of the source not taken: atom 1 has a mass of 0"),
         ("masses", "2 -1", "masses of the source not taken: atom 2 has a mass of -1"),
         ("masses", "inf 1", "masses of the source not taken: atom 1 has a mass of inf"),
+        ("masses", "nan 1", "masses of the source not taken: some are no numbers"),
         ("mass", "200 1", "masses of the source not taken: the unit of a column 'mass'"),
     ],
 )

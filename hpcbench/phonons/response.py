@@ -49,13 +49,47 @@ class Operation:
     atoms: NDArray[np.int64]
     cells: NDArray[np.float64]
 
-    def matrix(self, qpoint: NDArray[np.float64]) -> NDArray[np.complex128]:
-        """Return what takes displacements at q to those at its image, (3 natoms, 3 natoms)."""
-        natoms = len(self.atoms)
+    def at(self, qpoint: NDArray[np.float64]) -> Turn:
+        """Return what takes displacements at q to those at its image."""
         phases = np.exp(-2j * np.pi * (self.cells @ (self.reciprocal @ qpoint)))
-        found = np.zeros((natoms, 3, natoms, 3), dtype=np.complex128)
-        found[self.atoms, :, np.arange(natoms), :] = phases[:, None, None] * self.cartesian
-        return found.reshape(3 * natoms, 3 * natoms)
+        return Turn(self.atoms, phases, self.cartesian)
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """What an operation makes of displacements at a q: those at its image.
+
+    A matrix of (3 natoms, 3 natoms) numbers would say the same. It has one block in each row, and a
+    crystal of 20 atoms with 64 q has thousands of them.
+
+    Attributes
+    ----------
+    atoms : ndarray, shape (natoms,)
+        Where each atom goes.
+    phases : ndarray, shape (natoms,), complex
+        What its displacement is multiplied by.
+    cartesian : ndarray, shape (3, 3)
+        And how it is turned.
+    """
+
+    atoms: NDArray[np.int64]
+    phases: NDArray[np.complex128]
+    cartesian: NDArray[np.float64]
+
+    def of(self, columns: NDArray[np.complex128]) -> NDArray[np.complex128]:
+        """Return turned displacements, (3 natoms, ncolumns)."""
+        here = columns.reshape(len(self.atoms), 3, -1)
+        turned = np.empty_like(here)
+        turned[self.atoms] = self.phases[:, None, None] * (self.cartesian @ here)
+        return turned.reshape(columns.shape)
+
+    def conj(self) -> Turn:
+        """Return what takes the conjugates of displacements to the conjugates of their images."""
+        return Turn(self.atoms, self.phases.conj(), self.cartesian)
+
+    def without_rounding(self) -> Turn:
+        """Return that with phases of 1 and -1 alone."""
+        return Turn(self.atoms, self.phases.real.astype(np.complex128), self.cartesian)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,14 +100,14 @@ class Image:
     ----------
     index : int
         Its place in the list that was asked for.
-    matrix : ndarray, shape (3 natoms, 3 natoms)
+    turn : Turn
         From displacements at the q that is computed to those at its image.
     conjugate : bool
         Whether the image is -q.
     """
 
     index: int
-    matrix: NDArray[np.complex128]
+    turn: Turn
     conjugate: bool
 
 
@@ -87,7 +121,7 @@ class Star:
         In reciprocal lattice vectors.
     columns : ndarray, shape (ncolumns, natoms, 3), complex
         Displacements whose images span all.
-    keeping : list of (ndarray, bool)
+    keeping : list of (Turn, bool)
         What turns an answered displacement into another one, and whether both are conjugated first.
     images : list of Image
         All q that were asked for and follow.
@@ -95,7 +129,7 @@ class Star:
 
     qpoint: NDArray[np.float64]
     columns: NDArray[np.complex128]
-    keeping: list[tuple[NDArray[np.complex128], bool]]
+    keeping: list[tuple[Turn, bool]]
     images: list[Image]
 
 
@@ -215,7 +249,7 @@ def force_constants_at(
         if found is None:
             found = np.zeros((plan.nqpoints, *here.shape), dtype=np.complex128)
         for image in star.images:
-            turned = image.matrix @ hermitian @ image.matrix.conj().T
+            turned = image.turn.of(image.turn.of(hermitian).conj().T).conj().T
             found[image.index] = turned.conj() if image.conjugate else turned
     assert found is not None, "no q was asked for"
     return found, rounding
@@ -296,7 +330,7 @@ def _star(
     real = bool(is_real(qpoint))
     here, opposite = _keys(np.array([qpoint, -qpoint]))
     targets = turns @ qpoint
-    keeping: list[tuple[NDArray[np.complex128], bool]] = []
+    keeping: list[tuple[Turn, bool]] = []
     images: list[Image] = []
     for operation, target, mirrored in zip(
         operations, _keys(targets), _keys(-targets), strict=True
@@ -304,20 +338,20 @@ def _star(
         needed = target in places or mirrored in places
         if not needed and target not in (here, opposite):
             continue
-        matrix = operation.matrix(qpoint)
+        turn = operation.at(qpoint)
         if real:
-            matrix = matrix.real.astype(np.complex128)
+            turn = turn.without_rounding()
         if target == here:
-            keeping.append((matrix, False))
+            keeping.append((turn, False))
         elif target == opposite:
-            keeping.append((matrix.conj(), True))
-        images += [Image(index, matrix, False) for index in places.pop(target, [])]
-        images += [Image(index, matrix, True) for index in places.pop(mirrored, [])]
+            keeping.append((turn.conj(), True))
+        images += [Image(index, turn, False) for index in places.pop(target, [])]
+        images += [Image(index, turn, True) for index in places.pop(mirrored, [])]
     return Star(qpoint, _columns(keeping, natoms, real=real), keeping, images)
 
 
 def _columns(
-    keeping: list[tuple[NDArray[np.complex128], bool]], natoms: int, *, real: bool
+    keeping: list[tuple[Turn, bool]], natoms: int, *, real: bool
 ) -> NDArray[np.complex128]:
     """Return the fewest displacements whose images span all, (ncolumns, natoms, 3)."""
     size = 3 * natoms
@@ -350,11 +384,11 @@ def _columns(
 
 
 def _images(
-    columns: NDArray[np.complex128], keeping: list[tuple[NDArray[np.complex128], bool]]
+    columns: NDArray[np.complex128], keeping: list[tuple[Turn, bool]]
 ) -> NDArray[np.complex128]:
     """Return all images of columns (3 natoms, ncolumns)."""
     return np.concatenate(
-        [matrix @ (columns.conj() if conjugate else columns) for matrix, conjugate in keeping],
+        [turn.of(columns.conj() if conjugate else columns) for turn, conjugate in keeping],
         axis=1,
     )
 

@@ -77,6 +77,8 @@ class _Lines:
         self._used = 0
         self.goes_on = True
         """Whether a new row begins where reading stopped at a long one."""
+        self.have_ended = False
+        """Whether more lines were asked for than there are: within a row, its quote is open."""
 
     def begin_row(self) -> None:
         self._used = 0
@@ -92,6 +94,7 @@ class _Lines:
             self.goes_on = self._used == len(line) and self._rest_is_closed(line)
             raise self._error
         if not line:
+            self.have_ended = True
             raise StopIteration
         return line
 
@@ -128,6 +131,8 @@ def _rows(
     rows: csv.DictReader[str], lines: _Lines, path: str, stem: str, limits: Limits
 ) -> Iterator[Entry | UnreadableError]:
     header = rows.fieldnames or []
+    if header and lines.have_ended:
+        raise _cut_off()
     column = structure_column(header)
     if not column:
         named = ", ".join(repr(name) for name in header[:10]) or "none"
@@ -141,6 +146,8 @@ def _rows(
         try:
             if (row := next(rows, None)) is None:
                 return
+            if lines.have_ended:
+                raise _cut_off()
             if operations is not None:
                 yield _from_wyckoff(row, operations, limits)
                 continue
@@ -158,6 +165,10 @@ def _rows(
             raise
         except Exception as error:  # one strange row must not end the table
             yield UnreadableError("syntax", f"{type(error).__name__}: {error}")
+
+
+def _cut_off() -> UnreadableError:
+    return UnreadableError("syntax", "a quoted cell does not end: the file may be cut off")
 
 
 def _structure(text: str, limits: Limits) -> Entry:

@@ -6,6 +6,7 @@ first bad frame, and refuses frames for results (forces, stress) that are of no 
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Iterator
@@ -119,6 +120,7 @@ def _parse_frame(comment: str, rows: list[str], stem: str) -> Entry:
     cell = _cell(info["Lattice"])
     columns = _columns(str(info.get("Properties", "species:S:1:pos:R:3")))
     table = [row.split() for row in rows]
+    notes = []
     try:
         at = columns["pos"]
         positions = np.array([row[at : at + 3] for row in table], dtype=np.float64)
@@ -129,12 +131,15 @@ def _parse_frame(comment: str, rows: list[str], stem: str) -> Entry:
         else:
             numbers, masses = [int(row[columns["Z"]]) for row in table], None
         if "masses" in columns:
-            masses = [float(row[columns["masses"]]) for row in table]
+            named = [float(row[columns["masses"]]) for row in table]
+            if any(map(math.isnan, named)):
+                notes.append(f"{NOT_TAKEN}some are no numbers")
+            else:
+                masses = named
     except KeyError as error:
         raise UnreadableError("syntax", f"Properties name no column {error}") from error
     except (ValueError, IndexError) as error:
         raise UnreadableError("syntax", f"a line of an atom is malformed ({error})") from error
-    notes = []
     if "mass" in columns and "masses" not in columns:
         # QUIP's are in eV fs^2/A^2.
         notes.append(f"{NOT_TAKEN}the unit of a column 'mass' is not certain")
