@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harm_cif import cif
-from harm_judge import Bad, FileKind, kinds
+from harm_judge import LEFT_OUT, Bad, FileKind, kinds
 from harm_texts import xyz
 
 AL = ("Al",)
@@ -228,10 +228,10 @@ ARCHIVES: list[FileKind] = kinds(
         "compressed: 1 GB and more": [
             Bad("spaces.cif.gz", gz(b"data_x\n", b" " * MEGABYTE, 1100)),
             Bad("zeros.vasp.gz", gz(b"", b"\0" * MEGABYTE, 1100)),
-            Bad("zeros.db.gz", gz(b"", b"\0" * MEGABYTE, 1100)),
+            Bad("zeros.db.gz", gz(b"", b"\0" * MEGABYTE, 1100), words=(LEFT_OUT["db"],)),
             Bad("line.extxyz.gz", gz(b"1\n", b"A" * MEGABYTE, 1100)),
             Bad("zeros.extxyz.gz", gz(b"", b"\0" * MEGABYTE, 1100)),
-            Bad("lists.json.gz", gz(b"[", b"{}," * (MEGABYTE // 3), 150)),
+            Bad("lists.json.gz", gz(b"[", b"{}," * (MEGABYTE // 3), 150), words=(LEFT_OUT["json"],)),
         ],
         "compressed: a billion atoms announced": [
             Bad("many.extxyz.gz", gz(

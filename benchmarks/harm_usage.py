@@ -24,12 +24,16 @@ class Wrong:
         A file that is there.
     codes : tuple of int
         Exit codes that are right.
+    leaves : tuple of str
+        What may be there afterwards: where the potential or the device fails, the launch has begun,
+        and the run folder holds its log. One where crystals were refused holds their reasons.
     """
 
     words: tuple[str, ...]
     name: str = ""
     content: str | bytes | Callable[[Path], None] = ""
     codes: tuple[int, ...] = (2,)
+    leaves: tuple[str, ...] = ()
 
 
 def _with(name: str, content: str | bytes | Callable[[Path], None], *words: str) -> Wrong:
@@ -48,6 +52,7 @@ def _options(*words: str) -> Wrong:
     return Wrong(tuple(run_words(*words)))
 
 
+LOG = ("store.h5.run",)
 _ENTRY = "[[generators]]\nname = 'A'\n"
 WRONG: dict[str, list[Wrong]] = {
     "lists": [
@@ -114,20 +119,24 @@ WRONG: dict[str, list[Wrong]] = {
     "options": [
         _options("--mesh", "0", "0", "0"), _options("--mesh", "a"), _options("--mesh", "nan"),
         _options("--supercell", "0", "0", "0"), _options("--supercell", "-1"),
-        _options("--supercell", "nan"), _options("--supercell", *["1000000"] * 3),
+        _options("--supercell", "nan"),
+        # Larger than --largest-supercell: that is a reason of each crystal.
+        Wrong(tuple(run_words("--supercell", *["1000000"] * 3)), codes=(1,),
+              leaves=("store.h5", *LOG, "store.h5.html")),
         _options("--fmax", "-1"), _options("--fmax", "nan"), _options("--max-steps", "-5"),
         _options("--temperatures", "-3"), _options("--temperatures", "nan"),
         _options("--displacement", "0"), _options("--displacement", "inf"),
         _options("--time-limit", "tomorrow"), _options("--time-limit", "-1"),
         _options("--protocol", "best"), _options("--criterion", "best"),
-        _options("--dtype", "float16"), _options("--device", "tpu"), _options("--workers", "-2"),
+        _options("--dtype", "float16"),
+        Wrong(tuple(run_words("--device", "tpu")), leaves=LOG), _options("--workers", "-2"),
         _options("--sample", "-1"), _options("--commit-interval", "nan"),
         _options("--lease-minutes", "-1"), _options("--pressure", "nan"),
         _options("--min-distance", "nan"), _options("--symprec", "-1"), _options("--silence", "0"),
-        _options("--colour", "red"), Wrong(("dance",)), Wrong(()),
+        _options("--colour", "red"), Wrong(("dance",)), Wrong((), codes=(0,)),
     ],
     "models that are none": [
-        Wrong(("run", "good", "--model", model), codes=(2,))
+        Wrong(("run", "good", "--model", model), codes=(2,), leaves=LOG)
         for model in ("nonsense", "", "nowhere.pth", "no.such:Calculator", "os:system", "math:pi",
                       "json:loads", ":", "ase.calculators.emt:", "good/Cu.vasp")
     ],
@@ -153,9 +162,11 @@ def _kind(name: str, commands: list[Wrong]) -> CaseKind:
             codes = (*wrong.codes, 3) if ENVIRONMENT.intersection(wrong.words) else wrong.codes
             case.refused(case.place.hpcbench(*wrong.words), codes)
             for left in case.place.work.iterdir():
-                if left != path and left.name != "good":
+                if left == path or left.name == "good":
+                    continue
+                if left.name not in wrong.leaves:
                     case.fault("left behind", f"{left.name} of {wrong.words}")
-                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
             if wrong.name:
                 path.rename(case.place.folder / f"was-{case.tally.tried}")
 

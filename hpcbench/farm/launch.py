@@ -51,7 +51,7 @@ from hpcbench.rank.processes import make_crew, number_of_processes
 from hpcbench.rank.stopping import Stop
 from hpcbench.rank.watch import MOST_NAMED, Watch
 from hpcbench.rank.worker import Worker
-from hpcbench.sources import SourceFile, find_sources
+from hpcbench.sources import SourceFile, find_files, find_sources
 from hpcbench.store.damage import find_damage_apart, set_aside
 from hpcbench.store.run_folder import RunFolder
 
@@ -237,9 +237,13 @@ def _sources(
     Of a run whose store may have its name; nothing is written before.
     """
     folder.require_name()
+    limits = Limits(config.read_limits)
+    if config.against:
+        # Read later; that there is none is said before anything is written.
+        find_files(config.against, limits)
     if records is not None:
         return [], ""
-    found = find_sources(config.sources, Limits(config.read_limits))
+    found = find_sources(config.sources, limits)
     return found.files, found.note()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -200,7 +201,7 @@ def load_callable(path: str, dtype: str, device: str) -> CalculatorPotential:
     Raises
     ------
     ModelError
-        If the module or the callable is missing, or makes no calculator.
+        If the module or the callable is missing, needs arguments, or makes no calculator.
     PotentialError
         If importing or calling it fails.
     """
@@ -219,6 +220,7 @@ def load_callable(path: str, dtype: str, device: str) -> CalculatorPotential:
         raise ModelError(f"--model {path}: {module_name} has no {attribute}") from error
     if not callable(factory):
         raise ModelError(f"--model {path}: {attribute} cannot be called")
+    _require_no_arguments(path, factory)
     try:
         with answering():
             calculator = factory()
@@ -231,6 +233,17 @@ def load_callable(path: str, dtype: str, device: str) -> CalculatorPotential:
     return CalculatorPotential(
         calculator, PotentialInfo(path, package, _version(package), "", dtype, device, None)
     )
+
+
+def _require_no_arguments(path: str, factory: Callable[..., Any]) -> None:
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):  # of a class or function that is written in C
+        return
+    try:
+        signature.bind()
+    except TypeError as error:
+        raise ModelError(f"--model {path}: it needs arguments ({error})") from None
 
 
 def load_chgnet(dtype: str, device: str) -> CalculatorPotential:
