@@ -15,17 +15,33 @@ def tell_to(descriptor: int) -> None:
     _to_whom.append(descriptor)
 
 
-def say_end(code: int) -> None:
-    """Say that this process ends by its own will, with this exit code."""
+def say_end(code: int, sentence: str = "") -> None:
+    """Say that this process ends by its own will.
+
+    Parameters
+    ----------
+    code : int
+        Its exit code.
+    sentence : str
+        Why, where its own standard error is gone.
+    """
     while _to_whom:
         with contextlib.suppress(OSError):
-            os.write(_to_whom.pop(), f"{code}\n".encode())
+            os.write(_to_whom.pop(), f"{code}\n{sentence}".encode())
 
 
-def leave_at_once(code: int) -> NoReturn:
-    """End this process, whatever its threads are at."""
+def leave_at_once(code: int, sentence: str = "") -> NoReturn:
+    """End this process, whatever its threads are at.
+
+    Parameters
+    ----------
+    code : int
+        Its exit code.
+    sentence : str
+        Why, where its own standard error is gone.
+    """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
-    say_end(code)
+    say_end(code, sentence)
     os._exit(code)

@@ -306,6 +306,7 @@ def start(folder: Path, harm: str) -> subprocess.Popen[str]:
         ("os._exit(0)", "the process ended with exit code 0, without a word"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", "by signal 11 (Segmentation fault)"),
         ("os.closerange(3, 64)", "closed files of the program while it was at list-1"),
+        ("os.closerange(0, 3)", "closed files of the program while it was at list-1"),
     ],
 )
 def test_a_process_that_is_ended_ends_with_3(tmp_path: Path, harm: str, said: str) -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpcbench.cli.complaints import complain
+from hpcbench.cli.complaints import complain, is_first_here
 from hpcbench.cli.parser import build_parser
 from hpcbench.config_loading import DEFAULT_FILE
 from hpcbench.errors import HpcbenchError, LaunchError, UsageError
 from hpcbench.farm.guard import stand_between
-from hpcbench.farm.world import rank_by_launcher
 from hpcbench.leaving import say_end
+from hpcbench.standard_streams import open_closed_streams, outlive_readers, print_any_character
 
 # Files that a sentence names.
 MOST_NAMED = 3
@@ -25,7 +24,8 @@ COMPUTING = ("run", "reanalyse")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
-    _print_whatever_the_locale()
+    open_closed_streams()
+    print_any_character()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words and Path(DEFAULT_FILE).is_file():
         words = ["run"]
@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if arguments is None and options.command in COMPUTING:
         # Of the program alone, and first of all.
+        outlive_readers()
         stand_between()
     code = _run(options)
     say_end(code)
@@ -50,8 +51,8 @@ def _run(options: argparse.Namespace) -> int:
     try:
         return _dispatch(options)
     except HpcbenchError as error:
-        # What is wrong with the command or the launch is so on every rank: one says it.
-        if rank_by_launcher() == 0 or not isinstance(error, UsageError | LaunchError):
+        # What is wrong with the command or the launch is so on every rank.
+        if not isinstance(error, UsageError | LaunchError) or is_first_here():
             complain(error, options.command)
         return error.exit_code
     except BrokenPipeError:
@@ -63,13 +64,6 @@ def _run(options: argparse.Namespace) -> int:
         return INTERRUPTED
     except Exception as error:  # nobody is shown a traceback, and 1 tells of crystals
         return complain(error, options.command, _about(options))
-
-
-def _print_whatever_the_locale() -> None:
-    """Let no character of ours or of a name end a command where the terminal has ASCII only."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
 
 
 def _about(options: argparse.Namespace) -> str:

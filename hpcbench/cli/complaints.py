@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import socket
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from pathlib import Path
 
 from hpcbench.errors import HpcbenchError, UsageError, named
+from hpcbench.farm.world import find_launcher
 from hpcbench.texts import printable
 
+# What a rank says, all others of its host would say within this time, in s.
+TOGETHER = 1.0
 # Of the log: tracebacks hold the messages of libraries.
 LONGEST_LOG = 200_000
 
@@ -36,8 +42,33 @@ def complain(error: BaseException, command: str, about: str = "") -> int:
             lines.append(f"see hpcbench {command} --help")
         _say(lines)
         return error.exit_code
-    _say([f"{before}{named(error)} ({_kept(error)})"])
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        _say([f"{before}{named(error)}: raise the limit of open files (ulimit -n 4096)"])
+    else:
+        _say([f"{before}{named(error)} ({_kept(error)})"])
     return HpcbenchError.exit_code
+
+
+def is_first_here() -> bool:
+    """Tell whether no other rank of this host says the same.
+
+    Ranks cannot be asked which they are: the variables of a launcher may be left over from an
+    earlier one, and the only process would take itself for another rank's neighbour.
+    """
+    if find_launcher() is None:
+        return True
+    ours = socket.socket(socket.AF_UNIX)
+    try:
+        # Linux frees such a name when the process ends.
+        ours.bind(f"\0hpcbench-{os.getuid()}-complains")
+    except OSError:
+        return False
+    _held.append(ours)
+    threading.Timer(TOGETHER, ours.close).start()
+    return True
+
+
+_held: list[socket.socket] = []
 
 
 def _say(lines: list[str]) -> None:

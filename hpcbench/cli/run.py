@@ -25,8 +25,8 @@ from hpcbench.errors import (
 from hpcbench.farm.beginning import Beginning
 from hpcbench.farm.world import World, join_world, lonely
 from hpcbench.outputs import appended, target_of
-from hpcbench.rank.output import own_output
 from hpcbench.rank.stopping import STOPPED, Stop, end_at_start
+from hpcbench.standard_streams import own_output
 from hpcbench.texts import printable
 from hpcbench.threads import cap_threads
 from hpcbench.words import counted

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import resource
 import signal
 import sys
 from collections.abc import Mapping
@@ -72,7 +73,7 @@ def _watch_over() -> None:
         os.close(hears)
         _end_with(parent)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        high = fcntl.fcntl(tells, fcntl.F_DUPFD_CLOEXEC, HIGH_DESCRIPTOR)
+        high = fcntl.fcntl(tells, fcntl.F_DUPFD_CLOEXEC, _high_descriptor())
         os.close(tells)
         tell_to(high)
         return
@@ -89,11 +90,17 @@ def _watch_over() -> None:
                 os.kill(child, told.si_signo)
 
 
+def _high_descriptor() -> int:
+    """Return a number that is far from those in use, and within the limit of open files."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return HIGH_DESCRIPTOR if limit > 2 * HIGH_DESCRIPTOR else max(3, limit // 2)
+
+
 def _told(hears: int) -> bytes:
     """Return what the child has said; another process may have inherited the pipe's other end."""
     os.set_blocking(hears, False)
     with contextlib.suppress(BlockingIOError):
-        return os.read(hears, 64)
+        return os.read(hears, 4096)
     return b""
 
 
@@ -106,8 +113,12 @@ def _end_with(parent: int) -> None:
 
 def _end_as(code: int, told: bytes) -> NoReturn:
     """End as the child did, with a sentence where it has not ended by its own will."""
-    if told.strip().isdigit():
-        os._exit(int(told))
+    said, _, sentence = told.partition(b"\n")
+    if said.isdigit():
+        if sentence:
+            with contextlib.suppress(OSError):
+                os.write(2, b"hpcbench: " + sentence + b"\n")
+        os._exit(int(said))
     if -code in ASKED:
         print("hpcbench: interrupted", file=sys.stderr, flush=True)
         os._exit(128 - code)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import shutil
 import socket
 import sys
 import time
@@ -16,7 +17,7 @@ from typing import Any
 
 from hpcbench.config import RunConfig
 from hpcbench.deciding import settings_hash
-from hpcbench.errors import StoreError
+from hpcbench.errors import StoreError, UsageError
 from hpcbench.events import EventLog
 from hpcbench.farm.attendance import Attendance
 from hpcbench.farm.beginning import Beginning
@@ -111,6 +112,7 @@ def launch(
         records = instead.records() if world.rank == 0 else ()
     # A potential may change the working folder while a thread writes.
     folder = RunFolder(os.path.abspath(config.out))
+    is_new, is_refused = not folder.path.exists(), False
     watch = Watch()
     beginning = beginning or Beginning(world)
     leaving = contextlib.ExitStack()
@@ -173,10 +175,16 @@ def launch(
             on_end,
         )
         return _work_to_the_end(call)
+    except UsageError:
+        is_refused = True
+        raise
     finally:
         beginning.end()
         folder.unlock()
         leaving.close()
+        if is_refused and is_new and world.size == 1:
+            # Nothing has begun; of several ranks one may still be about to leave.
+            shutil.rmtree(folder.path, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,8 @@ def by_rank_0(world: World, action: Callable[[], Any]) -> Any:
         except HpcbenchError as error:
             value = error
         except Exception as error:  # whatever it is, the other ranks are waiting
+            if world.size == 1:
+                raise
             traceback.print_exc()
             value = SetupError(f"{type(error).__name__}: {error}")
     value = world.broadcast(value)

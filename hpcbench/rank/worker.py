@@ -24,7 +24,7 @@ from hpcbench.errors import (
 )
 from hpcbench.events import EventLog
 from hpcbench.leaving import leave_at_once
-from hpcbench.potentials.boundary import Surroundings, files_below
+from hpcbench.potentials.boundary import Surroundings, files_below, identity_of
 from hpcbench.potentials.protocol import Potential
 from hpcbench.potentials.selftest import self_test
 from hpcbench.rank.account import EVENT, FORCES, PREPARING, RELAXATION, Account
@@ -219,6 +219,8 @@ class Worker:
         )
         if not self.stop.owns_process:
             raise PotentialError(text)
+        if identity_of(2) is None:
+            leave_at_once(PotentialError.exit_code, text)
         self.watch.tell(text)
         leave_at_once(PotentialError.exit_code)
 

@@ -282,8 +282,8 @@ class RunFolder:
         except (OSError, RuntimeError) as error:
             # h5py raises RuntimeError where closing a file fails.
             raise StoreError(
-                f"cannot write {path}: {error}. What was written before is safe: make room and "
-                f"give the same command again."
+                f"cannot write {path}: {error}. What was written before is safe: make room (on the "
+                f"disk, or in memory) and give the same command again."
             ) from error
         return path
 
