@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import socket
 import sys
@@ -58,9 +59,10 @@ def is_first_here() -> bool:
     if find_launcher() is None:
         return True
     ours = socket.socket(socket.AF_UNIX)
+    command = hashlib.sha256(repr((os.getcwd(), os.getuid(), sys.argv)).encode()).hexdigest()
     try:
         # Linux frees such a name when the process ends.
-        ours.bind(f"\0hpcbench-{os.getuid()}-complains")
+        ours.bind(f"\0hpcbench-{command}")
     except OSError:
         return False
     _held.append(ours)
