@@ -33,9 +33,9 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
-from chaos import KINDS, Farm, Kind
+from chaos import KINDS, Kind, LaunchSetup
 from chaos_harness import Reference, Tale, harm, make_reference, metals
-from farm import mpiexec
+from launching import mpiexec
 from machine import processor, version_line
 
 
@@ -44,7 +44,7 @@ def run_chaos(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     launcher = launcher or tuple(mpiexec(options.ranks))
     sources = metals(folder / "metals.extxyz", options.crystals)
     # What runs learn of their speed is not the user's.
-    farm = Farm(
+    setup = LaunchSetup(
         sources,
         launcher,
         options.ranks,
@@ -52,13 +52,13 @@ def run_chaos(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         environment={"XDG_CACHE_HOME": str(folder / "cache")},
     )
     kinds = [kind for kind in KINDS if options.kind in kind.name]
-    reference = make_reference(farm, folder)
+    reference = make_reference(setup, folder)
     print(f"undisturbed: {reference.span}", flush=True)
     tales: list[Tale] = []
     todo = zip(count(options.seed), endless(kinds), strict=False)
     with ThreadPoolExecutor(options.at_once) as pool:
         running = {
-            pool.submit(one, kind, farm, reference, folder, seed)
+            pool.submit(one, kind, setup, reference, folder, seed)
             for seed, kind in islice(todo, options.at_once)
         }
         while running:
@@ -70,8 +70,8 @@ def run_chaos(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 struck = sum(tale.struck > 0 for tale in tales)
                 if struck + len(running) < options.strikes:
                     seed, kind = next(todo)
-                    running.add(pool.submit(one, kind, farm, reference, folder, seed))
-            result = summary(options, farm, reference, tales)
+                    running.add(pool.submit(one, kind, setup, reference, folder, seed))
+            result = summary(options, setup, reference, tales)
             options.output.write_text(json.dumps(result, indent=1) + "\n")
     return result
 
@@ -81,11 +81,11 @@ def endless(kinds: list[Kind]) -> Iterator[Kind]:
         yield from kinds
 
 
-def one(kind: Kind, farm: Farm, reference: Reference, folder: Path, seed: int) -> Tale:
+def one(kind: Kind, setup: LaunchSetup, reference: Reference, folder: Path, seed: int) -> Tale:
     place = folder / f"{seed}"
     place.mkdir()
     try:
-        tale = harm(kind, farm, reference, place, seed)
+        tale = harm(kind, setup, reference, place, seed)
     except Exception:
         tale = Tale(kind.name, seed, problems=[traceback.format_exc()])
     if not tale.problems:
@@ -94,7 +94,7 @@ def one(kind: Kind, farm: Farm, reference: Reference, folder: Path, seed: int) -
 
 
 def summary(
-    options: argparse.Namespace, farm: Farm, reference: Reference, tales: list[Tale]
+    options: argparse.Namespace, setup: LaunchSetup, reference: Reference, tales: list[Tale]
 ) -> dict[str, Any]:
     kinds = {}
     for kind in KINDS:
@@ -110,14 +110,14 @@ def summary(
         },
         "versions": {
             "python": platform.python_version(),
-            "launcher": version_line([farm.launcher[0], "--version"]),
+            "launcher": version_line([setup.launcher[0], "--version"]),
             "revision": version_line(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]),
             **{name: version(name) for name in ("mpi4py", "ase", "h5py", "loky", "phonopy")},
         },
         "settings": {
-            "command": " ".join(farm.command(Path("s.h5"))).replace(str(farm.sources), "METALS"),
+            "command": " ".join(setup.command(Path("s.h5"))).replace(str(setup.sources), "METALS"),
             "crystals": len(reference.rows),
-            "ranks": farm.ranks,
+            "ranks": setup.ranks,
             "first seed": options.seed,
             "at once": options.at_once,
             "seconds to start": round(reference.span.start, 1),

@@ -30,7 +30,7 @@ from machine import processor
 
 import hpcbench
 from hpcbench.criteria import CRITERIA
-from hpcbench.report.protocols import protocols_of
+from hpcbench.report.protocol_comparison import protocols_of
 from hpcbench.store.schema import DONE, FIRST
 
 RESULTS = Path(__file__).parent / "results"

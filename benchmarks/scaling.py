@@ -7,7 +7,7 @@
 measure   runs hpcbench under mpiexec on copies of the demo's crystals, with a process for each
           rank and nothing beside it, and compares the times from the first rank that is ready to
           the last one that has no work. More ranks than cores share them: those lines show what
-          the farm costs, not how it scales
+          the scheduler costs, not how it scales
 simulate  plays a run with the program's own blocks (``make_blocks``) and its rules: dealt out
           like cards, then taken from what others have left; a rank has many crystals under way and
           one block ahead; what a dead rank had begun is computed again by those who run out of
@@ -46,14 +46,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcbench.planning.blocks import MOST_UNDER_WAY, make_blocks
-from hpcbench.planning.holding import most_seconds_held
+from hpcbench.planning.prefetch_limit import most_seconds_held
 
 HERE = Path(__file__).parent
 WORKS = HERE / "results" / "scaling-works.json"
 DEMO = HERE.parent / "jobs" / "demo"
-# The rules of the farm that time depends on, in s: results are committed; a rank on another host
-# counts as dead; an understudy has loaded its potential; no rank holds more work than this.
-COMMIT, SILENCE, UNDERSTUDY, LEASE = 30.0, 120.0, 20.0, 600.0
+# The rules of the scheduler that time depends on, in s: results are committed; a rank on another
+# host counts as dead; an isolated worker has loaded its potential; most that a rank holds.
+COMMIT, SILENCE, ISOLATED, LEASE = 30.0, 120.0, 20.0, 600.0
 # Two stages of the protocol's default.
 MOST_STEPS = 2000
 # A rank looks so often which blocks are taken, in s.
@@ -292,7 +292,7 @@ class Simulation:
                 self._lost += min(max(0.0, now - held.begin), held.end - held.begin)
                 gone.setdefault(held.block, []).append(held.row)
         for block, rows in gone.items():
-            self._push(now + SILENCE + UNDERSTUDY, "estate", (block, tuple(rows)))
+            self._push(now + SILENCE + ISOLATED, "estate", (block, tuple(rows)))
 
 
 def draw(count: int, device: Device, trouble: Trouble, seed: int) -> NDArray[Any]:
@@ -421,7 +421,7 @@ def make_works(options: argparse.Namespace) -> None:
     from ase.io import read
 
     from hpcbench.crystal import Crystal
-    from hpcbench.curation.examining import examine
+    from hpcbench.curation.validation import examine
     from hpcbench.errors import HpcbenchError
     from hpcbench.planning.costs import GROWTH, STEPS, predict_work
     from hpcbench.planning.displacements import count

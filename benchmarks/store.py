@@ -40,12 +40,12 @@ from machine import processor
 
 import hpcbench
 from hpcbench.criteria import CRITERIA
-from hpcbench.rank.phonon_columns import rounded_bands
+from hpcbench.engine.phonon_columns import rounded_bands
+from hpcbench.maintenance.verify import verify
 from hpcbench.store.consolidate import consolidate
 from hpcbench.store.run_folder import RunFolder
 from hpcbench.store.schema import DONE, result_schema
 from hpcbench.store.table_writer import TableWriter
-from hpcbench.upkeep.verify import verify
 
 RESULTS = Path(__file__).parent / "results"
 SIZES = RESULTS / "generated-sizes.json"

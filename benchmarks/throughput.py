@@ -217,8 +217,8 @@ def best_of(function: Any, options: argparse.Namespace, repeats: int = 2) -> flo
 def way_hpcbench(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     import hpcbench
     from hpcbench import protocols
+    from hpcbench.engine.timing import read_stages
     from hpcbench.potentials.selftest import self_test
-    from hpcbench.rank.account import read_stages
     from hpcbench.store.run_folder import RunFolder
 
     class FixedSteps(protocols.Protocol):

@@ -72,9 +72,9 @@ def run(
         If the potential or the device cannot be had.
     """
     from hpcbench.curation.primitive import primitive_of
-    from hpcbench.farm.launch import launch
-    from hpcbench.farm.world import SingleProcess
-    from hpcbench.rank.stopping import Stop
+    from hpcbench.engine.stopping import Stop
+    from hpcbench.scheduler.launch import launch
+    from hpcbench.scheduler.world import SingleProcess
     from hpcbench.store.reader import Store
 
     if hasattr(crystals, "get_positions"):

@@ -10,11 +10,11 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from hpcbench import values as kind
+from hpcbench import setting_values as kind
 from hpcbench.criteria import Criterion, as_tables, own_criteria
 from hpcbench.limits import read_limits
 from hpcbench.protocols import BOTH, DISPLACEMENT, PROTOCOLS, RESPONSE, Protocol
-from hpcbench.setting import of_calculation, of_crystals, of_files, of_machine
+from hpcbench.setting_fields import of_calculation, of_crystals, of_files, of_machine
 
 # Settings that came after the first stores.
 _LATER = (
@@ -28,7 +28,7 @@ class RunConfig:
 
     ``None`` in ``criterion``, ``fmax``, ``max_steps``, ``supercell`` and ``derivative`` stands for
     the protocol's own value, and 0 in ``max_edges`` for the device's: see :meth:`resolved`.
-    Settings that decide results are hashed, which names the run (``hpcbench.deciding``); the
+    Settings that decide results are hashed, which names the run (``hpcbench.settings_hash``); the
     others (where to write, how much to batch) may change from one run of a store to the next.
     """
 
@@ -334,7 +334,7 @@ class RunConfig:
             derivative=protocol.derivative if self.derivative is None else self.derivative,
         )
 
-    def deciding_settings(self) -> dict[str, Any]:
+    def result_settings(self) -> dict[str, Any]:
         """The settings that decide results, as JSON types."""
         resolved = self.resolved()
         values = {f.name: getattr(resolved, f.name) for f in settings() if f.metadata["decides"]}

@@ -2,7 +2,7 @@
 
 A line of ``events/rank-00000.jsonl`` is one JSON object with ``time`` (Unix time), ``rank``,
 ``launch`` and ``event``: ``start``, ``ready``, ``lease``, ``crystal``, ``warning``, ``error``,
-``death`` (of an understudy), ``commit``, ``stages`` (see ``account``) or ``end``.
+``death`` (of an isolated worker), ``commit``, ``stages`` (see ``timing``) or ``end``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpcbench.words import counted
+from hpcbench.counting import counted
 
 # Results of crystals are kept for some seconds before they are written: this share of the time
 # since the start, but not longer than that many. So a short run shows each one at once, and a

@@ -132,7 +132,7 @@ def is_ours(path: Path) -> bool:
         tail = stream.read()
     return (
         not head
-        or any(beginning.search(head) for beginning in _BEGINNINGS)
+        or any(startup.search(head) for startup in _BEGINNINGS)
         or any(end in tail for end in _ENDS)
     )
 

@@ -1,7 +1,7 @@
 """Doing harm to real runs: processes of a launch are found, struck at a moment, and woken again.
 
 A launch is marked by a variable in its environment, which all that it starts inherits: ranks,
-guards, worker processes and understudies are found by it, also those that have lost their parent.
+shims, worker processes and isolated workers are found by it, also those without their parent.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from farm import QUICK
+from launching import QUICK
 
 from hpcbench.events import read_events
 
@@ -27,12 +27,12 @@ MARK = "CHAOS_MARK"
 # Set by MPICH's and Open MPI's launchers.
 RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK")
 POLL = 0.002
-# Seconds in which an understudy loads and computes; it is struck within them.
-UNDERSTUDY = 4.0
+# Seconds in which an isolated worker loads and computes; it is struck within them.
+ISOLATED = 4.0
 
 
 @dataclass(frozen=True)
-class Farm:
+class LaunchSetup:
     """How runs are started.
 
     Attributes
@@ -88,17 +88,17 @@ class Process:
 class Launch:
     """The command, given once."""
 
-    def __init__(self, farm: Farm, out: Path, log: Path) -> None:
-        self.farm = farm
+    def __init__(self, setup: LaunchSetup, out: Path, log: Path) -> None:
+        self.setup = setup
         self.out = out
         self.folder = out.with_name(out.name + ".run")
         self.began = time.monotonic()
         self._mark = uuid.uuid4().hex
         self._log = log.open("ab")
         self._before = set(self._launches())
-        environment = os.environ | dict(farm.environment) | {MARK: self._mark}
+        environment = os.environ | dict(setup.environment) | {MARK: self._mark}
         self.process = subprocess.Popen(
-            farm.command(out), stdin=subprocess.DEVNULL, stdout=self._log,
+            setup.command(out), stdin=subprocess.DEVNULL, stdout=self._log,
             stderr=subprocess.STDOUT, env=environment, start_new_session=True,
         )  # fmt: skip
 
@@ -127,9 +127,9 @@ class Launch:
         """Process ids of the processes beside the ranks' potentials."""
         return [p.pid for p in self.processes() if any("LokyProcess" in w for w in p.words)]
 
-    def understudies(self) -> list[int]:
-        """Process ids of understudies."""
-        return [p.pid for p in self.processes() if "hpcbench.farm.understudy" in p.words]
+    def isolated_workers(self) -> list[int]:
+        """Process ids of isolated workers."""
+        return [p.pid for p in self.processes() if "hpcbench.scheduler.isolated_worker" in p.words]
 
     def journals(self) -> Path | None:
         """This launch's folder in the run folder, once it has one."""
@@ -328,13 +328,13 @@ def worker_process(launch: Launch, rng: random.Random, span: Span) -> list[int]:
     return rng.sample(workers, min(1, len(workers)))
 
 
-def understudy(launch: Launch, rng: random.Random, span: Span) -> list[int]:
+def isolated_worker(launch: Launch, rng: random.Random, span: Span) -> list[int]:
     """The process that takes over what was under way with a rank, which is killed first."""
     for pid in one_rank(launch, rng, span):
         send(pid, signal.SIGKILL)
-    until(launch, launch.understudies)
-    pause(launch, rng.uniform(0.0, UNDERSTUDY))
-    return launch.understudies()
+    until(launch, launch.isolated_workers)
+    pause(launch, rng.uniform(0.0, ISOLATED))
+    return launch.isolated_workers()
 
 
 def writers(folder: Path, pattern: str) -> list[int]:
@@ -380,7 +380,7 @@ KINDS = (
     Kind("killed while waiting for the others", waiting_rank),
     Kind("rank 0 killed while taking stock", folding_rank, again=True),
     Kind("a worker process killed", worker_process, workers=1),
-    Kind("an understudy killed", understudy),
+    Kind("an isolated worker killed", isolated_worker),
     Kind("one rank asked to stop", one_rank, signal.SIGTERM),
     Kind("all ranks asked to stop", all_ranks, signal.SIGTERM, workers=1),
     Kind("one rank stopped and woken", one_rank, signal.SIGSTOP),

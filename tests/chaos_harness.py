@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from ase.build import bulk
 from ase.io import write
-from chaos import Farm, Kind, Launch, Span, send, strike
+from chaos import Kind, Launch, LaunchSetup, Span, send, strike
 
 import hpcbench
-from hpcbench.farm.journal import read_journal
-from hpcbench.farm.suspicion import SET_ASIDE
+from hpcbench.scheduler.journal import read_journal
+from hpcbench.scheduler.suspicious import SET_ASIDE
 from hpcbench.store.table_reader import TableReader
 
 # Of a launch that nobody disturbs, several times over: the machine may be busy.
@@ -70,17 +70,17 @@ def metals(path: Path, number: int) -> Path:
     return path
 
 
-def make_reference(farm: Farm, folder: Path) -> Reference:
+def make_reference(setup: LaunchSetup, folder: Path) -> Reference:
     """Let a run come to its end undisturbed."""
     out = folder / "reference.h5"
-    with launched(farm, out, folder / "reference.log") as launch:
+    with launched(setup, out, folder / "reference.log") as launch:
         assert launch.wait(PATIENCE), f"it does not end: {folder / 'reference.log'}"
         start = min(event["time"] for event in launch.events("start"))
         end = max(event["time"] for event in launch.events("end"))
         span = Span(launch.age - (end - start), end - start)
     store = hpcbench.open(out)
     assert store.unfinished_ids() == [], f"see {folder / 'reference.log'}"
-    return Reference({key: store.row(key) for key in store.ids}, span, farm.ranks)
+    return Reference({key: store.row(key) for key in store.ids}, span, setup.ranks)
 
 
 @dataclass
@@ -136,30 +136,30 @@ class Tale:
 
 
 @contextlib.contextmanager
-def launched(farm: Farm, out: Path, log: Path) -> Iterator[Launch]:
+def launched(setup: LaunchSetup, out: Path, log: Path) -> Iterator[Launch]:
     """A launch of which nothing is left afterwards."""
-    launch = Launch(farm, out, log)
+    launch = Launch(setup, out, log)
     try:
         yield launch
     finally:
         launch.destroy()
 
 
-def harm(kind: Kind, farm: Farm, reference: Reference, folder: Path, seed: int) -> Tale:
+def harm(kind: Kind, setup: LaunchSetup, reference: Reference, folder: Path, seed: int) -> Tale:
     """Start a run, harm it, give its command until it is finished, and look what it is worth."""
     rng = random.Random(seed)
     tale = Tale(kind.name, seed)
     out, log = folder / "s.h5", folder / "log"
-    farm = replace(farm, arguments=(*farm.arguments, "--workers", str(kind.workers)))
+    setup = replace(setup, arguments=(*setup.arguments, "--workers", str(kind.workers)))
     begun: list[dict[tuple[str, str], Counter[str]]] = []
     if kind.again:
-        with launched(farm, out, log) as launch:
+        with launched(setup, out, log) as launch:
             _strike_before(launch, rng, reference.span)
             begun.append(_begun(launch))
             tale.held += sum(_held(launch).values())
     harmed = False
     while tale.launches < MOST_LAUNCHES and not (harmed and _is_finished(out)):
-        with launched(farm, out, log) as launch:
+        with launched(setup, out, log) as launch:
             if not harmed:
                 _do_harm(kind, launch, rng, reference.span, tale)
             if not launch.wait(PATIENCE):
@@ -197,14 +197,14 @@ def _do_harm(kind: Kind, launch: Launch, rng: random.Random, span: Span, tale: T
     if not pids or launch.is_over:
         return
     ranks = {pid: rank for rank, pid in launch.ranks().items()}
-    tale.held += sum(pid in launch.understudies() for pid in pids)
+    tale.held += sum(pid in launch.isolated_workers() for pid in pids)
     tale.struck = len(pids)
     tale.after = round(launch.age, 3)
     if kind.number == signal.SIGSTOP:
         # They will commit what they hold, and so will others.
         held = _held(launch)
         tale.held += sum(held[ranks[pid]] for pid in pids if pid in ranks)
-    strike(pids, kind.number, launch.farm.silence)
+    strike(pids, kind.number, launch.setup.silence)
 
 
 def _held(launch: Launch) -> Counter[int]:

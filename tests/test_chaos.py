@@ -14,9 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from chaos import KINDS, Farm, Kind, all_ranks, one_rank
+from chaos import KINDS, Kind, LaunchSetup, all_ranks, one_rank
 from chaos_harness import Reference, Tale, harm, launched, make_reference, metals
-from farm import mpiexec
+from launching import mpiexec
 
 from hpcbench.events import read_events
 from hpcbench.store.run_folder import RunFolder
@@ -36,7 +36,7 @@ EVERY_DAY = (
     "killed while waiting for the others",
     "rank 0 killed while taking stock",
     "a worker process killed",
-    "an understudy killed",
+    "an isolated worker killed",
     "all ranks asked to stop",
     "stopped and woken while consolidating",
 )
@@ -65,32 +65,32 @@ CLOCKS = (
 
 
 @pytest.fixture(scope="module")
-def farm(tmp_path_factory: pytest.TempPathFactory) -> Farm:
-    folder = tmp_path_factory.mktemp("farm")
+def setup(tmp_path_factory: pytest.TempPathFactory) -> LaunchSetup:
+    folder = tmp_path_factory.mktemp("setup")
     sources = metals(folder / "metals.extxyz", CRYSTALS)
     # What runs learn of their speed is not the user's.
     environment = {"XDG_CACHE_HOME": str(folder), "OMP_NUM_THREADS": "1"}
-    return Farm(sources, tuple(mpiexec(RANKS)), RANKS, environment=environment)
+    return LaunchSetup(sources, tuple(mpiexec(RANKS)), RANKS, environment=environment)
 
 
-def with_clock(farm: Farm, folder: Path, clock: str) -> Farm:
+def with_clock(setup: LaunchSetup, folder: Path, clock: str) -> LaunchSetup:
     """The same, with other clocks."""
     (folder / "sitecustomize.py").write_text(clock)
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
-    return replace(farm, environment={**farm.environment, "PYTHONPATH": path})
+    return replace(setup, environment={**setup.environment, "PYTHONPATH": path})
 
 
 @pytest.fixture(scope="module")
-def reference(farm: Farm, tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    return make_reference(farm, tmp_path_factory.mktemp("reference"))
+def reference(setup: LaunchSetup, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    return make_reference(setup, tmp_path_factory.mktemp("reference"))
 
 
-def struck(kind: Kind, farm: Farm, reference: Reference, folder: Path) -> Tale:
+def struck(kind: Kind, setup: LaunchSetup, reference: Reference, folder: Path) -> Tale:
     """A run that was really harmed."""
     for attempt in range(ATTEMPTS):
         place = folder / str(attempt)
         place.mkdir(parents=True)
-        tale = harm(kind, farm, reference, place, SEED + attempt)
+        tale = harm(kind, setup, reference, place, SEED + attempt)
         if tale.struck or tale.problems:
             break
     return tale
@@ -98,12 +98,12 @@ def struck(kind: Kind, farm: Farm, reference: Reference, folder: Path) -> Tale:
 
 @pytest.fixture(scope="module")
 def tales(
-    farm: Farm, reference: Reference, tmp_path_factory: pytest.TempPathFactory
+    setup: LaunchSetup, reference: Reference, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Future[Tale]]]:
     """All of them, two at a time: much of a run's time is waiting."""
     folder = tmp_path_factory.mktemp("chaos")
-    clocks = with_clock(farm, folder, CLOCK)
-    chosen = {kind: farm for kind in KINDS if kind.name in EVERY_DAY}
+    clocks = with_clock(setup, folder, CLOCK)
+    chosen = {kind: setup for kind in KINDS if kind.name in EVERY_DAY}
     chosen |= dict.fromkeys(CLOCKS, clocks)
     with ThreadPoolExecutor(2) as pool:
         yield {
@@ -113,7 +113,7 @@ def tales(
         pool.shutdown(cancel_futures=True)
 
 
-def require_unharmed(tale: Tale, farm: Farm) -> None:
+def require_unharmed(tale: Tale, setup: LaunchSetup) -> None:
     told = json.dumps(tale.as_dict(), indent=1)
     assert tale.struck, told
     assert tale.problems == [], told
@@ -130,10 +130,10 @@ def require_unharmed(tale: Tale, farm: Farm) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY_DAY)
 def test_a_run_that_was_harmed_ends_as_if_nothing_had_happened(
-    name: str, tales: dict[str, Future[Tale]], farm: Farm
+    name: str, tales: dict[str, Future[Tale]], setup: LaunchSetup
 ) -> None:
     tale = tales[name].result()
-    require_unharmed(tale, farm)
+    require_unharmed(tale, setup)
     # With somebody left to do it, the same command is not needed.
     if name in ("rank 0 killed", "two ranks killed", "a worker process killed"):
         assert tale.survivors_finished, tale
@@ -143,17 +143,19 @@ def test_a_run_that_was_harmed_ends_as_if_nothing_had_happened(
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", CLOCKS, ids=lambda kind: kind.name)
 def test_clocks_that_jump_do_not_matter(
-    kind: Kind, tales: dict[str, Future[Tale]], farm: Farm
+    kind: Kind, tales: dict[str, Future[Tale]], setup: LaunchSetup
 ) -> None:
-    require_unharmed(tales[kind.name].result(), farm)
+    require_unharmed(tales[kind.name].result(), setup)
 
 
 @pytest.mark.mpi
-def test_a_launch_after_the_clock_was_set_back_is_the_latest(farm: Farm, tmp_path: Path) -> None:
+def test_a_launch_after_the_clock_was_set_back_is_the_latest(
+    setup: LaunchSetup, tmp_path: Path
+) -> None:
     """Or nobody would see its progress."""
-    ahead = with_clock(farm, tmp_path, AHEAD)
+    ahead = with_clock(setup, tmp_path, AHEAD)
     out = tmp_path / "s.h5"
-    for one in (ahead, farm):
+    for one in (ahead, setup):
         with launched(one, out, tmp_path / "log") as launch:
             assert launch.wait(240)
     events, _ = read_events(RunFolder(out).events / "rank-00000.jsonl")

@@ -12,15 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from farm import mpiexec
+from launching import mpiexec
 
 import hpcbench
 from hpcbench.errors import LaunchError, PotentialError, StoreError
-from hpcbench.farm import checks, disk
-from hpcbench.farm.checks import Facts, check_world, compare_clocks, examine
-from hpcbench.farm.devices import RankDevice, examine_devices
-from hpcbench.farm.weights import provide_weights
-from hpcbench.farm.world import (
+from hpcbench.potentials import fetch, weights
+from hpcbench.scheduler import checks, disk
+from hpcbench.scheduler.checks import Facts, check_world, compare_clocks, examine
+from hpcbench.scheduler.devices import RankDevice, examine_devices
+from hpcbench.scheduler.shared_weights import provide_weights
+from hpcbench.scheduler.world import (
     Launcher,
     SingleProcess,
     find_launcher,
@@ -28,7 +29,6 @@ from hpcbench.farm.world import (
     lonely,
     rank_by_launcher,
 )
-from hpcbench.potentials import fetch, weights
 
 NAMESPACES = ["unshare", "--mount", "--uts"] + ([] if os.geteuid() == 0 else ["--map-root-user"])
 # Each rank on a node of its own, as far as names and mounts go; harm comes to rank 1.
@@ -37,10 +37,10 @@ RANK = """
 import os, sys, time
 from pathlib import Path
 from hpcbench.errors import HpcbenchError
-from hpcbench.farm import disk
-from hpcbench.farm.checks import check_world
-from hpcbench.farm import weights
-from hpcbench.farm.world import join_world
+from hpcbench.scheduler import disk
+from hpcbench.scheduler.checks import check_world
+from hpcbench.scheduler import shared_weights
+from hpcbench.scheduler.world import join_world
 disk.PATIENCE = weights.PATIENCE = 0.5
 world = join_world()
 shift = -75.0 if world.rank == 1 and os.environ.get("LATE") else 0.0
@@ -235,8 +235,8 @@ def test_checks_load_no_torch_and_open_few_files(tmp_path: Path) -> None:
     script = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from hpcbench.farm import checks\n"
-        "from hpcbench.farm.world import SingleProcess\n"
+        "from hpcbench.scheduler import checks\n"
+        "from hpcbench.scheduler.world import SingleProcess\n"
         "world = SingleProcess(); world.size, world.rank = 2, 1\n"
         "(Path(sys.argv[1]) / 'probe.part').touch()\n"
         "import importlib.metadata; importlib.metadata.version('numpy')\n"
@@ -367,7 +367,7 @@ def test_processes_that_see_only_themselves_are_refused(
     variables: dict[str, str], words: str
 ) -> None:
     script = (
-        "from hpcbench.farm.world import join_world\n"
+        "from hpcbench.scheduler.world import join_world\n"
         "from hpcbench.errors import LaunchError\n"
         "try: join_world()\n"
         "except LaunchError as error: print(error)"

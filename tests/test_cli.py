@@ -303,7 +303,7 @@ def test_what_nobody_foresaw_is_one_line_and_a_log(
 
 
 def test_one_is_no_plural() -> None:
-    from hpcbench.words import counted, they_are
+    from hpcbench.counting import counted, they_are
 
     assert [counted(n, "crystal") for n in (0, 1, 2)] == ["0 crystals", "1 crystal", "2 crystals"]
     assert they_are(1, "row") == "1 row is"

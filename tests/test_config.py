@@ -10,9 +10,9 @@ import pytest
 from hpcbench.config import RunConfig, settings
 from hpcbench.config_loading import load_config
 from hpcbench.criteria import Criterion
-from hpcbench.deciding import settings_hash
 from hpcbench.errors import ConfigError
 from hpcbench.protocols import Stage
+from hpcbench.settings_hash import settings_hash
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -50,9 +50,9 @@ def test_protocols_fill_in_what_was_not_given() -> None:
     given = load_config({"protocol": "both", "supercell": ["3", "3", "3"]}, None, {})
     assert given.supercell == (3, 3, 3)
     # What a length means depends on the most atoms that are allowed: both decide.
-    assert robust.deciding_settings()["supercell"] == [12.0]
-    assert robust.deciding_settings()["supercell_atoms"] == 500
-    assert "supercell_atoms" not in literal.deciding_settings()
+    assert robust.result_settings()["supercell"] == [12.0]
+    assert robust.result_settings()["supercell_atoms"] == 500
+    assert "supercell_atoms" not in literal.result_settings()
     (stage,) = literal.protocol_definition.stages(0.005, 500)
     assert stage == Stage(0.0025, 0.005, 500, 15, "refined")
     first, second = robust.protocol_definition.stages(0.001, 1000)
@@ -104,7 +104,7 @@ def test_config_is_frozen_and_hash_sees_what_decides_only() -> None:
     config = load_config({}, None, {})
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.fmax = 1.0  # type: ignore[misc]
-    first = settings_hash(config.deciding_settings())
+    first = settings_hash(config.result_settings())
     for field in settings():
         value = getattr(config, field.name)
         other = {
@@ -126,7 +126,7 @@ def test_config_is_frozen_and_hash_sees_what_decides_only() -> None:
                 case _:
                     other = f"{value}-other"
         changed = dataclasses.replace(config, **{field.name: other})
-        same = settings_hash(changed.deciding_settings()) == first
+        same = settings_hash(changed.result_settings()) == first
         assert same != field.metadata["decides"], field.name
 
 

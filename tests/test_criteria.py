@@ -47,7 +47,7 @@ def test_criteria_are_read_from_a_file(file: Path) -> None:
 
 def test_criteria_survive_json(file: Path) -> None:
     config = load_config({"criteria": str(file)}, None, {})
-    stored = json.loads(json.dumps(config.deciding_settings()))
+    stored = json.loads(json.dumps(config.result_settings()))
     assert criteria_of(stored) == (*CRITERIA, *own_criteria(file))
     assert own_criteria(as_tables(CRITERIA[:0])) == ()
 
@@ -62,7 +62,7 @@ def test_they_may_stand_in_the_run_file_or_beside_it(file: Path, tmp_path: Path)
 
 
 def test_settings_without_own_criteria_keep_their_hash() -> None:
-    assert "criteria" not in load_config({}, None, {}).deciding_settings()
+    assert "criteria" not in load_config({}, None, {}).result_settings()
 
 
 @pytest.mark.parametrize(

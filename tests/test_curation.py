@@ -15,7 +15,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, make_supercell
 from ase.io import write
-from farm import run
+from launching import run
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.io.ase import AseAtomsAdaptor
 
@@ -29,8 +29,8 @@ from hpcbench.curation.primitive import primitive_of
 from hpcbench.curation.sampling import in_random_order, sample
 from hpcbench.errors import SetupError, SourceError
 from hpcbench.origin import Generator, Origin, origins_from_json, origins_to_json
-from hpcbench.planning.curating import apply, curated
-from hpcbench.planning.listing import Listing, read_share, together
+from hpcbench.planning.crystal_list import CrystalList, read_share, together
+from hpcbench.planning.curated_list import apply, curated
 from hpcbench.sources import find_files, read_file
 
 NACL = bulk("NaCl", "rocksalt", a=5.64)
@@ -206,14 +206,14 @@ def test_nothing_is_lost_by_asking_pymatgen_only_of_some(reference_data: Path) -
 # ---------------------------------------------------------------- lists
 
 
-def listing(config, files=None, size: int = 1) -> Listing:  # type: ignore[no-untyped-def]
+def listing(config, files=None, size: int = 1) -> CrystalList:  # type: ignore[no-untyped-def]
     files = find_files(config.sources) if files is None else files
     shares = [read_share(config, files, None, rank, size) for rank in range(size)]
     assert not [s for s in shares if isinstance(s, SetupError)]
     return together(config, shares)
 
 
-def fates(found: Listing) -> dict[str, str]:
+def fates(found: CrystalList) -> dict[str, str]:
     return {e.record.name: e.problem.reason if e.problem else "" for e in found.crystals}
 
 
@@ -290,7 +290,7 @@ def test_ranks_share_what_is_in_large_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An archive and a long file are shared record by record: the same list with any ranks."""
-    monkeypatch.setattr("hpcbench.planning.listing._LARGE", 1200)
+    monkeypatch.setattr("hpcbench.planning.crystal_list._LARGE", 1200)
     metals = [bulk(s, a=a) for s in ("Cu", "Al", "Ni", "Ag") for a in (3.6, 3.8, 4.0, 4.2)]
     write(tmp_path / "long.extxyz", metals[:10])
     with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
@@ -324,7 +324,7 @@ def test_a_list_without_origins_is_left_alone() -> None:
 
 
 def _listed(config, atoms):  # type: ignore[no-untyped-def]
-    from hpcbench.planning.listing import listed
+    from hpcbench.planning.crystal_list import listed
 
     return [listed((0, n), crystal(a), config) for n, a in enumerate(atoms)]
 

@@ -14,18 +14,24 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.io import write
-from farm import EMT, run
+from launching import EMT, run
 
 import hpcbench
 from hpcbench.config_loading import load_config
+from hpcbench.engine.stopping import Stop
 from hpcbench.errors import ConfigError
 from hpcbench.events import read_events
-from hpcbench.farm import launch as launching
-from hpcbench.farm.deadline import LARGEST_SHARE, RESERVE, past_end, slurm_seconds_left, time_left
-from hpcbench.farm.journal import read_journal
 from hpcbench.planning.costs import CostModel
 from hpcbench.potentials.one_by_one import OneByOne
-from hpcbench.rank.stopping import Stop
+from hpcbench.scheduler import launch as launching
+from hpcbench.scheduler.deadline import (
+    LARGEST_SHARE,
+    RESERVE,
+    past_end,
+    slurm_seconds_left,
+    time_left,
+)
+from hpcbench.scheduler.journal import read_journal
 from hpcbench.store.schema import DONE
 
 
@@ -164,7 +170,7 @@ def test_a_store_for_which_there_is_no_time_is_left_in_segments(
     clock, real = [0.0], time.monotonic
     monkeypatch.setattr(time, "monotonic", lambda: real() + clock[0])
     monkeypatch.setattr(launching, "load_cost_model", lambda *_: CostModel(0, 0, 360.0, 0.0, 1.0))
-    monkeypatch.setattr("hpcbench.farm.ending.CONSOLIDATED_A_SECOND", 1.0)
+    monkeypatch.setattr("hpcbench.scheduler.shutdown.CONSOLIDATED_A_SECOND", 1.0)
     crystals = [bulk("Cu", "fcc", a=3.55 + 0.01 * number) for number in range(10)]
     out = tmp_path / "s.h5"
     settings: dict[str, Any] = {"mesh": (4, 4, 4), "workers": 0, "block": 1, "commit_interval": 0}

@@ -14,11 +14,11 @@ from pathlib import Path
 import h5py
 import pytest
 from chaos_harness import metals
-from farm import QUICK, mpiexec, run
+from launching import QUICK, mpiexec, run
 
 import hpcbench
+from hpcbench.engine.rows import schema_of
 from hpcbench.errors import StoreError
-from hpcbench.rank.rows import schema_of
 from hpcbench.store.consolidate import consolidate
 from hpcbench.store.damage import find_damage
 from hpcbench.store.reader import Store

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from farm import mpiexec
+from launching import mpiexec
 
 from hpcbench.cli import doctor, doctor_ranks
 from hpcbench.cli.doctor import doctor_command
@@ -141,7 +141,7 @@ def test_a_message_is_split_into_finding_and_advice() -> None:
 
 
 def test_forces_that_are_wrong_on_any_rank_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hpcbench.farm.world import SingleProcess
+    from hpcbench.scheduler.world import SingleProcess
 
     def wrong(potential: object) -> float:
         raise PotentialError("forces differ")

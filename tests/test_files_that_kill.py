@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 from ase.build import bulk
-from farm import QUICK, run
+from launching import QUICK, run
 from pymatgen.io.ase import AseAtomsAdaptor
 
 import hpcbench
 from hpcbench.config import RunConfig
 from hpcbench.crystal import Crystal
-from hpcbench.farm.journal import Journal, journal_path, read_journal
-from hpcbench.farm.suspicion import fold_launches, suspect_files
 from hpcbench.limits import DEFAULT
-from hpcbench.planning.listing import MOST_DEATHS, Care, read_share
+from hpcbench.planning.crystal_list import MOST_DEATHS, ReadingGuard, read_share
+from hpcbench.scheduler.journal import Journal, journal_path, read_journal
+from hpcbench.scheduler.suspicious import fold_launches, suspect_files
 from hpcbench.sources import SourceFile, Unreadable
-from hpcbench.sources.apart import read_apart
+from hpcbench.sources.isolated_reading import read_apart
 
 # Stands for a library's fault: every process that starts with this on its path has it.
 FAULT = """
@@ -115,7 +115,7 @@ def test_a_file_that_ends_everything_is_not_read_again(tmp_path: Path) -> None:
     files = [SourceFile(path, explicit=True)]
 
     def share(deaths: int) -> list[str]:
-        care = Care(lambda name, alone: told.append((name, alone)), {path: deaths})
+        care = ReadingGuard(lambda name, alone: told.append((name, alone)), {path: deaths})
         found = read_share(config, files, None, 0, 1, care)
         assert isinstance(found, list)
         return [getattr(entry.record, "reason", "") for entry in found]

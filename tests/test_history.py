@@ -16,9 +16,9 @@ from ase.io import write
 import hpcbench
 from hpcbench.cli import main
 from hpcbench.criteria import CRITERIA
+from hpcbench.engine.rows import Computation, row_of, rows_of
 from hpcbench.errors import UsageError
-from hpcbench.exchange.phononbench import label_of
-from hpcbench.rank.rows import Computation, row_of, rows_of
+from hpcbench.interop.phononbench import label_of
 from hpcbench.report.benchmark_json import benchmark_json
 from hpcbench.report.drawings import bands_svg
 from hpcbench.report.history import history_of

@@ -21,8 +21,8 @@ from phonopy.structure.atoms import PhonopyAtoms
 
 import hpcbench
 from hpcbench.config import RunConfig
-from hpcbench.exchange.finding import find
-from hpcbench.exchange.importing import import_config, import_found
+from hpcbench.interop.finding import find
+from hpcbench.interop.importing import import_config, import_found
 from hpcbench.phonons.character import AT_COMMENSURATE, AT_GAMMA, BETWEEN, CLEAN, NEAR_GAMMA
 
 pytestmark = [pytest.mark.reference, pytest.mark.slow]

@@ -687,7 +687,7 @@ def processes_of(path: Path) -> list[int]:
 
 def test_variables_that_an_mpiexec_has_left_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from hpcbench.errors import LaunchError
-    from hpcbench.farm.world import join_world
+    from hpcbench.scheduler.world import join_world
 
     closed = os.open(os.devnull, os.O_RDONLY)
     os.close(closed)

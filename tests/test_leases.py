@@ -1,4 +1,4 @@
-"""Leases, journals, attendance, suspicions: what ranks tell each other by files."""
+"""Leases, journals, heartbeats, suspicions: what ranks tell each other by files."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from hpcbench.farm.attendance import Attendance
-from hpcbench.farm.holdings import Holdings
-from hpcbench.farm.journal import Journal, journal_path, read_journal
-from hpcbench.farm.leases import Lease, Leases
-from hpcbench.farm.suspicion import (
+from hpcbench.planning.blocks import Block
+from hpcbench.scheduler.assigned_work import AssignedWork
+from hpcbench.scheduler.heartbeat import Heartbeat
+from hpcbench.scheduler.journal import Journal, journal_path, read_journal
+from hpcbench.scheduler.leases import Lease, Leases
+from hpcbench.scheduler.suspicious import (
     MOST_DEATHS,
     Suspicion,
     fold_launches,
     suspects_of_rank,
 )
-from hpcbench.planning.blocks import Block
 
 
 def anything(block: Block) -> bool:
@@ -150,14 +150,14 @@ def test_deaths_are_counted_over_launches_and_forgiven(tmp_path: Path) -> None:
     for number in range(1, MOST_DEATHS + 1):
         launch = launch_folder(tmp_path, f"2{number}")
         rank = Journal(journal_path(launch, "rank-00000"))
-        Journal(journal_path(launch, "rank-00000.understudy-host-1")).begin(["a"], alone=True)
+        Journal(journal_path(launch, "rank-00000.isolated-host-1")).begin(["a"], alone=True)
         rank.died("a")
         rank.end()
         told = fold_launches([launch], file, {"b", "c"})
         assert told == {"a": Suspicion(number)}
-    # Nobody has seen how this understudy ended: it may have been killed with its rank.
+    # Nobody has seen how this isolated worker ended: it may have been killed with its rank.
     launch = launch_folder(tmp_path, "3")
-    Journal(journal_path(launch, "rank-00000.understudy-host-1")).begin(["a"], alone=True)
+    Journal(journal_path(launch, "rank-00000.isolated-host-1")).begin(["a"], alone=True)
     assert fold_launches([launch], file, {"b", "c"}) == {"a": Suspicion(MOST_DEATHS)}
     assert fold_launches([], file, {"b", "c"}, forgiven={"a"}) == {"a": Suspicion(0)}
     assert fold_launches([], file, {"a", "b", "c"}) == {}
@@ -183,28 +183,28 @@ def test_holdings_learn_the_pace_and_say_when_a_block_is_whole(
     clock = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     journal = Journal(tmp_path / "journal")
-    holdings = Holdings(journal)
-    holdings.add(7, dict.fromkeys("abcd", 10.0))
-    assert holdings.seconds_left() == 40.0
+    assigned = AssignedWork(journal)
+    assigned.add(7, dict.fromkeys("abcd", 10.0))
+    assert assigned.seconds_left() == 40.0
     # Three times as slow as predicted.
     clock[0] += 60.0
-    holdings.finish("a")
-    holdings.finish("b")
-    assert holdings.seconds_left() == pytest.approx(20.0 * 60 / 30)
+    assigned.finish("a")
+    assigned.finish("b")
+    assert assigned.seconds_left() == pytest.approx(20.0 * 60 / 30)
     clock[0] += 60.0
-    holdings.finish("c")
-    holdings.finish("d")
-    assert holdings.seconds_left(10.0) == pytest.approx(30.0)
+    assigned.finish("c")
+    assigned.finish("d")
+    assert assigned.seconds_left(10.0) == pytest.approx(30.0)
     # Without work there is no pace.
     clock[0] += 1000.0
-    holdings.add(8, {"e": 10.0})
-    assert holdings.seconds_left() == pytest.approx(10.0 * 120 / 45)
-    holdings.commit(["a", "b", "c"])
+    assigned.add(8, {"e": 10.0})
+    assert assigned.seconds_left() == pytest.approx(10.0 * 120 / 45)
+    assigned.commit(["a", "b", "c"])
     assert read_journal(journal.path).done == set()
-    holdings.commit(["d", "e"])
+    assigned.commit(["d", "e"])
     assert read_journal(journal.path).done == {7, 8}
     # Another rank had finished all of it.
-    holdings.add(9, {})
+    assigned.add(9, {})
     assert read_journal(journal.path).done == {7, 8, 9}
 
 
@@ -212,49 +212,49 @@ def test_ranks_leave_together_and_one_has_the_last_word(tmp_path: Path) -> None:
     left: list[int] = []
 
     def work(rank: int) -> bool:
-        attendance = Attendance(tmp_path, rank, 4)
-        attendance.enter()
+        heartbeat = Heartbeat(tmp_path, rank, 4)
+        heartbeat.enter()
         time.sleep(0.3 * rank)
-        attendance.rest()
-        last = attendance.end()
+        heartbeat.rest()
+        last = heartbeat.end()
         if last:
             assert left == []
-            attendance.close()
+            heartbeat.close()
         left.append(rank)
         return last
 
     with ThreadPoolExecutor(4) as pool:
         assert sum(pool.map(work, range(4))) == 1
-    assert Attendance(tmp_path, 0, 4).complete()
+    assert Heartbeat(tmp_path, 0, 4).complete()
 
 
 def test_nobody_waits_for_the_dead(tmp_path: Path) -> None:
-    attendance = Attendance(tmp_path, 0, 3, silence=1.0)
-    attendance.enter()
+    heartbeat = Heartbeat(tmp_path, 0, 3, silence=1.0)
+    heartbeat.enter()
     # Entered on another host, and then never again; rank 2 never even entered.
-    Attendance(tmp_path, 1, 3)._file(1).write_text("elsewhere 1\n")
+    Heartbeat(tmp_path, 1, 3)._file(1).write_text("elsewhere 1\n")
     start = time.monotonic()
-    attendance.rest()
-    assert attendance.end()
+    heartbeat.rest()
+    assert heartbeat.end()
     assert 0.9 < time.monotonic() - start < 5
-    assert not attendance.complete()
+    assert not heartbeat.complete()
 
 
 def test_a_dead_process_of_this_host_is_known_at_once(tmp_path: Path) -> None:
-    attendance = Attendance(tmp_path, 0, 2)
-    attendance.enter()
+    heartbeat = Heartbeat(tmp_path, 0, 2)
+    heartbeat.enter()
     with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
         process.wait()
-    Attendance(tmp_path, 1, 2)._file(1).write_text(f"{socket.gethostname()} {process.pid}\n")
+    Heartbeat(tmp_path, 1, 2)._file(1).write_text(f"{socket.gethostname()} {process.pid}\n")
     start = time.monotonic()
-    attendance.rest()
-    assert attendance.end()
+    heartbeat.rest()
+    assert heartbeat.end()
     assert time.monotonic() - start < 5
 
 
 def test_who_dies_while_it_waits_is_not_waited_for_in_leaving(tmp_path: Path) -> None:
     """MPI_Finalize would never return."""
-    ranks = [Attendance(tmp_path, rank, 2) for rank in range(2)]
+    ranks = [Heartbeat(tmp_path, rank, 2) for rank in range(2)]
     for rank in ranks:
         rank.enter()
         rank.rest()
@@ -268,7 +268,7 @@ def test_who_dies_while_it_waits_is_not_waited_for_in_leaving(tmp_path: Path) ->
 def test_who_has_the_last_word_and_dies_is_replaced(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
         process.wait()
-    dead, alive = Attendance(tmp_path, 0, 2), Attendance(tmp_path, 1, 2)
+    dead, alive = Heartbeat(tmp_path, 0, 2), Heartbeat(tmp_path, 1, 2)
     dead.enter()
     dead._file(0).write_text(f"{socket.gethostname()} {process.pid}\n")
     dead.rest()
@@ -284,16 +284,16 @@ def test_who_has_the_last_word_and_dies_is_replaced(tmp_path: Path) -> None:
 def test_nobody_waits_in_a_collective_call_for_one_that_died(tmp_path: Path) -> None:
     script = (
         "import os, socket, subprocess, sys, time\n"
-        "from hpcbench.farm.beginning import Beginning\n"
-        "from hpcbench.farm.world import SingleProcess\n"
+        "from hpcbench.scheduler.startup_watchdog import StartupWatchdog\n"
+        "from hpcbench.scheduler.world import SingleProcess\n"
         "class World(SingleProcess):\n"
         "    size = 2\n"
         "    def share(self, value): return [value, (socket.gethostname(), other.pid)]\n"
         "other = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(2)'])\n"
-        "beginning = Beginning(World())\n"
+        "startup = StartupWatchdog(World())\n"
         "time.sleep(1)\n"
         "print('both live', flush=True)\n"
-        "if len(sys.argv) > 1: beginning.end()\n"
+        "if len(sys.argv) > 1: startup.end()\n"
         "time.sleep(6)\n"
     )
     command = [sys.executable, "-c", script]
@@ -302,7 +302,7 @@ def test_nobody_waits_in_a_collective_call_for_one_that_died(tmp_path: Path) -> 
     assert f"others have died (rank 1 on {socket.gethostname()})" in result.stderr
     # Of a rank on another host nothing is known before all have entered the launch's folder.
     far = script.replace("socket.gethostname(), other", "'far', other")
-    far = "import hpcbench.farm.beginning as b; b.LONGEST_START = 3.0\n" + far
+    far = "import hpcbench.scheduler.startup_watchdog as b; b.LONGEST_START = 3.0\n" + far
     result = subprocess.run([sys.executable, "-c", far], capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stdout) == (3, "both live\n"), result.stderr
     assert "not all were there" in result.stderr
@@ -311,7 +311,7 @@ def test_nobody_waits_in_a_collective_call_for_one_that_died(tmp_path: Path) -> 
 
 
 def test_who_gives_up_leaves_his_blocks_to_others(tmp_path: Path) -> None:
-    ranks = [Attendance(tmp_path, rank, 2) for rank in range(2)]
+    ranks = [Heartbeat(tmp_path, rank, 2) for rank in range(2)]
     for rank in ranks:
         rank.enter()
     assert ranks[1].lost() == []
@@ -370,8 +370,8 @@ def test_a_lease_whose_making_is_answered_with_its_own_link_is_had(
     assert second is not None
     assert {first.number, second.number} == {0, 1}
     assert mine.take(anything) is None
-    attendance = Attendance(tmp_path, 0, 1)
-    attendance.enter()
-    attendance.rest()
-    assert attendance.end()
-    attendance.close()
+    heartbeat = Heartbeat(tmp_path, 0, 1)
+    heartbeat.enter()
+    heartbeat.rest()
+    assert heartbeat.end()
+    heartbeat.close()

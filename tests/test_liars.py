@@ -19,14 +19,14 @@ from ase.calculators.lj import LennardJones
 from ase.io import write
 
 import hpcbench
+from hpcbench.engine import watchdog as watching
+from hpcbench.engine.watchdog import Watchdog
 from hpcbench.errors import AnswerError, EvaluationError, PotentialError
-from hpcbench.farm.journal import Journal, read_journal
-from hpcbench.farm.suspicion import Suspicion, suspects_of
 from hpcbench.potentials.ase_calculator import from_calculator
 from hpcbench.potentials.boundary import Surroundings, answering, files_below, numbers_of
 from hpcbench.potentials.selftest import self_test
-from hpcbench.rank import watch as watching
-from hpcbench.rank.watch import Watch
+from hpcbench.scheduler.journal import Journal, read_journal
+from hpcbench.scheduler.suspicious import Suspicion, suspects_of
 from hpcbench.texts import shown_reason
 
 TINY = {"mesh": (4, 4, 4), "supercell": (2, 2, 2), "workers": 0}
@@ -245,7 +245,7 @@ def test_a_watch_tells_what_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> N
     told: list[str] = []
     salt = SimpleNamespace(id="1", name="salt", numbers=[11, 17])
     gold = SimpleNamespace(id="2", name="gold", numbers=[79])
-    watch = Watch({"1": 1.0, "2": 20.0}.__getitem__, told.append)
+    watch = Watchdog({"1": 1.0, "2": 20.0}.__getitem__, told.append)
     supercell = SimpleNamespace(numbers=[79] * 8)
     watch.begin([salt, gold], SimpleNamespace(at=supercell))  # type: ignore[list-item]
     assert watch.crystals() == [gold]

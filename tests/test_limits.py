@@ -347,6 +347,6 @@ def test_limits_are_settings_that_decide_no_result() -> None:
     config = load_config({"read_limits": ["json.bytes=2G", "line=1K"]}, environment={})
     assert config.read_limits == ("json.bytes=2G", "line=1K")
     assert Limits(config.read_limits).of("json", "bytes") == 2**31
-    assert "read_limits" not in config.deciding_settings()
+    assert "read_limits" not in config.result_settings()
     by_variable = load_config({}, environment={"HPCBENCH_READ_LIMITS": "json.bytes=2G bytes=1G"})
     assert by_variable.read_limits == ("json.bytes=2G", "bytes=1G")

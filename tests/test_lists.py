@@ -15,6 +15,7 @@ from ase.io import write
 import hpcbench
 from hpcbench.analysis.generators import outcomes_of
 from hpcbench.cli import main
+from hpcbench.maintenance.merge import merge
 from hpcbench.report.benchmark_json import benchmark_json
 from hpcbench.store.consolidate import consolidate
 from hpcbench.store.reader import Store
@@ -22,7 +23,6 @@ from hpcbench.store.run_folder import RunFolder
 from hpcbench.store.schema import EARLIER_LIST
 from hpcbench.store.table_reader import TableReader
 from hpcbench.store.table_writer import TableWriter
-from hpcbench.upkeep.merge import merge
 
 CASE = Path(__file__).parent / "data" / "edited-samples"
 QUICK = ["--model", "ase.calculators.emt:EMT", "--mesh", "4", "4", "4", "--band-points", "11"]
@@ -177,7 +177,7 @@ def test_of_a_run_under_way_its_list_counts(store: Path) -> None:
     assert not opened.table[EARLIER_LIST].any() and opened.earlier.table[EARLIER_LIST].all()
     assert not opened.row(opened.ids[0])[EARLIER_LIST]
     settings = RunFolder(store).settings()
-    from hpcbench.rank.rows import schema_of
+    from hpcbench.engine.rows import schema_of
 
     rows = consolidate(RunFolder(store), schema_of(settings), settings)
     assert rows >= 6
@@ -187,7 +187,7 @@ def test_of_a_run_under_way_its_list_counts(store: Path) -> None:
 
 def without_marks(store: Path) -> None:
     """Write a store as an older version did."""
-    from hpcbench.rank.rows import schema_of
+    from hpcbench.engine.rows import schema_of
     from hpcbench.store.fields import Schema
 
     with TableReader(store) as reader:

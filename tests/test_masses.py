@@ -18,10 +18,10 @@ from phonopy.interface.phonopy_yaml import read_phonopy_yaml
 import hpcbench
 from hpcbench.cells import periodicity, right_handed
 from hpcbench.crystal import Crystal
-from hpcbench.curation.examining import examine
 from hpcbench.curation.primitive import primitive_of
+from hpcbench.curation.validation import examine
 from hpcbench.errors import UnsuitableError
-from hpcbench.exchange.exporting import export
+from hpcbench.interop.exporting import export
 from hpcbench.masses import named, of_elements, species
 from hpcbench.origin import Origin
 from hpcbench.phonons.force_constants import fit_force_constants
@@ -29,7 +29,7 @@ from hpcbench.phonons.nondiagonal import displace_at
 from hpcbench.phonons.rational import RationalQ
 from hpcbench.phonons.spectrum import seekpath_band_path
 from hpcbench.phonons.supercells import displace
-from hpcbench.planning.listing import CRYSTALS, Listed, _row, crystal_of
+from hpcbench.planning.crystal_list import CRYSTALS, ListedCrystal, _row, crystal_of
 from hpcbench.sources import Unreadable, find_files, read_file
 from hpcbench.store.reader import Store
 
@@ -131,7 +131,7 @@ def test_an_element_without_a_mass_may_have_that_of_its_source() -> None:
 def test_masses_go_through_the_list_of_crystals() -> None:
     for name in ("CuD.vasp", "CuH.vasp"):
         crystal = one(CASES / name)
-        row = _row(Listed((0, 0), crystal))
+        row = _row(ListedCrystal((0, 0), crystal))
         assert set(row) == {field.name for field in (*CRYSTALS.columns, *CRYSTALS.ragged)}
         again = crystal_of(row)
         assert again.id == crystal.id

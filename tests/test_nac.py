@@ -24,9 +24,9 @@ from hpcbench.cli import main
 from hpcbench.criteria import PLACES, Criterion
 from hpcbench.crystal import Crystal
 from hpcbench.errors import CrystalError
-from hpcbench.exchange.exporting import export
-from hpcbench.exchange.finding import find
-from hpcbench.exchange.importing import Imported, import_config, import_found
+from hpcbench.interop.exporting import export
+from hpcbench.interop.finding import find
+from hpcbench.interop.importing import Imported, import_config, import_found
 from hpcbench.phonons.noise import Uncertainty
 from hpcbench.phonons.spectrum import frequencies_at, frequencies_on_path
 from hpcbench.sources import SourceFile, Unreadable, read_file

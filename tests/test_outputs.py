@@ -18,7 +18,7 @@ from ase.io import write
 import hpcbench
 from hpcbench.cli import main
 from hpcbench.errors import StoreError, UsageError
-from hpcbench.exchange.exporting import export
+from hpcbench.interop.exporting import export
 from hpcbench.outputs import (
     SETTINGS_FILE,
     appended,
@@ -346,7 +346,7 @@ KILLED = {
     "merge": (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from hpcbench.upkeep import merge\n"
+        "from hpcbench.maintenance import merge\n"
         "merge._require_sound = lambda *_: (print('ready', flush=True), time.sleep(600))\n"
         "merge.merge([Path('s.h5')], Path('m.h5'))\n"
     ),

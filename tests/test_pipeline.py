@@ -29,6 +29,20 @@ from ase.units import GPa
 import hpcbench
 from hpcbench.config_loading import load_config
 from hpcbench.crystal import Crystal
+from hpcbench.engine import one_supercell
+from hpcbench.engine.displacement_tasks import analyse_forces, displace_supercell
+from hpcbench.engine.io_threads import BlockRead, ListEnded, Reader, Writer, WritingFailed
+from hpcbench.engine.phonon_columns import Keep
+from hpcbench.engine.pipeline import Pipeline
+from hpcbench.engine.stopping import Stop, StoppablePotential, StopRequested
+from hpcbench.engine.timing import Timing, read_stages
+from hpcbench.engine.worker_processes import (
+    Inline,
+    Processes,
+    Task,
+    TaskEnded,
+    number_of_processes,
+)
 from hpcbench.errors import (
     EvaluationError,
     HpcbenchError,
@@ -39,10 +53,6 @@ from hpcbench.errors import (
     UnsuitableError,
 )
 from hpcbench.events import EventLog
-from hpcbench.farm import launch as launching
-from hpcbench.farm.devices import own_cores
-from hpcbench.farm.launch import launch
-from hpcbench.farm.world import SingleProcess
 from hpcbench.phonons.calculate import PhononSettings, analyse, prepare
 from hpcbench.phonons.packing import ForcePool
 from hpcbench.phonons.supercells import CHECKS, displaced_copies, with_checks
@@ -50,23 +60,13 @@ from hpcbench.potentials.ase_calculator import CalculatorPotential
 from hpcbench.potentials.copies import DisplacedCopies
 from hpcbench.potentials.one_by_one import OneByOne
 from hpcbench.potentials.protocol import PotentialInfo, PreparedCopies
-from hpcbench.rank import one_supercell
-from hpcbench.rank.account import Account, read_stages
-from hpcbench.rank.beside import BlockRead, ListEnded, Reader, Writer, WritingFailed
-from hpcbench.rank.displacement_tasks import analyse_forces, displace_supercell
-from hpcbench.rank.phonon_columns import Keep
-from hpcbench.rank.pipeline import Pipeline
-from hpcbench.rank.processes import (
-    Inline,
-    Processes,
-    Task,
-    TaskEnded,
-    number_of_processes,
-)
-from hpcbench.rank.stopping import Stop, StoppablePotential, StopRequested
 from hpcbench.relaxation import start as relaxation_start
-from hpcbench.requests import ForcesOn, OnCpu
+from hpcbench.scheduler import launch as launching
+from hpcbench.scheduler.devices import own_cores
+from hpcbench.scheduler.launch import launch
+from hpcbench.scheduler.world import SingleProcess
 from hpcbench.store.run_folder import RunFolder
+from hpcbench.work_requests import ForcesOn, OnCpu
 
 INFO = PotentialInfo("toy", "toy", "", "", "float64", "cpu", None)
 KEEP = Keep(forces=False, band_dtype="float64", dos=False)
@@ -348,9 +348,9 @@ def test_errors_and_warnings_come_back_with_their_tasks(crew: Processes) -> None
 def test_workers_that_cannot_start_are_said_so(
     crew: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hpcbench.rank import processes
+    from hpcbench.engine import worker_processes
 
-    monkeypatch.setattr(processes, "_begin", os._exit)
+    monkeypatch.setattr(worker_processes, "_begin", os._exit)
     with pytest.raises(SetupError, match=r"die as soon as they are started .* --workers 0"):
         reports_of(crew, [Task(0, OnCpu("sum", sum, ([1],)))])
 
@@ -439,7 +439,7 @@ def test_reader_is_at_most_one_block_ahead() -> None:
             yield [number]
 
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    reader = Reader(blocks(), inbox, Account())
+    reader = Reader(blocks(), inbox, Timing())
     time.sleep(0.1)
     assert taken == []
     for number in range(3):
@@ -460,7 +460,7 @@ def test_an_error_of_the_list_reaches_the_main_thread() -> None:
         raise OSError("stale file handle")
 
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    reader = Reader(blocks(), inbox, Account())
+    reader = Reader(blocks(), inbox, Timing())
     reader.next_block()
     reader.next_block()
     assert isinstance(inbox.get(timeout=5), BlockRead)
@@ -471,7 +471,7 @@ def test_an_error_of_the_list_reaches_the_main_thread() -> None:
 def test_writer_commits_after_a_while_and_at_the_end() -> None:
     commits: list[list[Any]] = []
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    writer = Writer(lambda rows: commits.append(list(rows)), 0.3, inbox, Account())
+    writer = Writer(lambda rows: commits.append(list(rows)), 0.3, inbox, Timing())
     writer.put([{"id": "a"}])
     writer.put([{"id": "b"}])
     time.sleep(0.1)
@@ -497,7 +497,7 @@ def test_rows_that_could_not_be_written_are_tried_again_at_the_end() -> None:
         there.extend(rows)
 
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    writer = Writer(commit, 0.0, inbox, Account())
+    writer = Writer(commit, 0.0, inbox, Timing())
     writer.put([{"id": "a"}])
     failed = inbox.get(timeout=5)
     assert isinstance(failed, WritingFailed)
@@ -511,11 +511,11 @@ def test_rows_that_could_not_be_written_are_tried_again_at_the_end() -> None:
 
 
 class Toys:
-    """A pipeline of toy journeys, whose crystals are numbers."""
+    """A pipeline of toy workflows, whose crystals are numbers."""
 
     def __init__(
         self,
-        journey: Callable[[int], Any],
+        workflow: Callable[[int], Any],
         crystals: int,
         potential: Any = None,
         most: int = 10,
@@ -523,7 +523,7 @@ class Toys:
         load_double: Any = None,
     ) -> None:
         self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.account = Account()
+        self.account = Timing()
         self.ended: dict[int, Any] = {}
         self.under_way = self.most_seen = 0
         self.stop = stop or Stop()
@@ -533,7 +533,7 @@ class Toys:
         def way(crystal: Crystal) -> Any:
             self.under_way += 1
             self.most_seen = max(self.most_seen, self.under_way)
-            return (yield from journey(next(numbers)))
+            return (yield from workflow(next(numbers)))
 
         blocks = ([crystal] * min(30, crystals - first) for first in range(0, crystals, 30))
         self.reader = Reader(blocks, self.inbox, self.account)
@@ -550,9 +550,9 @@ class Toys:
             load_double,
         )
 
-    def on_end(self, traveller: Any, outcome: Any) -> None:
+    def on_end(self, active: Any, outcome: Any) -> None:
         self.under_way -= 1
-        self.ended[traveller.number] = outcome
+        self.ended[active.number] = outcome
 
     def run(self) -> None:
         try:
@@ -562,14 +562,14 @@ class Toys:
 
 
 def test_under_way_are_never_more_than_allowed() -> None:
-    def journey(number: int) -> Any:
+    def workflow(number: int) -> Any:
         total = yield OnCpu("symmetry", sum, ([number, 1],))
         forces = yield ForcesOn(copies_of(1 + number % 3, 4))
         total += yield OnCpu("analysis", sum, ([number, 2],))
         return {"total": total, "forces": forces}
 
     potential = Recorder(capacity=25)
-    toys = Toys(journey, 300, potential, most=12)
+    toys = Toys(workflow, 300, potential, most=12)
     toys.run()
     assert toys.most_seen == 12
     assert [toys.ended[n]["total"] for n in range(300)] == [2 * n + 3 for n in range(300)]
@@ -581,7 +581,7 @@ def test_under_way_are_never_more_than_allowed() -> None:
 
 
 def test_crystals_that_fail_leave_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    def journey(number: int) -> Any:
+    def workflow(number: int) -> Any:
         if number == 1:
             raise UnsuitableError("unknown element", "no")
         if number == 2:
@@ -597,7 +597,7 @@ def test_crystals_that_fail_leave_the_others(monkeypatch: pytest.MonkeyPatch) ->
 
     potential = Recorder(capacity=20)
     potential.poisoned = {99}
-    toys = Toys(journey, 7, potential)
+    toys = Toys(workflow, 7, potential)
     toys.run()
     kinds = {
         n: getattr(outcome, "kind", type(outcome).__name__) for n, outcome in toys.ended.items()
@@ -609,7 +609,7 @@ def test_crystals_that_fail_leave_the_others(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_forces_in_double_come_from_their_own_potential() -> None:
-    def journey(number: int) -> Any:
+    def workflow(number: int) -> Any:
         forces = yield ForcesOn(copies_of(2, 3))
         if number % 2:
             forces = yield ForcesOn(copies_of(2, 3), in_double=True)
@@ -617,7 +617,7 @@ def test_forces_in_double_come_from_their_own_potential() -> None:
 
     single, double = Recorder(capacity=20), Recorder(capacity=20)
     loaded = []
-    toys = Toys(journey, 20, single, load_double=lambda: loaded.append(1) or double)
+    toys = Toys(workflow, 20, single, load_double=lambda: loaded.append(1) or double)
     toys.run()
     assert loaded == [1]
     assert len(toys.ended) == 20
@@ -633,14 +633,14 @@ def test_where_double_cannot_be_had_it_is_tried_once_and_the_run_goes_on() -> No
         tried.append(1)
         raise RuntimeError("the device is full")
 
-    def journey(number: int) -> Any:
+    def workflow(number: int) -> Any:
         yield ForcesOn(copies_of(2, 3))
         try:
             yield ForcesOn(copies_of(2, 3), in_double=True)
         except PotentialError as error:
             return {"error": str(error)}
 
-    toys = Toys(journey, 12, load_double=load)
+    toys = Toys(workflow, 12, load_double=load)
     toys.run()
     assert tried == [1]
     assert [outcome["error"] for outcome in toys.ended.values()] == [
@@ -651,16 +651,16 @@ def test_where_double_cannot_be_had_it_is_tried_once_and_the_run_goes_on() -> No
 def test_what_has_its_forces_is_analysed_when_a_run_is_stopped() -> None:
     stop = Stop()
 
-    def journey(number: int) -> Any:
+    def workflow(number: int) -> Any:
         yield ForcesOn(copies_of(2, 3))
         if number == 4:
             stop.signal = signal.SIGTERM
         return (yield OnCpu("analysis", dict, ([("number", number)],)))
 
-    toys = Toys(journey, 50, Recorder(capacity=6), stop=stop)
+    toys = Toys(workflow, 50, Recorder(capacity=6), stop=stop)
     with pytest.raises(StopRequested):
         toys.run()
-    toys.pipeline.say_farewell()
+    toys.pipeline.say_end_of_work()
     assert sorted(toys.ended) == [0, 1, 2, 3, 4]
     assert all(isinstance(outcome, dict) for outcome in toys.ended.values())
 
@@ -849,7 +849,7 @@ def test_a_full_disk_ends_the_run_and_loses_nothing_before(
 def test_a_list_that_cannot_be_read_any_more_is_said_so(
     tmp_path: Path, metals: list[Atoms], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hpcbench.farm.leases import Leases
+    from hpcbench.scheduler.leases import Leases
 
     sound = Leases.take
     calls = 0
@@ -980,7 +980,7 @@ def test_pressure_squeezes_the_cell_that_may_follow_it(tmp_path: Path, metals: l
 def test_number_of_workers_is_a_number_or_auto() -> None:
     config = load_config({"workers": "3"}, environment={})
     assert config.workers == 3
-    assert "workers" not in config.deciding_settings()
+    assert "workers" not in config.result_settings()
     assert load_config({}, environment={"HPCBENCH_WORKERS": "auto"}).workers == "auto"
     with pytest.raises(HpcbenchError, match="not negative, or the word auto, not 'two'"):
         load_config({"workers": "two"}, environment={})

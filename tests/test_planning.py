@@ -17,11 +17,12 @@ from ase.io import read, write
 
 from hpcbench.cli import main
 from hpcbench.crystal import Crystal
-from hpcbench.curation.examining import examine
+from hpcbench.curation.validation import examine
 from hpcbench.errors import HpcbenchError
 from hpcbench.events import ProgressReader
 from hpcbench.phonons.supercells import displace
 from hpcbench.planning import costs
+from hpcbench.planning.calibration import accuracy, learn, listed_costs, taken
 from hpcbench.planning.costs import (
     CostModel,
     Work,
@@ -34,9 +35,8 @@ from hpcbench.planning.costs import (
     supercell_of,
 )
 from hpcbench.planning.displacements import count
-from hpcbench.planning.hindsight import accuracy, learn, listed_costs, taken
-from hpcbench.planning.holding import most_seconds_held
 from hpcbench.planning.prediction import span
+from hpcbench.planning.prefetch_limit import most_seconds_held
 from hpcbench.relaxation.symmetry import idealise
 from hpcbench.store.reader import Store
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from ase.build import bulk
 from ase.io import write
-from farm import QUICK, mpiexec, run
+from launching import QUICK, mpiexec, run
 
 import hpcbench
 from hpcbench.events import read_events
-from hpcbench.farm.journal import read_journal
+from hpcbench.scheduler.journal import read_journal
 from hpcbench.store.schema import DONE, FAILED
 
 POISON = """
@@ -67,7 +67,7 @@ def test_a_crystal_that_kills_its_process_is_set_aside(tmp_path: Path, harm: str
     (gold,) = table.index[table["status"] == FAILED]
     reason = table.loc[gold, "reason"]
     assert reason.startswith("kills its process: computed alone, it ended its process 3 times")
-    # One rank died; from then on only understudies did, with nothing beside the crystal.
+    # One rank died; from then on only isolated workers did, with nothing beside the crystal.
     deaths = events(out, "death")
     assert [death["ids"] for death in deaths] == [[gold]] * 3
     assert len(events(out, "end")) == 1
@@ -112,7 +112,7 @@ def test_suspects_are_computed_alone_however_many_were_under_way(tmp_path: Path)
     suspects = list(read_journal(journal).begun)
     assert len(suspects) > 2 and not hpcbench.open(out).table["status"].eq(DONE).any()
     assert run(arguments, env=environment).returncode == 1
-    journals = launches.glob("*/journal/*.understudy-*")
+    journals = launches.glob("*/journal/*.isolated-*")
     begun = [line for path in journals for line in path.read_text().splitlines() if line != "end"]
     table = hpcbench.open(out).table
     (gold,) = table.index[table["status"] == FAILED]
@@ -121,7 +121,7 @@ def test_suspects_are_computed_alone_however_many_were_under_way(tmp_path: Path)
 
 
 def test_a_potential_that_was_handed_in_kills_the_program_three_times(tmp_path: Path) -> None:
-    """No understudy can have it: attempts are counted over restarts."""
+    """No isolated worker can have it: attempts are counted over restarts."""
     script = tmp_path / "program.py"
     script.write_text(
         "import sys\n"
@@ -201,14 +201,14 @@ def test_a_rank_that_is_asked_to_stop_gives_its_crystals_back(tmp_path: Path) ->
     assert all(lease["suspects"] == 0 for lease in events(out, "lease"))
 
 
-def test_where_no_understudy_can_work_the_rank_takes_the_risk(tmp_path: Path) -> None:
+def test_where_no_isolated_worker_can_work_the_rank_takes_the_risk(tmp_path: Path) -> None:
     """As on a GPU that allows one process only."""
     (tmp_path / "single.py").write_text(
         "import os, signal\n"
         "from ase.calculators.emt import EMT\n"
         "def make():\n"
-        "    if os.environ.get('UNDERSTUDY'): raise RuntimeError('all GPUs are busy')\n"
-        "    os.environ['UNDERSTUDY'] = '1'\n"
+        "    if os.environ.get('ISOLATED'): raise RuntimeError('all GPUs are busy')\n"
+        "    os.environ['ISOLATED'] = '1'\n"
         "    return Once()\n"
         "class Once(EMT):\n"
         "    def calculate(self, atoms=None, *arguments, **keywords):\n"
@@ -225,11 +225,11 @@ def test_where_no_understudy_can_work_the_rank_takes_the_risk(tmp_path: Path) ->
     assert second.returncode == 0, second.stderr
     assert list(hpcbench.open(out).table["status"]) == [DONE] * 9
     messages = [event["message"] for event in events(out, "warning")]
-    assert any("no understudy" in message for message in messages)
+    assert any("no isolated worker" in message for message in messages)
 
 
-def test_an_understudy_that_somebody_else_stops_makes_nobody_suspect(tmp_path: Path) -> None:
-    """The crystal ends its process once, and its understudy is asked to stop the first time."""
+def test_an_isolated_worker_that_somebody_else_stops_makes_nobody_suspect(tmp_path: Path) -> None:
+    """The crystal ends its process once; the isolated worker is asked to stop the first time."""
     harm = (
         "import pathlib, time; here = pathlib.Path(__file__).parent\n"
         "            number = len(list(here.glob('was-*')))\n"
@@ -245,4 +245,4 @@ def test_an_understudy_that_somebody_else_stops_makes_nobody_suspect(tmp_path: P
     assert again.returncode == 0, again.stderr
     assert (hpcbench.open(out).table["status"] == DONE).all()
     assert events(out, "death") == []
-    assert not any("no understudy" in event["message"] for event in events(out, "warning"))
+    assert not any("no isolated worker" in event["message"] for event in events(out, "warning"))

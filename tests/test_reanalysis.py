@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.build import bulk
-from farm import mpiexec
+from launching import mpiexec
 
 import hpcbench
 from hpcbench.cli import main

@@ -71,7 +71,7 @@ def test_generated_crystals_through_chgnet_as_by_hand(generated: list[Atoms]) ->
 
 
 def test_generated_lists_are_examined_without_an_accident(reference_data: Path) -> None:
-    from hpcbench.curation.examining import examine
+    from hpcbench.curation.validation import examine
     from hpcbench.planning.costs import predict_work
     from hpcbench.sources import find_files, merge, read_file
 

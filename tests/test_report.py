@@ -16,7 +16,7 @@ import hpcbench
 from hpcbench.criteria import CRITERIA
 from hpcbench.errors import StoreError, UsageError
 from hpcbench.report import html
-from hpcbench.report.bands import path_points, point_label, save_bands
+from hpcbench.report.band_plots import path_points, point_label, save_bands
 from hpcbench.report.drawings import MOST_BYTES, bands_svg, histogram_svg, plain, share_svg
 from hpcbench.report.html import write_report
 from hpcbench.store.reader import Bands, Store
@@ -434,7 +434,7 @@ def test_the_report_loads_no_potential(store: Store, tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from hpcbench.store.reader import Store\n"
         "from hpcbench.report.html import write_report\n"
         f"write_report(Store({str(store.path)!r}), Path({str(tmp_path / 'r.html')!r}))\n"
-        "wrong = {'torch', 'mattersim', 'matplotlib', 'hpcbench.farm'} & set(sys.modules)\n"
+        "wrong = {'torch', 'mattersim', 'matplotlib', 'hpcbench.scheduler'} & set(sys.modules)\n"
         "sys.exit(repr(wrong) if wrong else 0)"
     )
     root = Path(hpcbench.__file__).parents[1]

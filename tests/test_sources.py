@@ -24,7 +24,7 @@ from ase.io import read, write
 from ase.spacegroup import crystal as spacegroup_crystal
 
 from hpcbench.crystal import Crystal
-from hpcbench.curation.examining import examine
+from hpcbench.curation.validation import examine
 from hpcbench.errors import SourceError, UnsuitableError
 from hpcbench.sources import (
     LeftOut,

@@ -27,7 +27,7 @@ MOST_PATHS = 9000
 
 def test_a_rank_does_not_load_what_it_does_not_need() -> None:
     script = (
-        "import sys, hpcbench.farm.launch\n"
+        "import sys, hpcbench.scheduler.launch\n"
         "from hpcbench.potentials.registry import load_potential\n"
         "load_potential('mattersim-demo', dtype='float32', device='cpu')\n"
         "print(*sys.modules)\n"

@@ -24,9 +24,9 @@ import hpcbench
 from hpcbench.cli import main
 from hpcbench.errors import DamageError, HpcbenchError, StoreError, UnreadableError
 from hpcbench.events import read_events
-from hpcbench.exchange.exporting import export
-from hpcbench.exchange.files import each_its_own, safe_name
-from hpcbench.exchange.spreadsheets import as_cell, from_cell
+from hpcbench.interop.export_files import each_its_own, safe_name
+from hpcbench.interop.exporting import export
+from hpcbench.interop.spreadsheets import as_cell, from_cell
 from hpcbench.json_text import json_of
 from hpcbench.store.contents import read_contents
 from hpcbench.store.examiner import Examiner

@@ -165,8 +165,8 @@ def test_settings_give_the_same_supercell_before_the_run_and_in_it() -> None:
     assert np.array_equal(chosen, np.diag([3, 3, 2]))
     # Neither of the two is lowered where its numbers are given.
     plain = load_config({"supercell": ["3", "3", "3"], "supercell_atoms": "2"}, None, {})
-    assert "supercell_atoms" not in plain.deciding_settings()
-    stored = config.deciding_settings()
+    assert "supercell_atoms" not in plain.result_settings()
+    stored = config.result_settings()
     assert (stored["supercell"], stored["supercell_atoms"]) == ([12.0], 100)
     assert "check_margin" not in stored
     with pytest.raises(ConfigError, match="a length of at least 5 A"):

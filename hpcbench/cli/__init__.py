@@ -11,8 +11,8 @@ from hpcbench.cli.complaints import complain, is_first_here
 from hpcbench.cli.parser import build_parser
 from hpcbench.config_loading import DEFAULT_FILE
 from hpcbench.errors import HpcbenchError, LaunchError, UsageError
-from hpcbench.farm.guard import stand_between
-from hpcbench.leaving import say_end
+from hpcbench.process_end import say_end
+from hpcbench.scheduler.launcher_shim import stand_between
 from hpcbench.standard_streams import open_closed_streams, outlive_readers, print_any_character
 
 # Files that a sentence names.

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hpcbench.cli.look import store_path
+from hpcbench.counting import counted, they_are
 from hpcbench.texts import one_line, printable, shown_reason
-from hpcbench.words import counted, they_are
 
 # Seconds between two lines about how far it has come.
 _PAUSE = 10.0
@@ -20,9 +20,9 @@ _AGAIN = "the same hpcbench run computes what is missing"
 
 def verify_command(options: argparse.Namespace) -> int:
     """Check a store; 1 if something is wrong with it."""
+    from hpcbench.maintenance.verify import verify
     from hpcbench.report.wording import earlier_words
     from hpcbench.store.reader import Store
-    from hpcbench.upkeep.verify import verify
 
     store = Path(store_path(options.store))
     found = verify(store, options.sample, options.patience, _progress())
@@ -76,7 +76,7 @@ def _progress() -> Callable[[Path, int, int], None]:
 
 def repair_command(options: argparse.Namespace) -> int:
     """Make a store of what is intact; 1 if results are lost."""
-    from hpcbench.upkeep.repair import repair
+    from hpcbench.maintenance.repair import repair
 
     store = Path(store_path(options.store))
     result = repair(store, options.patience)

@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 
 from hpcbench.cli.look import store_path
-from hpcbench.words import counted
+from hpcbench.counting import counted
 
 
 def consolidate_command(options: argparse.Namespace) -> int:
     """Bring what a run has committed into its store."""
-    from hpcbench.rank.rows import schema_of
+    from hpcbench.engine.rows import schema_of
     from hpcbench.store.consolidate import consolidate
     from hpcbench.store.run_folder import RunFolder
 
@@ -24,8 +24,8 @@ def consolidate_command(options: argparse.Namespace) -> int:
 
 def merge_command(options: argparse.Namespace) -> int:
     """Write the crystals of several stores into a new one."""
+    from hpcbench.maintenance.merge import merge
     from hpcbench.report.wording import earlier_words
-    from hpcbench.upkeep.merge import merge
 
     merged = merge([Path(store) for store in options.stores], Path(options.output))
     print(
@@ -39,9 +39,9 @@ def merge_command(options: argparse.Namespace) -> int:
 
 def diff_command(options: argparse.Namespace) -> int:
     """Say where two stores differ; 1 if they do."""
+    from hpcbench.maintenance.diff import diff
     from hpcbench.report.difference import draw_difference, print_difference, write_difference
     from hpcbench.store.reader import Store
-    from hpcbench.upkeep.diff import diff
 
     difference = diff(Store(options.first), Store(options.second), options.tolerance)
     print_difference(difference)

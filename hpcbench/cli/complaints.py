@@ -15,7 +15,7 @@ import traceback
 from pathlib import Path
 
 from hpcbench.errors import HpcbenchError, UsageError, named
-from hpcbench.farm.world import find_launcher
+from hpcbench.scheduler.world import find_launcher
 from hpcbench.texts import printable
 
 # What a rank says, all others of its host would say within this time, in s.

@@ -18,7 +18,7 @@ from hpcbench.cli.findings import BAD, NOTE, OK, Finding, show, split, survive
 from hpcbench.cli.look import store_path
 from hpcbench.config_loading import DEFAULT_FILE, load_config
 from hpcbench.errors import HpcbenchError, PotentialError, SetupError, UsageError
-from hpcbench.farm.world import (
+from hpcbench.scheduler.world import (
     SingleProcess,
     World,
     find_launcher,

@@ -12,11 +12,11 @@ from typing import Any
 
 from hpcbench.cli.findings import BAD, NOTE, OK, Finding, split, survive
 from hpcbench.errors import LaunchError, PotentialError, StoreError
-from hpcbench.farm.devices import RankDevice, examine_devices, gather_devices
-from hpcbench.farm.world import World, places
+from hpcbench.scheduler.devices import RankDevice, examine_devices, gather_devices
+from hpcbench.scheduler.world import World, places
 from hpcbench.versions import installed
 
-# What the problems that ``farm.checks`` finds are about.
+# What the problems that ``scheduler.checks`` finds are about.
 SUBJECTS = {LaunchError: "software", PotentialError: "weights", StoreError: "store"}
 
 
@@ -88,8 +88,8 @@ def check_store(world: World, store: Path, model: str) -> list[Finding]:
     _, problems = everywhere(world, _load_checks)
     if problems:
         return [Finding(BAD, "packages", "\n".join(problems), "./launch.sh setup")]
-    from hpcbench.farm.checks import CLOCK_TOLERANCE, survey
-    from hpcbench.farm.disk import remedy
+    from hpcbench.scheduler.checks import CLOCK_TOLERANCE, survey
+    from hpcbench.scheduler.disk import remedy
 
     # The folder that is there: a run would make those that are missing.
     parent = next(path for path in (store.absolute(), *store.absolute().parents) if path.is_dir())
@@ -130,7 +130,7 @@ def check_store(world: World, store: Path, model: str) -> list[Finding]:
 
 
 def _load_checks() -> None:
-    import hpcbench.farm.checks  # noqa: F401  # may fail on a host with a broken environment
+    import hpcbench.scheduler.checks  # noqa: F401  # may fail on a host with a broken environment
 
 
 def _about(problem: Exception, folder: Path) -> tuple[str, str]:
@@ -141,7 +141,7 @@ def _about(problem: Exception, folder: Path) -> tuple[str, str]:
 def _probe_store(folder: Path, ranks: int) -> Iterator[Finding]:
     import h5py
 
-    from hpcbench.farm.disk import free_bytes, size
+    from hpcbench.scheduler.disk import free_bytes, size
 
     probe = folder / "probe.h5"
     try:

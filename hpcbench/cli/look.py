@@ -64,7 +64,7 @@ def status_command(options: argparse.Namespace) -> int:
 
 
 def _print_status(path: str, *, ranks: bool) -> None:
-    from hpcbench.planning.hindsight import accuracy, listed_costs, taken
+    from hpcbench.planning.calibration import accuracy, listed_costs, taken
     from hpcbench.report.status import print_launch, print_ranks
     from hpcbench.report.wording import earlier_words
     from hpcbench.store.reader import Store
@@ -98,7 +98,7 @@ def _print_status(path: str, *, ranks: bool) -> None:
 def _reader(path: str) -> ProgressReader:
     """Follows a run, and knows what the crystals that its latest launch found were to cost."""
     from hpcbench.events import ProgressReader
-    from hpcbench.planning.hindsight import listed_costs
+    from hpcbench.planning.calibration import listed_costs
     from hpcbench.store.reader import Store
     from hpcbench.store.run_folder import RunFolder
 
@@ -170,7 +170,7 @@ def show_command(options: argparse.Namespace) -> int:
     if row["status"] != DONE:
         return 1
     if options.png:
-        from hpcbench.report.bands import save_bands
+        from hpcbench.report.band_plots import save_bands
 
         picture = Path(options.png)
         print(save_bands(store.bands(key), picture, title=row["name"], force=options.force))

@@ -8,13 +8,13 @@ import time
 from pathlib import Path
 
 from hpcbench.cli.look import store_path
-from hpcbench.deciding import IMPORTED
+from hpcbench.counting import counted, they_are
 from hpcbench.errors import SetupError, UsageError
-from hpcbench.exchange.formats import FORMATS
+from hpcbench.interop.export_formats import FORMATS
 from hpcbench.outputs import appended, settings_text
+from hpcbench.settings_hash import IMPORTED
 from hpcbench.texts import one_line, printable, shown_reason
 from hpcbench.threads import cap_threads
-from hpcbench.words import counted, they_are
 
 # Seconds from one line about an import's progress to the next.
 _INTERVAL = 10.0
@@ -24,8 +24,8 @@ _NAMED = 10
 
 def export_command(options: argparse.Namespace) -> int:
     """Write results in another format."""
-    from hpcbench.exchange.exporting import export
-    from hpcbench.exchange.tables import table_text
+    from hpcbench.interop.exporting import export
+    from hpcbench.interop.tables import table_text
     from hpcbench.store.reader import Store
 
     store = Store(store_path(options.store))
@@ -49,8 +49,8 @@ def export_command(options: argparse.Namespace) -> int:
 def import_command(options: argparse.Namespace) -> int:
     """Make a store of phonons that others computed."""
     cap_threads()
-    from hpcbench.exchange.finding import find
-    from hpcbench.exchange.importing import import_config, import_found
+    from hpcbench.interop.finding import find
+    from hpcbench.interop.importing import import_config, import_found
 
     found = find(options.sources)
     flags = {name: getattr(options, name) for name in ("out", *IMPORTED)}
@@ -99,7 +99,7 @@ def import_command(options: argparse.Namespace) -> int:
 
 def report_command(options: argparse.Namespace) -> int:
     """Write the report: a page, JSON, figures."""
-    from hpcbench.farm.ending import consolidate_if_idle
+    from hpcbench.scheduler.shutdown import consolidate_if_idle
     from hpcbench.store.reader import Store
 
     path = store_path(options.store)

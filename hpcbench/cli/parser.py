@@ -23,9 +23,9 @@ from hpcbench.cli.texts import (
 )
 from hpcbench.config import settings
 from hpcbench.config_loading import DEFAULT_FILE
-from hpcbench.deciding import IMPORTED, REANALYSED
 from hpcbench.errors import UsageError
-from hpcbench.exchange.formats import FORMATS
+from hpcbench.interop.export_formats import FORMATS
+from hpcbench.settings_hash import IMPORTED, REANALYSED
 
 
 class Parser(argparse.ArgumentParser):

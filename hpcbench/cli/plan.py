@@ -22,7 +22,7 @@ def plan_command(options: argparse.Namespace) -> int:
     from hpcbench.limits import Limits
     from hpcbench.planning.costs import load_cost_model
     from hpcbench.planning.prediction import predict
-    from hpcbench.report.prediction import print_prediction
+    from hpcbench.report.prediction_tables import print_prediction
     from hpcbench.sources import find_sources
 
     config = config_of(options)

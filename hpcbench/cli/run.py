@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 from hpcbench.cli.complaints import complain
 from hpcbench.config import RunConfig, settings
 from hpcbench.config_loading import DEFAULT_FILE, load_config
-from hpcbench.deciding import REANALYSED
+from hpcbench.counting import counted
+from hpcbench.engine.stopping import STOPPED, Stop, end_at_start
 from hpcbench.errors import (
     DeviceError,
     HpcbenchError,
@@ -22,18 +23,17 @@ from hpcbench.errors import (
     StoreError,
     UsageError,
 )
-from hpcbench.farm.beginning import Beginning
-from hpcbench.farm.world import World, join_world, lonely
 from hpcbench.outputs import appended, target_of
-from hpcbench.rank.stopping import STOPPED, Stop, end_at_start
+from hpcbench.scheduler.startup_watchdog import StartupWatchdog
+from hpcbench.scheduler.world import World, join_world, lonely
+from hpcbench.settings_hash import REANALYSED
 from hpcbench.standard_streams import own_output
 from hpcbench.texts import printable
 from hpcbench.threads import cap_threads
-from hpcbench.words import counted
 
 if TYPE_CHECKING:
-    from hpcbench.farm.plan import Plan
-    from hpcbench.upkeep.reanalysis import Reanalysis
+    from hpcbench.maintenance.reanalysis import Reanalysis
+    from hpcbench.scheduler.run_plan import Plan
 
 LOG_INTERVAL = 60.0
 RANKS_A_SECOND = 8
@@ -56,12 +56,12 @@ def reanalyse_command(options: argparse.Namespace) -> int:
 
     def prepare() -> tuple[RunConfig, Reanalysis]:
         from hpcbench.cli.look import store_path
-        from hpcbench.upkeep.reanalysis import reanalysis
+        from hpcbench.maintenance.reanalysis import reanalysis
 
         flags = {name: getattr(options, name) for name in REANALYSED}
         parent = Path(store_path(options.store))
-        instead = reanalysis(parent, flags, options.config, options.out)
-        return instead.config, instead
+        workload = reanalysis(parent, flags, options.config, options.out)
+        return workload.config, workload
 
     return _as_a_rank(options.command, prepare, None)
 
@@ -76,14 +76,14 @@ def _as_a_rank(
     stop.when_asked = end_at_start
     stop.install()
     cap_threads()
-    config, instead = prepare()
+    config, workload = prepare()
     world = join_world()
     # Before the heavy imports: they take longest of all that comes before the work.
-    beginning = Beginning(world)
+    startup = StartupWatchdog(world)
     if world.size == 1:
-        return _run(config, world, beginning, stop, instead, retry)[0]
+        return _run(config, world, startup, stop, workload, retry)[0]
     try:
-        code, everyone_is_there = _run(config, world, beginning, stop, instead, retry)
+        code, everyone_is_there = _run(config, world, startup, stop, workload, retry)
     except HpcbenchError as error:
         # Before the work began an error is every rank's: one says it.
         if world.rank == 0:
@@ -136,13 +136,13 @@ def _weights_path(model: str) -> str:
 def _run(
     config: RunConfig,
     world: World,
-    beginning: Beginning,
+    startup: StartupWatchdog,
     stop: Stop,
-    instead: Reanalysis | None,
+    workload: Reanalysis | None,
     retry: str | None,
 ) -> tuple[int, bool]:
     """The exit code, and whether no rank died."""
-    from hpcbench.farm.launch import launch
+    from hpcbench.scheduler.launch import launch
 
     if world.size == 1 and (note := lonely()):
         _tell_note(note, world)
@@ -158,9 +158,9 @@ def _run(
         outcome = launch(
             config,
             world,
-            beginning=beginning,
+            startup=startup,
             stop=stop,
-            instead=instead,
+            workload=workload,
             retry=retry,
             on_note=lambda note: _tell_note(note, world),
             on_plan=on_plan,
@@ -206,7 +206,7 @@ def _tell_note(note: str, world: World) -> None:
 
 
 def _show_results(config: RunConfig) -> None:
-    from hpcbench.rank.account import read_stages
+    from hpcbench.engine.timing import read_stages
     from hpcbench.report.terminal import print_results
     from hpcbench.store.reader import Store
     from hpcbench.store.schema import REANALYSIS_OF

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcbench.crystal import Crystal
-from hpcbench.curation.examining import MIN_VOLUME
+from hpcbench.curation.validation import MIN_VOLUME
 
 if TYPE_CHECKING:
     from pymatgen.analysis.structure_matcher import StructureMatcher

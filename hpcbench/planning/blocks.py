@@ -21,7 +21,7 @@ class Block:
     seconds : float
         Predicted for one rank.
     suspect : bool
-        They have been with a process when it died, and are computed by an understudy.
+        They have been with a process when it died, and are computed by an isolated worker.
     """
 
     rows: tuple[int, ...]

@@ -17,8 +17,8 @@ from hpcbench.errors import SetupError
 from hpcbench.limits import Limits
 from hpcbench.planning.blocks import make_blocks
 from hpcbench.planning.costs import CostModel, Work
-from hpcbench.planning.curating import curated
-from hpcbench.planning.listing import read_share, together
+from hpcbench.planning.crystal_list import read_share, together
+from hpcbench.planning.curated_list import curated
 from hpcbench.sources import find_files
 
 # Memory of a forward pass in bytes an edge (benchmarks/results); of others it is not known.

@@ -30,7 +30,7 @@ WITH_RESPONSE = (*MATTERSIM_FILES, DEMO, *SEVENNET)
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedCrystal:
     """A line of ``hpcbench models``: the name, what it is, and whether it can be used here."""
 
     name: str
@@ -39,15 +39,15 @@ class Listed:
     state: str
 
 
-def listed_potentials() -> list[Listed]:
+def listed_potentials() -> list[ListedCrystal]:
     """All potentials that have a name, and where each one stands on this machine."""
     lines = []
     for name, filename in MATTERSIM_FILES.items():
         path = mattersim_folder() / filename
         state = str(path) if path.is_file() else f"weights missing: hpcbench models fetch {name}"
-        lines.append(Listed(name, "MatterSim v1, Microsoft (MIT)", path.is_file(), state))
+        lines.append(ListedCrystal(name, "MatterSim v1, Microsoft (MIT)", path.is_file(), state))
     lines.append(
-        Listed(DEMO, "small stand-in for demos and tests only", True, "comes with hpcbench")
+        ListedCrystal(DEMO, "small stand-in for demos and tests only", True, "comes with hpcbench")
     )
     for name, package, extra in (
         (CHGNET, "chgnet", "chgnet"),
@@ -55,7 +55,7 @@ def listed_potentials() -> list[Listed]:
     ):
         found = importlib.util.find_spec(package) is not None
         state = f"package {package}" if found else f"./launch.sh setup {extra}"
-        lines.append(Listed(name, f"pretrained weights in package {package}", found, state))
+        lines.append(ListedCrystal(name, f"pretrained weights in package {package}", found, state))
     return lines
 
 

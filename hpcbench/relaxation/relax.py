@@ -18,7 +18,7 @@ from hpcbench.protocols import Stage
 from hpcbench.relaxation.in_flight import InFlight
 from hpcbench.relaxation.start import Minimum, Prepared, prepare
 from hpcbench.relaxation.symmetry import EXACT, SpaceGroup, SymmetryOperations, find_space_group
-from hpcbench.requests import Minimise, OnCpu, Request
+from hpcbench.work_requests import Minimise, OnCpu, Request
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -93,7 +93,7 @@ def relaxation_requests(
     symmetry_tolerance: float,
     pressure: float = 0.0,
 ) -> Generator[Request, Any, Relaxation]:
-    """Relax one crystal to its minimum, by requests (see :mod:`hpcbench.requests`).
+    """Relax one crystal to its minimum, by requests (see :mod:`hpcbench.work_requests`).
 
     Parameters
     ----------

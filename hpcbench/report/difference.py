@@ -6,14 +6,14 @@ from pathlib import Path
 
 from rich.table import Table
 
+from hpcbench.counting import counted
 from hpcbench.errors import SetupError, StoreError
-from hpcbench.exchange.spreadsheets import harmless
+from hpcbench.interop.spreadsheets import harmless
+from hpcbench.maintenance.diff import Difference
 from hpcbench.outputs import PICTURE, replacing
 from hpcbench.report.drawings import number
 from hpcbench.report.terminal import console, plain
 from hpcbench.report.wording import text_of
-from hpcbench.upkeep.diff import Difference
-from hpcbench.words import counted
 
 _SHOWN = 30
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpcbench.criteria import Criterion
-from hpcbench.report.bands import (
+from hpcbench.report.band_plots import (
     LINE,
     WARNING,
     Array,
@@ -27,7 +27,7 @@ from hpcbench.report.bands import (
 )
 
 if TYPE_CHECKING:
-    from hpcbench.store.bands import Bands
+    from hpcbench.store.stored_bands import Bands
 
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 OPEN = "#7a5a00"

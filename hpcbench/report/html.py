@@ -24,7 +24,7 @@ from hpcbench.report.benchmark import benchmark_of
 from hpcbench.report.crystal_rows import CrystalRow, crystal_row, lowest_q_of
 from hpcbench.report.drawings import bands_svg, histogram_svg, share_svg
 from hpcbench.report.history import MOST_CHANGED, computation_words, history_of
-from hpcbench.report.protocols import protocols_of
+from hpcbench.report.protocol_comparison import protocols_of
 from hpcbench.report.wording import (
     DASH,
     causes_of,

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from hpcbench.counting import counted
 from hpcbench.events import duration
 from hpcbench.report.terminal import console
-from hpcbench.words import counted
 
 if TYPE_CHECKING:
     from hpcbench.events import Progress, RankProgress
-    from hpcbench.planning.hindsight import Accuracy
+    from hpcbench.planning.calibration import Accuracy
 
 # Seconds without any sign of life, heartbeats included, after which a rank is said to be silent:
 # some times the heartbeat's interval, and as late as shared file systems show it.

@@ -35,9 +35,9 @@ from hpcbench.texts import printable, shown_reason
 if TYPE_CHECKING:
     import pandas
 
-    from hpcbench.store.bands import Bands
     from hpcbench.store.reader import Store
-from hpcbench.words import counted
+    from hpcbench.store.stored_bands import Bands
+from hpcbench.counting import counted
 
 # More rows than this are a file's business: a table's end should still be on the screen.
 MOST_ROWS = 60

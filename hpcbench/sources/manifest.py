@@ -25,7 +25,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from hpcbench import values as kind
+from hpcbench import setting_values as kind
 from hpcbench.errors import SourceError, UnreadableError
 from hpcbench.limits import DEFAULT, Limits
 from hpcbench.origin import Generator

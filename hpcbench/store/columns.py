@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hpcbench.store.fields import Field, Schema, column_path, missing_column
 from hpcbench.store.files import Files
-from hpcbench.store.listed import LISTED, columns_set_aside
+from hpcbench.store.list_rows import LISTED, columns_set_aside
 from hpcbench.store.schema import EARLIER_LIST
 
 if TYPE_CHECKING:

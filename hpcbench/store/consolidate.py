@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hpcbench.errors import DamageError, StoreError
 from hpcbench.store.damage import find_damage, find_damage_apart, set_aside
-from hpcbench.store.decorations import decorate
+from hpcbench.store.dimension_scales import decorate
 from hpcbench.store.fields import Block, Row, Schema, of_good_size
 from hpcbench.store.joining import nobody_joins
 from hpcbench.store.run_folder import RunFolder, stamp

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from hpcbench.children import command, environment
+from hpcbench.child_processes import command, environment
 from hpcbench.errors import DamageError, StoreError
 from hpcbench.store.examiner import Examiner
 from hpcbench.store.faults import without_path

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpcbench.children import command, environment
+from hpcbench.child_processes import command, environment
 from hpcbench.errors import DamageError, StoreError
 from hpcbench.store.examiner import Examiner
 from hpcbench.store.faults import Damage, is_of_system, without_path

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcbench.counting import counted
 from hpcbench.errors import StoreError, UsageError
-from hpcbench.store.bands import Bands, bands_of
 from hpcbench.store.columns import columns_of, schema_of, table_of
 from hpcbench.store.fields import Schema
 from hpcbench.store.files import Files
-from hpcbench.store.listed import listed_row, unfinished_ids
+from hpcbench.store.list_rows import listed_row, unfinished_ids
 from hpcbench.store.names import hint_of, ids_of, is_beside, is_history
 from hpcbench.store.physics import phonopy_of
 from hpcbench.store.result import Result, compact_force_constants, result_of
 from hpcbench.store.run_folder import RunFolder
 from hpcbench.store.schema import AGAIN, DONE, EARLIER_LIST
 from hpcbench.store.selection import Selection
-from hpcbench.words import counted
+from hpcbench.store.stored_bands import Bands, bands_of
 
 if TYPE_CHECKING:
     import pandas

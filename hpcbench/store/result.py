@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcbench.criteria import PLACES
-from hpcbench.store.bands import Bands, bands_of
 from hpcbench.store.row_checks import as_stored
 from hpcbench.store.schema import DONE
+from hpcbench.store.stored_bands import Bands, bands_of
 
 if TYPE_CHECKING:
     from ase import Atoms

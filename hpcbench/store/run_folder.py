@@ -173,7 +173,7 @@ class RunFolder:
             os.close(self._lock)
             self._lock = None
 
-    def agree(self, deciding: Mapping[str, Any]) -> None:
+    def agree(self, result_settings: Mapping[str, Any]) -> None:
         """Write what decides the results, or compare it with that of the results there are.
 
         Raises
@@ -181,11 +181,11 @@ class RunFolder:
         StoreMismatchError
             If the store was made with other settings; the message lists the differences.
         """
-        if not self.compare(deciding):
-            text = json.dumps(dict(deciding), indent=1, sort_keys=True) + "\n"
+        if not self.compare(result_settings):
+            text = json.dumps(dict(result_settings), indent=1, sort_keys=True) + "\n"
             replace_text(self._settings, text)
 
-    def compare(self, deciding: Mapping[str, Any]) -> bool:
+    def compare(self, result_settings: Mapping[str, Any]) -> bool:
         """Compare what decides the results with that of the results there are; changes nothing.
 
         Returns whether the folder says what decides them.
@@ -196,12 +196,12 @@ class RunFolder:
             As :meth:`agree`.
         """
         if self._settings.exists() and (self.store.exists() or self.segment_paths()):
-            refuse_difference(self.settings(), deciding, self.store)
+            refuse_difference(self.settings(), result_settings, self.store)
             return True
         if self.store.exists():
             # Without its folder: removed after the run, or merged from several stores.
             with TableReader(self.store) as reader:
-                refuse_difference(reader.settings, deciding, self.store)
+                refuse_difference(reader.settings, result_settings, self.store)
         return False
 
     def settings(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import numpy as np
 from hpcbench.outputs import remove_left_over, says_at_work, temporary_name
 from hpcbench.store import integrity
 from hpcbench.store.contents import Contents, find_chunks, pack, raw_chunks, texts
+from hpcbench.store.failsafe_file import PatientFile
 from hpcbench.store.fields import (
     Block,
     Field,
@@ -27,7 +28,6 @@ from hpcbench.store.fields import (
     conform,
     ragged_path,
 )
-from hpcbench.store.patient_file import PatientFile
 
 FORMAT = "hpcbench-store"
 FORMAT_VERSION = (1, 0)

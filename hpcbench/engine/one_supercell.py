@@ -1,0 +1,149 @@
+"""Ask for a crystal's phonons in one supercell, by displacements or by linear response."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpcbench.engine.displacement_tasks import Displaced, analyse_forces, displace_supercell
+from hpcbench.engine.phonon_columns import Analysed
+from hpcbench.engine.response_tasks import Planned, analyse_columns, plan_response
+from hpcbench.engine.rows import Computation
+from hpcbench.engine.workflow_context import WorkflowContext, analysis_settings, phonon_settings
+from hpcbench.protocols import Protocol
+from hpcbench.store.schema import FIRST
+from hpcbench.work_requests import ANALYSIS, DISPLACEMENTS, ForcesOn, OnCpu, Request, ResponseTo
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from hpcbench.potentials.columns import Response
+
+
+@dataclass(frozen=True, eq=False)
+class ComputedPhonons:
+    """A computation of a crystal's phonons, of a kind as in ``store.schema``."""
+
+    kind: str
+    phonon: bytes
+    analysed: Analysed
+    in_double: bool = False
+
+
+def computation_of(done: ComputedPhonons) -> Computation:
+    """Return a computation as it stands in the rows."""
+    return Computation(done.kind, done.analysed.columns, done.in_double)
+
+
+def compute_phonons(
+    context: WorkflowContext, atoms: Atoms, supercell_matrix: NDArray[np.int64], by_response: bool
+) -> Generator[Request, Any, ComputedPhonons]:
+    """Compute phonons in a supercell for the first time."""
+    if by_response:
+        return (yield from compute_by_response(context, FIRST, atoms, supercell_matrix))
+    displaced = yield from displace(context, atoms, supercell_matrix)
+    analysed = yield from analyse_displaced(context, displaced, in_double=False)
+    return ComputedPhonons(FIRST, displaced.phonon, analysed)
+
+
+def compute_by_response(
+    context: WorkflowContext,
+    kind: str,
+    atoms: Atoms,
+    supercell_matrix: NDArray[np.int64],
+    *,
+    in_double: bool = False,
+) -> Generator[Request, Any, ComputedPhonons]:
+    """Compute force constants by linear response at all q of a supercell.
+
+    In the primitive cell where the potential responds at any q, else in the supercell.
+    """
+    if not context.info.responds:
+        return (yield from _by_linear_forces(context, kind, atoms, supercell_matrix, in_double))
+    settings = phonon_settings(context.config)
+    planned: Planned = yield OnCpu(
+        DISPLACEMENTS, plan_response, (atoms, supercell_matrix, settings)
+    )
+    answers = yield from request_responses(planned, in_double=in_double)
+    analysed = yield OnCpu(
+        ANALYSIS, analyse_columns, (planned, *answers, *analysis_settings(context))
+    )
+    return ComputedPhonons(kind, planned.phonon, analysed, in_double)
+
+
+def _by_linear_forces(
+    context: WorkflowContext,
+    kind: str,
+    atoms: Atoms,
+    supercell_matrix: NDArray[np.int64],
+    in_double: bool,
+) -> Generator[Request, Any, ComputedPhonons]:
+    settings, *rest = analysis_settings(context)
+    settings = replace(settings, linear=True)
+    displaced: Displaced = yield OnCpu(
+        DISPLACEMENTS, displace_supercell, (atoms, supercell_matrix, settings)
+    )
+    forces: NDArray[np.float64] = yield ForcesOn(displaced.copies, in_double, linear=True)
+    analysed: Analysed = yield OnCpu(
+        ANALYSIS, analyse_forces, (displaced.phonon, forces, settings, *rest)
+    )
+    return ComputedPhonons(kind, displaced.phonon, analysed, in_double)
+
+
+def request_responses(
+    planned: Planned, *, in_double: bool
+) -> Generator[Request, Any, tuple[Response, Response | None]]:
+    """Ask for the response to a crystal's columns, the real and the complex ones."""
+    real: Response = yield ResponseTo(planned.atoms, planned.real, in_double)
+    complex_: Response | None = None
+    if len(planned.complex):
+        complex_ = yield ResponseTo(planned.atoms, planned.complex, in_double)
+    return real, complex_
+
+
+def displace(
+    context: WorkflowContext,
+    atoms: Atoms,
+    supercell_matrix: NDArray[np.int64],
+    protocol: Protocol | None = None,
+    *,
+    lengths: bool = False,
+) -> Generator[Request, Any, Displaced]:
+    """Ask for the displaced supercells of a crystal."""
+    settings = phonon_settings(context.config, protocol)
+    displaced: Displaced = yield OnCpu(
+        DISPLACEMENTS, displace_supercell, (atoms, supercell_matrix, settings, lengths)
+    )
+    return displaced
+
+
+def analyse_displaced(
+    context: WorkflowContext,
+    displaced: Displaced,
+    *,
+    in_double: bool,
+    protocol: Protocol | None = None,
+    lengths: bool = False,
+    known: NDArray[np.float64] | None = None,
+) -> Generator[Request, Any, Analysed]:
+    """Ask for the forces on displaced supercells, and what they come to.
+
+    ``known`` are forces of the same displacements with those that tell the noise: then those
+    of other lengths alone are asked for.
+    """
+    how = analysis_settings(context, protocol)
+    copies = displaced.copies
+    if known is not None:
+        # Its last one is the first displacement at half its length, which is among the others.
+        copies = copies.only(slice(len(known) - 1, None))
+    forces: NDArray[np.float64] = yield ForcesOn(copies, in_double)
+    if known is not None:
+        forces = np.concatenate([known[:-1], forces])
+    analysed: Analysed = yield OnCpu(
+        ANALYSIS, analyse_forces, (displaced.phonon, forces, *how, lengths)
+    )
+    return replace(analysed, forces=forces)

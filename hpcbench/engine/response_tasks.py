@@ -1,0 +1,334 @@
+"""What linear response needs beside the potential, in a rank's worker processes. Loads no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from numpy.typing import NDArray
+from phonopy import Phonopy
+
+from hpcbench.criteria import BETWEEN_Q, EXACT, LONG_WAVES, ROUNDING, column_of
+from hpcbench.engine.phonon_columns import Analysed, Keep, exact_cause, mode_columns, phonon_columns
+from hpcbench.phonons.calculate import PhononSettings, analyse_response, prepare
+from hpcbench.phonons.elasticity import (
+    lowest_stiffness,
+    slowest_sound,
+    stiffness,
+    strain_columns,
+)
+from hpcbench.phonons.exact_q import STABLE, UNDETERMINED, UNSTABLE, AtQ, decide_checked
+from hpcbench.phonons.noise import rounding_of_response
+from hpcbench.phonons.rational import Suspicions
+from hpcbench.phonons.response import (
+    Plan,
+    at_gamma_without_sums,
+    commensurate_of,
+    constants_at_gamma,
+    dynamical_matrices,
+    force_constants_at,
+    plan_columns,
+)
+from hpcbench.phonons.spectrum import imaginary_modes, mode_of
+from hpcbench.phonons.stability import Spectrum, is_undetermined
+from hpcbench.phonons.supercells import primitive_atoms
+from hpcbench.potentials.columns import Columns, Response, joined
+from hpcbench.store.schema import BY_RESPONSE
+
+# In reciprocal lattice vectors: q without any symmetry, where branches are compared as well.
+GENERIC = np.array([[0.1293, 0.2617, 0.4171], [0.3819, 0.0737, 0.2281]])
+_SAME = 1e-6
+_STRAINS = 6
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """A crystal whose linear response is wanted.
+
+    Attributes
+    ----------
+    phonon : bytes
+        The Phonopy object, pickled.
+    atoms : Atoms
+        Its primitive cell.
+    qpoints : ndarray, shape (nq, 3)
+        At which.
+    plan : Plan
+        The columns that this takes.
+    """
+
+    phonon: bytes
+    atoms: Atoms
+    qpoints: NDArray[np.float64]
+    plan: Plan
+
+    @property
+    def real(self) -> Columns:
+        """Columns with real phases, and six strains behind them."""
+        return joined(self.plan.real, strain_columns(len(self.atoms)))
+
+    @property
+    def complex(self) -> Columns:
+        """The other columns."""
+        return self.plan.complex
+
+    @property
+    def cost(self) -> int:
+        """Real columns; a complex one is two."""
+        return self.plan.cost + _STRAINS
+
+
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """Frequencies that were interpolated and computed.
+
+    Attributes
+    ----------
+    error : float
+        Largest difference in THz.
+    computed : tuple of AtQ
+        What was computed.
+    cost : int
+        Real columns.
+    elastic : mapping
+        The columns of elastic constants.
+    """
+
+    error: float
+    computed: tuple[AtQ, ...]
+    cost: int
+    elastic: Mapping[str, Any]
+
+
+def plan_response(
+    atoms: Atoms, supercell_matrix: NDArray[np.int64], settings: PhononSettings
+) -> Planned:
+    """Return the columns that give force constants at all q commensurate with a supercell."""
+    phonon = prepare(atoms, supercell_matrix, settings)
+    qpoints = commensurate_of(phonon)
+    return _planned(phonon, qpoints)
+
+
+def analyse_columns(
+    planned: Planned,
+    real: Response,
+    complex_: Response | None,
+    settings: PhononSettings,
+    criterion: str,
+    keep: Keep,
+) -> Analysed:
+    """Return what the response to a crystal's columns comes to.
+
+    Parameters
+    ----------
+    planned : Planned
+        From :func:`plan_response`.
+    real, complex_ : Response
+        To its columns; None where it has none of a kind.
+    criterion : str
+        The one whose answer is the verdict.
+    keep : Keep
+        What is among the columns beside force constants and verdicts.
+    """
+    phonon: Phonopy = pickle.loads(planned.phonon)
+    phonon.dataset = None
+    constants, rounding = force_constants_at(planned.plan, real, complex_)
+    gamma = np.flatnonzero(np.abs(planned.qpoints).max(axis=1) < _SAME)
+    constants[gamma] = at_gamma_without_sums(constants[gamma])
+    result = analyse_response(phonon, planned.qpoints, constants, rounding, settings)
+    elastic = _elastic_columns(phonon, real, constants[gamma[0]])
+    columns = phonon_columns(result, criterion, keep) | {
+        "derivative": BY_RESPONSE,
+        "response_columns": planned.cost,
+        **elastic,
+    }
+    return Analysed(columns, result.suspicions, exact_cause(result))
+
+
+def plan_check(
+    phonon: bytes,
+    columns: Mapping[str, Any],
+    found: Suspicions,
+    below: Sequence[NDArray[np.float64]],
+) -> tuple[Planned, NDArray[np.float64]]:
+    """Return the columns that tell whether interpolated frequencies are right, and those.
+
+    At the lowest q of path and mesh, at those that suspicions ask for, and at ``GENERIC``; what is
+    commensurate with the supercell is exact, and left out.
+
+    Parameters
+    ----------
+    phonon : bytes
+        Of the crystal, without force constants.
+    columns : mapping
+        Those of :func:`hpcbench.engine.phonon_columns.phonon_columns`.
+    found : Suspicions
+        Of the same result.
+    below : sequence of ndarray, shape (3,)
+        Other q, see :func:`surely_below`.
+
+    Returns
+    -------
+    Planned
+    ndarray, shape (nq, nbands)
+        Interpolated frequencies in THz, ascending.
+    """
+    crystal: Phonopy = pickle.loads(phonon)
+    crystal.dataset = None
+    crystal.force_constants = columns["force_constants"]
+    known = [columns["min_q_path"], columns["min_q_mesh"], *below]
+    exact = np.asarray(columns["commensurate_qpoints"])
+    qpoints = [suspicion.qpoint.coordinates for suspicion in found.chosen]
+    for qpoint in known:
+        if not _is_among(qpoint, np.array([*exact, *qpoints])):
+            qpoints.append(np.asarray(qpoint))
+    chosen = np.concatenate([np.reshape(qpoints, (-1, 3)), GENERIC])
+    frequencies = np.sort(crystal.run_qpoints(chosen).frequencies, axis=1)
+    return _planned(crystal, chosen), frequencies
+
+
+def compare(
+    planned: Planned,
+    interpolated: NDArray[np.float64],
+    real: Response,
+    complex_: Response | None,
+    columns: Mapping[str, Any],
+    settings: PhononSettings,
+) -> Checked:
+    """Return how far interpolated frequencies are from computed ones.
+
+    Parameters
+    ----------
+    planned, interpolated
+        From :func:`plan_check`.
+    real, complex_ : Response
+        To its columns; None where it has none of a kind.
+    columns : mapping
+        Those of :func:`hpcbench.engine.phonon_columns.phonon_columns`.
+    """
+    phonon: Phonopy = pickle.loads(planned.phonon)
+    (criterion,) = (one for one in settings.criteria if one.name == EXACT)
+    constants, rounding = force_constants_at(planned.plan, real, complex_)
+    matrices = dynamical_matrices(phonon, constants, planned.qpoints)
+    error, computed = 0.0, []
+    phonon.force_constants = columns["force_constants"]
+    elastic = _elastic_columns(phonon, real, constants_at_gamma(phonon))
+    for qpoint, matrix, guessed in zip(planned.qpoints, matrices, interpolated, strict=True):
+        frequencies, mode = mode_of(phonon, qpoint, matrix)
+        error = max(error, float(np.abs(frequencies - guessed).max()))
+        here = {"q": Spectrum(qpoint[None], frequencies[None], np.zeros(len(frequencies), bool))}
+        at_q = dataclasses.replace(criterion, place="q")
+        reach = rounding_of_response(phonon, rounding, here, [at_q]).reach("q", of_rounding=True)
+        cause = ROUNDING * is_undetermined(at_q, here["q"], *reach)
+        below = not cause and bool(frequencies[0] < criterion.threshold)
+        computed.append(AtQ(frequencies, mode, np.eye(3, dtype=np.int64), 0, below, cause))
+    return Checked(error, tuple(computed), planned.cost, elastic)
+
+
+def surely_below(columns: Mapping[str, Any], settings: PhononSettings) -> list[NDArray[np.float64]]:
+    """Return the q at which a frequency below the threshold of ``exact-q`` was computed.
+
+    ``columns`` are those of :func:`checked_columns`.
+    """
+    (exact,) = (one for one in settings.criteria if one.name == EXACT)
+    if columns[column_of(EXACT)] != UNSTABLE:
+        return []
+    found = [columns["min_q_commensurate"]] * (
+        columns["min_frequency_commensurate"] < exact.threshold
+    )
+    qpoints = columns["computed_qpoints"]
+    lowest = np.reshape(columns["computed_frequencies"], (len(qpoints), -1)).min(axis=1)
+    return [
+        *found,
+        *(q for q, value in zip(qpoints, lowest, strict=True) if value < exact.threshold),
+    ]
+
+
+def checked_columns(
+    columns: Mapping[str, Any],
+    analysed: Analysed,
+    checked: Checked,
+    settings: PhononSettings,
+    criterion: str,
+) -> dict[str, Any]:
+    """Return the columns of a row whose interpolated frequencies were checked.
+
+    Parameters
+    ----------
+    columns : mapping
+        Those of :func:`hpcbench.engine.phonon_columns.phonon_columns`.
+    analysed : Analysed
+        What they are from.
+    checked : Checked
+        From :func:`compare`.
+    criterion : str
+        The one whose answer is the verdict.
+    """
+    (exact,) = (one for one in settings.criteria if one.name == EXACT)
+    column = column_of(EXACT)
+    changed: dict[str, Any] = {}
+    # Nothing between the q of the supercell changes what is sure at them, or what rounding, the
+    # length of displacements or forces that hold nothing leave open there.
+    is_open = analysed.exact_cause in (BETWEEN_Q, LONG_WAVES)
+    if is_open or columns[column] == STABLE:
+        known = np.concatenate(
+            [
+                np.reshape(columns["commensurate_qpoints"], (-1, 3)),
+                [one.mode.qpoint for one in checked.computed],
+            ]
+        )
+        seen = all(_is_among(columns[f"min_q_{place}"], known) for place in ("path", "mesh"))
+        answer = decide_checked(
+            analysed.suspicions, checked.computed, exact.threshold, lowest_seen=seen
+        )
+        below = [one for one in columns["within_noise"].split(", ") if one and one != EXACT]
+        changed[column] = answer.verdict
+        changed["within_noise"] = ", ".join([*below, *[EXACT] * bool(answer.cause)])
+        if answer.verdict != UNDETERMINED:
+            changed["open_regions"] = 0
+        if criterion == EXACT:
+            changed |= {"verdict": answer.verdict, "cause": answer.cause}
+    if criterion == EXACT:
+        lowest = min(one.mode.frequency for one in checked.computed)
+        changed["margin"] = min(columns["margin"], lowest - exact.threshold)
+    modes = mode_columns(imaginary_modes([one.mode for one in checked.computed]))
+    return {
+        **columns,
+        **changed,
+        "interpolation_error": checked.error,
+        "response_columns": columns.get("response_columns", 0) + checked.cost,
+        **checked.elastic,
+        "computed_qpoints": [one.mode.qpoint for one in checked.computed],
+        "computed_frequencies": np.concatenate([one.frequencies for one in checked.computed]),
+        "computed_supercells": [one.supercell_matrix for one in checked.computed],
+        **{name: [*columns[name], *values] for name, values in modes.items()},
+    }
+
+
+def _is_among(qpoint: NDArray[np.float64], known: NDArray[np.float64]) -> bool:
+    apart = known - qpoint
+    return bool((np.abs(apart - np.rint(apart)).max(axis=1) < _SAME).any())
+
+
+def _planned(phonon: Phonopy, qpoints: NDArray[np.float64]) -> Planned:
+    atoms = primitive_atoms(phonon)
+    plan = plan_columns(phonon, qpoints)
+    return Planned(pickle.dumps(phonon, pickle.HIGHEST_PROTOCOL), atoms, qpoints, plan)
+
+
+def _elastic_columns(
+    phonon: Phonopy, real: Response, at_gamma: NDArray[np.complex128]
+) -> dict[str, Any]:
+    strains = Response(real.forces[-_STRAINS:], real.virials[-_STRAINS:])
+    volume, mass = float(phonon.primitive.volume), float(phonon.primitive.masses.sum())
+    constants = stiffness(strains, at_gamma, volume)
+    return {
+        "elastic_constants": constants,
+        "lowest_stiffness": lowest_stiffness(constants),
+        "slowest_sound": slowest_sound(constants, mass, volume),
+    }

@@ -1,0 +1,359 @@
+"""What a rank does with the crystals that it leases."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from hpcbench.config import RunConfig
+from hpcbench.crystal import Crystal
+from hpcbench.engine.io_threads import Inbox, Reader, Row, Writer
+from hpcbench.engine.peak_memory import peak_device_memory, peak_memory
+from hpcbench.engine.pipeline import ActiveCrystal, Pipeline, Workflow
+from hpcbench.engine.rows import failed_row, provenance_of, schema_of
+from hpcbench.engine.stopping import STOPPED, Stop, StoppablePotential, StopRequested
+from hpcbench.engine.timing import EVENT, FORCES, PREPARING, RELAXATION, Timing
+from hpcbench.engine.watchdog import PATIENCE, Watchdog, names
+from hpcbench.engine.worker_processes import Crew
+from hpcbench.engine.workflow import workflow
+from hpcbench.engine.workflow_context import WorkflowContext
+from hpcbench.errors import (
+    CrystalError,
+    EvaluationError,
+    HpcbenchError,
+    PotentialError,
+    StoreError,
+    TooLargeError,
+)
+from hpcbench.events import EventLog
+from hpcbench.potentials.boundary import Surroundings, files_below, identity_of
+from hpcbench.potentials.protocol import Potential
+from hpcbench.potentials.selftest import self_test
+from hpcbench.process_end import leave_at_once
+from hpcbench.store.joining import TOGETHER, join_segments
+from hpcbench.store.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Computes crystals, one rank's way: the potential and the folder are handed in.
+
+    Attributes
+    ----------
+    config : RunConfig
+        Resolved settings.
+    potential : Potential
+        Owned by the calling thread.
+    folder : RunFolder
+        Where results go.
+    result_settings : mapping
+        The settings that decide results, written into each segment.
+    rank : int
+        Of this process.
+    log : EventLog
+        What happens is told there.
+    stop : Stop
+        Whether the run was asked to stop.
+    crew : Crew
+        Does what needs no potential.
+    inbox : Inbox
+        Where the crew posts to.
+    most_under_way : int
+        Most crystals under way at once.
+    on_result : callable
+        Told each row.
+    on_commit : callable
+        Told the ids of rows that are on the disk; from another thread.
+    on_hang : callable
+        Told, before the process is ended because the potential did not come back when the run was
+        asked to stop, the ids of crystals with which it has been for longer than can be believed.
+    attempts : dict
+        By id, how often a crystal was begun before, where that is known.
+    load_double : callable, optional
+        Loads the potential in double precision, where the run is in single and there is one.
+    way : callable, optional
+        The way of a crystal, if it is not that of a run.
+    watch : Watch
+        Told what the potential is called for.
+    """
+
+    config: RunConfig
+    potential: Potential
+    folder: RunFolder
+    result_settings: Mapping[str, Any]
+    rank: int
+    log: EventLog
+    stop: Stop
+    crew: Crew
+    inbox: Inbox
+    most_under_way: int
+    on_result: Callable[[Mapping[str, Any]], None] = lambda row: None
+    on_commit: Callable[[list[str]], None] = lambda ids: None
+    on_hang: Callable[[list[str]], None] = lambda ids: None
+    attempts: dict[str, int] = field(default_factory=dict)
+    load_double: Callable[[], Potential] | None = None
+    way: Callable[[Crystal], Workflow] | None = None
+    watch: Watchdog = field(default_factory=Watchdog)
+    _commits: Iterator[int] = field(default_factory=lambda: itertools.count(1), init=False)
+
+    def work(
+        self, blocks: Iterable[Iterable[Crystal]], ending: threading.Event | None = None
+    ) -> bool:
+        """Compute blocks of crystals and commit the results.
+
+        Returns false if the run was asked to stop before the blocks ended. What was finished
+        by then is committed, whatever it is that ends the work.
+
+        Parameters
+        ----------
+        blocks : iterable
+            Run through by a thread of its own.
+        ending : Event, optional
+            Set when no more blocks are wanted: ``blocks`` must then end soon.
+
+        Raises
+        ------
+        StoreError
+            If results cannot be written, or the list cannot be read.
+        PotentialError
+            If the potential does not compute any more.
+        """
+        account = Timing()
+        finished = False
+        with contextlib.ExitStack() as cleaning:
+            cleaning.callback(lambda: self.log.write(EVENT, **account.event()))
+            interval = self.config.commit_interval
+            writer = Writer(self._commit, interval, self.inbox, account)
+            cleaning.callback(writer.close)
+            self.stop.when_asked = lambda seconds: self._end_if_hung(seconds, writer)
+            # What comes then has an end of its own.
+            cleaning.callback(self._leave_alone)
+            reader = Reader(self._said_well(blocks), self.inbox, account)
+            cleaning.callback(reader.close)
+            if ending is not None:
+                cleaning.callback(ending.set)
+            surroundings = Surroundings(files_below(self.folder.path), self._end_without_files)
+            potential = StoppablePotential(self.potential, self.stop, surroundings)
+            load_double = self._load_stoppable_double if self.load_double else None
+            has_double = load_double is not None
+            context = WorkflowContext.of(
+                self.config, potential.info, self.rank, has_double=has_double
+            )
+
+            def on_end(
+                active: ActiveCrystal, outcome: list[dict[str, Any]] | HpcbenchError
+            ) -> None:
+                self._tell(active, outcome)
+                if isinstance(outcome, (EvaluationError, TooLargeError)):
+                    self._require_sound(potential, pipeline.last_good, outcome)
+                rows = self._rows(active, outcome, context.provenance)
+                writer.put(rows)
+                self._log_result(active, rows[0])
+                self.on_result(rows[0])
+
+            pipeline = Pipeline(
+                potential,
+                self.way or partial(workflow, context),
+                reader,
+                self.crew,
+                self.inbox,
+                account,
+                self.most_under_way,
+                self.stop,
+                on_end,
+                load_double,
+                self.watch,
+            )
+            try:
+                pipeline.run()
+                finished = True
+            except StopRequested:
+                pass
+            finally:
+                if not finished:
+                    # Ctrl-C in a program that called hpcbench.run, or an error: nothing that
+                    # is finished may be lost.
+                    writer.hurry()
+                    pipeline.say_end_of_work()
+        return finished
+
+    def _leave_alone(self) -> None:
+        self.stop.when_asked = lambda seconds: None
+
+    def _end_if_hung(self, seconds: float, writer: Writer) -> None:
+        """End a process that was asked to stop, and whose potential does not come back."""
+        if not self.stop.owns_process or min(seconds, self.watch.seconds) < PATIENCE:
+            return
+        # A large crystal takes its time, and nobody is about to kill the process.
+        if not (self.stop.is_urgent or self.watch.is_overdue()):
+            return
+        crystals = self.watch.crystals()
+        overdue = [one.id for one in crystals] if self.watch.is_overdue() else []
+        self.on_hang(overdue)
+        with contextlib.suppress(HpcbenchError, OSError):
+            writer.close()
+        self.watch.tell(
+            f"stopped while the potential was at {names(crystals)}, from where it did not come "
+            f"back: what was finished is saved, and the same command goes on"
+        )
+        self.log.close()
+        leave_at_once(STOPPED)
+
+    def _end_without_files(self) -> None:
+        """End a process some of whose files the potential has closed.
+
+        At once: the next file that is opened gets the number of one that was closed, and whoever
+        had that one would write into it.
+
+        Raises
+        ------
+        PotentialError
+            In a program of somebody else's, which is not ours to end.
+        """
+        text = (
+            f"the potential closed files of the program while it was at "
+            f"{names(self.watch.crystals())}; the same command goes on, and computes that alone"
+        )
+        if not self.stop.owns_process:
+            raise PotentialError(text)
+        if identity_of(2) is None:
+            leave_at_once(PotentialError.exit_code, text)
+        self.watch.tell(text)
+        leave_at_once(PotentialError.exit_code)
+
+    def _load_stoppable_double(self) -> Potential:
+        assert self.load_double is not None, "asked for where there is one"
+        return StoppablePotential(
+            self.load_double(),
+            self.stop,
+            Surroundings(files_below(self.folder.path), self._end_without_files),
+        )
+
+    def _said_well(self, blocks: Iterable[Iterable[Crystal]]) -> Iterator[list[Crystal]]:
+        try:
+            for block in blocks:
+                yield list(block)
+        except OSError as error:
+            # Of the run folder itself: no lease can be taken, or the list cannot be read.
+            raise StoreError(
+                f"{self.folder.path}: {error}; what was computed is safe: mend this and give "
+                f"the same command again"
+            ) from error
+
+    def _tell(self, active: ActiveCrystal, outcome: list[dict[str, Any]] | HpcbenchError) -> None:
+        """Write warnings and unexpected errors into the event log, with the crystal's id."""
+        crystal = active.crystal
+        for message in sorted(active.warnings):
+            self.log.write("warning", id=crystal.id, message=message)
+        trace = active.traceback
+        if isinstance(outcome, EvaluationError):
+            trace = "".join(traceback.format_exception(outcome))
+        if trace:
+            self.log.write("error", id=crystal.id, traceback=trace)
+
+    def _require_sound(
+        self, potential: Potential, last_good: Crystal | None, error: HpcbenchError
+    ) -> None:
+        """Raise if the potential, not a crystal, is to blame for an error.
+
+        A rank whose GPU is broken, or full of another process's data, must not go through the
+        list and fail it all.
+        """
+        if last_good is None:
+            self_test(potential)
+            return
+        self.watch.begin([last_good], potential)
+        try:
+            potential.evaluate([last_good.to_ase()])
+        except (EvaluationError, TooLargeError):
+            raise PotentialError(
+                f"{potential.info.name} does not compute any more, not even {last_good.name}, "
+                f"which it has computed: {error}; what was computed is safe: give the same "
+                f"command again"
+            ) from error
+        except CrystalError:
+            return
+        finally:
+            self.watch.end()
+
+    def _rows(
+        self, active: ActiveCrystal, outcome: list[dict[str, Any]] | HpcbenchError, provenance: str
+    ) -> list[Row]:
+        if isinstance(outcome, HpcbenchError):
+            if not isinstance(outcome, CrystalError):
+                outcome = CrystalError("potential", str(outcome))
+            outcome = [failed_row(active.crystal, outcome, self.rank, provenance)]
+        seconds = active.seconds
+        relaxation, forces = seconds[RELAXATION], seconds[FORCES] + seconds[PREPARING]
+        attempt = self._attempt(active.crystal)
+        # All that the crystal took; a computation again has no account of its own.
+        took = {
+            "seconds_relaxation": relaxation,
+            "seconds_forces": forces,
+            "seconds_analysis": sum(seconds.values()) - relaxation - forces,
+        }
+        return [{**outcome[0], **attempt, **took}, *({**row, **attempt} for row in outcome[1:])]
+
+    def _attempt(self, crystal: Crystal) -> dict[str, Any]:
+        device = self.potential.info.device
+        return {
+            "attempts": 1 + self.attempts.get(crystal.id, 0),
+            "peak_memory": peak_memory(),
+            "peak_device_memory": peak_device_memory(device),
+        }
+
+    def _log_result(self, active: ActiveCrystal, row: Row) -> None:
+        self.log.write(
+            "crystal",
+            id=active.crystal.id,
+            name=active.crystal.name,
+            status=row["status"],
+            verdict=row.get("verdict", ""),
+            reason=row["reason"],
+            seconds=round(time.monotonic() - active.started, 3),
+        )
+
+    def _commit(self, rows: Sequence[Row]) -> None:
+        schema = schema_of(self.result_settings, self.config.band_dtype)
+        path = self.folder.commit(rows, schema, self.result_settings, self.rank)
+        self.log.write("commit", rows=len(rows), segment=path.name)
+        self.on_commit([row["id"] for row in rows])
+        if next(self._commits) % TOGETHER == 0:
+            try:
+                joined = join_segments(self.folder, schema, self.result_settings, self.rank)
+            except (OSError, StoreError) as error:
+                # They are as good as they were; a damaged one is found where it matters.
+                self.log.write("warning", id="", message=f"segments not joined: {error}")
+            else:
+                self.log.write("join", segments=joined)
+
+    def fail(self, crystal: Crystal, error: CrystalError) -> None:
+        """Commit the failure of a crystal that has not been computed here.
+
+        Raises
+        ------
+        StoreError
+            If it cannot be written.
+        """
+        row = {
+            **failed_row(crystal, error, self.rank, provenance_of(self.potential.info)),
+            **self._attempt(crystal),
+        }
+        self._commit([row])
+        self.log.write(
+            "crystal",
+            id=crystal.id,
+            name=crystal.name,
+            status=row["status"],
+            verdict="",
+            reason=row["reason"],
+            seconds=0.0,
+        )
+        self.on_result(row)

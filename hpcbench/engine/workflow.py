@@ -1,0 +1,214 @@
+"""The way of one crystal through the program, from its cell to its row in the store."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ase.data import chemical_symbols
+from ase.units import GPa
+from numpy.typing import NDArray
+
+from hpcbench.config import RunConfig
+from hpcbench.crystal import Crystal
+from hpcbench.engine.convergence import (
+    RelaxedCrystal,
+    compute_also_by_response,
+    compute_at_more_q,
+    compute_in_larger_supercell,
+    compute_more_exactly,
+)
+from hpcbench.engine.one_supercell import (
+    analyse_displaced,
+    computation_of,
+    compute_phonons,
+    displace,
+)
+from hpcbench.engine.phonon_columns import Keep
+from hpcbench.engine.rows import done_row, failed_row, row_of, rows_of
+from hpcbench.engine.workflow_context import WorkflowContext
+from hpcbench.errors import CrystalError, HpcbenchError, RelaxationError, UnsuitableError
+from hpcbench.maintenance.recompute import columns_without_nac
+from hpcbench.phonons.supercells import require_size
+from hpcbench.planning.costs import supercell_of
+from hpcbench.potentials.protocol import PotentialInfo
+from hpcbench.protocols import PROTOCOLS, RESPONSE, Protocol, Stage
+from hpcbench.relaxation.relax import Relaxation, continued, relaxation_requests
+from hpcbench.relaxation.symmetry import space_group_numbers
+from hpcbench.store.schema import BESIDE, FIRST, LARGER, WITHOUT_NAC
+from hpcbench.work_requests import ANALYSIS, OnCpu, Request
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+NO_MINIMUM = 0.05
+"""Largest force in eV/A at which a crystal counts as at its minimum: second derivatives elsewhere
+are no phonons."""
+
+
+def workflow(
+    context: WorkflowContext, crystal: Crystal
+) -> Generator[Request, Any, list[dict[str, Any]]]:
+    """Relax a crystal, displace it, ask for forces, and analyse them.
+
+    Where the protocol has another one beside it, that is done first. Where noise decides the
+    verdict, forces are computed again in double precision and for
+    other displacements; where it is marginal, in the next larger supercell.
+
+    Yields requests, is sent their answers, and returns the crystal's row, without the
+    seconds that it took; behind it those of its history, of the protocol beside, and that
+    without its Born charges where it has them.
+
+    Raises
+    ------
+    CrystalError
+        If the crystal cannot be computed, or an answer was an error.
+    """
+    config = context.config
+    protocol = config.protocol_definition
+    assert config.fmax is not None, "settings are resolved before a run"
+    assert config.max_steps is not None, "settings are resolved before a run"
+    _require_elements(crystal, context.info)
+    stages = protocol.stages(config.fmax, config.max_steps)
+    if not protocol.beside:
+        relaxation = yield from _relaxed(context, crystal.to_ase(), stages)
+        return (yield from _phonons(context, crystal, relaxation))
+    beside = PROTOCOLS[protocol.beside]
+    first = None
+    try:
+        first = yield from _relaxed(
+            context, crystal.to_ase(), beside.stages(beside.fmax, beside.max_steps)
+        )
+    except RelaxationError as error:
+        # It refuses crystals that go on under this one: those whose refined cell has forces.
+        literal = _failed_beside(context, crystal, error)
+    else:
+        literal = yield from _beside(context, crystal, first, beside)
+    try:
+        if first is None:
+            relaxation = yield from _relaxed(context, crystal.to_ase(), stages)
+        else:
+            second = yield from _relaxed(context, first.atoms, stages[1:])
+            relaxation = continued(first, second)
+        rows = yield from _phonons(context, crystal, relaxation)
+    except CrystalError as error:
+        # What the other protocol gave is not lost with it.
+        rows = [failed_row(crystal, error, context.rank, context.provenance)]
+    return [*rows, literal]
+
+
+def _relaxed(
+    context: WorkflowContext, atoms: Atoms, stages: Sequence[Stage]
+) -> Generator[Request, Any, Relaxation]:
+    config = context.config
+    relaxation = yield from relaxation_requests(
+        atoms,
+        mode=config.relax,
+        stages=stages,
+        symmetry_tolerance=config.symmetry_tolerance,
+        pressure=config.pressure * GPa,
+    )
+    for complaint in relaxation.complaints:
+        warnings.warn(complaint, stacklevel=1)
+    return relaxation
+
+
+def _beside(
+    context: WorkflowContext, crystal: Crystal, relaxation: Relaxation, protocol: Protocol
+) -> Generator[Request, Any, dict[str, Any]]:
+    """The row by the protocol beside the run's, which may be that of a failure."""
+    try:
+        supercell_matrix = supercell_of(crystal, protocol.supercell)
+        require_size(crystal.natoms, supercell_matrix, context.config.largest_supercell)
+        displaced = yield from displace(context, relaxation.atoms, supercell_matrix, protocol)
+        analysed = yield from analyse_displaced(
+            context, displaced, in_double=False, protocol=protocol
+        )
+        columns = analysed.columns
+        row = done_row(crystal, relaxation, columns, context.rank, context.provenance)
+        row |= yield from _symmetry(crystal, relaxation)
+    except CrystalError as error:
+        return _failed_beside(context, crystal, error)
+    return row_of(row, BESIDE)
+
+
+def _failed_beside(
+    context: WorkflowContext, crystal: Crystal, error: CrystalError
+) -> dict[str, Any]:
+    return row_of(failed_row(crystal, error, context.rank, context.provenance), BESIDE)
+
+
+def _phonons(
+    context: WorkflowContext, crystal: Crystal, relaxation: Relaxation
+) -> Generator[Request, Any, list[dict[str, Any]]]:
+    """The rows of a relaxed crystal."""
+    relaxed, supercell_matrix = relaxation.atoms, _supercell_matrix(crystal, context.config)
+    by_response = context.config.derivative == RESPONSE
+    done = yield from compute_phonons(context, relaxed, supercell_matrix, by_response)
+    here = RelaxedCrystal(relaxed, supercell_matrix, done, {FIRST: computation_of(done)})
+    common = done_row(crystal, relaxation, {}, context.rank, context.provenance)
+    common |= yield from _symmetry(crystal, relaxation)
+    notes = [common["notes"]]
+    if by_response and relaxation.fmax > NO_MINIMUM:
+        notes.append(f"not at its minimum: forces of up to {relaxation.fmax:.2g} eV/A")
+    for what, step in (
+        ("more exactly", compute_more_exactly),
+        (LARGER, compute_in_larger_supercell),
+        ("by linear response", compute_also_by_response),
+        ("at more q", compute_at_more_q),
+    ):
+        # What one of them cannot do keeps the next from nothing.
+        try:
+            yield from step(context, here)
+        except HpcbenchError as error:
+            notes.append(f"not computed again ({what}): {error}")
+            warnings.warn(notes[-1], stacklevel=1)
+    common["notes"] = "; ".join(filter(None, notes))
+    rows = rows_of(common, list(here.computations.values()), context.provenance)
+    if rows[0]["nac_params"]:
+        try:
+            rows.append((yield from _without_nac(context, rows[0])))
+        except HpcbenchError as error:
+            note = f"not analysed without Born charges: {error}"
+            rows[0]["notes"] = "; ".join(filter(None, (rows[0]["notes"], note)))
+    return rows
+
+
+def _without_nac(
+    context: WorkflowContext, row: dict[str, Any]
+) -> Generator[Request, Any, dict[str, Any]]:
+    """The row that says what a crystal with Born charges would be without them."""
+    keep = Keep(False, context.config.band_dtype, context.config.keep_dos)
+    how = context.config.result_settings(), keep
+    columns = yield OnCpu(ANALYSIS, columns_without_nac, (row, *how))
+    return row_of(row | columns, WITHOUT_NAC)
+
+
+def _symmetry(
+    crystal: Crystal, relaxation: Relaxation
+) -> Generator[Request, Any, dict[str, list[int]]]:
+    # Not a stage that feeds the potential: a run that is stopped finishes these.
+    given, relaxed = yield OnCpu(
+        ANALYSIS, space_group_numbers, (crystal.to_ase(), relaxation.atoms)
+    )
+    return {"spacegroup_numbers_before": given, "spacegroup_numbers": relaxed}
+
+
+def _require_elements(crystal: Crystal, info: PotentialInfo) -> None:
+    if info.elements is None:
+        return
+    unknown = sorted({int(z) for z in crystal.numbers} - info.elements)
+    if unknown:
+        symbols = ", ".join(chemical_symbols[z] for z in unknown)
+        raise UnsuitableError("unknown element", f"{info.name} does not know {symbols}")
+
+
+def _supercell_matrix(crystal: Crystal, config: RunConfig) -> NDArray[np.int64]:
+    assert config.supercell is not None, "settings are resolved before a run"
+    if isinstance(config.supercell, str) and crystal.supercell_matrix is None:
+        raise UnsuitableError(
+            "no supercell", "its source names no supercell; give --supercell N N N"
+        )
+    return supercell_of(crystal, config.supercell, config.supercell_atoms, config.supercell_shape)

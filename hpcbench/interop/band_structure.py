@@ -1,0 +1,78 @@
+"""Band structures as pymatgen has them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpcbench.interop.export_files import done_rows, file_names
+from hpcbench.outputs import written_whole
+from hpcbench.phonons.spectrum import frequencies_on_path
+from hpcbench.store.physics import phonopy_of
+from hpcbench.store.row_checks import require_path
+from hpcbench.store.stored_bands import labels_of
+
+if TYPE_CHECKING:
+    from phonopy import Phonopy
+    from pymatgen.phonon.bandstructure import PhononBandStructureSymmLine
+
+    from hpcbench.store.reader import Store
+
+
+def write_symmetry_lines(store: Store, folder: Path) -> int:
+    """Write a JSON file for each crystal with phonons; returns their number.
+
+    ``monty.serialization.loadfn`` gives the object back.
+    """
+    symprec = store.settings["symprec"]
+    number = 0
+    names = file_names(store)
+    for row in done_rows(store):
+        line = symmetry_line(row, phonopy_of(row, symprec))
+        with written_whole(folder / f"{names[row['id']]}.json") as temporary:
+            temporary.write_text(json.dumps(line.as_dict()) + "\n")
+        number += 1
+    return number
+
+
+def symmetry_line(row: Mapping[str, Any], phonon: Phonopy) -> PhononBandStructureSymmLine:
+    """Return the band structure of a row, with frequencies from its force constants in float64.
+
+    Parameters
+    ----------
+    row : mapping
+        A crystal's row of a store.
+    phonon : Phonopy
+        The same crystal, with force constants.
+
+    Raises
+    ------
+    StoreError
+        If its band path and its labels do not go together.
+    """
+    from pymatgen.core import Lattice, Structure
+    from pymatgen.phonon.bandstructure import PhononBandStructureSymmLine
+
+    require_path(row)
+    qpoints, edges = row["band_qpoints"], row["band_segments"]
+    labels = {}
+    segments = itertools.pairwise(edges)
+    for (first, end), ends in zip(segments, labels_of(row), strict=True):
+        for at, label in zip((first, end - 1), ends, strict=True):
+            # As pymatgen's own paths call it.
+            labels["\\Gamma" if label == "GAMMA" else label] = qpoints[at].tolist()
+    primitive = phonon.primitive
+    lattice = Lattice(primitive.cell)
+    return PhononBandStructureSymmLine(
+        qpoints.tolist(),
+        np.ascontiguousarray(frequencies_on_path(phonon, qpoints, edges).frequencies.T),
+        lattice.reciprocal_lattice,
+        has_nac=phonon.nac_params is not None,
+        labels_dict=labels,
+        structure=Structure(lattice, primitive.numbers.tolist(), primitive.scaled_positions),
+    )

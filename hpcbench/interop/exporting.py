@@ -1,0 +1,61 @@
+"""Every format of an export by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpcbench.errors import StoreError
+from hpcbench.interop import band_structure, frames, phononbench, phonopy_files, tables
+from hpcbench.outputs import folder_to_write, replacing, settings_text
+
+if TYPE_CHECKING:
+    from hpcbench.store.reader import Store
+
+_Writer = Callable[["Store", Path], int]
+_OF_FILES: dict[str, _Writer] = {
+    **{kind: partial(tables.write_table, kind) for kind in ("csv", "json", "parquet")},
+    "extxyz": frames.write_extxyz,
+    "forces": frames.write_forces,
+}
+_OF_FOLDERS: dict[str, _Writer] = {
+    "cif": frames.write_cifs,
+    "phonopy": phonopy_files.write_folders,
+    "band-yaml": phonopy_files.write_band_files,
+    "pymatgen": band_structure.write_symmetry_lines,
+    "phononbench": phononbench.write_folders,
+}
+
+
+def export(store: Store, kind: str, path: Path, *, force: bool = False) -> int:
+    """Write a store, or what was chosen of one, in a format of :data:`formats.FORMATS`.
+
+    Crystals are read as they are written, block by block; only the table is in memory as a whole.
+    What hpcbench did not write is replaced only with ``force``.
+
+    Returns the number of crystals written: all for the tables and PhononBench's labels, those
+    with phonons for the others, those with forces for ``forces``.
+
+    Raises
+    ------
+    UsageError
+        If there is something at the path that must not be replaced.
+    StoreError
+        If the path cannot be written, or the store lacks what the format is made of.
+    SetupError
+        If a package is missing.
+    """
+    try:
+        if kind == "cif" and path.suffix.lower() == ".cif":
+            with replacing(path, force=force) as temporary:
+                return frames.write_one_cif(store, temporary)
+        if kind in _OF_FILES:
+            with replacing(path, force=force) as temporary:
+                return _OF_FILES[kind](store, temporary)
+        with folder_to_write(path, settings_text(store.settings), force=force) as folder:
+            return _OF_FOLDERS[kind](store, folder)
+    except OSError as error:
+        # h5py tells its errors without the word of the system.
+        raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -1,0 +1,342 @@
+"""Lease, inherit and compute a rank's share of the work of a launch."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from hpcbench.config import RunConfig
+from hpcbench.crystal import Crystal
+from hpcbench.engine.stopping import Stop
+from hpcbench.engine.worker import Worker
+from hpcbench.errors import StoreError
+from hpcbench.events import EventLog
+from hpcbench.planning.blocks import Block
+from hpcbench.planning.crystal_list import crystal_of
+from hpcbench.planning.prefetch_limit import most_seconds_held
+from hpcbench.potentials.protocol import Potential
+from hpcbench.potentials.registry import (
+    has_both_precisions,
+    load_potential,
+    require_response,
+)
+from hpcbench.scheduler.assigned_work import AssignedWork
+from hpcbench.scheduler.heartbeat import Heartbeat
+from hpcbench.scheduler.isolated_worker import Fate, IsolatedWorker
+from hpcbench.scheduler.journal import Journal, journal_path, read_journal
+from hpcbench.scheduler.leases import Lease, Leases
+from hpcbench.scheduler.run_plan import Plan
+from hpcbench.scheduler.suspicious import (
+    MOST_DEATHS,
+    Suspicion,
+    Suspicions,
+    joined,
+    set_aside,
+    suspects_of_rank,
+)
+from hpcbench.store.run_folder import RunFolder
+from hpcbench.store.schema import DOUBLE
+from hpcbench.store.table_reader import TableReader
+
+POLL = 0.2
+# A suspect that takes longer than this, and so many times what was predicted, is given up: where
+# predictions are from measured rates, it will never end.
+SHORTEST_LIMIT = 600.0
+TIMES_PREDICTED = 100.0
+
+Load = Callable[[Sequence[int]], list[tuple[Crystal, float]]]
+"""Gives crystals by their rows in the list, each with its predicted seconds."""
+
+
+@dataclass
+class RankLoop:
+    """The work of this rank in a launch.
+
+    Attributes
+    ----------
+    config : RunConfig
+        Resolved settings.
+    folder : RunFolder
+        Where everything lies.
+    plan : Plan
+        The launch's.
+    rank, size : int
+        This rank, and the number of ranks.
+    stop : Stop
+        Whether the run was asked to stop.
+    heartbeat : Heartbeat
+        Of the ranks.
+    journal : Journal
+        This rank's.
+    log : EventLog
+        This rank's.
+    worker : Worker
+        Computes crystals; told to tell ``assigned``.
+    assigned : AssignedWork
+        What this rank has leased.
+    isolated_worker : IsolatedWorker or None
+        Computes suspects; the rank itself does where there is none.
+    load : callable
+        Reads crystals of the list.
+    left_undone : bool
+        There was something that this rank could not do, or not in the time that is left.
+    """
+
+    config: RunConfig
+    folder: RunFolder
+    plan: Plan
+    rank: int
+    size: int
+    stop: Stop
+    heartbeat: Heartbeat
+    journal: Journal
+    log: EventLog
+    worker: Worker
+    assigned: AssignedWork
+    isolated_worker: IsolatedWorker | None
+    load: Load
+    # Suspects that this rank holds, and their rows of the list.
+    _suspects: Suspicions = field(default_factory=dict, init=False)
+    _rows: dict[str, int] = field(default_factory=dict, init=False)
+    # Blocks of others that this rank has tried to take over.
+    _tried: set[tuple[int, int]] = field(default_factory=set, init=False)
+    left_undone: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        launch = self.folder.launch_folder(self.plan.launch)
+        self._launch = launch
+        self._leases = Leases(launch, self.rank, self.size, self.plan.blocks, self.journal)
+
+    def work(self) -> bool:
+        """Compute until there is nothing left that this rank could do.
+
+        Returns false if it was asked to stop before. Whether time did not suffice for some
+        blocks is in ``left_undone``.
+
+        Raises
+        ------
+        StoreError
+            If results cannot be written, or the list cannot be read.
+        PotentialError
+            If the potential does not compute any more.
+        """
+        lease = None
+        while not self.stop.requested:
+            ending = threading.Event()
+            if not self.worker.work(self._crystals(ending, lease), ending):
+                break
+            if not self._compute_suspects():
+                break
+            self.heartbeat.rest()
+            lease = self._wait_for_estate()
+            if lease is None:
+                break
+        return not self.stop.requested
+
+    def _crystals(self, ending: threading.Event, lease: Lease | None) -> Iterator[list[Crystal]]:
+        """Crystals of blocks, as long as there are any for this rank; for a thread."""
+        if lease is not None:
+            yield self._open(lease)
+        while not (ending.is_set() or self.stop.requested):
+            # Suspects wait until there is nothing else, and must not keep this rank from seeing it.
+            held = self.assigned.seconds_left(without=self._suspects)
+            left = self.assigned.seconds_left(self._leases.seconds_left(), self._suspects) - held
+            if held > most_seconds_held(left, self.size, self.config.lease_minutes * 60):
+                time.sleep(POLL)
+                continue
+            lease = self._leases.take(self._fits)
+            # Who has suspects to compute leaves what else the dead have left to the others.
+            if lease is None and not self._suspects:
+                lease = self._inherit()
+            if lease is None:
+                return
+            yield self._open(lease)
+
+    def _fits(self, block: Block) -> bool:
+        fits = self.assigned.seconds_left(block.seconds) <= self.stop.seconds_left
+        self.left_undone |= not fits
+        return fits
+
+    def _inherit(self) -> Lease | None:
+        """Take over a block of a rank that has died or given up; ``None`` if there is none."""
+        for rank in self.heartbeat.lost():
+            if rank == self.rank:
+                continue
+            told = read_journal(journal_path(self._launch, f"rank-{rank:05d}"))
+            for number, holder in self._leases.held_by(rank, told, self._tried):
+                if not self._fits(self.plan.blocks[number]):
+                    continue
+                self._tried.add((number, holder))
+                # Before it is taken: those who wait must not leave meanwhile.
+                self.heartbeat.resume()
+                if lease := self._leases.take_over(number, holder):
+                    return lease
+        return None
+
+    def _wait_for_estate(self) -> Lease | None:
+        """Wait until no rank works any more, or one leaves a block behind."""
+        while not self.stop.requested:
+            # Before looking for estates: who dies meanwhile leaves one.
+            working = self.heartbeat.working()
+            if lease := self._inherit():
+                return lease
+            self.heartbeat.rest()
+            if not working:
+                return None
+            self.stop.pause(self.heartbeat.poll)
+        return None
+
+    def _open(self, lease: Lease) -> list[Crystal]:
+        """The crystals of a block that are to be computed now."""
+        rows = lease.block.rows
+        listed = self.load(rows)
+        crystals = {crystal.id: crystal for crystal, _ in listed}
+        self._rows |= dict(zip(crystals, rows, strict=True))
+        suspects: Suspicions = {}
+        finished: set[str] = set()
+        if lease.block.suspect:
+            suspects = {key: self.plan.suspicions[key] for key in crystals}
+        if lease.holder:
+            holders = self._leases.holders(lease)
+            committed = self.folder.committed_ids(holders)
+            finished = committed & crystals.keys()
+            before = (suspects_of_rank(self._launch, rank, committed) for rank in holders)
+            suspects = joined([suspects, *before])
+        for key in finished:
+            del crystals[key]
+        suspects = {key: suspicion for key, suspicion in suspects.items() if key in crystals}
+        self._suspects = joined([self._suspects, suspects])
+        seconds = {crystal.id: cost for crystal, cost in listed if crystal.id in crystals}
+        self.assigned.add(lease.number, seconds)
+        self.log.write(
+            "lease",
+            block=lease.number,
+            crystals=len(crystals),
+            seconds=round(sum(seconds.values()), 3),
+            suspects=len(suspects),
+            holder=lease.holder,
+        )
+        clean = [crystal for key, crystal in crystals.items() if key not in suspects]
+        if clean:
+            if self.isolated_worker is not None:
+                # It shares the device, and takes long to start: it stays while there is only
+                # more for it to do.
+                self.isolated_worker.close()
+            self.journal.begin([crystal.id for crystal in clean])
+        return clean
+
+    def _compute_suspects(self) -> bool:
+        """Compute all suspects there are; false if asked to stop before."""
+        while not self.stop.requested:
+            if not self._suspects:
+                lease = self._leases.take(self._fits, suspect=True)
+                if lease is None:
+                    break
+                self._open(lease)
+                continue
+            # Those that have ended a process come last: the others are probably innocent.
+            key = min(self._suspects, key=lambda key: (self._suspects[key].deaths, key))
+            if not self._compute_suspect(key):
+                return False
+        return not self.stop.requested
+
+    def _compute_suspect(self, key: str) -> bool:
+        """Have a suspect computed, alone; false if asked to stop before."""
+        row, attempts = self._rows[key], self._suspects[key].attempts
+        if self.isolated_worker is None:
+            # No other process can have the potential, or the device.
+            self.journal.begin([key], alone=True)
+            ((crystal, _),) = self.load([row])
+            self.worker.attempts[key] = attempts
+            del self._suspects[key]
+            return self.worker.work([[crystal]])
+        longest = math.inf
+        # Not of one that is no longer among what this rank holds.
+        if self.plan.measured and self.assigned.predicted(key):
+            longest = max(SHORTEST_LIMIT, TIMES_PREDICTED * self.assigned.predicted(key))
+        fate = self.isolated_worker.compute(row, attempts, longest)
+        if fate is Fate.DONE or key in self.folder.committed_ids([self.rank]):
+            del self._suspects[key]
+            self.assigned.finish(key)
+            self.assigned.commit([key])
+        elif fate is Fate.DIED:
+            self._note_death(key)
+        if fate is Fate.UNABLE:
+            # A GPU may allow one process only. Then this rank takes the risk.
+            self.log.write(
+                "warning", id="", message=f"no process apart: {self.isolated_worker.how}"
+            )
+            self.isolated_worker = None
+        return fate is not Fate.STOPPED
+
+    def _note_death(self, key: str) -> None:
+        """The isolated worker died of a suspect."""
+        assert self.isolated_worker is not None, "it has died"
+        self.log.write("death", ids=[key], how=self.isolated_worker.how)
+        self.journal.died(key)
+        suspicion = self._suspects[key].and_also(Suspicion(1))
+        self._suspects[key] = suspicion
+        if suspicion.deaths >= MOST_DEATHS:
+            del self._suspects[key]
+            self.worker.attempts[key] = suspicion.attempts - 1
+            ((crystal, _),) = self.load([self._rows[key]])
+            self.worker.fail(crystal, set_aside(suspicion.deaths, self.isolated_worker.how))
+            self.assigned.finish(key)
+
+
+@contextlib.contextmanager
+def load_crystals(folder: RunFolder) -> Iterator[Load]:
+    """Gives crystals of the list, which itself stays on the disk.
+
+    Raises
+    ------
+    StoreError
+        If the list cannot be read.
+    """
+    try:
+        reader = TableReader(folder.crystals)
+    except OSError as error:
+        raise StoreError(f"{folder.crystals}: {error}") from error
+    with reader:
+
+        def load(rows: Sequence[int]) -> list[tuple[Crystal, float]]:
+            return [(crystal_of(row), row["cost"]) for row in reader.rows(rows)]
+
+        yield load
+
+
+def load_for(config: RunConfig, device: str, ranks_on_host: int) -> Potential:
+    """The potential of a run, after its self-test.
+
+    Raises
+    ------
+    PotentialError
+        If it cannot be had.
+    """
+    potential = load_potential(
+        config.model,
+        dtype=config.dtype,
+        device=device,
+        max_edges=config.max_edges,
+        ranks_on_host=ranks_on_host,
+    )
+    require_response(potential.info, config.derivative)
+    from hpcbench.potentials.selftest import self_test
+
+    self_test(potential)
+    return potential
+
+
+def double_of(config: RunConfig, device: str, ranks_on_host: int) -> Callable[[], Potential] | None:
+    """Loads the potential of a run in double precision; ``None`` where it has no other one."""
+    if config.dtype == DOUBLE or not has_both_precisions(config.model):
+        return None
+    # The same passes take twice the memory.
+    double = dataclasses.replace(config, dtype=DOUBLE, max_edges=config.max_edges // 2)
+    return functools.cache(lambda: load_for(double, device, ranks_on_host))

@@ -1,0 +1,95 @@
+"""Weights for all ranks of a run, fetched by one of them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from hpcbench.errors import HpcbenchError, PotentialError
+from hpcbench.potentials.weights import MATTERSIM_FILES, keep, mattersim_folder
+from hpcbench.scheduler.world import World
+
+T = TypeVar("T")
+
+# A file that another host has just written may take so long to appear (NFS), in seconds. If it
+# takes longer, it is written twice: the same bytes.
+PATIENCE = 3.0
+
+
+def provide_weights(model: str, world: World, tell: Callable[[str], None]) -> None:
+    """See to it that published weights lie where every rank looks for them. Collective.
+
+    If no rank has them, rank 0 fetches them while the others wait. Hosts that do not see them
+    then, because their home folders are their own, are sent the file by MPI: they may have no
+    network, and all must have the same. One rank of each such host writes it.
+
+    Parameters
+    ----------
+    model : str
+        As ``--model`` takes it. Nothing happens for one that has no published weights.
+    tell : callable
+        Is told, on rank 0, what takes time.
+
+    Raises
+    ------
+    PotentialError
+        On every rank, if any has no weights in the end; the message says what to do.
+    """
+    if model not in MATTERSIM_FILES:
+        return
+
+    def path() -> Path:  # not before errors are caught: there may be no home folder
+        return mattersim_folder() / MATTERSIM_FILES[model]
+
+    def fetch() -> None:
+        tell(f"fetching the weights of {model}: they will be kept in {path().parent}")
+        # Loads torch, which the ranks that wait need not do yet.
+        from hpcbench.potentials.fetch import fetch_mattersim
+
+        fetch_mattersim(model)
+
+    if not any(_all_do(world, lambda: path().is_file())):
+        _all_do(world, lambda: fetch() if world.rank == 0 else None)
+    seen = _all_do(world, lambda: _appears(path()))
+    if all(seen):
+        return
+    source = seen.index(True)
+    contents = _all_do(world, lambda: path().read_bytes() if world.rank == source else b"")
+    hosts = world.share(socket.gethostname())
+    blind = [rank for rank in range(world.size) if not seen[rank]]
+    writes = world.rank == next((r for r in blind if hosts[r] == hosts[world.rank]), None)
+    _all_do(world, lambda: keep(path(), contents[source]) if writes else None)
+
+
+def _appears(path: Path) -> bool:
+    end = time.monotonic() + PATIENCE
+    while not path.is_file():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+        # Makes NFS ask its server again.
+        if path.parent.is_dir():
+            os.listdir(path.parent)
+    return True
+
+
+def _all_do(world: World, action: Callable[[], T]) -> list[T]:
+    """What the action gives on each rank; the errors of any are raised on all. Collective."""
+    value, problem = None, ""
+    try:
+        value = action()
+    except HpcbenchError as error:
+        problem = str(error)
+    except Exception as error:  # whatever it is, the other ranks are waiting
+        problem = f"{type(error).__name__}: {error}"
+    if problem and world.size > 1:
+        problem = f"rank {world.rank} on {socket.gethostname()}: {problem}"
+    everyone = world.share((value, problem))
+    problems = [text for _, text in everyone if text]
+    if problems:
+        raise PotentialError("\n".join(problems))
+    return [value for value, _ in everyone]

@@ -1,0 +1,74 @@
+"""Ranks that die before the work begins: a collective call waits for them for ever."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+
+from hpcbench.errors import LaunchError
+from hpcbench.scheduler.heartbeat import Heartbeat, is_gone
+from hpcbench.scheduler.world import LONGEST_START, World
+
+POLL = 0.5
+# A message names no more ranks than these.
+MOST = 8
+
+
+class StartupWatchdog:
+    """Watches over the ranks, and ends this one when another has died.
+
+    Between the first collective call and the last one, in which ranks wait for each other
+    inside MPI. To be made by all ranks together.
+
+    Parameters
+    ----------
+    world : World
+        The ranks.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._rank = world.rank
+        self._everyone: list[tuple[str, int]] = world.share((socket.gethostname(), os.getpid()))
+        self.heartbeat: Heartbeat | None = None
+        """Tells of ranks on other hosts. Until there is one, only time does."""
+        self._since = time.monotonic()
+        self._over = threading.Event()
+        if len(self._everyone) > 1:
+            threading.Thread(target=self._watch, daemon=True).start()
+
+    def end(self) -> None:
+        """The last collective call is made."""
+        self._over.set()
+
+    def _watch(self) -> None:
+        while not self._over.wait(POLL):
+            why = self._why_to_end()
+            if why and not self._over.is_set():
+                print(
+                    f"hpcbench: rank {self._rank} ends before the work has begun, for {why}; give "
+                    f"the same command again",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                # The main thread is inside MPI.
+                os._exit(LaunchError.exit_code)
+
+    def _why_to_end(self) -> str:
+        if dead := self._dead():
+            who = ", ".join(f"rank {rank} on {self._everyone[rank][0]}" for rank in dead[:MOST])
+            return f"others have died ({who}{', ...' if len(dead) > MOST else ''})"
+        if self.heartbeat is None and time.monotonic() - self._since > LONGEST_START:
+            return f"not all were there after {LONGEST_START / 60:.0f} minutes"
+        return ""
+
+    def _dead(self) -> list[int]:
+        here = socket.gethostname()
+        dead = {
+            rank for rank, (host, pid) in enumerate(self._everyone) if host == here and is_gone(pid)
+        }
+        if self.heartbeat is not None:
+            dead.update(self.heartbeat.dead())
+        return sorted(dead - {self._rank})

@@ -1,0 +1,202 @@
+"""Find crystals and files that may have ended a process, and say what becomes of them.
+
+What a process had begun and not committed when it died is suspect. Each suspect is computed alone,
+in a process apart (``isolated_worker.py``); one that ends it several times is left out as failed. A
+file that was being read is read in a process of its own, and left out where that dies, or where
+ranks die with it several times.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hpcbench.errors import CrystalError
+from hpcbench.scheduler.journal import Told, journal_path, read_journal
+from hpcbench.store.run_folder import replace_text
+
+# Deaths alone after which a crystal is set aside.
+MOST_DEATHS = 3
+SET_ASIDE = "kills its process"
+"""The kind of failure of a crystal that was set aside."""
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """What is held against a crystal.
+
+    Attributes
+    ----------
+    deaths : int
+        How many times it ended a process that computed nothing else.
+    attempts : int
+        How many times a process died that had begun it.
+    """
+
+    deaths: int = 0
+    attempts: int = field(default=1, compare=False)
+
+    def and_also(self, other: Suspicion) -> Suspicion:
+        """With what else is held against it."""
+        return Suspicion(self.deaths + other.deaths, self.attempts + other.attempts)
+
+
+Suspicions = dict[str, Suspicion]
+"""By the id of the crystal."""
+
+
+def set_aside(deaths: int, how: str = "") -> CrystalError:
+    """The failure of a crystal that has ended its process too often."""
+    return CrystalError(
+        SET_ASIDE,
+        f"computed alone, it ended its process {deaths} times{f' ({how})' if how else ''}; "
+        f"--retry-failed tries again",
+    )
+
+
+def suspects_of(told: Told, finished: Container[str]) -> Suspicions:
+    """Whom the journal of a dead process makes suspect."""
+    if told.in_order:
+        # It was asked to stop. What it would never have come back from is to be computed last.
+        return {key: Suspicion() for key in told.hung if key not in finished}
+    begun = [key for key in told.begun if key not in finished]
+    # Only the last one can have been alone when the process died.
+    if begun and told.begun[begun[-1]] and begun[-1] == list(told.begun)[-1]:
+        return {begun[-1]: Suspicion(1)}
+    return {key: Suspicion() for key in begun}
+
+
+def deaths_of(told: Told, finished: Container[str]) -> Suspicions:
+    """Whom a rank has seen ending its isolated worker."""
+    died = [key for key in told.died if key not in finished]
+    # As an attempt it is in the isolated worker's own journal.
+    return {key: Suspicion(died.count(key), attempts=0) for key in died}
+
+
+def suspects_of_rank(launch: Path, rank: int, finished: Container[str]) -> Suspicions:
+    """Whom a rank that died in this launch makes suspect, its isolated workers included."""
+    name = f"rank-{rank:05d}"
+    told = read_journal(journal_path(launch, name))
+    parts = [suspects_of(told, finished), deaths_of(told, finished)]
+    for path in launch.glob(f"journal/{name}.isolated-*"):
+        parts.append(_of_isolated_worker(read_journal(path), finished))
+    return joined(parts)
+
+
+def joined(parts: Iterable[Mapping[str, Suspicion]]) -> Suspicions:
+    """All that is held against each crystal."""
+    result: Suspicions = {}
+    for part in parts:
+        for key, suspicion in part.items():
+            there = result.get(key)
+            result[key] = suspicion if there is None else there.and_also(suspicion)
+    return result
+
+
+SuspectFiles = dict[str, int]
+"""Files that were being read when a process died, with how many times they were read alone."""
+
+
+def suspect_files(launches: Iterable[Path], file: Path) -> SuspectFiles:
+    """Return files that may have ended the process that read them, and were not read well since.
+
+    Parameters
+    ----------
+    launches : iterable of Path
+        Folders of launches that are over.
+    file : Path
+        What launches before them have told.
+    """
+    kept = _read(file)
+    files: SuspectFiles = dict(kept["files"])
+    for launch in launches:
+        if launch.name in kept["launches"]:
+            continue
+        for path in sorted(launch.glob("journal/rank-*")):
+            told = read_journal(path)
+            for name in told.read_well:
+                files.pop(name, None)
+            if told.reading and not told.in_order:
+                files[told.reading] = files.get(told.reading, 0) + told.alone
+    return files
+
+
+def fold_launches(
+    launches: Iterable[Path], file: Path, finished: Container[str], forgiven: Container[str] = ()
+) -> Suspicions:
+    """Bring the journals of launches that are over into one file, and remove their folders.
+
+    Parameters
+    ----------
+    launches : iterable of Path
+        Their folders.
+    file : Path
+        What earlier launches have told; replaced.
+    finished : container of str
+        Ids of crystals that have a result: nothing is held against them any more.
+    forgiven : container of str
+        Ids of crystals that get another chance.
+
+    Returns
+    -------
+    dict
+        What is held against whom.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written; the folders are then still there.
+    """
+    kept = _read(file)
+    known = set(kept["launches"])
+    launches = list(launches)
+    files = suspect_files(launches, file)
+    parts = [{key: Suspicion(*values) for key, values in kept["suspicions"].items()}]
+    for launch in launches:
+        if launch.name in known:
+            continue
+        for path in sorted(launch.glob("journal/*")):
+            told = read_journal(path)
+            parts.append(deaths_of(told, finished))
+            is_rank = ".isolated-" not in path.name
+            parts.append((suspects_of if is_rank else _of_isolated_worker)(told, finished))
+    suspicions = joined(parts)
+    for key in list(suspicions):
+        if key in finished:
+            del suspicions[key]
+        elif key in forgiven:
+            suspicions[key] = Suspicion(attempts=suspicions[key].attempts)
+    values = {key: [s.deaths, s.attempts] for key, s in sorted(suspicions.items())}
+    if launches or values != kept["suspicions"]:
+        # First the names of the launches, then their folders: after a kill in between, nothing
+        # is counted twice.
+        names = [launch.name for launch in launches]
+        replace_text(
+            file, json.dumps({"launches": names, "suspicions": values, "files": files}) + "\n"
+        )
+        for launch in launches:
+            shutil.rmtree(launch, ignore_errors=True)
+    return suspicions
+
+
+def _of_isolated_worker(told: Told, finished: Container[str]) -> Suspicions:
+    """Its death alone counts only where its rank has seen it: both may be killed."""
+    return {key: Suspicion() for key in suspects_of(told, finished)}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = json.loads(file.read_text())
+        # Older versions did not write down which files they read.
+        return {
+            "launches": values["launches"],
+            "suspicions": values["suspicions"],
+            "files": values.get("files", {}),
+        }
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        # Torn by a machine that went down: suspects are found again the hard way.
+        return {"launches": [], "suspicions": {}, "files": {}}
