@@ -20,6 +20,6 @@ IMPORTED = (*IMPORTING, "workers", "keep_forces", "keep_dos", "band_dtype")
 
 
 def settings_hash(result_settings: Mapping[str, Any]) -> str:
-    """16 hexadecimal digits that name a set of settings that decide results (weights' SHA-256 included)."""
+    """Return 16 hexadecimal digits that name settings that decide results, weights included."""
     text = json.dumps(dict(result_settings), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
