@@ -11,7 +11,7 @@ from hpcbench.counting import counted
 
 def consolidate_command(options: argparse.Namespace) -> int:
     """Bring what a run has committed into its store."""
-    from hpcbench.engine.rows import schema_of
+    from hpcbench.results.rows import schema_of
     from hpcbench.store.consolidate import consolidate
     from hpcbench.store.run_folder import RunFolder
 

@@ -18,6 +18,7 @@ from hpcbench.cli.findings import BAD, NOTE, OK, Finding, show, split, survive
 from hpcbench.cli.look import store_path
 from hpcbench.config_loading import DEFAULT_FILE, load_config
 from hpcbench.errors import HpcbenchError, PotentialError, SetupError, UsageError
+from hpcbench.package_versions import installed
 from hpcbench.scheduler.world import (
     SingleProcess,
     World,
@@ -28,7 +29,6 @@ from hpcbench.scheduler.world import (
     rank_by_launcher,
 )
 from hpcbench.threads import cap_threads
-from hpcbench.versions import installed
 
 # Some login nodes have an mpiexec that waits for an allocation; in seconds.
 PATIENCE = 60.0

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hpcbench import __version__
 from hpcbench.cli.texts import (
     DESCRIPTION,
     EPILOG,
@@ -26,6 +25,7 @@ from hpcbench.config_loading import DEFAULT_FILE
 from hpcbench.errors import UsageError
 from hpcbench.interop.export_formats import FORMATS
 from hpcbench.settings_hash import IMPORTED, REANALYSED
+from hpcbench.version import __version__
 
 
 class Parser(argparse.ArgumentParser):

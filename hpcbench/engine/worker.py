@@ -17,7 +17,6 @@ from hpcbench.crystal import Crystal
 from hpcbench.engine.io_threads import Inbox, Reader, Row, Writer
 from hpcbench.engine.peak_memory import peak_device_memory, peak_memory
 from hpcbench.engine.pipeline import ActiveCrystal, Pipeline, Workflow
-from hpcbench.engine.rows import failed_row, provenance_of, schema_of
 from hpcbench.engine.stopping import STOPPED, Stop, StoppablePotential, StopRequested
 from hpcbench.engine.timing import EVENT, FORCES, PREPARING, RELAXATION, Timing
 from hpcbench.engine.watchdog import PATIENCE, Watchdog, names
@@ -37,6 +36,7 @@ from hpcbench.potentials.boundary import Surroundings, files_below, identity_of
 from hpcbench.potentials.protocol import Potential
 from hpcbench.potentials.selftest import self_test
 from hpcbench.process_end import leave_at_once
+from hpcbench.results.rows import failed_row, provenance_of, schema_of
 from hpcbench.store.joining import TOGETHER, join_segments
 from hpcbench.store.run_folder import RunFolder
 

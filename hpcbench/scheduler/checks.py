@@ -20,13 +20,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import hpcbench
 from hpcbench.errors import HpcbenchError, LaunchError, PotentialError, SetupError, StoreError
+from hpcbench.package_versions import deciding_versions
 from hpcbench.potentials.registry import CHGNET, SEVENNET, weights_sha256
 from hpcbench.potentials.weights import MATTERSIM_FILES
 from hpcbench.scheduler.disk import look, remedy, write_probe
 from hpcbench.scheduler.world import World, places
-from hpcbench.versions import deciding_versions
+from hpcbench.version import PACKAGE
 
 # Clocks that agree so well have some service that sets them, in seconds.
 CLOCK_TOLERANCE = 5.0
@@ -188,7 +188,7 @@ def _facts(world: World, folder: Path, name: str, model: str, leads: bool) -> Fa
             facts.host,
             software,
             code_digest() if leads else "",
-            str(Path(hpcbench.__file__).parent),
+            str(PACKAGE),
             _weights_here(model) if leads else "",
             facts.folder,
             absent,
@@ -232,7 +232,7 @@ def _weights_here(model: str) -> str:
 def code_digest() -> str:
     """A digest of hpcbench's code: two copies of one version need not be the same."""
     digest = hashlib.sha256()
-    folder = Path(hpcbench.__file__).parent
+    folder = PACKAGE
     for path in sorted(folder.rglob("*.py")):
         digest.update(os.fsencode(path.relative_to(folder)) + path.read_bytes())
     return digest.hexdigest()[:12]

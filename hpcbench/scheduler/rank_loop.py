@@ -18,7 +18,6 @@ from hpcbench.engine.worker import Worker
 from hpcbench.errors import StoreError
 from hpcbench.events import EventLog
 from hpcbench.planning.blocks import Block
-from hpcbench.planning.crystal_list import crystal_of
 from hpcbench.planning.prefetch_limit import most_seconds_held
 from hpcbench.potentials.protocol import Potential
 from hpcbench.potentials.registry import (
@@ -26,6 +25,7 @@ from hpcbench.potentials.registry import (
     load_potential,
     require_response,
 )
+from hpcbench.results.identity import crystal_of
 from hpcbench.scheduler.assigned_work import AssignedWork
 from hpcbench.scheduler.heartbeat import Heartbeat
 from hpcbench.scheduler.isolated_worker import Fate, IsolatedWorker

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hpcbench.engine.rows import schema_of
 from hpcbench.engine.stopping import Stop
 from hpcbench.errors import PotentialError, StoreError
 from hpcbench.events import EventLog, ProgressReader
 from hpcbench.planning.calibration import learn
+from hpcbench.results.rows import schema_of
 from hpcbench.scheduler.heartbeat import Heartbeat
 from hpcbench.scheduler.journal import Journal
 from hpcbench.store.consolidate import consolidate

@@ -21,7 +21,14 @@ from hpcbench.criteria import (
     column_of,
     criteria_of,
 )
-from hpcbench.engine.phonon_columns import (
+from hpcbench.phonons.calculate import PhononSettings, analyse_force_constants
+from hpcbench.phonons.exact_q import AtQ
+from hpcbench.phonons.noise import Noise
+from hpcbench.phonons.rational import Suspicions
+from hpcbench.phonons.spectrum import Mode
+from hpcbench.protocols import PROTOCOLS
+from hpcbench.results.checked_columns import Checked, checked_columns
+from hpcbench.results.phonon_columns import (
     Analysed,
     Keep,
     decided_columns,
@@ -29,13 +36,6 @@ from hpcbench.engine.phonon_columns import (
     joined_notes,
     phonon_columns,
 )
-from hpcbench.engine.response_tasks import Checked, checked_columns
-from hpcbench.phonons.calculate import PhononSettings, analyse_force_constants
-from hpcbench.phonons.exact_q import AtQ
-from hpcbench.phonons.noise import Noise
-from hpcbench.phonons.rational import Suspicions
-from hpcbench.phonons.spectrum import Mode
-from hpcbench.protocols import PROTOCOLS
 from hpcbench.store.physics import phonopy_of
 from hpcbench.store.reader import Store
 from hpcbench.store.schema import BY_RESPONSE, DONE, UNDETERMINED
