@@ -21,17 +21,17 @@ def phonon_settings(config: RunConfig, protocol: Protocol | None = None) -> Phon
     """
     protocol = protocol or config.protocol_definition
     return PhononSettings(
-        protocol.primitive_matrix,
-        config.displacement,
-        config.symprec,
-        config.band_points,
-        config.mesh,
-        config.temperatures,
-        config.cutoff_frequency,
-        criteria_of({"criteria": config.criteria}),
-        protocol.literal,
-        config.q_denominator,
-        config.q_checks,
+        primitive_matrix=protocol.primitive_matrix,
+        displacement=config.displacement,
+        symprec=config.symprec,
+        band_points=config.band_points,
+        mesh=config.mesh,
+        temperatures=config.temperatures,
+        cutoff_frequency=config.cutoff_frequency,
+        criteria=criteria_of({"criteria": config.criteria}),
+        literal=protocol.literal,
+        most_denominator=config.q_denominator,
+        most_qpoints=config.q_checks,
     )
 
 

@@ -81,18 +81,18 @@ def columns_again(
         protocol = PROTOCOLS[protocol.beside]
         criterion = protocol.criterion
     phonons = PhononSettings(
-        protocol.primitive_matrix,
+        primitive_matrix=protocol.primitive_matrix,
         # An import has none, and nothing here depends on it.
-        settings.get("displacement", math.nan),
-        settings["symprec"],
-        settings["band_points"],
-        tuple(settings["mesh"]),
-        tuple(settings["temperatures"]),
-        settings["cutoff_frequency"],
-        criteria_of(settings),
-        protocol.literal,
-        settings.get("q_denominator", RunConfig.q_denominator),
-        settings.get("q_checks", RunConfig.q_checks),
+        displacement=settings.get("displacement", math.nan),
+        symprec=settings["symprec"],
+        band_points=settings["band_points"],
+        mesh=tuple(settings["mesh"]),
+        temperatures=tuple(settings["temperatures"]),
+        cutoff_frequency=settings["cutoff_frequency"],
+        criteria=criteria_of(settings),
+        literal=protocol.literal,
+        most_denominator=settings.get("q_denominator", RunConfig.q_denominator),
+        most_qpoints=settings.get("q_checks", RunConfig.q_checks),
     )
     phonon = phonopy_of(row, settings["symprec"])
     # An older store does not have it.

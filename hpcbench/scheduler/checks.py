@@ -184,16 +184,16 @@ def _facts(world: World, folder: Path, name: str, model: str, leads: bool) -> Fa
             software = {"Python": ".".join(platform.python_version_tuple()[:2])}
             software |= deciding_versions(*_packages(model))
         return Facts(
-            world.rank,
-            facts.host,
-            software,
-            code_digest() if leads else "",
-            str(PACKAGE),
-            _weights_here(model) if leads else "",
-            facts.folder,
-            absent,
-            unwritable,
-            advice,
+            rank=world.rank,
+            host=facts.host,
+            software=software,
+            code=code_digest() if leads else "",
+            home=str(PACKAGE),
+            weights=_weights_here(model) if leads else "",
+            folder=facts.folder,
+            absent=absent,
+            unwritable=unwritable,
+            advice=advice,
         )
     except Exception as error:
         return Facts(
