@@ -120,7 +120,7 @@ def _parameters(function: Function, method: bool) -> list[str]:
 
 def _named_parameters(function: Function) -> set[str]:
     docstring = ast.get_docstring(function) or ""
-    section = re.search(r"^Parameters\n-+\n(.*?)(?=^\S.*\n-{3,}$|\Z)", docstring, re.M | re.S)
+    section = re.search(r"^Parameters\n-+\n(.*?)(?=^\S[^\n]*\n-{3,}$|\Z)", docstring, re.M | re.S)
     if not section:
         return set()
     heads = re.findall(r"^([*\w][\w, *]*?)(?: ?:.*)?$", section[1], re.M)
