@@ -180,7 +180,7 @@ class Batch:
         )
 
     def symmetrised(self, evaluation: BatchEvaluation) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the symmetric parts of forces (eV/A) and stresses (eV/A^3; NaN if there are none)."""
+        """Return the symmetric parts of forces (eV/A) and stresses (eV/A^3; NaN if missing)."""
         cells, inverses = self.cells.current, self.cells.inverse
         forces = self.symmetry.vectors(evaluation.forces.detach(), cells, inverses, self.atoms_of)
         if evaluation.stresses is None:

@@ -17,7 +17,7 @@ DEGREE = 14
 
 
 def exponential(matrices: torch.Tensor) -> torch.Tensor:
-    """Return exponentials of small matrices, shape (n, k, k), by scaling, Taylor series and squaring.
+    """Return exponentials of matrices, shape (n, k, k), by scaling, Taylor series and squaring.
 
     The degree is fixed: ``torch.matrix_exp`` chooses it by the norm of each matrix, which makes it
     wait for the device several times.

@@ -300,7 +300,7 @@ def relax(
     results: dict[int, Relaxation | CrystalError] = {}
 
     def proceed(index: int, answer: Any) -> None:
-        """Send a crystal the answer to its last request, and serve its next ones up to a minimisation."""
+        """Answer a crystal's last request, and serve its next ones up to a minimisation."""
         way = ways[index]
         try:
             while True:
