@@ -113,7 +113,7 @@ class Outcome:
         }
 
     def of_generated(self, count: int) -> float:
-        """Return the share of the generated entries that some sampled crystals represent.
+        """Return the share of generated entries that some sampled crystals represent.
 
         NaN if it is not known: if the sample was drawn from small crystals only, or the run is not
         complete.
@@ -137,7 +137,7 @@ class Outcome:
 
 
 def ranked_outcomes(table: pandas.DataFrame, complete: bool = True) -> list[Outcome]:
-    """Return the outcomes by the share of stable crystals among those determined, the highest first.
+    """Return the outcomes by the stable share of those determined, the highest first.
 
     Parameters
     ----------
