@@ -27,8 +27,8 @@ class RunConfig:
     """All settings of a run.
 
     ``None`` in ``criterion``, ``fmax``, ``max_steps``, ``supercell`` and ``derivative`` stands for
-    the protocol's own value, and 0 in ``max_edges`` for the device's: see :meth:`resolved`.
-    Settings that decide results are hashed, which names the run (``hpcbench.settings_hash``); the
+    the protocol's own value, and 0 in ``max_edges`` for the device's: see :meth:`resolved`. A hash
+    of the settings that determine results identifies the run (``hpcbench.settings_hash``); the
     others (where to write, how much to batch) may change from one run of a store to the next.
     """
 
@@ -323,7 +323,7 @@ class RunConfig:
         return PROTOCOLS[self.protocol]
 
     def resolved(self) -> RunConfig:
-        """The same settings with the protocol's values in place of ``None``."""
+        """Return the same settings with the protocol's values in place of ``None``."""
         protocol = self.protocol_definition
         return dataclasses.replace(
             self,
@@ -335,21 +335,21 @@ class RunConfig:
         )
 
     def result_settings(self) -> dict[str, Any]:
-        """The settings that decide results, as JSON types."""
+        """Return the settings that determine results, as JSON types."""
         resolved = self.resolved()
         values = {f.name: getattr(resolved, f.name) for f in settings() if f.metadata["decides"]}
         values["criteria"] = as_tables(self.criteria)
-        # The hash of those who do not use them is what it was before they were there.
+        # Without these settings the hash must stay what it was before they existed.
         for name in _LATER:
             if getattr(self, name) == getattr(RunConfig, name, ()):
                 del values[name]
         if isinstance(resolved.supercell, str) or len(resolved.supercell or ()) > 1:
-            # Nor does it lower a supercell that is not given by its length. Where one is, its
-            # value is written, as stores without it had no limit.
+            # The limit has no effect on a supercell that is not given by its length. For others
+            # it is written, because stores without it had no limit.
             del values["supercell_atoms"]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
 def settings() -> tuple[dataclasses.Field[Any], ...]:
-    """The settings in order of declaration."""
+    """Return the settings in order of declaration."""
     return dataclasses.fields(RunConfig)

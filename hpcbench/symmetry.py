@@ -1,4 +1,4 @@
-"""spglib's answer for a cell, or none: used wherever symmetry is looked at."""
+"""spglib's symmetry dataset for a cell, guarded against crashes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def symmetry_dataset(
     numbers: NDArray[np.integer[Any]],
     tolerance: float,
 ) -> Any | None:
-    """Spglib's symmetry dataset of a crystal, or ``None`` where it finds none.
+    """Return spglib's symmetry dataset of a crystal, or ``None`` if it finds none.
 
     Parameters
     ----------

@@ -159,7 +159,7 @@ def _tar_members(path: str, limits: Limits) -> Iterator[Member]:
 
 
 def _unpacked(stream: IO[bytes]) -> IO[bytes]:
-    """Return the decompressed stream; the names of tar archives often do not show the compression."""
+    """Return the decompressed stream; names of tar archives often do not show the compression."""
     start = stream.read(6)
     stream.seek(0)
     for magic, opened in _COMPRESSED:

@@ -21,7 +21,7 @@ UNKNOWN = ("", "?", ".")
 
 _VACANCIES = ("VA", "VAC", "VC", "VACANCY", "VOID")
 _DUMMIES = ("X", "XX", "Q", "DU", "DUM", "DUMMY", "CNT", "CENT")
-# An element's symbol with an optional charge before or after its sign: Fe, FE, Na1, Fe3+, Fe+3, O2-.
+# An element's symbol, with a charge before or after its sign: Fe, FE, Na1, Fe3+, Fe+3, O2-.
 _TYPE = re.compile(r"([A-Za-z]{1,2})[0-9.]*([+-][0-9.]*)?")
 # Letters that distinguish sites of an element: Ow, Oa, but not Wat, Phe or Cg.
 _SITE_LETTERS = "abcdew"
@@ -176,7 +176,7 @@ def _no_element(text: str, where: str) -> UnreadableError:
 
 
 def _of_label(label: str, formula: Collection[str]) -> str:
-    """Return the element of a label: its symbol, followed by characters that distinguish sites (Fe1, O1w).
+    """Return the element of a label: a symbol, then characters that number sites (Fe1, O1w).
 
     Raises
     ------

@@ -91,7 +91,7 @@ def holds_several(path: str) -> bool:
 
 
 def is_hidden(path: str) -> bool:
-    """Tell whether a relative path is a dot file, in a dot folder, or macOS's copy of attributes."""
+    """Tell whether a relative path is hidden: a dot file, in a dot folder, or in ``__MACOSX``."""
     return any(
         part == "__MACOSX" or (part.startswith(".") and part not in (".", ".."))
         for part in path.replace("\\", "/").split("/")

@@ -15,7 +15,7 @@ LINKS = "links and devices in archives"
 
 
 class Known(NamedTuple):
-    """A member of an archive: name, size, function that opens it, and its kind if it is left out."""
+    """A member of an archive: name, size, function that opens it, and kind if it is left out."""
 
     name: str
     size: int

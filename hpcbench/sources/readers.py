@@ -87,7 +87,7 @@ def _counts(line: str) -> list[int]:
 
 
 def _symbols_of_comment(comment: str, number: int) -> list[str]:
-    """Return the elements of a comment that consists of their symbols in order: ``Mg O`` or ``MgO``.
+    """Return the elements of a comment that is their symbols in order: ``Mg O`` or ``MgO``.
 
     Raises
     ------
