@@ -80,11 +80,11 @@ def read_nac_params(
     except Exception as error:  # phonopy raises many kinds
         message = " ".join(str(error).split())
         raise CrystalError(
-            KIND, f"{where}: {type(error).__name__}: {message}; mend them, or take them away"
+            KIND, f"{where}: {type(error).__name__}: {message}; correct or remove them"
         ) from error
     params.setdefault("method", "gonze")
     if problem := _problem(params, len(primitive)):
-        raise CrystalError(KIND, f"{where}: {problem}; mend them, or take them away")
+        raise CrystalError(KIND, f"{where}: {problem}; correct or remove them")
     return params
 
 

@@ -68,7 +68,7 @@ class RunConfig:
     relax: str = of_calculation(
         "full",
         kind.one_of("none", "positions", "full"),
-        "what may move before the phonons: nothing, the positions, or positions and cell",
+        "degrees of freedom of the relaxation: none, the positions, or positions and cell",
     )
     fmax: float | None = of_calculation(
         None,
@@ -239,7 +239,7 @@ class RunConfig:
     lease_minutes: float = of_machine(
         10.0,
         kind.positive,
-        "a rank takes no more crystals than for so many minutes: what its death may cost",
+        "a rank takes crystals for so many minutes at most, which is what its death may cost",
         metavar="MIN",
     )
     silence: float = of_machine(
@@ -270,7 +270,7 @@ class RunConfig:
     unique: bool = of_crystals(
         False,
         kind.switch,
-        "set aside what a generator wrote again in other words, by pymatgen's StructureMatcher",
+        "set aside duplicates within a generator's crystals, by pymatgen's StructureMatcher",
     )
     sample: int = of_crystals(
         0,
@@ -310,8 +310,8 @@ class RunConfig:
         (),
         read_limits,
         "most bytes, characters in a line, levels of nesting or members of a file of a format, as "
-        "FORMAT.WHAT=N: json.bytes=2G xyz.members=200K; what is above becomes a row with its "
-        "reason",
+        "FORMAT.WHAT=N: json.bytes=2G xyz.members=200K; data above a limit become a row with "
+        "its reason",
         metavar="LIMIT",
         many=True,
     )

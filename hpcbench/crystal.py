@@ -22,10 +22,10 @@ POSITION_RESOLUTION = 1e-5
 """Length in A to which content ids round cells and positions."""
 
 BORN_RESOLUTION = 1e-6
-"""The same for Born charges in e, the dielectric tensor, and their other parameters."""
+"""Resolution of Born charges in e, of the dielectric tensor, and of their other parameters."""
 
 MASS_RESOLUTION = 1e-3
-"""The same for atomic masses in u."""
+"""Resolution of atomic masses in u."""
 
 # Files have rounded decimals. With this offset none of them is at a boundary between two grid
 # points, where rounding noise would change the id.

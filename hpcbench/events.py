@@ -138,7 +138,7 @@ class RankProgress:
     wall : float
         Seconds from the moment when its potential was ready to the end of its work; 0 before that.
     ended : bool
-        Whether it came to its end.
+        Whether it has ended normally.
     """
 
     rank: int
@@ -229,7 +229,7 @@ class Progress:
 
     @property
     def ended(self) -> int:
-        """Ranks that came to their end."""
+        """Ranks that have ended normally."""
         return sum(rank.ended for rank in self.by_rank.values())
 
     @property

@@ -32,7 +32,7 @@ _DEFAULTS: Mapping[str, Mapping[str, int]] = {
     "phonopy": {"bytes": 2**28, "line": 2**20, "nesting": 50, "members": 2**20},
     # Read row by row. line: characters of a row; nesting, members: of a structure in it.
     "csv": {"bytes": 2**36, "line": 2**24, "nesting": 100, "members": 2**18},
-    # nesting, members: of lists and dictionaries, each counted as often as it occurs in another.
+    # nesting, members: of lists and dictionaries, counted as often as they occur in others.
     "torch": {"bytes": 2**28, "nesting": 50, "members": 2**20},
     "list": {"bytes": 2**24},
     "manifest": {"bytes": 2**24},
@@ -50,7 +50,7 @@ _PART = 2**20
 
 @dataclass(frozen=True)
 class Limits:
-    """Largest numbers of bytes, characters of a line, levels of nesting and members, for each format.
+    """Largest numbers of bytes, characters of a line, nesting levels and members, by format.
 
     Attributes
     ----------

@@ -164,5 +164,5 @@ def _of_parts(
         or not all(isinstance(value, int | float | None) for value in (index, *numbers))
         or not isinstance(columns, dict | None)
     ):
-        raise TypeError("a text or a number is none")
+        raise TypeError("a value has another type")
     return Origin(file, index, generator, set_aside, tuple((columns or {}).items()))

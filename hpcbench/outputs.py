@@ -1,4 +1,4 @@
-"""Where results are written, and which files are never replaced.
+"""Rules for writing results: targets, temporary files, and files that are never replaced.
 
 One rule holds for every command. Links are followed: the target of a link is written, and the link
 stays. A file is replaced only if hpcbench has written it, which its first or last bytes show, or
@@ -87,7 +87,7 @@ def target_of(path: str | os.PathLike[str]) -> Path:
     """
     given = Path(path)
     if not given.name or "\0" in given.name:
-        raise UsageError(f"{os.fspath(path)!r} is no name of a file")
+        raise UsageError(f"{os.fspath(path)!r} is not a file name")
     try:
         if not given.is_symlink():
             return given

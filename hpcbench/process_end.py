@@ -11,7 +11,7 @@ _to_whom: list[int] = []
 
 
 def tell_to(descriptor: int) -> None:
-    """Register the descriptor of a pipe whose reader is told of the end."""
+    """Register a pipe, by its descriptor, on which the end of this process is reported."""
     _to_whom.append(descriptor)
 
 

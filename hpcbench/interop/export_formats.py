@@ -46,6 +46,6 @@ FORMATS = {
     "pymatgen": Format("-pymatgen", "PhononBandStructureSymmLine of each crystal, as JSON"),
     "phononbench": Format(
         "-phononbench",
-        "what PhononBench's scripts write: labels, relaxed CIF, force constants, summary",
+        "files of PhononBench's scripts: labels, relaxed CIF, force constants, summary",
     ),
 }

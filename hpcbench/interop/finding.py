@@ -112,8 +112,8 @@ def find(sources: Sequence[str]) -> Found:
     jobs += _without_phonons(jobs, labels, relaxed, files)
     if not jobs:
         raise SourceError(
-            f"{' '.join(sources)}: no phonon calculation: neither a phonopy YAML file nor what "
-            f"PhononBench's scripts write"
+            f"{' '.join(sources)}: no phonon calculation: neither a phonopy YAML file nor "
+            f"files of PhononBench's scripts"
         )
     label_files = {label.file for entries in labels.values() for label in entries}
     settings = {text: None for path in files if (text := _settings_text(path))}

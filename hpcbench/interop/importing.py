@@ -222,7 +222,7 @@ def _received(job: Job, future: Any) -> tuple[Job, list[dict[str, Any]]]:
     except Exception as error:  # loky's own, when a worker process is killed
         raise SetupError(
             f"a worker process ended at {job.origin} or near it ({type(error).__name__}); "
-            f"--workers 0 tells which file does it"
+            f"--workers 0 shows which file is the cause"
         ) from error
 
 

@@ -251,7 +251,7 @@ def _row_without_phonons(job: Job, origin: Origin) -> dict[str, Any]:
         )
         why = job.reason or "there is only the relaxed crystal"
         return _failed_row(crystal, job, origin, CrystalError(NOTHING, why))
-    why = job.reason or "there is only the label; the scripts give one to what failed as well"
+    why = job.reason or "there is only the label, which the scripts give to failed crystals too"
     return _failed_row(None, job, origin, CrystalError(NOTHING, why))
 
 

@@ -67,7 +67,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PhononSettings:
-    """How phonons are computed; units and meaning as in ``RunConfig``.
+    """Settings of a phonon calculation; units and meaning as in ``RunConfig``.
 
     Attributes
     ----------
@@ -181,7 +181,7 @@ def prepare(atoms: Atoms, supercell_matrix: NDArray[np.int64], settings: PhononS
     supercell_matrix : ndarray, shape (3, 3)
         In phonopy's sense.
     settings : PhononSettings
-        How phonons are computed.
+        Settings of the calculation.
 
     Raises
     ------
@@ -218,7 +218,7 @@ def analyse(
     forces : ndarray, shape (nsupercells, natoms, 3)
         Forces of the displaced supercells in eV/A, as the potential returns them.
     settings : PhononSettings
-        How phonons are computed.
+        Settings of the calculation.
     checks : ndarray, shape (2 or 3, natoms, 3), optional
         Forces in eV/A of the undisplaced supercell, of the one with half the first displacement,
         and of the one with a quarter of it. They show how much the length of the displacements may
@@ -271,7 +271,7 @@ def analyse_lengths(
     forces : ndarray, shape (ncopies, natoms, 3)
         Of the supercells of :func:`hpcbench.phonons.displacement_length.with_shorter`, in eV/A.
     settings : PhononSettings
-        How phonons are computed.
+        Settings of the calculation.
 
     Raises
     ------
@@ -304,7 +304,7 @@ def analyse_force_constants(
     phonon : Phonopy
         With compact force constants, which are neither fitted nor symmetrised here.
     settings : PhononSettings
-        How phonons are computed.
+        Settings of the calculation.
     noise : Noise
         What is known of the noise. That of forces is carried over to the spectra of these settings
         if ``phonon`` has the displacements that the force constants come from.
@@ -346,7 +346,7 @@ def analyse_response(
     rounding : float
         The largest part of them that is not Hermitian, in eV/A^2.
     settings : PhononSettings
-        How phonons are computed.
+        Settings of the calculation.
 
     Raises
     ------

@@ -36,7 +36,7 @@ def dimensionality(atoms: Atoms) -> int:
         atoms.cell[:], atoms.get_chemical_symbols(), atoms.positions, coords_are_cartesian=True
     )
     with warnings.catch_warnings():
-        # Of oxidation states that nobody has given, and of electronegativities of noble gases.
+        # Warnings of missing oxidation states, and of electronegativities of noble gases.
         warnings.simplefilter("ignore")
         try:
             bonded = StructureGraph.from_local_env_strategy(structure, CrystalNN())

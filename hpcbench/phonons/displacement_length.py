@@ -103,7 +103,7 @@ def pairs_of(phonon: Phonopy) -> list[Pair]:
 
 
 def with_shorter(copies: DisplacedCopies, pairs: list[Pair]) -> DisplacedCopies:
-    """Return displaced supercells, and those that the extrapolation needs in addition.
+    """Return displaced supercells, and others in addition for the extrapolation.
 
     After phonopy's follow the undisplaced one, then one for each pair and each length of
     ``SHORTER``.

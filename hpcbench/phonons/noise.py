@@ -43,7 +43,7 @@ _MOST_QPOINTS = 64
 # ones does not measure their noise.
 _NO_CHANGE = 1e-3
 OTHER_DISPLACEMENTS = 6.0
-"""How much more nonlinear other displacements may be than the first, the only one that is halved.
+"""Factor for the nonlinearity of other displacements than the first, the only one that is halved.
 For 44 demo crystals, half of them rattled, and 8 generated ones with CHGNet, extrapolation moved
 the lowest mode of any examined q by up to 4.2 times the estimate from the first displacement, with
 a median of 0.3."""

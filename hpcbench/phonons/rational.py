@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # within the same distance from Gamma are long waves, as in hpcbench.phonons.character.
 _NEAR = 0.5
 # Its own interpolated frequency must also be at least this share of the other's: a q beside a deep
-# minimum tells nothing about the minimum.
+# minimum has no information about it.
 _DEEP = 0.5
 _SAME = 1e-6  # of a q in reduced coordinates, of a distance in 1/A, of a frequency in THz
 
@@ -54,7 +54,7 @@ class RationalQ:
 
     @property
     def coordinates(self) -> NDArray[np.float64]:
-        """The same as floating-point numbers, shape (3,)."""
+        """The fractions as floating-point numbers, shape (3,)."""
         return np.array(self.numerators) / np.array(self.denominators)
 
 

@@ -163,7 +163,7 @@ def _is_nothing(cost: NDArray[np.float64], number: int, natoms: int) -> bool:
 def soft_branch(
     phonon: Phonopy, found: Holding, dimensionality: int, modes: Mapping[str, Mode]
 ) -> str:
-    """Name the acoustic branch across a gap if it is what makes modes soft; else return "".
+    """Name the acoustic branch across a gap if it makes modes soft; else return "".
 
     Parameters
     ----------

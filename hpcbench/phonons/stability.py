@@ -61,7 +61,7 @@ class Spectrum:
 
     @property
     def at_gamma(self) -> NDArray[np.bool_]:
-        """Which modes are acoustic modes at Gamma, shape (nq, nbands)."""
+        """Mask of the acoustic modes at Gamma, shape (nq, nbands)."""
         found: NDArray[np.bool_] = is_gamma(self.qpoints)[:, None] & self.acoustic
         return found
 

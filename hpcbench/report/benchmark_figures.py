@@ -142,7 +142,7 @@ def _by_condition(outcomes: Sequence[Outcome]) -> Figure:
     return Figure(
         "rates-by-condition",
         "Stable share by condition",
-        "What generators were asked for; PhononBench's Figure 3a.",
+        "Conditions of the generation; PhononBench's Figure 3a.",
         data,
         draw,
         (5.6, 1.0 + 0.26 * len(data)),
@@ -387,7 +387,7 @@ def _convergence(outcomes: Sequence[Outcome]) -> Figure:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_ylim(bottom=0)
-        axes.set_xlabel("crystals looked at, in random order")
+        axes.set_xlabel("number of crystals, in random order")
         axes.set_ylabel("stable, %")
         axes.grid(color=RULE, linewidth=0.6)
         axes.legend(frameon=False, fontsize=7)

@@ -75,8 +75,8 @@ def print_launch(progress: Progress, ages: Mapping[int, float], accuracy: Accura
         if states["silent"] or states["dead"]:
             out.print(
                 Text(
-                    "what a dead rank had begun is taken over by the others; if none is left, "
-                    "the same command goes on"
+                    "the other ranks take over the crystals of a dead one; if none is left, give "
+                    "the same command again"
                 )
             )
     else:

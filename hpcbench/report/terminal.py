@@ -286,7 +286,7 @@ def _computation(row: Mapping[str, Any]) -> str:
     kind = computation_words(row.get("again", ""))
     if row.get("parent"):
         return kind
-    return f"what decides ({kind})" if kind else "what decides"
+    return f"final computation ({kind})" if kind else "final computation"
 
 
 def _outcome(row: Mapping[str, Any]) -> str:

@@ -167,8 +167,8 @@ def compare_clocks(everyone: Sequence[Facts], clocks: Sequence[float]) -> str:
     )
     return (
         f"clocks disagree: {wrong}. Results do not depend on clocks, but times in logs and rates "
-        f"in `hpcbench status` do, and the end of the job is known by the clock of rank 0's host. "
-        f"Tell the cluster's administrators; `chronyc tracking` on a host says how it is set"
+        f"in `hpcbench status` do, and the end of the job is taken from the clock of rank 0's "
+        f"host. Tell the cluster's administrators; `chronyc tracking` on a host says how it is set"
     )
 
 
@@ -304,7 +304,7 @@ def _folder(everyone: Sequence[Facts]) -> StoreError | None:
     if absent:
         return StoreError(
             f"the run's folder is not the same for all ranks: {_who(everyone[:1])} has made "
-            f"{everyone[0].folder}, but what it wrote there is not seen by\n"
+            f"{everyone[0].folder}, but a file that it wrote there is not seen by\n"
             + "\n".join(_differences(absent, lambda facts: facts.folder, least=1))
             + "\ngive --out a path on a file system that all nodes share: /tmp and $TMPDIR "
             "usually are each node's own (`df -h FOLDER` says what a folder lies on)"

@@ -60,8 +60,8 @@ def past_end(environment: Mapping[str, str] | None = None) -> str:
         return ""
     when = f"{datetime.fromtimestamp(int(end)):%Y-%m-%d %H:%M}"
     return (
-        f"SLURM_JOB_END_TIME ({when}) is over, and passed over; if it was left by another job: "
-        f"unset SLURM_JOB_END_TIME"
+        f"SLURM_JOB_END_TIME ({when}) is in the past, and ignored; if it is left over from another "
+        f"job: unset SLURM_JOB_END_TIME"
     )
 
 

@@ -99,7 +99,7 @@ class IsolatedWorker:
         self._stop = stop
         self._process: subprocess.Popen[bytes] | None = None
         self.how = ""
-        """How the last process ended, in words."""
+        """The end of the last process, in words."""
 
     def compute(self, row: int, attempts: int, longest: float = math.inf) -> Fate:
         """Compute a row of the list of crystals in the process.

@@ -12,9 +12,9 @@ One file for each process, with lines::
     stop                        the process was asked to stop: its death would mean nothing
     end                         the process has ended normally
 
-After a death the file tells the other ranks what is left to do, and which crystals may be the
-cause. It survives any death of the process. If a machine goes down the last lines may be lost, and
-then no crystal is suspected because of them.
+After a death the other ranks read from it what is left to do, and which crystals may be the cause.
+It survives any death of the process. If a machine goes down the last lines may be lost, and then no
+crystal is suspected because of them.
 """
 
 from __future__ import annotations

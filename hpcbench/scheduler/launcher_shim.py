@@ -125,10 +125,10 @@ def _end_as(code: int, told: bytes) -> NoReturn:
     how = f"with exit code {code}" if code >= 0 else f"by signal {-code} ({_name(-code)})"
     with contextlib.suppress(OSError):
         print(
-            f"hpcbench: the process ended {how}, without a word: a crystal, the potential or a "
-            f"library has ended it, or somebody else. What was saved is safe. The same command "
-            f"goes on, and computes alone what was under way; where it ends like this before any "
-            f"crystal is begun, --model or a library does not work here",
+            f"hpcbench: the process ended {how}, without a message: a crystal, the potential or "
+            f"a library has ended it, or somebody else. Saved results are safe. The same command "
+            f"continues, and computes each crystal that was in progress alone; if it ends like "
+            f"this before any crystal is begun, --model or a library does not work here",
             file=sys.stderr,
             flush=True,
         )

@@ -35,7 +35,7 @@ class Outcome:
     last : bool
         True on the one rank that finished the launch and consolidated the store.
     nobody_died : bool
-        Whether all ranks came to their end.
+        Whether all ranks ended normally.
     problem : Exception or None
         The error that ended this rank's work.
     """
@@ -181,8 +181,8 @@ def in_words(error: Exception, folder: RunFolder) -> Exception:
     if not isinstance(error, OSError) or str(folder.path) not in str(error.filename):
         return error
     return StoreError(
-        f"{error.filename}: {error.strerror}; what was computed is safe: mend this and give the "
-        f"same command again"
+        f"{error.filename}: {error.strerror}; what was computed is safe: correct this, and give "
+        f"the same command again"
     )
 
 

@@ -48,8 +48,8 @@ class StartupWatchdog:
             why = self._why_to_end()
             if why and not self._over.is_set():
                 print(
-                    f"hpcbench: rank {self._rank} ends before the work has begun, for {why}; give "
-                    f"the same command again",
+                    f"hpcbench: rank {self._rank} ends before the work has begun, because {why}; "
+                    f"give the same command again",
                     file=sys.stderr,
                     flush=True,
                 )

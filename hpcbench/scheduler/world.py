@@ -238,8 +238,8 @@ def join_world(environment: Mapping[str, str] | None = None) -> World:
     if _is_left_over(os.environ if environment is None else environment):
         # MPI would end the process without any advice.
         raise LaunchError(
-            f"PMI_FD and PMI_SIZE tell of an mpiexec that did not start this process: they are "
-            f"left over; {_unset(launcher)}"
+            f"PMI_FD and PMI_SIZE are left over from an mpiexec that did not start this process: "
+            f"{_unset(launcher)}"
         )
     world = MPIWorld()
     # The world may be larger than the launcher's number, as in a heterogeneous Slurm step.
@@ -247,7 +247,7 @@ def join_world(environment: Mapping[str, str] | None = None) -> World:
         raise LaunchError(
             f"{launcher.name} started {launcher.size} processes, but MPI sees a world of "
             f"{world.size}: {_remedy(launcher, mpi_library())}. If nothing started several, the "
-            f"variables that tell so are left over; {_unset(launcher)}"
+            f"variables that say so are left over; {_unset(launcher)}"
         )
     return world
 

@@ -174,7 +174,7 @@ def _whole(numbers: ArrayLike) -> NDArray[np.int64]:
     except (OverflowError, TypeError, ValueError):
         is_whole = False
     if not is_whole:
-        raise UnreadableError("unknown element", "an atomic number is none")
+        raise UnreadableError("unknown element", "an atomic number is not a whole number")
     return found
 
 
