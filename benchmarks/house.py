@@ -67,12 +67,14 @@ def lines_of_code(text: str, tree: ast.Module) -> int:
 
 
 def _docstring_lines(tree: ast.Module) -> Iterator[tuple[int, int]]:
+    """Yield the first and last lines of docstrings, also of those that follow a constant."""
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Module | ast.ClassDef | Function):
-            continue
-        if ast.get_docstring(node, clean=False) is not None:
-            constant = node.body[0]
-            yield constant.lineno, constant.end_lineno or constant.lineno
+        if (
+            isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, str)
+        ):
+            yield node.lineno, node.end_lineno or node.lineno
 
 
 # Descriptions
