@@ -15,10 +15,11 @@ import sys
 
 
 def _leave_working_folder() -> None:
-    """Take the working folder from the places of modules, if this is the program itself.
+    """Remove the working folder from the search path of modules, if this is the program itself.
 
-    ``python -m`` puts it first, so that a file ``numpy.py`` beside somebody's crystals would be
-    run in place of numpy: before anything else is imported, that of ``__future__`` included.
+    ``python -m`` puts it first, so that a file ``numpy.py`` next to a user's crystals would be
+    imported in place of numpy. This must be done before anything else is imported, even
+    ``__future__``.
     """
     program = os.path.basename(sys.argv[0]) if sys.argv else ""
     if program == "-m":

@@ -1,4 +1,4 @@
-"""``python -m hpcbench``."""
+"""The entry point of ``python -m hpcbench``."""
 
 import sys
 

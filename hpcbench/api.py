@@ -1,4 +1,4 @@
-"""hpcbench from Python, in one process and without MPI."""
+"""The Python interface: hpcbench in one process and without MPI."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class RunResult:
-    """What :func:`run` returns.
+    """The result of :func:`run`.
 
     Attributes
     ----------
     table : pandas.DataFrame
-        A row for each different crystal, in the order given; see ``Store.table``. Those for
-        which a time limit did not suffice are not in it.
+        A row for each different crystal, in the given order; see ``Store.table``. Crystals for
+        which a time limit did not suffice are missing.
     store : Store or None
         The store, if ``out`` was given.
     """
@@ -45,31 +45,36 @@ def run(
     out: str | os.PathLike[str] | None = None,
     **settings: Any,
 ) -> RunResult:
-    """Relax crystals, compute their phonons, and give verdicts.
+    """Relax crystals, compute their phonons, and return verdicts.
 
-    For use inside a program, such as the training loop of a generator: one process, no MPI, no
-    files unless ``out`` is given, nothing printed. Crystals that fail have their reason in the
+    This is for use inside a program, such as the training loop of a generator: one process, no MPI,
+    no files unless ``out`` is given, nothing printed. Crystals that fail have their reason in the
     table.
 
     Parameters
     ----------
     crystals : iterable of ase.Atoms or Crystal
-        Periodic crystals. A name is taken from ``atoms.info["name"]``, else the formula.
+        Periodic crystals. The name is ``atoms.info["name"]``, else the formula.
     model : str, Potential or ASE calculator
-        As ``--model``; or a loaded potential (:func:`load_potential`), so that calls in a loop
+        As for ``--model``; or a loaded potential (:func:`load_potential`), so that calls in a loop
         need not load the weights again; or an ASE calculator.
     out : path, optional
-        A store to write, or to go on with: crystals that are in it are not computed again. Its
-        table is of the crystals of the last call; the others are in ``store.earlier``.
+        A store to write, or to continue: crystals in it are not computed again. Its table has the
+        crystals of the last call; the others are in ``store.earlier``.
     **settings
         Any setting of a run, e.g. ``supercell=(2, 2, 2)``, ``dtype="float64"``.
+
+    Returns
+    -------
+    RunResult
+        The table of results, and the store.
 
     Raises
     ------
     UsageError
         If there is no crystal, or a setting is wrong.
     SetupError
-        If the potential or the device cannot be had.
+        If the potential or the device is not available.
     """
     from hpcbench.curation.primitive import primitive_of
     from hpcbench.engine.stopping import Stop
@@ -92,7 +97,7 @@ def run(
             raise UsageError(f"dtype is {dtype}, but {name} was loaded in {potential.info.dtype}")
     with tempfile.TemporaryDirectory(prefix="hpcbench-") as temporary:
         path = os.path.join(temporary, "store.h5") if out is None else os.fspath(out)
-        # A program's own arguments decide: the environment is for the command line.
+        # Only the arguments count: environment variables are for the command line.
         config = load_config(
             {**settings, "model": name, "out": path, "report": False},
             environment={},
@@ -113,13 +118,13 @@ def run(
         store = Store(path)
         order = list(dict.fromkeys(record.id for record in records))
         table = store.table
-        # With a time limit there may be some that have not been computed.
+        # With a time limit some may not have been computed.
         table = table.loc[[key for key in order if key in table.index]]
     return RunResult(table, None if out is None else store)
 
 
 def _potential(model: Any) -> Potential:
-    """A potential, or an ASE calculator as one."""
+    """Return a potential, also for an ASE calculator."""
     if hasattr(model, "get_potential_energy") and not isinstance(model, type):
         from hpcbench.potentials.ase_calculator import from_calculator
 

@@ -1,10 +1,10 @@
 """Born effective charges and the dielectric tensor, as phonopy's ``nac_params`` in A and eV.
 
-With them phonopy adds what point dipoles give beyond the supercell, by Gonze and Lee (Phys. Rev. B
-55, 10355; phonopy's default) or, where a file asks for that, by Wang et al. (J. Phys.: Condens.
-Matter 22, 202201). Keys are phonopy's: ``born`` of each atom, shape (natoms, 3, 3), in units of the
-elementary charge; ``dielectric``, shape (3, 3), of high frequency; ``factor`` in eV A; ``method``;
-and, where a file sets them, ``G_cutoff`` and ``Lambda`` in 1/A. Tensors are Cartesian.
+With them phonopy adds the long-range interaction of point dipoles, by Gonze and Lee (Phys. Rev. B
+55, 10355 (1997); phonopy's default) or, if a file asks for it, by Wang et al. (J. Phys.: Condens.
+Matter 22, 202201 (2010)). Keys are phonopy's: ``born`` of each atom, shape (natoms, 3, 3), in units
+of the elementary charge; ``dielectric``, shape (3, 3), of high frequency; ``factor`` in eV A;
+``method``; and, if a file sets them, ``G_cutoff`` and ``Lambda`` in 1/A. Tensors are Cartesian.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from phonopy.structure.cells import Primitive, Supercell
 
 NAC_PARAMS = "nac_params"
-"""The key of ASE's ``Atoms.info`` under which they go with a crystal through its relaxation."""
+"""The key of ASE's ``Atoms.info`` under which a crystal keeps them during its relaxation."""
 KIND = "Born charges"
 """The kind of failure of a crystal whose Born charges cannot be used."""
 METHODS = {"gonze": "Gonze-Lee", "wang": "Wang"}
-"""By phonopy's names."""
+"""Names of the methods, by phonopy's keywords."""
 _ARRAYS = ("born", "dielectric")
 
 
@@ -40,18 +40,19 @@ def read_nac_params(
     primitive: PhonopyAtoms,
     units: CalculatorPhysicalUnits,
 ) -> dict[str, Any] | None:
-    """Return what a calculation has of them, of its primitive cell; ``None`` if nothing.
+    """Return the Born charges of a calculation's primitive cell; ``None`` if there are none.
 
     Parameters
     ----------
     given : mapping or None
-        From phonopy's YAML file, in the units of its calculator. It wins, as in phonopy.
+        From phonopy's YAML file, in the units of its calculator. It takes precedence, as in
+        phonopy.
     born : Path or None
-        A BORN file: phonopy expands its charges of symmetrically different atoms to all atoms.
+        A BORN file, with the charges of symmetrically different atoms: phonopy expands them.
     primitive : PhonopyAtoms
         The file's primitive cell, lengths in A.
     units : CalculatorPhysicalUnits
-        Of the file's calculator.
+        Units of the file's calculator.
 
     Raises
     ------
@@ -79,16 +80,16 @@ def read_nac_params(
     except Exception as error:  # phonopy raises many kinds
         message = " ".join(str(error).split())
         raise CrystalError(
-            KIND, f"{where}: {type(error).__name__}: {message}; mend them, or take them away"
+            KIND, f"{where}: {type(error).__name__}: {message}; correct or remove them"
         ) from error
     params.setdefault("method", "gonze")
     if problem := _problem(params, len(primitive)):
-        raise CrystalError(KIND, f"{where}: {problem}; mend them, or take them away")
+        raise CrystalError(KIND, f"{where}: {problem}; correct or remove them")
     return params
 
 
 def _problem(params: Mapping[str, Any], natoms: int) -> str:
-    """Say what is wrong with them; empty if nothing is."""
+    """Return a problem with them; empty if there is none."""
     charges, dielectric = (params[name] for name in _ARRAYS)
     if charges.shape != (natoms, 3, 3):
         return f"charges of {len(charges)} atoms, but the primitive cell has {natoms}"
@@ -104,7 +105,13 @@ def _problem(params: Mapping[str, Any], natoms: int) -> str:
 
 
 def matrix_between(unitcell: PhonopyAtoms, primitive: PhonopyAtoms) -> NDArray[np.float64]:
-    """Return the primitive matrix of a file that shows the cells only."""
+    """Return the primitive matrix of a file that contains the cells only.
+
+    Parameters
+    ----------
+    unitcell, primitive : PhonopyAtoms
+        The two cells of the file.
+    """
     matrix = np.linalg.solve(unitcell.cell.T, primitive.cell.T)
     # All centrings are thirds and halves.
     simple = np.rint(matrix * 6) / 6
@@ -114,9 +121,18 @@ def matrix_between(unitcell: PhonopyAtoms, primitive: PhonopyAtoms) -> NDArray[n
 def of_cell(
     params: Mapping[str, Any], primitive: Primitive, supercell: Supercell
 ) -> dict[str, Any]:
-    """Return them with the charges of all atoms of the unit cell, given those of the primitive one.
+    """Convert parameters of the primitive cell to those of the unit cell.
 
-    Atoms of a cell that are one atom of its primitive cell differ by a translation alone.
+    Atoms of the unit cell that are one atom of the primitive cell differ by a translation alone.
+
+    Parameters
+    ----------
+    params : mapping
+        With ``born`` of the primitive cell's atoms.
+    primitive : Primitive
+        Phonopy's primitive cell.
+    supercell : Supercell
+        Phonopy's supercell, which knows the unit cell.
     """
     atoms = [primitive.p2p_map[primitive.s2p_map[atom]] for atom in supercell.u2s_map]
     return {**params, "born": params["born"][atoms]}
@@ -125,13 +141,23 @@ def of_cell(
 def of_primitive(
     params: Mapping[str, Any], primitive: Primitive, supercell: Supercell
 ) -> dict[str, Any]:
-    """Return them with the charges of the primitive cell's atoms, given those of the unit cell."""
+    """Convert parameters of the unit cell to those of the primitive cell.
+
+    Parameters
+    ----------
+    params : mapping
+        With ``born`` of the unit cell's atoms.
+    primitive : Primitive
+        Phonopy's primitive cell.
+    supercell : Supercell
+        Phonopy's supercell, which knows the unit cell.
+    """
     atoms = [supercell.u2u_map[supercell.s2u_map[atom]] for atom in primitive.p2s_map]
     return {**params, "born": params["born"][atoms]}
 
 
 def to_json(params: Mapping[str, Any] | None) -> str:
-    """Return them as a text; empty if there are none."""
+    """Return the parameters as a text; empty if there are none."""
     if params is None:
         return ""
     values = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in params.items()}
@@ -139,15 +165,15 @@ def to_json(params: Mapping[str, Any] | None) -> str:
 
 
 def from_json(text: str) -> dict[str, Any] | None:
-    """Return what :func:`to_json` made a text of; ``None`` if there are none.
+    """Return the parameters from a text of :func:`to_json`; ``None`` if there are none.
 
-    Stores of older versions kept what an import had in the units of its code, and applied
-    nothing. There the method is missing, and nothing is applied now.
+    Stores of older versions kept an import's parameters in the units of its code, without a method,
+    and did not apply them; they are ignored.
 
     Raises
     ------
     StoreError
-        If it is no such text.
+        If the text is malformed.
     """
     params = json_of(text, "Born charges") if text else {}
     if not isinstance(params, dict):
@@ -162,6 +188,6 @@ def from_json(text: str) -> dict[str, Any] | None:
 
 
 def numbers_of(params: Mapping[str, Any]) -> NDArray[np.float64]:
-    """Return all their numbers one after the other, in a fixed order."""
+    """Return all numbers of the parameters one after the other, in a fixed order."""
     names = sorted(params.keys() - {"method"})
     return np.concatenate([np.ravel(params[name]) for name in names])

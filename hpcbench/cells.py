@@ -1,4 +1,4 @@
-"""Examine cells: their heights, vacuum in them, handedness, and whether they repeat."""
+"""Geometry of cells: heights, vacuum, handedness, and periodicity."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 EMPTY = 8.0
-"""A gap between atomic planes, in A, that is vacuum: wider than a potential reaches (MatterSim 5 A,
-CHGNet, MACE and ORB 6 A), and than any van der Waals gap of a layered crystal (3 to 4 A)."""
+"""In A: a gap between atomic planes that is wider is vacuum. It is more than the cutoffs of
+potentials (MatterSim 5 A, CHGNet, MACE and ORB 6 A), and than van der Waals gaps of layered
+crystals (3 to 4 A)."""
 
 
 def right_handed(cell: NDArray[np.float64]) -> tuple[NDArray[np.float64], str]:
-    """Return a cell as a right-handed one, and a note if it was left-handed.
+    """Make a cell right-handed, as phonopy and seekpath need it; return it and a note, or "".
 
     All three vectors are reversed: lattice, Cartesian positions and the order of the vectors stay,
-    so that a supercell of so many cells is the same. phonopy and seekpath need it.
+    so that a supercell matrix keeps its meaning.
 
     Parameters
     ----------
@@ -30,7 +31,7 @@ def right_handed(cell: NDArray[np.float64]) -> tuple[NDArray[np.float64], str]:
 
 
 def heights(cell: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return distances in A between opposite faces of a cell, whose lattice vectors are rows."""
+    """Return the distances in A between opposite faces of a cell (lattice vectors as rows)."""
     found: NDArray[np.float64] = 1.0 / np.linalg.norm(np.linalg.inv(cell), axis=0)
     return found
 
@@ -53,14 +54,14 @@ def gaps(cell: NDArray[np.float64], positions: NDArray[np.float64]) -> NDArray[n
 
 @dataclass(frozen=True)
 class Periodicity:
-    """Describe what boundary conditions that are not periodic mean for a crystal.
+    """The meaning of boundary conditions for a crystal.
 
     Attributes
     ----------
     is_isolated : bool
         Whether it is a molecule with vacuum on all sides.
     note : str
-        What a row says of it; empty where nothing is to be said.
+        A note for its row; empty if there is none.
     """
 
     is_isolated: bool = False
@@ -72,15 +73,15 @@ def periodicity(
     cell: NDArray[np.float64],
     positions: NDArray[np.float64],
 ) -> Periodicity:
-    """Tell what periodic boundary conditions are worth.
+    """Interpret periodic boundary conditions that are false.
 
-    Many writers forget them, and a generator's crystal is one all the same. Where they are false
-    along a direction with vacuum nothing changes by repeating it; without vacuum it does.
+    Many programs forget to set them for crystals. In a direction with vacuum they make no
+    difference; without vacuum they do, and the crystal is still taken as periodic.
 
     Parameters
     ----------
     pbc : sequence of 3 bool
-        As the source has them.
+        As given by the source.
     cell : ndarray, shape (3, 3)
         Lattice vectors as rows, in A; not singular.
     positions : ndarray, shape (natoms, 3)

@@ -1,4 +1,4 @@
-"""Say what processes of our own are started with."""
+"""Command line and environment of hpcbench's own child processes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,17 @@ from hpcbench.version import PACKAGE
 
 
 def command(module: str, *arguments: str) -> list[str]:
-    """Return the command line of a module of ours, which does not look into the working folder.
+    """Return the command line of one of this package's modules.
 
-    A file ``h5py.py`` beside somebody's data must not be taken for the package.
+    Python does not look for modules in the working folder then: a file ``h5py.py`` next to a user's
+    data must not be taken for the package.
+
+    Parameters
+    ----------
+    module : str
+        Its full name.
+    *arguments : str
+        Its arguments.
     """
     return [sys.executable, "-P", "-m", module, *arguments]
 
@@ -21,7 +29,7 @@ def command(module: str, *arguments: str) -> list[str]:
 def environment() -> dict[str, str]:
     """Return the variables of this process, with the place of this package in ``PYTHONPATH``.
 
-    Without the working folder there, which an empty entry stands for.
+    The working folder, for which an empty entry stands, is removed from it.
     """
     home = str(PACKAGE.resolve().parent)
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
@@ -30,6 +38,6 @@ def environment() -> dict[str, str]:
         here = os.getcwd()
     kept = [path for path in given if path and (not here or os.path.abspath(path) != here)]
     if Path(home).name not in ("site-packages", "dist-packages"):
-        # Not installed, or where its sources are: nothing else of Python lies there.
+        # A source folder, which contains no other Python packages.
         kept.append(home)
     return os.environ | {"PYTHONPATH": os.pathsep.join(kept)}

@@ -27,8 +27,8 @@ class RunConfig:
     """All settings of a run.
 
     ``None`` in ``criterion``, ``fmax``, ``max_steps``, ``supercell`` and ``derivative`` stands for
-    the protocol's own value, and 0 in ``max_edges`` for the device's: see :meth:`resolved`.
-    Settings that decide results are hashed, which names the run (``hpcbench.settings_hash``); the
+    the protocol's own value, and 0 in ``max_edges`` for the device's: see :meth:`resolved`. A hash
+    of the settings that determine results identifies the run (``hpcbench.settings_hash``); the
     others (where to write, how much to batch) may change from one run of a store to the next.
     """
 
@@ -68,7 +68,7 @@ class RunConfig:
     relax: str = of_calculation(
         "full",
         kind.one_of("none", "positions", "full"),
-        "what may move before the phonons: nothing, the positions, or positions and cell",
+        "degrees of freedom of the relaxation: none, the positions, or positions and cell",
     )
     fmax: float | None = of_calculation(
         None,
@@ -239,7 +239,7 @@ class RunConfig:
     lease_minutes: float = of_machine(
         10.0,
         kind.positive,
-        "a rank takes no more crystals than for so many minutes: what its death may cost",
+        "a rank takes crystals for so many minutes at most, which is what its death may cost",
         metavar="MIN",
     )
     silence: float = of_machine(
@@ -270,7 +270,7 @@ class RunConfig:
     unique: bool = of_crystals(
         False,
         kind.switch,
-        "set aside what a generator wrote again in other words, by pymatgen's StructureMatcher",
+        "set aside duplicates within a generator's crystals, by pymatgen's StructureMatcher",
     )
     sample: int = of_crystals(
         0,
@@ -310,8 +310,8 @@ class RunConfig:
         (),
         read_limits,
         "most bytes, characters in a line, levels of nesting or members of a file of a format, as "
-        "FORMAT.WHAT=N: json.bytes=2G xyz.members=200K; what is above becomes a row with its "
-        "reason",
+        "FORMAT.WHAT=N: json.bytes=2G xyz.members=200K; data above a limit become a row with "
+        "its reason",
         metavar="LIMIT",
         many=True,
     )
@@ -323,7 +323,7 @@ class RunConfig:
         return PROTOCOLS[self.protocol]
 
     def resolved(self) -> RunConfig:
-        """The same settings with the protocol's values in place of ``None``."""
+        """Return the same settings with the protocol's values in place of ``None``."""
         protocol = self.protocol_definition
         return dataclasses.replace(
             self,
@@ -335,21 +335,21 @@ class RunConfig:
         )
 
     def result_settings(self) -> dict[str, Any]:
-        """The settings that decide results, as JSON types."""
+        """Return the settings that determine results, as JSON types."""
         resolved = self.resolved()
         values = {f.name: getattr(resolved, f.name) for f in settings() if f.metadata["decides"]}
         values["criteria"] = as_tables(self.criteria)
-        # The hash of those who do not use them is what it was before they were there.
+        # Without these settings the hash must stay what it was before they existed.
         for name in _LATER:
             if getattr(self, name) == getattr(RunConfig, name, ()):
                 del values[name]
         if isinstance(resolved.supercell, str) or len(resolved.supercell or ()) > 1:
-            # Nor does it lower a supercell that is not given by its length. Where one is, its
-            # value is written, as stores without it had no limit.
+            # The limit has no effect on a supercell that is not given by its length. For others
+            # it is written, because stores without it had no limit.
             del values["supercell_atoms"]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
 def settings() -> tuple[dataclasses.Field[Any], ...]:
-    """The settings in order of declaration."""
+    """Return the settings in order of declaration."""
     return dataclasses.fields(RunConfig)

@@ -1,6 +1,6 @@
 """Settings from flags, environment variables and a TOML file.
 
-Flags win over the environment, the environment over the file, the file over the defaults.
+Flags take precedence over the environment, that over the file, and that over the defaults.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from hpcbench.criteria import criteria_of
 from hpcbench.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "HPCBENCH_"
-# Variables with the prefix that are not settings: where the test data lies, what launch.sh uses to
-# find its Python, and what it tells the ranks that it starts with --stage.
+# Variables with the prefix that are not settings: those of the test data, those of launch.sh, and
+# those that it sets for ranks started with --stage.
 RESERVED_VARIABLES = frozenset(
     {
         "HPCBENCH_REFERENCE_DATA",
@@ -58,7 +58,7 @@ def _from_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    # Paths in a file mean the same wherever the command is given from.
+    # Paths in a file are relative to its folder, not to the working folder.
     if isinstance(values.get("criteria"), str):
         values["criteria"] = path.parent / values["criteria"]
     checked = _checked(values, str(path))
@@ -101,13 +101,13 @@ def load_config(
     environment : mapping, optional
         Environment variables, ``os.environ`` by default.
     where : str, optional
-        What a message calls the flags.
+        Name of the flags in messages.
 
     Raises
     ------
     ConfigError
         For an unknown key (naming the nearest known one), a wrong type, a bad value, or values
-        that do not go together.
+        that contradict each other.
     """
     values = _from_file(Path(file)) if file is not None else {}
     values |= _from_environment(os.environ if environment is None else environment)

@@ -1,4 +1,4 @@
-"""Word numbers of things, for people."""
+"""Numbers of things in words, for people."""
 
 
 def counted(number: int, noun: str) -> str:
@@ -7,9 +7,9 @@ def counted(number: int, noun: str) -> str:
     Parameters
     ----------
     number : int
-        How many.
+        The number.
     noun : str
-        One of them.
+        The noun in the singular.
     """
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
@@ -20,8 +20,8 @@ def they_are(number: int, noun: str) -> str:
     Parameters
     ----------
     number : int
-        How many.
+        The number.
     noun : str
-        One of them.
+        The noun in the singular.
     """
     return f"{counted(number, noun)} {'is' if number == 1 else 'are'}"

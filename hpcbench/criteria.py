@@ -13,26 +13,31 @@ from pathlib import Path
 from typing import Any
 
 PLACES = ("path", "commensurate", "mesh")
-"""Where a spectrum is looked at, and what a store has of each."""
+"""Names of the sets of q-points at which spectra are computed and stored."""
 SUPERCELL_Q = "supercell q"
-"""Where Loew's script looks: q commensurate with ``supercell_matrix``, taken as if they were of the
-primitive cell. Where that is not the cell as given, some are not commensurate with it."""
+"""The q-points of the scripts of Loew et al.: commensurate with ``supercell_matrix`` as if that
+referred to the primitive cell. If the given cell is not primitive, some of them are not
+commensurate with the supercell."""
 NO_FORCE = "no restoring force"
-"""How the cause of an undetermined verdict begins, and the reason of a failure, where nothing holds
-a crystal together: no criterion has an answer."""
+"""Beginning of the cause of an undetermined verdict, and of the reason of a failure, if nothing
+holds a crystal together: no criterion has an answer."""
 LENGTH = "length of the displacements"
-"""Cause of an undetermined answer: another one is within reach of it (phonons/noise.py)."""
+"""Cause of an undetermined answer: the length of the displacements may change it
+(phonons/noise.py)."""
 ROUNDING = "rounding"
-"""Cause of an undetermined answer: two standard deviations of the forces' rounding change it."""
+"""Cause of an undetermined answer: two standard deviations of the forces' rounding change it
+(phonons/noise.py)."""
 BETWEEN_Q = "negative between computed q"
-"""Cause: interpolated frequencies are below the threshold where none was computed."""
+"""Cause of an undetermined answer: interpolated frequencies are below the threshold at q where none
+was computed."""
 LONG_WAVES = "long waves"
-"""Cause: acoustic waves near Gamma are below the threshold; the elastic tensor would decide."""
+"""Cause of an undetermined answer: acoustic waves near Gamma are below the threshold, which only
+the elastic tensor could confirm."""
 EXACT_Q = "exact q"
-"""Where the criterion ``exact-q`` looks: the q commensurate with the supercell, and those at which
-a negative interpolated frequency was computed in a supercell of its own."""
+"""The q-points of the criterion ``exact-q``: those commensurate with the supercell, and those at
+which a negative interpolated frequency was checked in a supercell of its own."""
 ACOUSTIC, THREE_LOWEST = "acoustic", "three lowest"
-"""Which modes at Gamma a criterion treats apart: those that move all atoms alike, by their
+"""Modes at Gamma that a criterion treats separately: those that move all atoms alike, by their
 eigenvectors, or simply the three of lowest frequency."""
 KELVIN_PER_TERAHERTZ = 47.992
 """h/k_B in K per THz, as Loew et al. convert."""
@@ -42,27 +47,27 @@ KELVIN_PER_TERAHERTZ = 47.992
 class Criterion:
     """One criterion of stability.
 
-    A crystal is unstable when any frequency is below ``threshold``. The acoustic modes at Gamma
-    are compared with ``gamma_threshold`` instead, or left out where it is ``None`` and
-    ``gamma_apart`` is set.
+    A crystal is unstable if any frequency is below ``threshold``. If ``gamma_apart`` is set, the
+    acoustic modes at Gamma are compared with ``gamma_threshold`` instead, or ignored if that is
+    ``None``.
 
     Attributes
     ----------
     name : str
         Its name in tables.
     place : str
-        Where it looks: ``path`` (the band path), ``commensurate`` (the q commensurate with the
-        supercell), ``mesh``, or ``SUPERCELL_Q``.
+        The q-points that it examines: ``path`` (the band path), ``commensurate`` (the q
+        commensurate with the supercell), ``mesh``, ``SUPERCELL_Q`` or ``EXACT_Q``.
     threshold : float
         In THz.
     gamma_apart : bool
-        Whether the acoustic modes at Gamma are treated apart.
+        Whether the acoustic modes at Gamma are treated separately.
     gamma_threshold : float or None
-        Threshold in THz for those; ``None`` leaves them out.
+        Threshold in THz for those; ``None`` ignores them.
     source : str
-        Where the criterion is from.
+        Where the criterion comes from.
     gamma_modes : str
-        Which modes at Gamma are treated apart: ``ACOUSTIC`` or ``THREE_LOWEST``.
+        The modes at Gamma that are treated separately: ``ACOUSTIC`` or ``THREE_LOWEST``.
     """
 
     name: str
@@ -75,7 +80,7 @@ class Criterion:
 
     @property
     def stored_place(self) -> str:
-        """Of ``PLACES``, the one whose lowest frequency in a store stands for this criterion's."""
+        """The one of ``PLACES`` whose lowest frequency in a store represents this criterion's."""
         return self.place if self.place in PLACES else "commensurate"
 
     @property
@@ -85,12 +90,12 @@ class Criterion:
 
 
 def column_of(name: str) -> str:
-    """The column of a store with the answers of a criterion of this name."""
+    """Return the name of a store's column with the answers of a criterion."""
     return "verdict_" + name.replace("-", "_")
 
 
 EXACT = "exact-q"
-"""Name of the criterion that asks for frequencies at q where they are exact, and nowhere else."""
+"""Name of the criterion that uses frequencies only at q where they are exact."""
 CRITERIA = (
     Criterion("phononbench", "path", -0.001, source="PhononBench, arXiv 2512.21227v1 and its code"),
     Criterion("phononbench-v3", "path", -0.1, source="PhononBench, arXiv 2512.21227v3"),
@@ -122,24 +127,25 @@ CRITERIA = (
     ),
     Criterion("mesh", "mesh", -0.1, gamma_apart=True, source="acoustic modes at Gamma left out"),
 )
-"""Those that every store has."""
+"""The criteria that every store has."""
 
 LEFT_OUT = "left out"
-"""In a file: ``gamma_threshold`` of a criterion that leaves the acoustic modes at Gamma out."""
+"""Value of ``gamma_threshold`` in a file for a criterion that ignores the acoustic modes at
+Gamma."""
 _KEYS = ("name", "place", "threshold", "gamma_threshold", "source")
 
 
 def own_criteria(value: Any) -> tuple[Criterion, ...]:
-    """A user's own criteria, from the path of a TOML file or from its tables.
+    """Read a user's own criteria, from the path of a TOML file or from its tables.
 
     The file has a table ``[[criteria]]`` for each, with ``name``, ``place`` and ``threshold``
-    (THz). ``gamma_threshold`` (THz) treats the acoustic modes at Gamma apart; the words
-    ``left out`` leave them out. ``source`` may say where it is from.
+    (THz). ``gamma_threshold`` (THz) treats the acoustic modes at Gamma separately; the words
+    ``left out`` ignore them. ``source`` may name the source.
 
     Raises
     ------
     ValueError
-        With what is expected.
+        The message says what is expected.
     """
     if isinstance(value, str | Path):
         value = _from_file(Path(value))
@@ -154,7 +160,7 @@ def own_criteria(value: Any) -> tuple[Criterion, ...]:
 
 
 def as_tables(criteria: Sequence[Criterion]) -> list[dict[str, Any]]:
-    """Criteria as JSON types, which :func:`own_criteria` takes back."""
+    """Return criteria as JSON types, which :func:`own_criteria` reads."""
     tables = []
     for criterion in criteria:
         table = dataclasses.asdict(criterion)
@@ -167,7 +173,7 @@ def as_tables(criteria: Sequence[Criterion]) -> list[dict[str, Any]]:
 
 
 def criteria_of(settings: Mapping[str, Any]) -> tuple[Criterion, ...]:
-    """All criteria of a store, from its settings."""
+    """Return all criteria of a store, from its settings."""
     return (*CRITERIA, *own_criteria(settings.get("criteria", ())))
 
 

@@ -1,4 +1,4 @@
-"""The record of one crystal: the word that every room of the program shares."""
+"""The record of one crystal, which all parts of the program share."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 POSITION_RESOLUTION = 1e-5
-"""Length in A below which two crystals count as the same for their content id."""
+"""Length in A to which content ids round cells and positions."""
 
 BORN_RESOLUTION = 1e-6
-"""The same for Born charges in e, the dielectric tensor, and what goes with them."""
+"""Resolution of Born charges in e, of the dielectric tensor, and of their other parameters."""
 
 MASS_RESOLUTION = 1e-3
-"""The same for atomic masses in u."""
+"""Resolution of atomic masses in u."""
 
-# Files round to decimals: a boundary between two grid points that no such number meets keeps
-# rounding noise from deciding.
+# Files have rounded decimals. With this offset none of them is at a boundary between two grid
+# points, where rounding noise would change the id.
 OFF_GRID = 0.5 + 0.13784
 
 
@@ -41,9 +41,9 @@ class Crystal:
     id : str
         Content id, see :func:`content_id`.
     name : str
-        What a person calls it: a file's stem, or the name that the file gives.
+        Name for people: a file's stem, or the name in the file.
     origins : tuple of Origin
-        All places it was read from; several when it occurs more than once.
+        All places that it was read from; several if it occurs more than once.
     cell : ndarray, shape (3, 3)
         Lattice vectors as rows, in A.
     positions : ndarray, shape (natoms, 3)
@@ -51,12 +51,12 @@ class Crystal:
     numbers : ndarray, shape (natoms,)
         Atomic numbers.
     supercell_matrix : ndarray, shape (3, 3), or None
-        The supercell that the source asks for (a phonopy.yaml with ``--supercell source``).
+        The supercell of the source (a phonopy.yaml with ``--supercell source``).
     nac_params : mapping or None
-        Born charges of the atoms and the dielectric tensor, see :mod:`hpcbench.born`, where a
-        phonopy.yaml has them.
+        Born charges of the atoms and the dielectric tensor, if a phonopy.yaml has them; see
+        :mod:`hpcbench.born`.
     masses : ndarray, shape (natoms,), or None
-        Atomic masses in u, where the source names others than those of the elements.
+        Atomic masses in u, if the source gives others than those of the elements.
     """
 
     id: str
@@ -81,7 +81,13 @@ class Crystal:
         nac_params: Mapping[str, Any] | None = None,
         masses: NDArray[np.float64] | None = None,
     ) -> Crystal:
-        """Make a record and its content id from arrays (shapes and units as in the class)."""
+        """Make a record and its content id from arrays.
+
+        Parameters
+        ----------
+        name, origins, cell, positions, numbers, supercell_matrix, nac_params, masses
+            As in the class, with the same shapes and units.
+        """
         cell = np.array(cell, dtype=np.float64).reshape(3, 3)
         positions = np.array(positions, dtype=np.float64).reshape(-1, 3)
         numbers = np.array(numbers, dtype=np.int32).reshape(-1)
@@ -103,17 +109,17 @@ class Crystal:
 
     @classmethod
     def from_ase(cls, atoms: Atoms, name: str = "", origins: tuple[Origin, ...] = ()) -> Crystal:
-        """Make a record from an ASE ``Atoms`` object; the name defaults to its formula.
+        """Make a record from an ASE ``Atoms`` object.
 
-        A left-handed cell is made right-handed; masses that were set are taken. Origins get a note
-        of that, of masses that cannot be taken, and of ``pbc`` that is false in a tight box.
+        A left-handed cell is made right-handed; masses that were set are kept. Origins get a note
+        of that, of masses that cannot be used, and of ``pbc`` that is false without vacuum.
 
         Parameters
         ----------
         atoms : Atoms
             The crystal.
         name : str
-            For people.
+            For people; the formula by default.
         origins : tuple of Origin
             Where it comes from.
         """
@@ -146,7 +152,7 @@ class Crystal:
     def to_ase(self) -> Atoms:
         """Return the crystal as periodic ``Atoms``, with Born charges in ``info["nac_params"]``.
 
-        Its masses are set where they are not those of the elements.
+        Masses are set if they are not those of the elements.
         """
         from ase import Atoms
 
@@ -160,7 +166,7 @@ class Crystal:
         )
 
     def with_origins(self, origins: tuple[Origin, ...]) -> Crystal:
-        """The same crystal with other origins."""
+        """Return the same crystal with other origins."""
         return replace(self, origins=origins)
 
 
@@ -172,13 +178,18 @@ def content_id(
     nac_params: Mapping[str, Any] | None = None,
     masses: NDArray[np.float64] | None = None,
 ) -> str:
-    """Hash of a crystal as given: 16 hexadecimal digits.
+    """Return the hash of a crystal as given: 16 hexadecimal digits.
 
     The order of the atoms counts; positions are wrapped into the cell and rounded to
-    ``POSITION_RESOLUTION``. Two polymorphs of one formula, or the same crystal in another
-    setting, have different ids. A supercell that the source asks for is part of the content,
-    since it decides the result; so are Born charges, rounded to ``BORN_RESOLUTION``, and masses
-    that are not those of the elements, rounded to ``MASS_RESOLUTION``.
+    ``POSITION_RESOLUTION``. Two polymorphs of one formula, or the same crystal in another setting,
+    have different ids. A supercell of the source is part of the content, since it determines the
+    result; so are Born charges, rounded to ``BORN_RESOLUTION``, and masses that are not those of
+    the elements, rounded to ``MASS_RESOLUTION``.
+
+    Parameters
+    ----------
+    cell, positions, numbers, supercell_matrix, nac_params, masses
+        As in :class:`Crystal`, with the same shapes and units.
     """
     cell = np.asarray(cell, dtype=np.float64)
     # Wrapping must not depend on rounding: a coordinate just below 1 is the same as 0.

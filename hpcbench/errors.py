@@ -5,24 +5,24 @@
     │   ├── ConfigError        an unknown key, a wrong type, a value out of range
     │   ├── ModelError         no such potential; also a PotentialError
     │   ├── NoStoreError       no such store; also a StoreError
-    │   ├── SourceError        no such file, or no readable crystal in what was given
+    │   ├── SourceError        no such file, or no readable crystal in the sources
     │   └── StoreMismatchError the store was made with other settings
     ├── SetupError             exit code 3: the machine or the installation is wrong
     │   ├── PotentialError     weights missing, package missing, self-test failed
     │   ├── DeviceError        no such device, or two ranks on one GPU
-    │   ├── LaunchError        the MPI launcher and mpi4py do not fit each other
+    │   ├── LaunchError        the MPI launcher and mpi4py do not fit together
     │   └── StoreError         the output cannot be written, or a store cannot be read
-    │       └── DamageError    a file of a store is not what was written
+    │       └── DamageError    a file of a store has changed since it was written
     ├── EvaluationError        the potential raised an error for a structure
-    │   └── AnswerError        what it answered is not what was asked for
+    │   └── AnswerError        it returned an array of another shape or kind than required
     ├── OutOfMemoryError       a forward pass did not fit into the device's memory
     └── CrystalError           the failure of one crystal: recorded, never stops a run
         ├── UnreadableError    a file or an entry of a file is not a crystal
-        ├── SetAsideError      a crystal that is not asked for: a duplicate, not in the sample
+        ├── SetAsideError      a crystal that is not to be computed: a duplicate, not in the sample
         ├── UnsuitableError    a crystal that cannot be computed (overlap, unknown element)
         │   └── TooLargeError  one that does not fit into the device's memory
         ├── RelaxationError    not converged, flown apart, NaN
-        └── PhononError        displacements, forces or force constants went wrong
+        └── PhononError        displacements, forces or force constants failed
 
 Messages say what happened, to which crystal or file, and what to do about it.
 """
@@ -33,13 +33,13 @@ from hpcbench.texts import shown_reason
 
 
 def named(error: BaseException) -> str:
-    """Return an error of others as ``Type: message``, in one line."""
+    """Format an error of another package as ``Type: message``, in one line."""
     text = shown_reason(str(error))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 class HpcbenchError(Exception):
-    """Base of all errors raised on purpose. ``exit_code`` is the program's."""
+    """Base of all errors raised on purpose. ``exit_code`` is that of the program."""
 
     exit_code = 3
 
@@ -73,7 +73,7 @@ class PotentialError(SetupError):
 
 
 class ModelError(UsageError, PotentialError):
-    """Say that there is no such potential."""
+    """There is no such potential."""
 
 
 class DeviceError(SetupError):
@@ -89,11 +89,11 @@ class StoreError(SetupError):
 
 
 class NoStoreError(UsageError, StoreError):
-    """Say that there is no such store."""
+    """There is no such store."""
 
 
 class DamageError(StoreError):
-    """A file of a store is not what was written."""
+    """A file of a store has changed since it was written."""
 
 
 class EvaluationError(HpcbenchError):
@@ -101,7 +101,7 @@ class EvaluationError(HpcbenchError):
 
 
 class AnswerError(EvaluationError):
-    """Say that a potential answered with another shape or kind than was asked for."""
+    """A potential returned an array of another shape or kind than required."""
 
 
 class OutOfMemoryError(HpcbenchError):
@@ -125,7 +125,7 @@ class CrystalError(HpcbenchError):
 
     @property
     def reason(self) -> str:
-        """Return what a table shows: ``kind: message``, in one line of readable length."""
+        """The text for a table: ``kind: message``, in one short line."""
         return shown_reason(f"{self.kind}: {self}")
 
 

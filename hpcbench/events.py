@@ -19,18 +19,17 @@ from typing import Any
 
 from hpcbench.counting import counted
 
-# Results of crystals are kept for some seconds before they are written: this share of the time
-# since the start, but not longer than that many. So a short run shows each one at once, and a
-# long one of many ranks does not wear the file system out.
+# Results of crystals are buffered before they are written, for this share of the time since the
+# start, but at most for so many seconds. So a short run shows each one at once, and a long one of
+# many ranks does not overload the file system.
 SHARE_KEPT, LONGEST_KEPT = 0.02, 5.0
 
 
 class EventLog:
-    """Appends events of one rank to its file; used by several threads.
+    """The event log of one rank, for writing; used by several threads.
 
-    The log tells people what happens; no result depends on it. So an event that cannot be
-    written (a full disk) is let go, and results of crystals are kept for some seconds, so that
-    many quick ones are written at once.
+    The log informs people; no result depends on it. An event that cannot be written (a full disk)
+    is dropped. Results of crystals are buffered for some seconds, so that many are written at once.
     """
 
     def __init__(self, folder: Path, rank: int, launch: str, suffix: str = "") -> None:
@@ -46,7 +45,15 @@ class EventLog:
         self._started = self._flushed = time.monotonic()
 
     def write(self, event: str, **values: Any) -> None:
-        """Write one event."""
+        """Write one event.
+
+        Parameters
+        ----------
+        event : str
+            Its kind.
+        **values
+            Its data, of JSON types.
+        """
         line = {"time": round(time.time(), 3), **self._common, "event": event, **values}
         with self._lock:
             self._lines.append(json.dumps(line) + "\n")
@@ -56,13 +63,13 @@ class EventLog:
             self.flush()
 
     def flush_old(self) -> None:
-        """Write what was kept, if that was long enough."""
+        """Write buffered events, if they have waited long enough."""
         now = time.monotonic()
         if now - self._flushed >= min(LONGEST_KEPT, SHARE_KEPT * (now - self._started)):
             self.flush()
 
     def flush(self) -> None:
-        """Write what was kept."""
+        """Write buffered events."""
         with self._lock:
             lines, self._lines = self._lines, []
             self._flushed = time.monotonic()
@@ -79,16 +86,23 @@ class EventLog:
 
 
 def _is_torn(file: int) -> bool:
-    """Whether the last line has no end."""
+    """Tell whether the last line has no end."""
     size = os.fstat(file).st_size
     return size > 0 and os.pread(file, 1, size - 1) != b"\n"
 
 
 def read_events(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
-    """Events from a byte offset on, and the offset to go on from.
+    """Return the events from a byte offset on, and the offset to continue from.
 
-    A last line that is still being written is left for the next time, and a line torn by a
-    kill is passed over.
+    A last line that is still being written is left for the next call, and a line torn by a kill is
+    skipped.
+
+    Parameters
+    ----------
+    path : Path
+        The log.
+    offset : int
+        In bytes.
     """
     with path.open("rb") as stream:
         stream.seek(offset)
@@ -105,26 +119,26 @@ def read_events(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]
 
 @dataclass
 class RankProgress:
-    """How far one rank of a launch has come.
+    """The progress of one rank of a launch.
 
     Attributes
     ----------
     rank : int
         Its number.
     host, pid : str, int
-        Where its process runs.
+        Host and id of its process.
     device : str
-        Where its potential computes; empty until that is ready.
+        Device of its potential; empty until that is ready.
     started, latest : float
         Unix times, by its own clock, of its start and of its latest event.
     done, failed : int
         Crystals that it has finished.
     leased : int
-        Crystals that it has taken, those of dead ranks included.
+        Crystals that it has taken, also from dead ranks.
     wall : float
-        Seconds from the moment its potential was ready to the end of its work; 0 before that.
+        Seconds from the moment when its potential was ready to the end of its work; 0 before that.
     ended : bool
-        Whether it came to its end.
+        Whether it has ended normally.
     """
 
     rank: int
@@ -146,12 +160,12 @@ class RankProgress:
 
     @property
     def rate(self) -> float:
-        """Crystals a second since its start; 0 where it cannot be said yet."""
+        """Crystals per second since its start; 0 if that is unknown."""
         elapsed = self.latest - self.started
         return (self.done + self.failed) / elapsed if elapsed > 0 else 0.0
 
     def add(self, event: Mapping[str, Any]) -> None:
-        """Count one event of this rank in."""
+        """Count one event of this rank."""
         self.latest = max(self.latest, event["time"])
         match event["event"]:
             case "start":
@@ -172,14 +186,14 @@ class RankProgress:
 
 @dataclass
 class Progress:
-    """How far a launch has come.
+    """The progress of a launch.
 
     Attributes
     ----------
     launch : str
-        The launch that the numbers are of: the latest one.
+        The launch that the numbers are about: the latest one.
     total : int
-        Crystals in the list, those that could not be read included.
+        Crystals in the list, including those that could not be read.
     before : int
         Crystals that were finished before the launch.
     done, failed, stable : int
@@ -187,11 +201,12 @@ class Progress:
     started, latest : float
         Unix times of the start and of the latest event.
     by_rank : dict
-        How far each rank has come, by its number.
+        The progress of each rank, by its number.
     costs : mapping
-        Predicted seconds by id, of all crystals that want computing; what is left is estimated
-        from them, if there are any. Expensive crystals come first: their number alone says
-        little.
+        Predicted seconds by id of all crystals to be computed, from which the remaining time is
+        estimated. Expensive crystals come first, so their number alone would mislead.
+    seen : set of str
+        Ids of the crystals finished in the launch.
     """
 
     launch: str = ""
@@ -214,7 +229,7 @@ class Progress:
 
     @property
     def ended(self) -> int:
-        """Ranks that came to their end."""
+        """Ranks that have ended normally."""
         return sum(rank.ended for rank in self.by_rank.values())
 
     @property
@@ -224,18 +239,18 @@ class Progress:
 
     @property
     def under_way(self) -> int:
-        """Crystals that ranks which have not ended have taken and not finished."""
+        """Crystals that ranks have taken and not finished, except ranks that have ended."""
         return sum(rank.under_way for rank in self.by_rank.values() if not rank.ended)
 
     @property
     def rate(self) -> float:
-        """Crystals a second in this launch; 0 where it cannot be said yet."""
+        """Crystals per second in this launch; 0 if that is unknown."""
         elapsed = self.latest - self.started
         return (self.done + self.failed) / elapsed if elapsed > 0 else 0.0
 
     @property
     def seconds_left(self) -> float | None:
-        """At the present pace; ``None`` where there is none yet."""
+        """Remaining seconds at the present pace; ``None`` if that is unknown."""
         elapsed = self.latest - self.started
         left = self.total - self.finished
         if elapsed <= 0 or not self.seen:
@@ -246,7 +261,7 @@ class Progress:
         return left / self.rate
 
     def add(self, event: Mapping[str, Any]) -> None:
-        """Count one event of this launch in."""
+        """Count one event of this launch."""
         self.latest = max(self.latest, event["time"])
         number = event.get("rank", 0)
         rank = self.by_rank.setdefault(number, RankProgress(number))
@@ -264,7 +279,7 @@ class Progress:
                 self._cost += self.costs.get(event["id"], 0.0)
 
     def line(self) -> str:
-        """One line for people."""
+        """Return the progress in one line for people."""
         text = f"{self.finished}/{counted(self.total, 'crystal')}, {self.stable} stable"
         if self.failed:
             text += f", {self.failed} failed"
@@ -296,7 +311,7 @@ class ProgressReader:
         self._progress = Progress(costs=self._costs)
 
     def read(self) -> Progress:
-        """The progress as the logs have it now."""
+        """Return the present progress according to the logs."""
         for path in sorted(self._folder.glob("rank-*.jsonl")):
             events, self._offsets[path] = read_events(path, self._offsets.get(path, 0))
             for event in events:
@@ -309,7 +324,7 @@ class ProgressReader:
 
 
 def duration(seconds: float) -> str:
-    """A time for people: ``45 s``, ``12 min``, ``3.5 h``, ``2.1 d``."""
+    """Format a time for people: ``45 s``, ``12 min``, ``3.5 h``, ``2.1 d``."""
     for limit, size, unit in ((90, 1, "s"), (5400, 60, "min"), (172800, 3600, "h")):
         if seconds < limit:
             number = seconds / size

@@ -1,4 +1,4 @@
-"""Read texts of a store that are JSON."""
+"""Reading of JSON texts in a store."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from hpcbench.texts import shown_reason
 
 
 def json_of(text: str, what: str) -> Any:
-    """Read a text of a store that is JSON.
+    """Parse a JSON text of a store.
 
     Parameters
     ----------
     text : str
         The text.
     what : str
-        What the error calls it.
+        Its name in the error.
 
     Raises
     ------
     StoreError
-        If it is none.
+        If it is not JSON.
     """
     try:
         return json.loads(text)

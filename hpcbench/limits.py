@@ -1,8 +1,8 @@
-"""Limit how much of a file is read, for each format, before memory is spent.
+"""Limits on how much of a file is read, for each format, before memory is used.
 
 A compressed file, a sparse archive or an alias of a YAML file can stand for any amount of data.
-What is above a limit becomes a row with its reason, and the reason names the limit, so that it can
-be raised where the data are real: ``--read-limits json.bytes=2G``.
+Data above a limit become a row with its reason, which names the limit, so that it can be raised if
+the data are real: ``--read-limits json.bytes=2G``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from hpcbench.errors import UnreadableError
 
 KIND = "too large"
-"""The kind of the reason of what is above a limit."""
+"""The kind of reason for data above a limit."""
 _DEFAULTS: Mapping[str, Mapping[str, int]] = {
     # bytes: unpacked, of everything in it; members: files.
     "archive": {"bytes": 2**36, "members": 10**6},
@@ -26,13 +26,13 @@ _DEFAULTS: Mapping[str, Mapping[str, int]] = {
     "xyz": {"bytes": 2**36, "line": 2**20, "members": 10**5},
     # members: values.
     "json": {"bytes": 2**28, "nesting": 100, "members": 2**25},
-    # bytes: of one that has to be copied, as SQLite reads no streams; line: bytes of a row.
+    # bytes: of a file that has to be copied, as SQLite reads no streams; line: bytes of a row.
     "database": {"bytes": 2**30, "line": 2**24, "members": 10**7},
     # members: nodes of the sections that are read, an alias counted each time.
     "phonopy": {"bytes": 2**28, "line": 2**20, "nesting": 50, "members": 2**20},
     # Read row by row. line: characters of a row; nesting, members: of a structure in it.
     "csv": {"bytes": 2**36, "line": 2**24, "nesting": 100, "members": 2**18},
-    # nesting, members: of lists and dictionaries, counted each time that one is in another.
+    # nesting, members: of lists and dictionaries, counted as often as they occur in others.
     "torch": {"bytes": 2**28, "nesting": 50, "members": 2**20},
     "list": {"bytes": 2**24},
     "manifest": {"bytes": 2**24},
@@ -44,18 +44,18 @@ _WORDS = {
     "members": "members",
 }
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-# Of a text, of which the nesting is counted at once.
+# Characters of a text whose nesting is counted at once.
 _PART = 2**20
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Hold most bytes, characters of a line, levels of nesting and members, for each format.
+    """Largest numbers of bytes, characters of a line, nesting levels and members, by format.
 
     Attributes
     ----------
     given : tuple of str
-        What differs from the defaults: ``json.bytes=2G``, or ``bytes=2G`` for all formats.
+        Differences from the defaults: ``json.bytes=2G``, or ``bytes=2G`` for all formats.
     """
 
     given: tuple[str, ...] = ()
@@ -95,7 +95,7 @@ class Limits:
             raise self.error(kind, what)
 
     def error(self, kind: str, what: str) -> UnreadableError:
-        """Return the error for something above a limit.
+        """Return the error for data above a limit.
 
         Parameters
         ----------
@@ -128,9 +128,9 @@ class Limits:
             raise self.error(kind, "line")
 
     def check_tree(self, kind: str, text: str) -> None:
-        """Compare nesting and number of values of a JSON text, or of Python's, with the limits.
+        """Compare nesting and number of values of JSON, or of a Python literal, with the limits.
 
-        Brackets and commas in texts are counted as well, as those of a CIF: they come in pairs.
+        Brackets and commas inside strings are counted as well, for example those of a CIF.
 
         Parameters
         ----------
@@ -142,7 +142,7 @@ class Limits:
         Raises
         ------
         UnreadableError
-            Kind "too large", if one is above.
+            Kind "too large", if one limit is exceeded.
         """
         import numpy as np
 
@@ -164,7 +164,7 @@ def read_limits(value: Any) -> tuple[str, ...]:
     Raises
     ------
     ValueError
-        With what is expected.
+        The message says what is expected.
     """
     texts = value.split() if isinstance(value, str) else list(value)
     _with(texts)
@@ -193,4 +193,4 @@ def _with(given: Sequence[str]) -> Mapping[str, Mapping[str, int]]:
 
 
 DEFAULT = Limits()
-"""The limits where none are given."""
+"""The limits by default."""

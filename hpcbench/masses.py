@@ -1,7 +1,7 @@
-"""Handle atomic masses that a source names: isotopes, and what a file says of its atoms.
+"""Atomic masses that a source names: isotopes, and masses in a file.
 
-Those of the elements are phonopy's, and go without saying: a crystal carries masses only where
-they are others. They decide frequencies, but neither forces nor the sign of a squared frequency.
+The default masses of the elements are phonopy's: a crystal has masses only if they are others. They
+affect frequencies, but neither forces nor the sign of a squared frequency.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ ISOTOPES = {"D": 2.01410178, "T": 3.01604928}
 """Masses in u of hydrogen's isotopes that have symbols of their own."""
 
 NOT_TAKEN = "masses of the source not taken: "
-"""Begins the note of masses that cannot be used."""
+"""Beginning of the note on masses that cannot be used."""
 
 TOLERANCE = 1e-3
-"""A mass that differs by more, relatively, is another isotope, not another edition of the table."""
+"""A mass that differs by more, relative to the table, is another isotope; a smaller difference is
+another edition of the table."""
 
 
 @lru_cache(maxsize=1)
@@ -41,21 +42,21 @@ def of_elements() -> NDArray[np.float64]:
 def named(
     numbers: NDArray[np.integer[Any]], masses: ArrayLike | None
 ) -> tuple[NDArray[np.float64] | None, str]:
-    """Return masses where they are others than those of the elements, and why they are not taken.
+    """Return the masses of a source if they differ from those of the elements.
 
     Parameters
     ----------
     numbers : ndarray, shape (natoms,)
         Atomic numbers.
     masses : array_like, shape (natoms,), or None
-        In u; NaN where the source names none.
+        In u; NaN if the source names none.
 
     Returns
     -------
     masses : ndarray, shape (natoms,), or None
-        Of all atoms; ``None`` where they are those of the elements, or are not taken.
+        Of all atoms; ``None`` if they are those of the elements, or cannot be used.
     problem : str
-        Why they are not taken; empty where nothing is wrong.
+        Why they cannot be used; empty if they can.
     """
     if masses is None:
         return None, ""
@@ -76,7 +77,7 @@ def named(
 
 
 def species(numbers: NDArray[np.integer[Any]], masses: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return which atoms of an element are alike in mass, shape (natoms,): 0, 1, ... in each.
+    """Return the number of each atom's isotope within its element, shape (natoms,): 0, 1, ...
 
     Parameters
     ----------
@@ -99,10 +100,10 @@ def phonopy_atoms(
     masses: NDArray[np.float64] | None = None,
     **cell: Any,
 ) -> PhonopyAtoms:
-    """Make phonopy's cell, with masses where they are not those of the elements.
+    """Make phonopy's cell, with masses if they are not those of the elements.
 
-    Isotopes of one element are species of their own (H, H1), as symmetry does not exchange them;
-    see :func:`tells_isotopes`.
+    Isotopes of one element are separate species (H, H1), since symmetry does not exchange them; see
+    :func:`tells_isotopes`.
 
     Parameters
     ----------
@@ -132,15 +133,15 @@ def tells_isotopes(cell: PhonopyAtoms) -> bool:
 
 
 def make_phonopy(cell: PhonopyAtoms, primitive_matrix: Any, symprec: float, **more: Any) -> Phonopy:
-    """Make a Phonopy object whose symmetry tells isotopes of one element apart.
+    """Make a Phonopy object whose symmetry distinguishes isotopes of one element.
 
     Parameters
     ----------
     cell : PhonopyAtoms
         The unit cell.
     primitive_matrix : str or array_like, shape (3, 3)
-        In phonopy's sense. ``auto`` is resolved here: left to Phonopy, it warns of a change since
-        its version 3.
+        In phonopy's sense. ``auto`` is resolved here, because Phonopy warns of a change since its
+        version 3.
     symprec : float
         In A.
     **more
@@ -158,7 +159,7 @@ def make_phonopy(cell: PhonopyAtoms, primitive_matrix: Any, symprec: float, **mo
 
 
 def listed(numbers: NDArray[np.integer[Any]], masses: NDArray[np.float64]) -> str:
-    """Return masses as words for people: ``H 2.014``.
+    """Format masses for people: ``H 2.014``.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Where a crystal came from, and who made it."""
+"""The origin of a crystal: its file and its generator."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from hpcbench.errors import StoreError
 from hpcbench.json_text import json_of
 
 NOVELTY = "novelty"
-"""Among an origin's columns: whether the crystal is known, where it was compared with such."""
+"""Name of an origin's column: whether the crystal is among known ones, if it was compared."""
 MENDED = "mended"
-"""Among an origin's columns: what was wrong with its text and could be put right."""
+"""Name of an origin's column: errors of its text that were corrected."""
 NOTE = "note"
-"""Among an origin's columns: what its source says that was not taken as it stands."""
+"""Name of an origin's column: data of its source that were changed or ignored."""
 
 
 @dataclass(frozen=True)
 class Generator:
-    """A program that makes crystals, trained on something and asked for something.
+    """A program that makes crystals, with its training set and condition.
 
     Attributes
     ----------
     name : str
         Its name.
     training_set : str
-        What it was trained on; empty where nobody says.
+        Its training set; empty if unknown.
     condition : str
-        What it was asked for; empty where it was free.
+        The requested property; empty for unconditional generation.
     hours : float or None
-        That generating took.
+        Time of the generation.
     generated : int or None
-        So many entries, in these hours.
+        Number of entries generated in this time.
     batch_size : int or None
-        So many at a time.
+        Entries generated at once.
     architecture : str
         In a word.
     parameters : float or None
-        Millions of them.
+        In millions.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Generator:
 
     @property
     def label(self) -> str:
-        """What tables call it; empty where nobody says who it was."""
+        """Its name in tables; empty if the generator is unknown."""
         return ", ".join(filter(None, (self.name, self.training_set, self.condition)))
 
 
@@ -62,21 +62,20 @@ UNKNOWN = Generator("")
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a crystal came from: one entry of a source.
+    """The origin of a crystal: one entry of a source.
 
     Attributes
     ----------
     file : str
         The path as given (an archive's member as ``archive.zip::member``).
     index : int
-        Its position in that file (0 where the file holds one crystal).
+        Its position in that file (0 if the file holds one crystal).
     made_by : Generator
-        Who made it, as far as the source or a manifest says.
+        The generator, as far as the source or a manifest names it.
     set_aside : str
         Why this entry does not count: ``duplicate: of ID``, ``not sampled``; empty if it does.
     columns : tuple of (str, value)
-        What is said of it: what the run was asked to carry along, ``novelty``, ``mended``,
-        ``note``.
+        Data of the entry: columns that the run carries along, ``novelty``, ``mended``, ``note``.
     """
 
     file: str
@@ -87,7 +86,7 @@ class Origin:
 
     @property
     def generator(self) -> str:
-        """The label of who made it."""
+        """The label of its generator."""
         return self.made_by.label
 
     def __str__(self) -> str:
@@ -95,14 +94,14 @@ class Origin:
 
 
 def with_note(origins: Iterable[Origin], notes: Iterable[str]) -> tuple[Origin, ...]:
-    """Return origins with a note added to each; empty notes are none.
+    """Return origins with a note added to each; empty notes add nothing.
 
     Parameters
     ----------
     origins : iterable of Origin
         Those of a crystal.
     notes : iterable of str
-        What is to be said, put together into one note.
+        Parts of the note.
     """
     text = "; ".join(filter(None, notes))
     if not text:
@@ -117,7 +116,7 @@ def notes_of(origins: Iterable[Origin]) -> str:
 
 
 def origins_to_json(origins: Iterable[Origin]) -> str:
-    """Origins as a store has them; what is empty at the end of one is left out."""
+    """Return origins as a text for a store; empty fields at the end are left out."""
     return json.dumps([_as_list(origin) for origin in origins])
 
 
@@ -134,12 +133,12 @@ def _as_list(origin: Origin) -> list[Any]:
 
 
 def origins_from_json(text: str) -> tuple[Origin, ...]:
-    """Return what :func:`origins_to_json` has written; none of an empty text.
+    """Return the origins from a text of :func:`origins_to_json`; none from an empty text.
 
     Raises
     ------
     StoreError
-        If it is no such text.
+        If the text is malformed.
     """
     found = json_of(text or "[]", "origins of a crystal")
     try:
@@ -165,5 +164,5 @@ def _of_parts(
         or not all(isinstance(value, int | float | None) for value in (index, *numbers))
         or not isinstance(columns, dict | None)
     ):
-        raise TypeError("a text or a number is none")
+        raise TypeError("a value has another type")
     return Origin(file, index, generator, set_aside, tuple((columns or {}).items()))

@@ -1,12 +1,12 @@
-"""Decide where results are written, and what is never replaced.
+"""Rules for writing results: targets, temporary files, and files that are never replaced.
 
-One rule for every command. Links are followed: what a link leads to is written, and the link
-stays. A file is replaced only if hpcbench has written it, which its first or last bytes say, or
-with ``--force``. A folder is written into if it is new, empty, or one of an earlier export. No
-store is ever replaced by anything else.
+One rule holds for every command. Links are followed: the target of a link is written, and the link
+stays. A file is replaced only if hpcbench has written it, which its first or last bytes show, or
+with ``--force``. A folder is written into if it is new, empty, or from an earlier export. No store
+is ever replaced by anything else.
 
-Files are written under a temporary name, under a lock that says that their writer is at work. The
-lock goes with the process: what is left without one is removed by the next command.
+Files are written under a temporary name, with a lock that shows that their writer is at work. The
+lock ends with the process: files without a lock are removed by the next command.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from typing import Any
 from hpcbench.errors import StoreError, UsageError
 
 SETTINGS_FILE = "hpcbench.json"
-"""Lies in a folder that an export has written: the settings of its store. With these an import
-gives the same verdicts, but for those that rational q have decided, which are undetermined there.
-It also says that the files beside it may be replaced."""
+"""Name of the file with the store's settings in the folder of an export. With these an import gives
+the same verdicts, except that verdicts from rational q are undetermined there. The file also shows
+that the other files in its folder may be replaced."""
 
 CIF_MARK = "# written by hpcbench\n"
 """The first line of a CIF."""
 ATTRIBUTES = {"writer": "hpcbench"}
-"""Of a table, which pandas writes into Parquet's metadata."""
+"""Attributes of a table, which pandas writes into Parquet's metadata."""
 PICTURE = {
     "png": {"Software": "hpcbench"},
     "svg": {"Creator": "hpcbench", "Date": None},
@@ -44,7 +44,7 @@ PICTURE = {
 """Metadata of pictures for matplotlib, by format."""
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
-# How files that hpcbench has written begin, and what the end of others holds.
+# Patterns at the beginning, or at the end, of files that hpcbench has written.
 _BEGINNINGS = tuple(
     re.compile(text, re.DOTALL)
     for text in (
@@ -70,24 +70,24 @@ _HEAD, _TAIL = 4096, 65536
 
 _PART = re.compile(r"\..+\.(\d+)-([0-9a-f]{8})[0-9a-f]{8}\.part")
 _WITHIN = re.compile(r"\..+\.\d+-[0-9a-f]{16}\.within\.part")
-# Bytes of a name that a temporary one keeps: file systems take 255.
+# Bytes of a name that are kept in a temporary one: file systems allow 255.
 _KEPT = 200
-# Seconds after which a file that is not locked is nobody's, if its writer may be on another host.
+# Seconds after which an unlocked file is abandoned, if its writer may be on another host.
 _NOBODYS = 86400.0
 _HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
 
 
 def target_of(path: str | os.PathLike[str]) -> Path:
-    """Return the file or folder that a path stands for: links are followed, also dead ones.
+    """Return the file or folder of a path, after following links, also dead ones.
 
     Raises
     ------
     UsageError
-        If the path names nothing, or links lead in a circle.
+        If the path names nothing, or links form a circle.
     """
     given = Path(path)
     if not given.name or "\0" in given.name:
-        raise UsageError(f"{os.fspath(path)!r} is no name of a file")
+        raise UsageError(f"{os.fspath(path)!r} is not a file name")
     try:
         if not given.is_symlink():
             return given
@@ -100,7 +100,7 @@ def target_of(path: str | os.PathLike[str]) -> Path:
 
 
 def appended(store: Path, ending: str) -> Path:
-    """Return the default name of what is written of a store: its whole name and an ending.
+    """Return the default name of a file made from a store: its whole name and an ending.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def settings_text(settings: Mapping[str, Any]) -> str:
 
 
 def is_ours(path: Path) -> bool:
-    """Tell whether hpcbench has written a file, other than a store, or nothing is in it.
+    """Tell whether hpcbench has written a file, or the file is empty; stores do not count.
 
     Raises
     ------
@@ -138,14 +138,14 @@ def is_ours(path: Path) -> bool:
 
 
 def file_to_write(path: str | os.PathLike[str], *, force: bool = False) -> Path:
-    """Return the file that is written for a path: links are followed.
+    """Return the file to write for a path, after following links.
 
     Parameters
     ----------
     path : path
         As given.
     force : bool
-        Whether a file may be replaced that hpcbench did not write.
+        Whether to replace a file that hpcbench did not write.
 
     Raises
     ------
@@ -158,7 +158,7 @@ def file_to_write(path: str | os.PathLike[str], *, force: bool = False) -> Path:
     try:
         mode = target.stat().st_mode
     except OSError:
-        # There is none; or whoever writes there says what is wrong.
+        # There is no file; other errors will be reported when it is written.
         return target
     if not stat.S_ISREG(mode):
         raise UsageError(f"{target} is {_kind(mode)}: give the name of a file")
@@ -188,14 +188,14 @@ def _kind(mode: int) -> str:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
-    """Yield a temporary file, which takes the place of ``path`` if all goes well, else goes.
+    """Yield a temporary file, which replaces ``path`` on success and is removed otherwise.
 
     Parameters
     ----------
     path : path
         As given.
     force : bool
-        Whether a file may be replaced that hpcbench did not write.
+        Whether to replace a file that hpcbench did not write.
 
     Raises
     ------
@@ -209,11 +209,11 @@ def replacing(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[
     try:
         with _temporary_file(target) as temporary:
             yield temporary
-            # It may have come meanwhile.
+            # A file may have appeared in the meantime.
             file_to_write(target, force=force)
             os.replace(temporary, target)
     except OSError as error:
-        # h5py and others tell their errors without the word of the system.
+        # The errors of h5py and others have no strerror.
         raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
@@ -221,7 +221,7 @@ def replacing(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[
 def folder_to_write(
     path: str | os.PathLike[str], settings: str, *, force: bool = False
 ) -> Iterator[Path]:
-    """Yield a folder to write files into, with :func:`written_whole`; make it if it is not there.
+    """Yield a folder for files written with :func:`written_whole`; make it if needed.
 
     Parameters
     ----------
@@ -230,12 +230,12 @@ def folder_to_write(
     settings : str
         The text of its :data:`SETTINGS_FILE`.
     force : bool
-        Whether files may be written into a folder of somebody else, and replaced there.
+        Whether to write into a folder that is not hpcbench's, and to replace files there.
 
     Raises
     ------
     UsageError
-        If it is no folder, or has files that are not of an earlier export.
+        If it is no folder, or has files that are not from an earlier export.
     StoreError
         If it cannot be made, or another process is writing there.
     """
@@ -273,7 +273,7 @@ def folder_to_write(
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary file next to ``path``, which takes its name if all goes well, else goes.
+    """Yield a temporary file, which is renamed to ``path`` on success and removed otherwise.
 
     For files within :func:`folder_to_write`.
 
@@ -282,7 +282,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     OSError
         If it cannot be written.
     """
-    # Of the holder of the folder: others know it by its name, not by a lock.
+    # It belongs to the process that has locked the folder, and needs no lock of its own.
     temporary = temporary_name(path.parent, path.name).with_suffix(".within.part")
     try:
         yield temporary
@@ -293,14 +293,14 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def temporary_name(folder: Path, name: str) -> Path:
-    """Return the name of a file that only this process writes, on whatever host it is.
+    """Return the name of a file that only this process writes, on any host.
 
     Parameters
     ----------
     folder : Path
-        Where it lies.
+        Its folder.
     name : str
-        Of the file whose place it takes.
+        Name of the file that it replaces.
     """
     kept = os.fsdecode(os.fsencode(name)[:_KEPT])
     return folder / f".{kept}.{os.getpid()}-{_HOST}{secrets.token_hex(4)}.part"
@@ -308,7 +308,7 @@ def temporary_name(folder: Path, name: str) -> Path:
 
 @contextlib.contextmanager
 def _temporary_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary file for ``path``, at work; it goes unless it is renamed."""
+    """Yield a locked temporary file for ``path``; it is removed unless it was renamed."""
     while True:
         temporary = temporary_name(path.parent, path.name)
         with temporary.open("x+b") as stream:
@@ -323,16 +323,16 @@ def _temporary_file(path: Path) -> Iterator[Path]:
 
 
 def says_at_work(file: int, path: Path) -> bool:
-    """Lock a temporary file for as long as it is open; false if it has been removed before that.
+    """Lock a temporary file while it is open; return false if it was removed before that.
 
-    The lock is shared: HDF5 locks files that it reads.
+    The lock is shared, because HDF5 locks files that it reads.
 
     Parameters
     ----------
     file : int
         Descriptor of the open file.
     path : Path
-        Where it lies.
+        Its path.
     """
     with contextlib.suppress(OSError):  # a file system without locks
         fcntl.flock(file, fcntl.LOCK_SH)
@@ -340,7 +340,7 @@ def says_at_work(file: int, path: Path) -> bool:
 
 
 def remove_left_over(folder: Path) -> None:
-    """Remove temporary files of processes that were killed, not those of processes at work."""
+    """Remove temporary files of killed processes, not those of processes at work."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             name = _PART.fullmatch(entry.name)
@@ -362,7 +362,7 @@ def _remove_if_nobodys(path: Path, process: int, host: str) -> None:
             is_gone = False  # a file system without locks
         if not is_gone and os.fstat(file).st_mtime > time.time() - _NOBODYS:
             return
-        # Before the lock is given up: whoever makes such a file looks whether it is still there.
+        # While it is locked: a process that makes such a file checks that it still exists.
         path.unlink()
     finally:
         os.close(file)

@@ -1,4 +1,4 @@
-"""Versions of the packages that decide results. Loads none of them."""
+"""Versions of the packages that determine results, without importing these."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ DECIDING = ("phonopy", "ase", "spglib", "seekpath", "numpy", "torch")
 
 
 def deciding_versions(*more: str) -> dict[str, str]:
-    """Versions by package: hpcbench, those that every result goes through, and ``more``.
+    """Return versions by package: hpcbench, the packages behind every result, and ``more``.
 
-    About ten file operations for each package.
+    It takes about ten file operations for each package.
     """
-    # Of what runs, which need not be what is installed.
+    # The version of the running code, which may differ from an installed one.
     return {"hpcbench": __version__} | {name: installed(name) for name in (*DECIDING, *more)}
 
 
 def installed(package: str) -> str:
-    """The version of an installed package; empty where there is none."""
+    """Return the version of an installed package; empty if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Tell the launcher shim (:mod:`hpcbench.scheduler.launcher_shim`) how this process ends."""
+"""Reports on the end of this process to :mod:`hpcbench.scheduler.launcher_shim`."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ _to_whom: list[int] = []
 
 
 def tell_to(descriptor: int) -> None:
-    """Let somebody hear of the end, at the other end of a pipe."""
+    """Register a pipe, by its descriptor, on which the end of this process is reported."""
     _to_whom.append(descriptor)
 
 
 def say_end(code: int, sentence: str = "") -> None:
-    """Say that this process ends by its own will.
+    """Report that this process ends by itself.
 
     Parameters
     ----------
     code : int
         Its exit code.
     sentence : str
-        Why, where its own standard error is gone.
+        The reason, if its own standard error is gone.
     """
     while _to_whom:
         with contextlib.suppress(OSError):
@@ -31,14 +31,14 @@ def say_end(code: int, sentence: str = "") -> None:
 
 
 def leave_at_once(code: int, sentence: str = "") -> NoReturn:
-    """End this process, whatever its threads are at.
+    """End this process at once, whatever its threads are doing.
 
     Parameters
     ----------
     code : int
         Its exit code.
     sentence : str
-        Why, where its own standard error is gone.
+        The reason, if its own standard error is gone.
     """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):

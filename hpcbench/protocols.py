@@ -1,9 +1,9 @@
-"""The protocols: how a crystal is relaxed, in which cell its phonons are taken, who decides.
+"""The protocols: stages of the relaxation, cell of the phonons, and criterion of the verdict.
 
-Sources: ``phononbench`` follows the scripts of PhononBench (arXiv 2512.21227,
+``phononbench`` follows the scripts of PhononBench (arXiv 2512.21227,
 github.com/xqh19970407/PhononBench), whose relaxation is ``relax_structure`` of Loew et al.
-(github.com/hyllios/utils, ``benchmark_ph/umlip.py``); ``robust`` removes what makes their labels
-depend on residual strain (DESIGN.md, Protocols).
+(github.com/hyllios/utils, ``benchmark_ph/umlip.py``); ``robust`` avoids the effect of residual
+strain on their labels (DESIGN.md, Protocols).
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class Stage:
     steps : int
         Optimiser steps in a round; every round starts a fresh optimiser.
     rounds : int
-        Rounds at most, where ``symmetry`` asks for several.
+        Largest number of rounds, if ``symmetry`` asks for several.
     symmetry : str
-        ``kept``: the cell is refined to the symmetry found in it, which is kept, in one round.
-        ``refined``: so in each round, until ``fmax_aim`` is reached, and refined once more after
-        the last one; the forces are accepted there. ``exact``: each round begins with the ideal
-        cell, until the relaxed one shows no more symmetry than it has exactly.
+        ``kept``: one round; the cell is refined to the symmetry found in it, which is kept.
+        ``refined``: the same in each round, until ``fmax_aim`` is reached, and refined once more
+        after the last one, where the forces are accepted. ``exact``: each round begins with the
+        ideal cell, until the relaxed one shows no more symmetry than it has exactly.
     """
 
     fmax_aim: float
@@ -65,15 +65,15 @@ class Protocol:
     primitive_matrix : str
         phonopy's ``primitive_matrix``: ``auto``, or ``P`` for the cell as given.
     criterion : str
-        The criterion whose answer is the verdict; all others are stored beside it.
+        The criterion that gives the verdict; the answers of all others are stored as well.
     supercell : tuple of float
         Default of ``--supercell``: multiples of the cell as given, or a height in A.
     beside : str
-        Name of a protocol that is done as well, to the letter; this one goes on from its relaxed
-        crystal, as from its own first stage.
+        Name of a protocol that is also done, completely; this one continues from its relaxed
+        crystal, as after its own first stage.
     literal : bool
-        Whether every criterion has an answer, however uncertain, and nothing is computed again: as
-        the scripts of a benchmark do it.
+        Whether every criterion has an answer, however uncertain, and nothing is computed again, as
+        in the scripts of a benchmark.
     derivative : str
         Default of ``--derivative``.
     """
@@ -89,7 +89,15 @@ class Protocol:
     derivative: str = DISPLACEMENT
 
     def stages(self, fmax: float, max_steps: int) -> tuple[Stage, ...]:
-        """The relaxation's stages for an accepted maximum force in eV/A."""
+        """Return the stages of the relaxation.
+
+        Parameters
+        ----------
+        fmax : float
+            Maximum force of an accepted relaxation, in eV/A.
+        max_steps : int
+            Optimiser steps in each round.
+        """
         if self.name == "phononbench":
             return (Stage(fmax / 2, fmax, max_steps, 15, "refined"),)
         coarse = max(0.005, fmax)
@@ -99,8 +107,8 @@ class Protocol:
         )
 
 
-# In A. Between commensurate q frequencies are interpolated, which 2x2x2 of a small cell is too
-# small for: of MgO, Si and AlN of the demo potential, branches are off by 2.3 to 3.4 THz
+# In A. Between commensurate q frequencies are interpolated, for which 2x2x2 of a small cell is too
+# small: for MgO, Si and AlN with the demo potential, branches are off by 2.3 to 3.4 THz
 # (tests/test_supercells.py).
 _HIGH_ENOUGH = (12.0,)
 

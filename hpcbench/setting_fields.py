@@ -1,4 +1,4 @@
-"""How a setting is declared: its default, its check, its help and its group."""
+"""Declaration of a setting: its default, its check, its help and its group."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def _setting(
     Parameters
     ----------
     default : Any
-        Its value where none is given.
+        Its value if none is given.
     parse : callable
         Returns a value in the setting's one form, or raises ``ValueError`` with what it expects.
     text : str
         Its help.
     group : str
-        Under which heading the help has it.
+        Heading of its group in the help.
     metavar : str
-        What the help calls its value.
+        Name of its value in the help.
     many : bool
         Whether a flag takes several values.
     decides : bool
-        Whether it decides results.
+        Whether it affects results.
     """
     return field(
         default=default,
@@ -50,7 +50,7 @@ def _setting(
     )
 
 
-# One for each group; all settings of what is computed decide results.
+# One for each group; all settings of the calculation affect results.
 of_calculation = functools.partial(_setting, group="what is computed", decides=True)
 of_machine = functools.partial(_setting, group="where it is computed")
 of_crystals = functools.partial(_setting, group="which crystals")

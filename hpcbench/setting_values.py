@@ -1,6 +1,6 @@
-"""Values of settings from text, TOML or Python: checked, and in one form.
+"""Values of settings from text, TOML or Python: checked, and converted to one form.
 
-Each function returns the value or raises ``ValueError`` with what it expects.
+Each function returns the value or raises ``ValueError`` with a description of valid values.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-# Shorter than any in use: who gives one small number means so many points along each axis.
+# In A; shorter than any length in use: a single small number probably means points along each axis.
 SHORTEST_MESH = 30.0
 SHORTEST_SUPERCELL = 5.0
 
 
 def as_list(value: Any) -> list[Any]:
-    """A value as a list: texts are split at blanks and commas."""
+    """Return a value as a list; texts are split at blanks and commas."""
     if isinstance(value, str):
         return value.replace(",", " ").split()
     if isinstance(value, list | tuple):
@@ -26,20 +26,20 @@ def as_list(value: Any) -> list[Any]:
 
 
 def text(value: Any) -> str:
-    """Text, or a path."""
+    """Return a text, or a path as text."""
     if not isinstance(value, str | os.PathLike):
         raise ValueError("text")
     return str(value)
 
 
 def texts(value: Any) -> tuple[str, ...]:
-    """One or several texts; not split, since these are paths."""
+    """Return one or several texts, without splitting them, since these are paths."""
     values = value if isinstance(value, list | tuple) else [value]
     return tuple(text(x) for x in values)
 
 
 def number(value: Any) -> float:
-    """A finite number."""
+    """Return a finite number."""
     if isinstance(value, bool):
         raise ValueError("a number")
     try:
@@ -52,27 +52,30 @@ def number(value: Any) -> float:
 
 
 def positive(value: Any) -> float:
-    """A number above 0."""
+    """Return a number above 0."""
     if (result := number(value)) <= 0:
         raise ValueError("a number above 0")
     return result
 
 
 def not_negative(value: Any) -> float:
-    """A number that is not negative."""
+    """Return a number that is not negative."""
     if (result := number(value)) < 0:
         raise ValueError("a number that is not negative")
     return result
 
 
 def time_limit(value: Any) -> float:
-    """Seconds from a time as sbatch takes it: minutes, M:SS, H:MM:SS, D-H, D-HH:MM, D-HH:MM:SS."""
+    """Return the seconds of a time in a format of sbatch.
+
+    These are minutes, M:SS, H:MM:SS, D-H, D-HH:MM, and D-HH:MM:SS.
+    """
     found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(value).strip())
     if found is None:
         raise ValueError("a time such as 90 (minutes), 1:30:00 or 1-12:00:00")
     days, *parts = found.groups()
     numbers = [int(part) for part in parts if part is not None]
-    # Without days the first number stands for hours only where two more follow.
+    # Without days the first number means hours only if two more follow.
     if days is None and len(numbers) < 3:
         numbers.insert(0, 0)
     hours, minutes, seconds = [*numbers, 0, 0][:3]
@@ -83,14 +86,14 @@ def time_limit(value: Any) -> float:
 
 
 def count(value: Any) -> int:
-    """A whole number that is not negative."""
+    """Return a whole number that is not negative."""
     if (result := not_negative(value)) != int(result):
         raise ValueError("a whole number that is not negative")
     return int(result)
 
 
 def count_or_auto(value: Any) -> int | str:
-    """A whole number that is not negative, or the word ``auto``."""
+    """Return a whole number that is not negative, or the word ``auto``."""
     if value == "auto":
         return "auto"
     try:
@@ -100,7 +103,7 @@ def count_or_auto(value: Any) -> int | str:
 
 
 def switch(value: Any) -> bool:
-    """True or false."""
+    """Return true or false."""
     if isinstance(value, bool):
         return value
     if isinstance(value, str) and value.lower() in ("1", "true", "yes", "on"):
@@ -111,7 +114,7 @@ def switch(value: Any) -> bool:
 
 
 def mesh(value: Any) -> tuple[float, ...]:
-    """Three whole numbers above 0, or one length in A."""
+    """Return three whole numbers above 0, or one length in A."""
     values = as_list(value)
     wanted = f"three whole numbers above 0, or a length of at least {SHORTEST_MESH:g} A"
     if len(values) == 1:
@@ -125,7 +128,7 @@ def mesh(value: Any) -> tuple[float, ...]:
 
 
 def supercell(value: Any) -> tuple[float, ...] | str:
-    """Three or nine whole numbers, a length in A, or the word ``source``."""
+    """Return three or nine whole numbers, a length in A, or the word ``source``."""
     values = as_list(value)
     if values == ["source"]:
         return "source"
@@ -161,7 +164,7 @@ def supercell(value: Any) -> tuple[float, ...] | str:
 
 
 def temperatures(value: Any) -> tuple[float, ...]:
-    """At least one temperature in K."""
+    """Return at least one temperature in K."""
     numbers = tuple(not_negative(x) for x in as_list(value))
     if not numbers:
         raise ValueError("at least one temperature in K")
@@ -169,7 +172,7 @@ def temperatures(value: Any) -> tuple[float, ...]:
 
 
 def one_of(*words: str) -> Callable[[Any], str]:
-    """What accepts one of some words, and names the nearest for another."""
+    """Return a function that accepts one of some words, and suggests the nearest otherwise."""
 
     def parse(value: Any) -> str:
         if value not in words:

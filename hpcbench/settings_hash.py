@@ -1,4 +1,4 @@
-"""Which settings decide what, and the name of a set of them."""
+"""Sets of settings that determine results, and their hash."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 ANALYSING = (
     "criterion", "criteria", "mesh", "band_points", "temperatures", "cutoff_frequency",
 )  # fmt: skip
-"""Settings that decide what follows from force constants."""
+"""Settings that determine all results derived from force constants."""
 REANALYSED = (*ANALYSING, "workers", "time_limit", "commit_interval", "keep_dos", "band_dtype")
-"""Those of a reanalysis, and how it is done."""
+"""All settings of a reanalysis, also those without influence on results."""
 IMPORTING = ("protocol", "symprec", "symmetry_tolerance", *ANALYSING)
-"""Settings that decide an import."""
+"""Settings that determine the results of an import."""
 IMPORTED = (*IMPORTING, "workers", "keep_forces", "keep_dos", "band_dtype")
-"""Those, and how it is done."""
+"""All settings of an import, also those without influence on results."""
 
 
 def settings_hash(result_settings: Mapping[str, Any]) -> str:
-    """Return 16 hexadecimal digits that name settings that decide results, weights included."""
+    """Return the hash of settings that determine results, weights included: 16 hex digits."""
     text = json.dumps(dict(result_settings), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

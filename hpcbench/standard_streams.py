@@ -1,4 +1,4 @@
-"""Standard input, output and error: closed ones, those that nobody reads, and whose they are."""
+"""Standard input, output and error: closed streams, lost readers, and redirection."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 class LastingFile(io.FileIO):
-    """A stream whose reader may go away, or whose disk may fill: that does not end the program."""
+    """A stream that survives the loss of its reader and a full disk."""
 
     _is_told = False
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """Write what can be written; the rest is dropped, and said once on standard error."""
+        """Write data if possible; otherwise drop them, with one message on standard error."""
         try:
             return super().write(data) or 0
         except OSError as error:
@@ -32,14 +32,14 @@ class LastingFile(io.FileIO):
 
 
 def lasting(descriptor: int, like: io.TextIOWrapper) -> io.TextIOWrapper:
-    """Return a text stream that outlives its reader.
+    """Return a text stream that survives the loss of its reader.
 
     Parameters
     ----------
     descriptor : int
-        Where it writes to; it is not closed with the stream.
+        Descriptor that it writes to; it is not closed with the stream.
     like : TextIOWrapper
-        Whose encoding it takes.
+        A stream with the same encoding.
     """
     raw = LastingFile(descriptor, "w", closefd=False)
     return io.TextIOWrapper(
@@ -50,7 +50,7 @@ def lasting(descriptor: int, like: io.TextIOWrapper) -> io.TextIOWrapper:
 def open_closed_streams() -> None:
     """Open the null device in place of standard streams that are closed.
 
-    The next files would get their numbers, and what is printed would be written into them.
+    Otherwise the next opened files would get their numbers, and output would be written into them.
     """
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
@@ -64,14 +64,14 @@ def open_closed_streams() -> None:
 
 
 def print_any_character() -> None:
-    """Let no character end a command where the terminal has ASCII only."""
+    """Replace characters that the terminal cannot show, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
 
 
 def outlive_readers() -> None:
-    """Let standard output and error outlive those who read them: a computation goes on."""
+    """Make standard output and error survive the loss of their readers."""
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper) and stream is getattr(sys, f"__{name}__"):
@@ -83,14 +83,14 @@ def outlive_readers() -> None:
 
 @contextlib.contextmanager
 def own_output() -> Iterator[TextIO]:
-    """Keep standard output for the program, and standard input from everybody.
+    """Reserve standard output for the program, and close standard input for everything else.
 
-    Inside, whatever is printed, by Python or below it, goes to standard error; nobody waits for
-    what a person may type. Gives a stream that goes to standard output still.
+    Inside, all other output, of Python or of libraries, goes to standard error, and reading from
+    standard input returns nothing. Yields a stream that still writes to standard output.
     """
     before = sys.stdout
     if not isinstance(before, io.TextIOWrapper) or before is not sys.__stdout__:
-        # Somebody else's stream, as in a notebook: only Python's prints can be led away.
+        # A foreign stream, as in a notebook: only Python's prints can be redirected.
         with contextlib.redirect_stdout(sys.stderr):
             yield before or sys.stderr
         return

@@ -1,4 +1,4 @@
-"""spglib's answer for a cell, or none: used wherever symmetry is looked at."""
+"""spglib's symmetry dataset for a cell, guarded against crashes."""
 
 from __future__ import annotations
 

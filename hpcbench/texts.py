@@ -1,20 +1,20 @@
-"""Make texts that others wrote fit for a terminal, and of a length that is read."""
+"""Foreign texts, made safe for a terminal and short enough to be read."""
 
 from __future__ import annotations
 
 import re
 
 LONGEST_REASON = 500
-"""Characters of a reason, where it is recorded and where it is shown."""
+"""Largest number of characters of a reason that is recorded or shown."""
 
 # ECMA-48: control sequences (colours, the cursor), and strings for the terminal itself (its title,
-# its clipboard); what is left of a sequence that has no end goes with the control characters.
+# its clipboard); of a sequence without end, the control characters are removed.
 _SEQUENCE = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
     r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)"
     r"|\x1b[ -/]*[0-~]"
 )
-# Unicode's own: marks that turn the direction of writing, and separators of lines.
+# Control characters, and Unicode's marks of the direction of writing and line separators.
 _CONTROL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff"
     "\U000e0000-\U000e007f]"
@@ -22,7 +22,7 @@ _CONTROL = re.compile(
 
 
 def printable(text: str) -> str:
-    """Give a text without what a terminal obeys instead of showing it; lines and tabs stay."""
+    """Remove everything from a text that a terminal would obey; lines and tabs stay."""
     if _is_plain(text):
         return text
     # Halves of characters cannot be printed at all.
@@ -31,7 +31,7 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Give the same as one line."""
+    """Return a text as one line that is safe to print."""
     return text if _is_plain(text) else " ".join(printable(text).split())
 
 
@@ -40,19 +40,19 @@ def _is_plain(text: str) -> bool:
 
 
 def shortened(text: str, most: int = LONGEST_REASON) -> str:
-    """Give a text of at most so many characters; one that was cut says so in its end.
+    """Shorten a text to a number of characters; " ..." marks one that was cut.
 
     Parameters
     ----------
     text : str
         The text.
     most : int
-        Characters, at least 4.
+        Largest number of characters, at least 4.
     """
     return text if len(text) <= most else f"{text[: most - 4]} ..."
 
 
 def shown_reason(text: str) -> str:
-    """Give a reason as it is recorded and shown: a line of readable length."""
+    """Return a reason as it is recorded and shown: one short line."""
     # First cut: a message may have megabytes.
     return shortened(one_line(text[: 4 * LONGEST_REASON]))

@@ -1,4 +1,7 @@
-"""Threads of numerical libraries. Loads nothing."""
+"""Number of threads of numerical libraries.
+
+This module imports nothing heavy.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,10 @@ THREAD_VARIABLES = (
 
 
 def cap_threads() -> None:
-    """One thread for BLAS, OpenMP and Rayon in this process, unless the user said otherwise.
+    """Limit BLAS, OpenMP and Rayon in this process to one thread, unless the user has set a number.
 
-    To be called before numpy and torch are imported. Several processes of one thread each do
-    best on CPUs, and threads beside other work make a rank several times slower.
+    To be called before numpy and torch are imported. Several processes of one thread each do best
+    on CPUs, and threads beside other work make a rank several times slower.
     """
     for variable in THREAD_VARIABLES:
         os.environ.setdefault(variable, "1")

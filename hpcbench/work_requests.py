@@ -1,9 +1,9 @@
-"""What the computation of a crystal asks for, piece by piece.
+"""Requests of the computation of a crystal.
 
-The way of one crystal is written as a generator: it yields a request and is sent the answer, or
-is thrown the error, when it is there. So the way of a crystal reads from top to bottom, while
-whoever drives many of them (``engine/pipeline.py``, or a plain loop in a test) decides what runs
-where and what shares a forward pass.
+The computation of one crystal is a generator: it yields a request, and receives the answer, or an
+error, when that is available. So it reads from top to bottom, while its driver, which handles many
+crystals (``engine/pipeline.py``, or a simple loop in a test), chooses where requests run and which
+of them share a forward pass.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 DISPLACEMENTS, ANALYSIS = "displacements", "analysis"
-"""Stages of the work on processor cores; that of the relaxation is ``symmetry``."""
+"""Names of stages of the work on processor cores; that of the relaxation is ``symmetry``."""
 
 
 @dataclass(frozen=True, eq=False)
 class OnCpu:
     """Call ``function(*arguments)`` on a processor core; all are picklable.
 
-    ``stage`` names the kind of work in the run's account of time.
+    ``stage`` names the kind of work in the account of the run's time.
     """
 
     stage: str
@@ -38,17 +38,17 @@ class OnCpu:
 
 @dataclass(frozen=True, eq=False)
 class Minimise:
-    """Follow the forces down to a minimum; answered by ``relaxation.in_flight.Minimum``."""
+    """Relax to a minimum; the answer is a ``relaxation.in_flight.Minimum``."""
 
     start: Start
 
 
 @dataclass(frozen=True, eq=False)
 class ForcesOn:
-    """Forces on displaced copies of a supercell; answered by an array (ncopies, natoms, 3).
+    """Compute forces on displaced copies of a supercell; the answer has shape (ncopies, natoms, 3).
 
-    ``in_double`` asks for them in double precision. ``linear``: for their change to first order in
-    the displacements, which only a ``Differentiable`` potential has.
+    ``in_double`` requests double precision. ``linear`` requests the change of the forces to first
+    order in the displacements, which only a ``Differentiable`` potential can compute.
     """
 
     copies: DisplacedCopies
@@ -58,9 +58,9 @@ class ForcesOn:
 
 @dataclass(frozen=True, eq=False)
 class ResponseTo:
-    """Linear response to columns of a crystal; answered by ``potentials.columns.Response``.
+    """Compute the linear response to columns of a crystal; the answer is a ``Response``.
 
-    The columns are all real, or all complex. ``in_double`` as above.
+    The columns are all real, or all complex. ``in_double`` requests double precision.
     """
 
     atoms: Atoms

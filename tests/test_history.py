@@ -175,12 +175,12 @@ def test_what_is_shown_is_what_decides(
         assert f"verdict {verdict}" in text
         for criterion in CRITERIA:
             assert f"{criterion.name} {row[criterion.column]}" in text
-    assert "this is what decides (next larger supercell)" in shown("simple")
+    assert "this is final computation (next larger supercell)" in shown("simple")
     assert f"also stored {key}:first first computation: stable, lowest on the path" in shown(
         "simple"
     )
     assert "this is first computation" in shown("simple:first")
-    assert f"also stored {key} what decides (next larger supercell): unstable" in shown(
+    assert f"also stored {key} final computation (next larger supercell): unstable" in shown(
         f"{key[:6]}:first"
     )
     assert "this is" not in shown("aluminium")

@@ -303,7 +303,7 @@ def start(folder: Path, harm: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
-        ("os._exit(0)", "the process ended with exit code 0, without a word"),
+        ("os._exit(0)", "the process ended with exit code 0, without a message"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", "by signal 11 (Segmentation fault)"),
         ("os.closerange(3, 64)", "closed files of the program while it was at list-1"),
         ("os.closerange(0, 3)", "closed files of the program while it was at list-1"),

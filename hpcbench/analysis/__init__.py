@@ -1,1 +1,1 @@
-"""What results say of the generators: rates with their intervals, rankings, convergence."""
+"""Rates of generators with their intervals, rankings, and the convergence of rates."""

@@ -1,4 +1,4 @@
-"""Rates by what a crystal is: its crystal system, its elements; and by how many were looked at."""
+"""Rates by crystal system and by elements, and rates against the number of crystals."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ CRYSTAL_SYSTEMS = {
     "triclinic": 2, "monoclinic": 15, "orthorhombic": 74, "tetragonal": 142, "trigonal": 167,
     "hexagonal": 194, "cubic": 230,
 }  # fmt: skip
-"""Each with the last number of its space groups."""
+"""Crystal systems with the last number of their space groups."""
 
 
 @dataclass(frozen=True)
 class Convergence:
-    """A rate as more and more crystals are looked at, in random order.
+    """A rate against the number of crystals, taken in random order.
 
     Attributes
     ----------
     sizes : ndarray, shape (n,)
         Numbers of crystals.
     shares, low, high : ndarray, shape (n,)
-        The rate of so many, and its 95 % interval.
+        The rate of the first so many crystals, and its 95 % interval.
     """
 
     sizes: NDArray[np.int64]
@@ -47,21 +47,21 @@ class Convergence:
 
 
 def crystal_system(number: int) -> str:
-    """The crystal system of a space group; empty where there is none (0)."""
+    """Return the crystal system of a space group; empty if there is none (0)."""
     if not number:
         return ""
     return next(name for name, last in CRYSTAL_SYSTEMS.items() if number <= last)
 
 
 def elements_of(formula: str) -> list[str]:
-    """The elements of a formula."""
+    """Return the elements of a formula, sorted."""
     return sorted(set(re.findall(r"[A-Z][a-z]?", formula)))
 
 
 def by_crystal_system(table: pandas.DataFrame) -> dict[str, Rate]:
-    """Stable ones of those with an answer, by the crystal system of the relaxed crystal.
+    """Return the rates of stable crystals by the crystal system of the relaxed crystal.
 
-    Systems without crystals are there, with a rate of nothing.
+    Undetermined crystals do not count. Systems without crystals have a rate of zero of zero.
     """
     done = _done(table)
     systems = [crystal_system(int(number)) for number in done["spacegroup_number"]]
@@ -70,16 +70,17 @@ def by_crystal_system(table: pandas.DataFrame) -> dict[str, Rate]:
 
 
 def by_number_of_elements(table: pandas.DataFrame) -> dict[int, Rate]:
-    """Stable ones of those with an answer, by how many elements a crystal has."""
+    """Return the rates of stable crystals by the number of elements, without undetermined ones."""
     done = _done(table)
     found = _rates([len(elements_of(formula)) for formula in done["formula"]], done)
     return dict(sorted(found.items()))
 
 
 def lowest_frequencies(done: pandas.DataFrame, place: str) -> NDArray[np.float64]:
-    """Return the lowest frequencies in THz of crystals with phonons, to be held against thresholds.
+    """Return the lowest frequencies of crystals with phonons in THz, to compare with thresholds.
 
-    Minus infinity where there is no restoring force: zeros that no threshold may call stable.
+    They are minus infinity for crystals without restoring forces, whose zeros no threshold may call
+    stable.
 
     Parameters
     ----------
@@ -95,7 +96,7 @@ def lowest_frequencies(done: pandas.DataFrame, place: str) -> NDArray[np.float64
 
 
 def _done(table: pandas.DataFrame) -> pandas.DataFrame:
-    """Crystals with phonons; where there are none, a store may lack the columns."""
+    """Return crystals with phonons; if there are none, a store may lack the columns."""
     done = table[table["status"] == DONE]
     return done if len(done) else done.assign(verdict="", spacegroup_number=0, formula="")
 
@@ -108,7 +109,7 @@ def _rates(keys: Sequence[Key], done: pandas.DataFrame) -> dict[Key, Rate]:
 
 
 def elements_in_stable(table: pandas.DataFrame) -> dict[str, int]:
-    """Stable crystals that hold an element, the most frequent first (PhononBench's Figure 4)."""
+    """Count the stable crystals by element, the most frequent first (PhononBench's Figure 4)."""
     done = _done(table)
     stable = done[done["verdict"] == "stable"]
     counts: Counter[str] = Counter()
@@ -118,14 +119,14 @@ def elements_in_stable(table: pandas.DataFrame) -> dict[str, int]:
 
 
 def convergence(determined: list[str], stable: list[str], seed: int = 0) -> Convergence:
-    """The rate of the first few, more and all of the crystals (PhononBench's Figure 5).
+    """Return the rate of stable crystals against the number of crystals (PhononBench's Figure 5).
 
     Parameters
     ----------
     determined, stable : list of str
-        Ids of crystals with an answer, and of the stable ones among them.
+        Ids of crystals that are stable or unstable, and of the stable ones among them.
     seed : int
-        Of the order in which they are looked at.
+        Of the random order.
     """
     wanted = set(stable)
     counts = np.cumsum([key in wanted for key in in_random_order(determined, seed)])

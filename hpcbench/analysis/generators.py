@@ -1,4 +1,4 @@
-"""What became of what each generator wrote: PhononBench's Table 3, counted from a store."""
+"""Counts and rates of each generator: PhononBench's Table 3, from a store."""
 
 from __future__ import annotations
 
@@ -18,59 +18,60 @@ if TYPE_CHECKING:
 NOT_COMPUTABLE = (
     "cell", "coordinates", "overlap", "no mass", "large supercell", "unknown element", "too large",
 )  # fmt: skip
-"""Kinds of failures before anything was relaxed: the input cannot be worked on."""
+"""Kinds of failures before the relaxation: the input cannot be computed."""
 BATCH = 200
 """Batch size for which PhononBench's Table 1 gives equivalent speeds."""
 SECONDS = ("seconds_relaxation", "seconds_forces", "seconds_analysis")
 HULL = "hull"
-"""In the name of a carried column: the energy above the convex hull, in eV/atom."""
+"""Part of the name of a carried column with the energy above the convex hull, in eV/atom."""
 NEAR_HULL = 0.1
-"""In eV/atom: what MatterGen and others call stable in their S.U.N. rates."""
+"""In eV/atom: the limit of stability in the S.U.N. (stable, unique, novel) rates of MatterGen and
+others."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one generator wrote, and what became of it.
+    """The entries of one generator, and their results.
 
     Attributes
     ----------
     generator : Generator
-        Who; a name of its own for what nobody says who wrote.
+        The generator; one with a name of its own for entries whose origin is unknown.
     generated : int
         Entries of its files.
     readable : int
-        Those that could be read as crystals.
+        Entries that could be read as crystals.
     unique : int
-        Different crystals among them; without duplicates, where the run looked for such.
+        Different crystals among them; without duplicates, if the run looked for those.
     sampled : int
-        Those of them that were to be computed.
+        Unique crystals that were to be computed.
     suitable : int
-        Those of them that can be computed at all ("input script success").
+        Sampled crystals that can be computed ("input script success").
     done : int
-        Those of them with a relaxed cell and phonons ("relaxed").
+        Suitable crystals with a relaxed cell and phonons ("relaxed").
     stable, undetermined : int
         By the verdict.
     by_criterion : mapping
-        The rate of stable ones among those that each criterion has an answer for.
+        The rate of stable crystals by each criterion, among those for which it has an answer.
     novel : int or None
-        Those done that are not among the known crystals; ``None`` where nothing was compared.
+        Done crystals that are not among the known ones; ``None`` if nothing was compared.
     stable_and_novel : int or None
-        Stable ones among these.
+        Stable crystals among the novel ones.
     near_hull : int or None
-        Those among these whose energy above the hull, as their source has it, is at most 0.1
-        eV/atom; ``None`` where no source says anything.
+        Crystals among these whose energy above the hull, given by their source, is at most 0.1
+        eV/atom; ``None`` if no source gives it.
     complete : bool
-        Nothing is left to be computed; else entries without a result are in no number.
+        Whether nothing is left to compute; otherwise entries without a result are in no number.
     too_large : int
-        Unique ones from which no sample was drawn, for their number of atoms.
+        Unique crystals that were left out of the sample because of their number of atoms.
     seconds : float
-        Of ranks, for those done.
+        Rank seconds of the done crystals.
     mended : mapping
-        Entries whose text was put right on reading, by what was wrong.
+        Entries whose text was corrected on reading, by the kind of error.
     reasons : mapping
-        Sampled ones without phonons, and entries that could not be read, by the kind of reason.
+        Sampled crystals without phonons, and entries that could not be read, by the kind of reason.
     ids : mapping
-        The crystals behind ``unique``, ``sampled``, ``suitable``, ``done``, ``determined``,
+        Ids of the crystals in ``unique``, ``sampled``, ``suitable``, ``done``, ``determined``,
         ``stable``.
     """
 
@@ -96,14 +97,14 @@ class Outcome:
 
     @property
     def determined(self) -> int:
-        """Count those done that are stable or unstable by the verdict."""
+        """The number of done crystals that are stable or unstable by the verdict."""
         return self.done - self.undetermined
 
     @property
     def rates(self) -> dict[str, Rate]:
-        """The rate of stable crystals for each way of counting failures.
+        """The rates of stable crystals for each way of counting failures.
 
-        Undetermined ones are in none of these numbers.
+        Undetermined crystals are in none of these numbers.
         """
         return {
             "determined": Rate(self.stable, self.determined),
@@ -112,10 +113,10 @@ class Outcome:
         }
 
     def of_generated(self, count: int) -> float:
-        """What share of the generated entries a number of sampled crystals stands for.
+        """Return the share of generated entries that some sampled crystals represent.
 
-        NaN where that is not known, as the sample was drawn from small crystals only, or as
-        the run has not come to its end.
+        NaN if it is not known: if the sample was drawn from small crystals only, or the run is not
+        complete.
         """
         if not self.sampled or not self.generated or self.too_large or not self.complete:
             return math.nan
@@ -123,20 +124,28 @@ class Outcome:
 
     @property
     def speed(self) -> float | None:
-        """Entries a minute, where it is known how long generating took."""
+        """Generated entries per minute, if it is known how long generation took."""
         if self.generator.hours is None:
             return None
         return (self.generator.generated or self.generated) / (60 * self.generator.hours)
 
     @property
     def equivalent_speed(self) -> float | None:
-        """The same in proportion to the batch size, for one of 200, as in PhononBench's Table 1."""
+        """The speed scaled to a batch of 200, as in PhononBench's Table 1."""
         batch = self.generator.batch_size
         return None if self.speed is None or batch is None else self.speed * BATCH / batch
 
 
 def ranked_outcomes(table: pandas.DataFrame, complete: bool = True) -> list[Outcome]:
-    """The same by the share of stable crystals among those determined, the highest first."""
+    """Return the outcomes by the stable share of those determined, the highest first.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``Store.table``.
+    complete : bool
+        Whether nothing is left to compute.
+    """
     outcomes = outcomes_of(table, complete)
     return [outcomes[i] for i in rank([o.rates["determined"] for o in outcomes]).order]
 
@@ -155,17 +164,17 @@ class _Counts:
 
 
 def outcomes_of(table: pandas.DataFrame, complete: bool = True) -> list[Outcome]:
-    """What became of what each generator wrote, in the order of the store.
+    """Count the results of each generator, in the order of the store.
 
-    A crystal that two generators wrote counts for both. Where nothing in the store says who wrote
-    anything there is one outcome, with a generator without a name.
+    A crystal of two generators counts for both. If nothing in the store names a generator there is
+    one outcome, with a generator without a name.
 
     Parameters
     ----------
     table : pandas.DataFrame
         ``Store.table``.
-    complete : bool, optional
-        Nothing is left to be computed.
+    complete : bool
+        Whether nothing is left to compute.
     """
     criteria = [name for name in table.columns if name.startswith("verdict_")]
     wanted = ["id", "origins", "status", "reason", "verdict", *SECONDS, *criteria]
@@ -190,7 +199,7 @@ def _count(found: dict[str, _Counts], row: Mapping[str, Any], criteria: list[str
             continue
         counts.entries["readable"] += len(origins)
         said = (_text(dict(origin.columns).get(MENDED)) for origin in origins)
-        # Of which group the operators were is no kind of its own.
+        # Without the space group: it would make a kind for each.
         counts.mended.update(text.partition(" of ")[0] for text in said if text)
         aside = [origin.set_aside for origin in origins if origin.set_aside]
         if aside and aside[0].startswith("duplicate"):

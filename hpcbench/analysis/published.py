@@ -1,4 +1,4 @@
-"""What PhononBench published of its generators (arXiv 2512.21227 v1), as numbers."""
+"""Numbers that PhononBench published about generators (arXiv 2512.21227 v1)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class PublishedOutcome:
         As in :class:`hpcbench.analysis.generators.Outcome`; ``unique`` after sampling, ``suitable``
         is "input script success", ``done`` is "relaxed".
     drawn_from : str
-        The row whose crystals these are, for one that has none of its own.
+        The row with these crystals, for a row that has none of its own.
     """
 
     generator: Generator
@@ -40,13 +40,13 @@ class PublishedOutcome:
 
     @property
     def rate(self) -> Rate:
-        """Stable ones of those with phonons, as the paper has it."""
+        """Stable crystals among those with phonons, as in the paper."""
         return Rate(self.stable, self.done)
 
 
 @dataclass(frozen=True)
 class PublishedSpeed:
-    """A row of Table 1: hours, entries a minute, and that in proportion for a batch of 200."""
+    """A row of Table 1: hours, entries per minute, and these scaled to a batch of 200."""
 
     name: str
     generated: int
@@ -65,7 +65,7 @@ class PublishedSize:
 
 
 def published_outcomes() -> list[PublishedOutcome]:
-    """Tables 3 and 4."""
+    """Return the rows of Tables 3 and 4."""
     return [
         PublishedOutcome(
             Generator(row["name"], row.get("training_set", ""), row.get("condition", "")),
@@ -81,17 +81,17 @@ def published_outcomes() -> list[PublishedOutcome]:
 
 
 def published_speeds() -> list[PublishedSpeed]:
-    """Table 1."""
+    """Return the rows of Table 1."""
     return [PublishedSpeed(**row) for row in _tables()["speeds"]]
 
 
 def published_sizes() -> list[PublishedSize]:
-    """Table 2."""
+    """Return the rows of Table 2."""
     return [PublishedSize(**row) for row in _tables()["sizes"]]
 
 
 def published_crystal_systems() -> dict[str, float]:
-    """Figure 2a: percent stable by crystal system, of CrystalFormer trained on Alex-20."""
+    """Return Figure 2a: percent stable by crystal system, for CrystalFormer trained on Alex-20."""
     found: dict[str, float] = _tables()["crystal_systems"]
     return found
 

@@ -1,4 +1,4 @@
-"""Rates of stable crystals, how sure they are, and how sure a ranking by them is."""
+"""Rates of stable crystals, their uncertainty, and the uncertainty of a ranking by them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
 DRAWS = 10_000
-"""Of a bootstrap: its chances have an error of at most half a percent."""
+"""Draws of a bootstrap: its probabilities then have an error of at most half a percent."""
 
 
 @dataclass(frozen=True)
 class Rate:
-    """So many of so many.
+    """A share of a number of crystals.
 
     Attributes
     ----------
     count, of : int
-        The numbers.
+        The share is ``count / of``.
     """
 
     count: int
@@ -37,7 +37,7 @@ class Rate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval; right for few crystals and for shares near 0 and 1.
+        """The 95 % score interval of Wilson, also valid for few crystals and shares near 0 and 1.
 
         E. B. Wilson, J. Am. Stat. Assoc. 22, 209 (1927).
         """
@@ -50,16 +50,16 @@ class Rate:
 
 
 def stable_rate(verdicts: Iterable[str], failed: int = 0) -> Rate:
-    """Count the stable ones among those that have an answer.
+    """Return the rate of stable crystals among those that are stable or unstable.
 
-    Undetermined ones are neither stable nor unstable: they are in none of the two numbers.
+    Undetermined crystals are in neither of the two numbers.
 
     Parameters
     ----------
     verdicts : iterable of str
         Of crystals with phonons.
     failed : int
-        Crystals that count as unstable besides.
+        Number of other crystals that count as unstable.
     """
     counts = Counter(verdicts)
     return Rate(counts["stable"], counts["stable"] + counts["unstable"] + failed)
@@ -70,14 +70,14 @@ def _z() -> float:
 
 
 def size_for(share: float, half_width: float) -> int:
-    """Crystals for a 95 % interval that is so wide to either side of the share.
+    """Return the number of crystals for which the 95 % interval has a given width.
 
-    Half the width of Wilson's interval, solved for the number by bisection.
+    Half the width of Wilson's interval (:attr:`Rate.interval`), solved for the number by bisection.
 
     Parameters
     ----------
     share : float
-        About what the rate is, from 0 to 1.
+        The expected rate, from 0 to 1.
     half_width : float
         Above 0 and below 0.5.
     """
@@ -98,18 +98,18 @@ def size_for(share: float, half_width: float) -> int:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Rates by their size, and the chances that they stand so.
+    """Rates in order, with probabilities of that order.
 
     Attributes
     ----------
     order : list of int
-        Places of the rates given, the highest first.
+        Indices of the given rates, the highest rate first.
     above_next : list of float
-        For each in this order, the chance that it is above the next one; NaN of the last.
+        For each in this order, the probability that it is above the next one; NaN for the last.
     all_right : float
-        The chance that the whole order is right.
+        The probability that the whole order is right.
     ranks : list of tuple of int
-        For each in this order, between which ranks it is with a chance of 95 %.
+        For each in this order, the lowest and highest rank of its 95 % interval.
     """
 
     order: list[int]
@@ -119,11 +119,20 @@ class Ranking:
 
 
 def rank(rates: Sequence[Rate], draws: int = DRAWS, seed: int = 0) -> Ranking:
-    """Rank rates, with chances by a bootstrap over the crystals of each.
+    """Rank rates, with probabilities from a bootstrap over the crystals of each.
 
-    Drawing crystals again, with replacement, from a set of stable and unstable ones gives
-    binomial numbers of stable ones. Equal draws count half. Rates of nothing come last, and their
-    chances are not known.
+    Resampling a set of stable and unstable crystals with replacement gives binomial numbers of
+    stable ones, which are drawn directly. Equal draws count half. Rates of nothing come last,
+    without probabilities.
+
+    Parameters
+    ----------
+    rates : sequence of Rate
+        The rates.
+    draws : int
+        Number of draws of the bootstrap.
+    seed : int
+        Of the random numbers.
     """
     known = sorted((i for i, r in enumerate(rates) if r.of), key=lambda i: -rates[i].share)
     order = known + [i for i, r in enumerate(rates) if not r.of]
@@ -134,7 +143,7 @@ def rank(rates: Sequence[Rate], draws: int = DRAWS, seed: int = 0) -> Ranking:
     above = [_chance_above(one, other) for one, other in itertools.pairwise(drawn)]
     above += [math.nan] * (len(order) - len(above))
     falls = np.diff(drawn, axis=0)
-    # A tie may stand either way.
+    # Either order of a tie is equally likely.
     all_right = float(((falls <= 0).all(axis=0) * 0.5 ** (falls == 0).sum(axis=0)).mean())
     # Rank 1 is the highest; ties are broken at random, else the first would win them.
     noisy = drawn + rng.uniform(0.0, 1e-12, drawn.shape)

@@ -1,1 +1,1 @@
-"""Which crystals count: those that can be computed, that are no duplicates, that are sampled."""
+"""Selection of crystals: those that can be computed, that are not duplicates, that are sampled."""

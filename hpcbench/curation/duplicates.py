@@ -1,8 +1,9 @@
-"""The same crystal in other words: another cell, origin or orientation, slightly other positions.
+"""Detection of equal crystals in other cells, with other origins or with slightly other positions.
 
-Whether two crystals are the same is asked of pymatgen's ``StructureMatcher`` with its own
-tolerances, as generators' benchmarks do (CDVAE and its kin). It is asked only of those whose
-reduced formula, number of atoms in the primitive cell, and lengths of the lattice agree.
+pymatgen's ``StructureMatcher`` decides, with its default tolerances (``ltol=0.2``, ``stol=0.3``,
+``angle_tol=5``), as in the benchmarks of generators (CDVAE and others). It compares only crystals
+with the same reduced formula and number of atoms in the primitive cell, and with similar lattice
+lengths.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 Formula = tuple[tuple[int, int], ...]
-"""Atomic numbers with their counts, without common divisor."""
+"""Atomic numbers with their counts, divided by their greatest common divisor."""
 
-# The matcher's tolerance is 1.2; of 785 pairs of generated crystals of one formula and number of
-# atoms it found 475 to be the same, none of them beyond 1.2 (benchmarks: tests/test_curation.py).
+# Largest ratio of lattice lengths. The matcher's own is 1.2: of 785 pairs of generated crystals of
+# one formula and number of atoms it found 475 equal, none of them beyond 1.2
+# (tests/test_curation.py).
 _LENGTHS = 1.3
-# pymatgen goes through all lattice points within the longest lattice vector: for a needle of a
-# thousand A it would never come back.
+# pymatgen examines all lattice points within the longest lattice vector, which takes forever for a
+# needle of a thousand A.
 _MOST_POINTS = 1e5
 
 
@@ -45,9 +47,9 @@ class Candidates:
     crystals : list of Crystal
         In the order of the list.
     sets : dict
-        Ids of what each generator wrote of them, by its label.
+        Ids of the crystals of each generator, by its label.
     references : list of Crystal
-        Known ones.
+        Known crystals.
     """
 
     crystals: list[Crystal] = field(default_factory=list)
@@ -57,14 +59,14 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Matches:
-    """What was found among candidates.
+    """Equal crystals among candidates.
 
     Attributes
     ----------
     duplicates : dict
-        By label and id, the first crystal of that generator that is the same.
+        By label and id, the id of the first equal crystal of that generator.
     known : dict
-        Names of the references that are the same, by id.
+        Names of equal references, by id.
     """
 
     duplicates: dict[tuple[str, str], str]
@@ -72,7 +74,7 @@ class Matches:
 
 
 def formula_of(crystal: Crystal) -> Formula:
-    """The reduced formula, by atomic numbers."""
+    """Return the reduced formula, by atomic numbers."""
     numbers, counts = np.unique(crystal.numbers, return_counts=True)
     divisor = reduce(math.gcd, counts.tolist())
     return tuple(zip(numbers.tolist(), (counts // divisor).tolist(), strict=True))
@@ -81,9 +83,16 @@ def formula_of(crystal: Crystal) -> Formula:
 def candidates_of(
     sets: Mapping[str, Iterable[Crystal]], references: Iterable[Crystal] = ()
 ) -> list[Candidates]:
-    """Those that may be the same as others of their set, or as a reference.
+    """Group crystals by formula, where they may be equal to others of their set or to a reference.
 
-    Formulas with the most crystals first, so that ranks can share them out like cards.
+    Formulas with the most crystals come first, so that ranks can deal them out evenly.
+
+    Parameters
+    ----------
+    sets : mapping of str to iterable of Crystal
+        The crystals of each generator, by its label.
+    references : iterable of Crystal
+        Known crystals.
     """
     known = defaultdict(list)
     for reference in references:
@@ -108,11 +117,11 @@ def candidates_of(
 
 
 def matches_of(group: Candidates) -> Matches:
-    """Which of the candidates are the same.
+    """Find the equal crystals among candidates.
 
-    The first crystal of a set stands for those that are the same as it; being the same is no
-    transitive relation, so what a crystal is compared with are those that stand for others. A
-    crystal that pymatgen cannot work on, as it is flat or a needle, is the same as none.
+    The first crystal of a set represents all that are equal to it. Equality within tolerances is
+    not transitive, so crystals are compared only with representatives. A crystal that pymatgen
+    cannot handle, because it is flat or a needle, is equal to none.
     """
     from pymatgen.analysis.structure_matcher import StructureMatcher
 
@@ -150,7 +159,7 @@ class _Reduced:
 
 
 def _reduced(crystal: Crystal) -> _Reduced | None:
-    """The primitive cell by Niggli, and its lengths at unit volume of an atom."""
+    """Return the Niggli-reduced primitive cell, and its lengths at unit volume per atom."""
     from pymatgen.core import Lattice, Structure
 
     if not abs(np.linalg.det(crystal.cell)) > MIN_VOLUME * crystal.natoms:

@@ -1,4 +1,4 @@
-"""Crystals in their primitive cells."""
+"""Reduction of crystals to their primitive cells."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from hpcbench.crystal import Crystal
 
 
 def primitive_of(crystal: Crystal, tolerance: float) -> Crystal:
-    """The crystal in its primitive cell, neither idealised nor turned.
+    """Return the crystal in its primitive cell, neither idealised nor rotated.
 
-    Its content id is that of the new cell. Unchanged where the cell is primitive already, where
-    spglib finds no symmetry, where the source asks for a supercell, which would be another, and
-    where it has Born charges or masses, which are of the atoms of its cell.
+    Its content id is that of the new cell. The crystal is returned unchanged if the cell is
+    primitive, if spglib finds no symmetry, if the source asks for a supercell (which would be
+    another one), or if it has Born charges or masses (which belong to the atoms of its cell).
 
     Parameters
     ----------
     crystal : Crystal
-        As read.
+        The crystal as read.
     tolerance : float
-        Within which atoms are images of each other, in A.
+        In A, within which atoms are images of each other.
     """
     # spglib ends the process with a segmentation fault on NaN.
     is_finite = np.isfinite(crystal.cell).all() and np.isfinite(crystal.positions).all()

@@ -1,4 +1,4 @@
-"""Crystals that were read but cannot be computed."""
+"""Checks for crystals that were read but cannot be computed."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from hpcbench.errors import UnsuitableError
 from hpcbench.masses import of_elements
 
 MAX_EDGE = 1e4
-"""Longest lattice vector in A: beyond it the numbers are a writer's mistake."""
+"""Longest lattice vector in A: longer ones are errors of the program that wrote them."""
 
 MIN_VOLUME = 1.0
 """Smallest volume per atom in A^3. Hydrogen at 400 GPa has 1.4."""
 
 MIN_HEIGHT = 0.1
-"""Smallest distance in A between opposite faces of a cell: below it, neighbours are countless."""
+"""Smallest distance in A between opposite faces of a cell: flatter cells have too many
+neighbours."""
 
 
 def examine(crystal: Crystal, *, min_distance: float = 0.5) -> None:
-    """Refuse a crystal that no potential or no phonon calculation can work on.
+    """Refuse a crystal that cannot be computed by any potential or by phonopy.
 
     Parameters
     ----------
     crystal : Crystal
         The crystal as read.
     min_distance : float, optional
-        Two atoms closer than this (in A, periodic images included) overlap.
+        Two atoms closer than this, in A, overlap; periodic images count.
 
     Raises
     ------

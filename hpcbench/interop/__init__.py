@@ -1,1 +1,1 @@
-"""Results in the formats of other programs, and the results of other programs as a store."""
+"""Export of results in other programs' formats, and import of their results."""

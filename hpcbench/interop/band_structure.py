@@ -1,4 +1,4 @@
-"""Band structures as pymatgen has them."""
+"""Export of band structures for pymatgen."""
 
 from __future__ import annotations
 
@@ -25,9 +25,16 @@ if TYPE_CHECKING:
 
 
 def write_symmetry_lines(store: Store, folder: Path) -> int:
-    """Write a JSON file for each crystal with phonons; returns their number.
+    """Write a JSON file for each crystal with phonons; return their number.
 
-    ``monty.serialization.loadfn`` gives the object back.
+    ``monty.serialization.loadfn`` reads the objects.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    folder : Path
+        Where the files go.
     """
     symprec = store.settings["symprec"]
     number = 0
@@ -53,7 +60,7 @@ def symmetry_line(row: Mapping[str, Any], phonon: Phonopy) -> PhononBandStructur
     Raises
     ------
     StoreError
-        If its band path and its labels do not go together.
+        If its band path and its labels are inconsistent.
     """
     from pymatgen.core import Lattice, Structure
     from pymatgen.phonon.bandstructure import PhononBandStructureSymmLine

@@ -1,4 +1,4 @@
-"""One phonon calculation in phonopy's files, whoever wrote them: brought to A, eV and one order."""
+"""Reading of one phonon calculation from phonopy's files, in A, eV and phonopy's order of atoms."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from phonopy import Phonopy
     from phonopy.structure.atoms import PhonopyAtoms
 
-# In fractions of the supercell's edges: files round.
+# Of positions in fractions of the supercell's edges: numbers in files are rounded.
 _POSITION_TOLERANCE = 1e-3
-# A compressed file can hide any amount of zeros.
+# A small compressed file can contain any amount of data.
 _MOST_BYTES = 2**30
 _OPENERS: dict[str, Any] = {
     ".gz": gzip.open,
@@ -36,7 +36,7 @@ _OPENERS: dict[str, Any] = {
 
 @dataclass(frozen=True, eq=False)
 class Calculation:
-    """What phonopy's files say of one crystal.
+    """The contents of phonopy's files for one crystal.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class Calculation:
     displaced : int
         Number of displaced supercells.
     version : str
-        phonopy's, of the file; empty if unknown.
+        Version of phonopy that wrote the file; empty if unknown.
     """
 
     phonon: Phonopy
@@ -62,7 +62,7 @@ class Calculation:
 
 @dataclass(frozen=True)
 class Beside:
-    """Files of force constants, forces and Born charges beside a YAML file; None if absent."""
+    """Files of force constants, forces and Born charges next to a YAML file; None if absent."""
 
     force_constants: Path | None = None
     force_sets: Path | None = None
@@ -77,29 +77,30 @@ def read_calculation(
     *,
     with_forces: bool = False,
 ) -> Calculation:
-    """Read a phonopy YAML file and what lies beside it.
+    """Read a phonopy YAML file and the files next to it.
 
-    Force constants win over forces, the file's own over those beside it, as in phonopy.
+    Force constants take precedence over forces, those in the file over those next to it, as in
+    phonopy.
 
     Parameters
     ----------
     path : Path
         May be compressed.
     beside : Beside
-        Files with what the YAML file lacks.
+        Files with the data that the YAML file lacks.
     primitive_matrix : str
-        ``auto`` or ``P``, for files that do not tell.
+        ``auto`` or ``P``, for files that do not give one.
     symprec : float
         In A.
     with_forces : bool
-        Whether forces are wanted though there are force constants: parsing them takes long.
+        Whether to read forces even if there are force constants, which takes long.
 
     Raises
     ------
     UnreadableError
         If there is no crystal in the file.
     CrystalError
-        If the file holds a crystal, but what is said of its phonons does not fit together.
+        If the file holds a crystal, but its phonon data are inconsistent.
     """
     from phonopy.interface.phonopy_yaml import load_phonopy_yaml
     from phonopy.physical_units import get_calculator_physical_units
@@ -147,7 +148,7 @@ def _read_text(path: Path) -> str:
 
 
 def _sections(text: str) -> dict[str, str]:
-    """The text of a YAML file by its top-level keys, each with its key."""
+    """Split the text of a YAML file by its top-level keys, each with its key."""
     starts = [
         (match[1], match.start()) for match in re.finditer(r"^([A-Za-z_]\w*)[ \t]*:", text, re.M)
     ]
@@ -156,7 +157,7 @@ def _sections(text: str) -> dict[str, str]:
 
 
 def _parse_force_constants(section: str) -> NDArray[np.float64] | None:
-    """Force constants of a YAML file, read as numbers: a YAML parser takes seconds for them."""
+    """Read the force constants of a YAML file as plain numbers: a YAML parser takes seconds."""
     if not section:
         return None
     plain = re.sub(r"#[^\n]*", "", section)
@@ -174,7 +175,7 @@ def _parse_force_constants(section: str) -> NDArray[np.float64] | None:
 
 
 def _parse(sections: dict[str, str], load: Any) -> tuple[dict[str, Any], Any]:
-    """What phonopy makes of the rest of the file: its header, its data."""
+    """Parse the rest of the file with phonopy; return its header and its data."""
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -197,11 +198,14 @@ def _parse(sections: dict[str, str], load: Any) -> tuple[dict[str, Any], Any]:
 def _phonopy_of(
     data: Any, to_angstrom: float, primitive_matrix: str, symprec: float, rows: int
 ) -> Phonopy:
-    """Cells and matrices of a file; ``rows`` of force constants tell the primitive cell."""
+    """Return cells and matrices of a file.
+
+    ``rows`` is the number of rows of its force constants, which may reveal the primitive cell.
+    """
     given = data.unitcell
     if given.has_mixtures or given.has_weighted_species:
         raise UnreadableError("disordered", "a site is a mixture of elements")
-    # Those of the elements are phonopy's, not the rounded ones of the file.
+    # The masses of the elements are phonopy's, not the rounded ones of the file.
     masses, problem = named(given.numbers, given.masses)
     if problem:
         raise CrystalError("masses", problem)
@@ -237,7 +241,7 @@ def _phonopy_of(
 
 
 def _require_same_order(theirs: PhonopyAtoms, ours: PhonopyAtoms) -> None:
-    """Force constants mean nothing if their supercell orders its atoms otherwise."""
+    """Refuse a supercell with another order of atoms, to which force constants do not apply."""
     same = len(theirs) == len(ours) and list(theirs.numbers) == list(ours.numbers)
     if same:
         shift = theirs.scaled_positions - ours.scaled_positions
@@ -270,7 +274,7 @@ def _read_force_constants(path: Path, unit: str) -> NDArray[np.float64]:
 
 
 def _compact(phonon: Phonopy, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The rows of the primitive cell's atoms."""
+    """Return the rows of the primitive cell's atoms."""
     rows = phonon.primitive.p2s_map
     natoms = len(phonon.supercell)
     if matrix.shape == (natoms, natoms, 3, 3):
@@ -285,7 +289,7 @@ def _compact(phonon: Phonopy, matrix: NDArray[np.float64]) -> NDArray[np.float64
 
 
 def forces_in(dataset: Any) -> bool:
-    """Whether a dataset of phonopy's has forces."""
+    """Tell whether a phonopy dataset has forces."""
     dataset = dataset or {}
     first = dataset.get("first_atoms", ())
     return "forces" in dataset or bool(len(first) and all("forces" in entry for entry in first))
@@ -309,7 +313,7 @@ def _read_force_sets(path: Path, natoms: int) -> dict[str, Any]:
 
 
 def _in_ev(dataset: Any, to_angstrom: float, to_ev: float) -> dict[str, Any] | None:
-    """A dataset of phonopy's in A and eV/A."""
+    """Convert a phonopy dataset to A and eV/A."""
     if not dataset:
         return None
     if "first_atoms" not in dataset:

@@ -1,4 +1,4 @@
-"""Files and names that exports have in common."""
+"""Rows and file names that all exports share."""
 
 from __future__ import annotations
 
@@ -12,34 +12,35 @@ from hpcbench.store.schema import DONE
 if TYPE_CHECKING:
     from hpcbench.store.reader import Store
 
-# File systems take 255 bytes, and an id and an ending follow.
+# File systems allow 255 bytes, and an id and an ending follow.
 _LONGEST_NAME = 80
 
 
 def safe_name(name: str) -> str:
-    """Return a text as the name of a file, or a part of one: it leads out of no folder."""
-    # What begins with a dot is hidden, with a dash an option of the next command.
+    """Return a text as a file name, or a part of one, that cannot lead into another folder."""
+    # A leading dot hides a file; a leading dash makes it an option of a command.
     name = re.sub(r"[^A-Za-z0-9.+-]+", "_", name)[:_LONGEST_NAME]
     return re.sub(r"^[.+-]", "_", name)
 
 
 def file_name(row: Mapping[str, Any]) -> str:
-    """Name and id of a crystal: the id keeps apart crystals of one name."""
-    # Of an earlier computation there is a colon in it, by which scp and others know a host.
+    """Return name and id of a crystal; the id distinguishes crystals of the same name."""
+    # The id of an earlier computation has a colon, after which scp and others expect a path on
+    # another host.
     return f"{safe_name(row['name'])}-{safe_name(row['id'])}"
 
 
 def file_names(store: Store) -> dict[str, str]:
-    """Return the names of the files of a store's crystals, by id, all of them different."""
+    """Return different file names for all crystals of a store, by id."""
     table = store.table
     rows = ({"id": key, "name": name} for key, name in zip(table["id"], table["name"], strict=True))
     return each_its_own({str(row["id"]): file_name(row) for row in rows})
 
 
 def each_its_own(names: Mapping[str, str]) -> dict[str, str]:
-    """Return names of files by id, with numbers where file systems would take two for one.
+    """Add numbers to file names that a file system might take for the same; return them by id.
 
-    Many do not tell capitals from small letters.
+    Many file systems ignore case.
     """
     taken: set[str] = set()
     own = {}
@@ -52,9 +53,16 @@ def each_its_own(names: Mapping[str, str]) -> dict[str, str]:
 
 
 def done_rows(store: Store, names: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Rows of the crystals that have phonons, with all fields or those of these names.
+    """Yield the rows of crystals with phonons, one after the other.
 
-    Reads as it goes: memory is bounded by a block of rows.
+    Memory is bounded by a block of rows.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    names : sequence of str, optional
+        Names of the fields to read; all by default.
     """
     paths = None
     if names is not None:

@@ -1,4 +1,7 @@
-"""The formats of an export by name. Loads nothing: the command line lists them."""
+"""Names of the export formats.
+
+This module imports nothing heavy, since the command line lists the formats.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,11 @@ class Format:
     Attributes
     ----------
     ending : str
-        What is put behind the store's name where no path is given; a dash begins the name of a
-        folder.
+        Added to the store's name if no path is given; a leading dash marks the name of a folder.
     text : str
-        What it is, for people.
+        Description for people.
     streams : bool
-        Whether it can go to standard output.
+        Whether it can be written to standard output.
     """
 
     ending: str
@@ -44,6 +46,6 @@ FORMATS = {
     "pymatgen": Format("-pymatgen", "PhononBandStructureSymmLine of each crystal, as JSON"),
     "phononbench": Format(
         "-phononbench",
-        "what PhononBench's scripts write: labels, relaxed CIF, force constants, summary",
+        "files of PhononBench's scripts: labels, relaxed CIF, force constants, summary",
     ),
 }

@@ -1,4 +1,4 @@
-"""Every format of an export by its name."""
+"""Export of a store in any format."""
 
 from __future__ import annotations
 
@@ -30,20 +30,33 @@ _OF_FOLDERS: dict[str, _Writer] = {
 
 
 def export(store: Store, kind: str, path: Path, *, force: bool = False) -> int:
-    """Write a store, or what was chosen of one, in a format of :data:`formats.FORMATS`.
+    """Write a store, or a selection of it, in a format of :data:`export_formats.FORMATS`.
 
-    Crystals are read as they are written, block by block; only the table is in memory as a whole.
-    What hpcbench did not write is replaced only with ``force``.
+    Crystals are read and written block by block; only the table is in memory as a whole.
 
-    Returns the number of crystals written: all for the tables and PhononBench's labels, those
-    with phonons for the others, those with forces for ``forces``.
+    Parameters
+    ----------
+    store : Store
+        The store.
+    kind : str
+        Name of the format.
+    path : Path
+        The file or folder to write.
+    force : bool
+        Whether to replace files that hpcbench did not write.
+
+    Returns
+    -------
+    int
+        The number of crystals written: all for the tables and PhononBench's labels, those with
+        phonons for the others, those with forces for ``forces``.
 
     Raises
     ------
     UsageError
         If there is something at the path that must not be replaced.
     StoreError
-        If the path cannot be written, or the store lacks what the format is made of.
+        If the path cannot be written, or the store lacks data that the format needs.
     SetupError
         If a package is missing.
     """
@@ -57,5 +70,5 @@ def export(store: Store, kind: str, path: Path, *, force: bool = False) -> int:
         with folder_to_write(path, settings_text(store.settings), force=force) as folder:
             return _OF_FOLDERS[kind](store, folder)
     except OSError as error:
-        # h5py tells its errors without the word of the system.
+        # h5py's errors have no strerror.
         raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -1,4 +1,4 @@
-"""Finding phonon calculations, and what PhononBench's scripts left beside them, in folders."""
+"""Search for phonon calculations and PhononBench's files in folders."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from hpcbench.interop.calculation import Beside
 from hpcbench.outputs import SETTINGS_FILE
 from hpcbench.sources import formats
 
-# phonopy's results and settings, which lie beside its crystals in every working folder.
+# phonopy's results and settings, which are next to its crystals in every working folder.
 _OTHERS = re.compile(
     r"(band|mesh|qpoints|thermal_|total_dos|projected_dos|gruneisen|irreps|modulation|disp\.|"
     r"group_velocity|dynmat|debug|config|environment|mkdocs|_config|\.)",
     re.IGNORECASE,
 )
-# In order: the one that may hold most.
+# In order of precedence: the file that may contain most comes first.
 _KINDS = ("_params", "", "_disp")
 
 
@@ -47,15 +47,15 @@ class Job:
     name : str
         Of the crystal.
     candidates : tuple of Path
-        Its YAML files; empty where there is only a relaxed crystal or a label.
+        Its YAML files; empty if there is only a relaxed crystal or a label.
     beside : Beside
-        What lies beside them.
+        Files next to them.
     label : Label or None
         PhononBench's label.
     cif : Path or None
         Its relaxed crystal.
     reason : str
-        Why there is no YAML file, where PhononBench's summary tells.
+        Why there is no YAML file, if PhononBench's summary says it.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Job:
 
     @property
     def origin(self) -> str:
-        """The file that stands for it."""
+        """The file that represents the crystal."""
         if self.candidates:
             return str(self.candidates[0])
         return str(self.cif or (self.label.file if self.label else self.name))
@@ -75,7 +75,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Found:
-    """What there is to import.
+    """Everything that can be imported.
 
     Attributes
     ----------
@@ -93,7 +93,7 @@ class Found:
 
 
 def find(sources: Sequence[str]) -> Found:
-    """What lies behind ``sources``: folders (searched to the bottom), files, patterns.
+    """Find all calculations in folders (searched to the bottom), files and patterns.
 
     Raises
     ------
@@ -112,8 +112,8 @@ def find(sources: Sequence[str]) -> Found:
     jobs += _without_phonons(jobs, labels, relaxed, files)
     if not jobs:
         raise SourceError(
-            f"{' '.join(sources)}: no phonon calculation: neither a phonopy YAML file nor what "
-            f"PhononBench's scripts write"
+            f"{' '.join(sources)}: no phonon calculation: neither a phonopy YAML file nor "
+            f"files of PhononBench's scripts"
         )
     label_files = {label.file for entries in labels.values() for label in entries}
     settings = {text: None for path in files if (text := _settings_text(path))}
@@ -135,7 +135,7 @@ def _files(sources: Iterable[str]) -> Iterator[Path]:
 
 
 def _with_neighbours(path: Path) -> Iterator[Path]:
-    """A file that was named, and the forces that belong to it."""
+    """Yield a named file and the forces that belong to it."""
     yield path
     match = formats.PHONOPY_FILE.fullmatch(formats.phonopy_stem(path.name))
     if match:
@@ -152,7 +152,7 @@ def _beside_names(rest: str) -> tuple[str, ...]:
 
 
 def _calculations(files: dict[str, Path]) -> Iterator[Job]:
-    """The calculations of one folder."""
+    """Yield the calculations of one folder."""
     grouped: dict[str, list[tuple[int, Path]]] = defaultdict(list)
     for name, path in files.items():
         if formats.format_of(name) != "phonopy" or _OTHERS.match(name):
@@ -177,7 +177,7 @@ def _calculations(files: dict[str, Path]) -> Iterator[Job]:
 
 
 def _labels(files: Iterable[Path]) -> dict[str, list[Label]]:
-    """All labels by the name of the crystal."""
+    """Return all labels by the name of the crystal."""
     labels: dict[str, list[Label]] = defaultdict(list)
     for path in files:
         found: dict[str, str] = {}
@@ -210,9 +210,9 @@ def _with_label(job: Job, labels: dict[str, list[Label]], relaxed: dict[str, lis
 
 
 def _nearness(path: Path, other: Path) -> tuple[int, bool]:
-    """How near two files lie.
+    """Return how close two files are in the tree of folders, for comparison.
 
-    Names repeat from one generator's folder to the next, and labels lie in another tree than
+    Names repeat from one generator's folder to the next, and labels are in another tree than
     phonons, in a folder of the same name (gpu0_part0).
     """
     common = os.path.commonpath([path.absolute(), other.absolute()])
@@ -225,7 +225,7 @@ def _without_phonons(
     relaxed: dict[str, list[Path]],
     files: Iterable[Path],
 ) -> Iterator[Job]:
-    """Crystals of which only the relaxed cell or the label is there."""
+    """Yield crystals that have only a relaxed cell or a label."""
     taken = {job.label for job in jobs} | {job.cif for job in jobs}
     reasons: dict[str, str] = {}
     for path in files:

@@ -1,4 +1,4 @@
-"""Crystals as frames of atoms: extended XYZ, CIF."""
+"""Export of crystals as frames of atoms: extended XYZ, CIF."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def relaxed_atoms(row: Mapping[str, Any]) -> Atoms:
     Raises
     ------
     StoreError
-        If what is stored makes none.
+        If the stored data do not make a crystal.
     """
     from ase import Atoms
 
@@ -53,7 +53,7 @@ def relaxed_atoms(row: Mapping[str, Any]) -> Atoms:
 
 
 def relaxed_atoms_with_results(row: Mapping[str, Any]) -> Atoms:
-    """The same with energy and stress, where they are known, and results in ``info``."""
+    """Return a relaxed crystal with energy and stress, if known, and with results in ``info``."""
     from ase.calculators.singlepoint import SinglePointCalculator
     from ase.stress import full_3x3_to_voigt_6_stress
 
@@ -66,13 +66,21 @@ def relaxed_atoms_with_results(row: Mapping[str, Any]) -> Atoms:
     atoms.calc = SinglePointCalculator(atoms, **results)
     for name in _TOLD:
         value = row[name]
-        # A frame's line is not to end in the middle of a name.
+        # A line break in a name would end the frame's comment line.
         atoms.info[name] = one_line(value) if isinstance(value, str) else value.item()
     return atoms
 
 
 def write_extxyz(store: Store, path: Path) -> int:
-    """Write relaxed crystals with their results; returns their number."""
+    """Write relaxed crystals with their results; return their number.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    path : Path
+        The file; an existing one is replaced.
+    """
     number = 0
     with path.open("w") as stream:
         for row in done_rows(store, (*_CRYSTAL, "energy", "stress", *_TOLD)):
@@ -82,10 +90,17 @@ def write_extxyz(store: Store, path: Path) -> int:
 
 
 def write_forces(store: Store, path: Path) -> int:
-    """Write displaced supercells with their forces; returns the number of crystals.
+    """Write displaced supercells with their forces; return the number of crystals.
 
     Drift is subtracted from the forces, as before the force constants were fitted. There is no
     energy: a run does not keep it for displaced supercells.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    path : Path
+        The file; an existing one is replaced.
 
     Raises
     ------
@@ -123,7 +138,7 @@ def displaced_supercells(row: Mapping[str, Any]) -> Iterator[Atoms]:
     Raises
     ------
     StoreError
-        If what is stored does not go together.
+        If the stored data are inconsistent.
     """
     from ase import Atoms
     from ase.calculators.singlepoint import SinglePointCalculator
@@ -153,14 +168,14 @@ def _write_frame(stream: TextIO, atoms: Atoms) -> None:
 
 
 def write_one_cif(store: Store, path: Path) -> int:
-    """Write relaxed crystals as blocks of one CIF, without symmetry; returns their number.
+    """Write relaxed crystals as blocks of one CIF, without symmetry; return their number.
 
     Parameters
     ----------
     store : Store
         The store.
     path : Path
-        The file; what is there is replaced.
+        The file; an existing one is replaced.
     """
     number = 0
     with path.open("w") as stream:
@@ -172,7 +187,7 @@ def write_one_cif(store: Store, path: Path) -> int:
 
 
 def write_cifs(store: Store, folder: Path) -> int:
-    """Write a CIF of each relaxed crystal, without symmetry; returns their number.
+    """Write a CIF of each relaxed crystal, without symmetry; return their number.
 
     Parameters
     ----------
@@ -190,13 +205,21 @@ def write_cifs(store: Store, folder: Path) -> int:
 
 
 def write_cif(row: Mapping[str, Any], path: Path) -> None:
-    """Write a relaxed crystal."""
+    """Write a relaxed crystal as a CIF.
+
+    Parameters
+    ----------
+    row : mapping
+        A crystal's row of a store.
+    path : Path
+        The file; an existing one is replaced.
+    """
     with written_whole(path) as temporary:
         temporary.write_text(CIF_MARK + cif_text(row))
 
 
 def cif_text(row: Mapping[str, Any]) -> str:
-    """A relaxed crystal as a block of a CIF, with all digits."""
+    """Return a relaxed crystal as a block of a CIF, with all digits."""
     import io
 
     from ase.io import write

@@ -1,4 +1,4 @@
-"""Phonons that others computed, as a store: the same spectra and verdicts as of a run."""
+"""Import of phonons from other programs into a store, with the spectra and verdicts of a run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from hpcbench.store.table_writer import TableWriter
 
 @dataclass(eq=False)
 class Imported:
-    """What became of an import.
+    """Counts of an import.
 
     Attributes
     ----------
@@ -37,17 +37,17 @@ class Imported:
     with_nac : int
         Crystals with Born charges.
     changed : list of str
-        Those whose verdict is another one without them.
+        Crystals with another verdict without Born charges.
     agree, differ : int
-        Crystals whose verdict is the label that came with them, and is not.
+        Crystals whose verdict agrees with their label, and differs from it.
     different : list of str
         The first ones that differ.
     without_phonons : int
         Labels of crystals without force constants.
     repeated : list of str
-        Crystals that another file has, in the same supercell; the first one counts.
+        Crystals that another file has as well, in the same supercell; the first one counts.
     inputs : int
-        Files without phonons that are left out, as another one of their name has phonons.
+        Files without phonons that were left out because another one of their name has phonons.
     """
 
     total: int = 0
@@ -64,10 +64,19 @@ class Imported:
 
 
 def import_config(found: Found, flags: Mapping[str, Any], file: str | None) -> RunConfig:
-    """The settings of an import.
+    """Return the settings of an import.
 
-    Those that are not given are of the exported store, if the folder is from one; where there are
-    PhononBench's labels, the protocol is PhononBench's.
+    Settings that are not given are those of the exported store, if the folder comes from one. With
+    PhononBench's labels the default protocol is PhononBench's.
+
+    Parameters
+    ----------
+    found : Found
+        From :func:`hpcbench.interop.finding.find`.
+    flags : mapping
+        Settings from the command line; ``None`` if not given.
+    file : str or None
+        A settings file.
 
     Raises
     ------
@@ -81,7 +90,7 @@ def import_config(found: Found, flags: Mapping[str, Any], file: str | None) -> R
     explicit = load_config(given, file)
     plain = RunConfig().resolved()
     for key, value in defaults.items():
-        # What the environment or the file sets is not a default either.
+        # A setting from the environment or the file is not a default either.
         set_elsewhere = getattr(explicit, key) != getattr(plain, key)
         if key not in given and not set_elsewhere:
             given[key] = value
@@ -89,7 +98,7 @@ def import_config(found: Found, flags: Mapping[str, Any], file: str | None) -> R
 
 
 def import_settings(config: RunConfig) -> dict[str, Any]:
-    """What decides the results of an import, with its hash, as JSON types."""
+    """Return the settings that determine an import's results, and their hash, as JSON types."""
     every = config.result_settings()
     result_settings = {key: every[key] for key in IMPORTING if key in every}
     result_settings |= {
@@ -108,16 +117,17 @@ def import_found(
     config: RunConfig,
     tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> Imported:
-    """Write the store of what was found.
+    """Import all that was found into a new store.
 
     Parameters
     ----------
     found : Found
         From :func:`hpcbench.interop.finding.find`.
     config : RunConfig
-        ``out``, ``protocol`` and what else decides, ``keep_forces``, ``band_dtype``, ``workers``.
+        ``out``, ``protocol`` and other settings of results, ``keep_forces``, ``band_dtype``,
+        ``workers``.
     tell : callable, optional
-        Called with the number of crystals that are finished and that of all.
+        Called with the numbers of finished and of all crystals.
 
     Raises
     ------
@@ -142,7 +152,7 @@ def import_found(
             schema_of(result_settings, config.band_dtype),
             result_settings,
             finish=lambda file: decorate(file, result_settings),
-            # Another one may have been made meanwhile.
+            # Another process may have made one in the meantime.
             check=lambda path: folder.require_free(),
         ) as writer:
             writer.append(_counted(rows, summary))
@@ -162,10 +172,10 @@ def _rows(
     summary: Imported,
     tell: Callable[[int, int], None],
 ) -> Iterator[list[dict[str, Any]]]:
-    """Rows of crystals with phonons in the order of the jobs, then of those that failed.
+    """Yield the rows of crystals with phonons in the order of the jobs, then of those that failed.
 
-    A file without phonons is left out if another one has its crystal: PhononBench's input lies
-    beside its output.
+    A file without phonons is left out if another one has its crystal: PhononBench writes input and
+    output into the same folder.
     """
     failed, named = [], set()
     for number, (job, rows) in enumerate(_computed(jobs, how, workers)):
@@ -212,21 +222,21 @@ def _received(job: Job, future: Any) -> tuple[Job, list[dict[str, Any]]]:
     except Exception as error:  # loky's own, when a worker process is killed
         raise SetupError(
             f"a worker process ended at {job.origin} or near it ({type(error).__name__}); "
-            f"--workers 0 tells which file does it"
+            f"--workers 0 shows which file is the cause"
         ) from error
 
 
 def _counted(
     crystals: Iterable[list[dict[str, Any]]], summary: Imported
 ) -> Iterator[dict[str, Any]]:
-    """Count crystals by their rows, and leave out those that there are already."""
+    """Count crystals by their rows, and leave out repeated ones."""
     seen: set[str] = set()
     for row, *without in crystals:
         if row["id"] in seen:
             if row["status"] == DONE:
                 summary.repeated.append(row["name"])
                 continue
-            # What failed keeps its reason, though another file has the same crystal.
+            # A failed crystal keeps its reason, even if another file has the same crystal.
             row = {**row, "id": id_by_origin(row)}
         seen.add(row["id"])
         summary.total += 1

@@ -1,4 +1,4 @@
-"""One crystal that others computed, as a row of a store."""
+"""One crystal of another program's calculation, as a row of a store."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from phonopy import Phonopy
 
 MODEL = "imported"
-# A relaxed CIF has the crystal of the force constants to its own digits.
+# In A: lattice lengths in a relaxed CIF are rounded.
 _SAME_LENGTH = 1e-2
 NOTHING = "no force constants"
 """The kind of failure of a crystal without phonons."""
@@ -48,7 +48,7 @@ NOTHING = "no force constants"
 
 @dataclass(frozen=True)
 class How:
-    """How crystals are imported."""
+    """Settings of an import."""
 
     phonons: PhononSettings
     criterion: str
@@ -58,13 +58,20 @@ class How:
 
 
 def import_one(job: Job, how: How) -> list[dict[str, Any]]:
-    """The row of one crystal: whatever goes wrong is its reason.
+    """Return the row of one crystal; any error becomes its reason.
 
-    Behind it that without its Born charges, if it has them.
+    If the crystal has Born charges, a row without them follows.
+
+    Parameters
+    ----------
+    job : Job
+        The crystal and its files.
+    how : How
+        Settings of the import.
     """
     start = time.process_time()
     with warnings.catch_warnings():
-        # phonopy speaks of its own defaults having changed.
+        # phonopy warns that its defaults have changed.
         warnings.simplefilter("ignore")
         row = _import(job, how)
         row["imported_label"] = job.label.text if job.label else ""
@@ -107,7 +114,7 @@ def _import(job: Job, how: How) -> dict[str, Any]:
 
 
 def _best(job: Job, how: How) -> tuple[Path, Calculation]:
-    """The first of a crystal's files that has phonons, else the first one that can be read.
+    """Return the first file of a crystal that has phonons, else the first that can be read.
 
     Raises
     ------
@@ -138,7 +145,7 @@ def _best(job: Job, how: How) -> tuple[Path, Calculation]:
 
 
 def _crystal_of(phonon: Phonopy, name: str, origin: Origin) -> Crystal:
-    """The crystal, whose id has the supercell in it, as with ``--supercell source``."""
+    """Return the crystal; its id contains the supercell, as with ``--supercell source``."""
     cell, nac = phonon.unitcell, phonon.nac_params
     return Crystal.from_arrays(
         name,
@@ -164,7 +171,7 @@ def _require_same_crystal(crystal: Crystal, cif: Path) -> None:
 
 
 def _analysed(calculation: Calculation, how: How) -> PhononResult:
-    """The phonons of a calculation.
+    """Compute the phonons of a calculation.
 
     Raises
     ------
@@ -220,7 +227,7 @@ def _done_row(
 
 
 def _forces(dataset: Mapping[str, Any]) -> Any:
-    """Forces of single displacements, without drift, as a store has them."""
+    """Return forces of single displacements, without drift, as a store has them."""
     if "first_atoms" not in dataset:
         # A store has one displaced atom for each supercell.
         return np.zeros((0, 3))
@@ -229,7 +236,7 @@ def _forces(dataset: Mapping[str, Any]) -> Any:
 
 
 def _row_without_phonons(job: Job, origin: Origin) -> dict[str, Any]:
-    """The row of a crystal of which there is only the relaxed cell or the label."""
+    """Return the row of a crystal that has only a relaxed cell or a label."""
     if job.cif is not None:
         record = next(iter(read_file(SourceFile(str(job.cif), explicit=True))))
         if isinstance(record, Unreadable):
@@ -244,7 +251,7 @@ def _row_without_phonons(job: Job, origin: Origin) -> dict[str, Any]:
         )
         why = job.reason or "there is only the relaxed crystal"
         return _failed_row(crystal, job, origin, CrystalError(NOTHING, why))
-    why = job.reason or "there is only the label; the scripts give one to what failed as well"
+    why = job.reason or "there is only the label, which the scripts give to failed crystals too"
     return _failed_row(None, job, origin, CrystalError(NOTHING, why))
 
 
@@ -267,8 +274,8 @@ def _unreadable_row(record: Unreadable) -> dict[str, Any]:
 
 
 def id_by_origin(row: Mapping[str, Any]) -> str:
-    """The id of a row without a crystal of its own."""
-    # Many labels share a file: the name tells them apart.
+    """Return the id of a row without a crystal of its own."""
+    # Many labels share a file: the name distinguishes them.
     return Unreadable("", Origin(f"{row['origins']}\0{row['name']}"), "", "").id
 
 

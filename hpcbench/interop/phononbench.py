@@ -1,11 +1,12 @@
-"""The files that PhononBench's scripts write.
+"""Files of PhononBench's scripts: writing and reading.
 
-Layout as of its repository (github.com/xqh19970407/PhononBench) in 2026: phonon_multi_gpu_run.py
-writes, in folders ``gpu<i>_part<j>``, ``<name>.yaml`` with force constants and ``1Top-summary.txt``
-below its ``--dest``, ``<name>_relaxed.cif`` and ``Lable.txt`` (spelled so; the published data has
-``Label.txt``) below its ``--relaxedDest``; a label is a line ``<name> TAB Stable|unStable``, also
-for crystals that failed. phonon_from_cif_single.py writes ``<name>_phonopy_fc.yaml``,
-``<name>_relaxed.cif`` and ``summary.txt``. export_phonon_summary.py writes the CSV.
+The layout is that of its repository (github.com/xqh19970407/PhononBench) in 2026.
+phonon_multi_gpu_run.py writes, in folders ``gpu<i>_part<j>``, ``<name>.yaml`` with force constants
+and ``1Top-summary.txt`` below its ``--dest``, ``<name>_relaxed.cif`` and ``Lable.txt`` (spelled so;
+the published data has ``Label.txt``) below its ``--relaxedDest``. A label is a line
+``<name> TAB Stable|unStable``, also for crystals that failed. phonon_from_cif_single.py writes
+``<name>_phonopy_fc.yaml``, ``<name>_relaxed.cif`` and ``summary.txt``. export_phonon_summary.py
+writes the CSV.
 """
 
 from __future__ import annotations
@@ -39,10 +40,17 @@ _COLUMNS = ("structure_name", "min_frequency", "is_stable", "yaml_path", "cif_pa
 
 
 def write_folders(store: Store, folder: Path) -> int:
-    """Write labels, relaxed CIFs, force constants and the summary; returns the number of labels.
+    """Write labels, relaxed CIFs, force constants and the summary; return the number of labels.
 
-    Labels are by the criterion that the scripts use, whatever the store's own is, and of the
-    computation that decides; crystals that failed are labelled unstable, as the scripts do.
+    Labels follow the criterion of the scripts, whatever the store's own is, for the final
+    computation of each crystal. Crystals that failed are labelled unstable, as in the scripts.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    folder : Path
+        Where the folders go.
     """
     outputs, relaxed = folder / _PHONONS / _PART, folder / _RELAXED / _PART
     for place in (outputs, relaxed):
@@ -76,9 +84,10 @@ def write_folders(store: Store, folder: Path) -> int:
 
 
 def _names(store: Store) -> dict[str, str]:
-    """Return a name for each id, without what the scripts cut names at; ids where names repeat.
+    """Return a name for each id, without characters at which the scripts cut names.
 
-    Names that differ in case only are one file on some file systems.
+    Names that repeat are followed by ids. Names that differ in case only count as repeated, since
+    they are one file on some file systems.
     """
     table = store.table
     table = table[table["status"] != SET_ASIDE]
@@ -99,15 +108,15 @@ def _write_force_constants(row: Mapping[str, Any], symprec: float, path: Path) -
 
 
 def label_of(row: Mapping[str, Any]) -> str:
-    """The scripts' label of a crystal with phonons: by the frequencies as they are.
+    """Return the scripts' label of a crystal with phonons, by its frequencies alone.
 
-    The scripts know no third answer: what is undetermined gets one of their two as well.
+    The scripts know no third answer: undetermined crystals get one of the two labels as well.
     """
     return STABLE if row["min_frequency_path"] >= THRESHOLD else UNSTABLE
 
 
 def read_labels(path: Path) -> dict[str, str]:
-    """Labels of a label file by crystal; lines that are none are left out.
+    """Read the labels of a label file by crystal; other lines are ignored.
 
     Raises
     ------
@@ -124,7 +133,7 @@ def read_labels(path: Path) -> dict[str, str]:
 
 
 def read_single_summary(path: Path) -> dict[str, str]:
-    """The label in the ``summary.txt`` of a single crystal; empty if it is another file.
+    """Read the label in the ``summary.txt`` of a single crystal; empty if it is another file.
 
     Raises
     ------
@@ -138,7 +147,7 @@ def read_single_summary(path: Path) -> dict[str, str]:
 
 
 def read_failures(path: Path) -> dict[str, str]:
-    """Reasons of failures by crystal, from a ``1Top-summary.txt``.
+    """Read the reasons of failures by crystal from a ``1Top-summary.txt``.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""phonopy's own files, by phonopy's own writers."""
+"""Export of phonopy's own files, with phonopy's own writers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 
 
 def write_folders(store: Store, folder: Path) -> int:
-    """Write a folder for each crystal with phonons; returns their number."""
+    """Write a folder for each crystal with phonons; return their number.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    folder : Path
+        Where the folders go.
+    """
     symprec = store.settings["symprec"]
     number = 0
     names = file_names(store)
@@ -33,7 +41,17 @@ def write_folders(store: Store, folder: Path) -> int:
 
 
 def write_calculation(row: Mapping[str, Any], phonon: Phonopy, folder: Path) -> None:
-    """Write phonopy.yaml, force_constants.hdf5, band.yaml, and FORCE_SETS of kept forces."""
+    """Write phonopy.yaml, force_constants.hdf5, band.yaml, and FORCE_SETS of kept forces.
+
+    Parameters
+    ----------
+    row : mapping
+        A crystal's row of a store.
+    phonon : Phonopy
+        The same crystal, with force constants.
+    folder : Path
+        Where the files go.
+    """
     from phonopy.file_IO import write_force_constants_to_hdf5, write_FORCE_SETS
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +65,7 @@ def write_calculation(row: Mapping[str, Any], phonon: Phonopy, folder: Path) -> 
             physical_unit="eV/angstrom^2",
             compression="gzip",
         )
-    # Those of an extrapolation are of one length: phonopy would fit other force constants.
+    # Kept forces are of one length: after an extrapolation phonopy would fit other force constants.
     if len(row["forces"]) and not row.get("roughness", math.nan) < NOT_SMOOTH:
         with written_whole(folder / "FORCE_SETS") as temporary:
             write_FORCE_SETS(phonon.dataset, filename=temporary)
@@ -55,7 +73,15 @@ def write_calculation(row: Mapping[str, Any], phonon: Phonopy, folder: Path) -> 
 
 
 def write_band_files(store: Store, folder: Path) -> int:
-    """Write a band.yaml for each crystal with phonons; returns their number."""
+    """Write a band.yaml for each crystal with phonons; return their number.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    folder : Path
+        Where the files go.
+    """
     symprec = store.settings["symprec"]
     number = 0
     names = file_names(store)
@@ -66,12 +92,22 @@ def write_band_files(store: Store, folder: Path) -> int:
 
 
 def write_bands(row: Mapping[str, Any], phonon: Phonopy, path: Path) -> None:
-    """Write band.yaml: frequencies from the force constants, on the path of the row."""
+    """Write band.yaml: frequencies from the force constants, on the path of the row.
+
+    Parameters
+    ----------
+    row : mapping
+        A crystal's row of a store.
+    phonon : Phonopy
+        The same crystal, with force constants.
+    path : Path
+        The file.
+    """
     require_path(row)
     qpoints, edges = row["band_qpoints"], row["band_segments"]
     segments = [qpoints[first:end] for first, end in itertools.pairwise(edges)]
     ends = labels_of(row)
-    # Connected, in phonopy's words, is a segment whose end is the start of the next one.
+    # phonopy calls a segment connected if its end is the start of the next one.
     connections = [a[1] == b[0] for a, b in itertools.pairwise(ends)] + [False]
     labels: list[str] = [ends[0][0]]
     for number, connected in enumerate(connections):

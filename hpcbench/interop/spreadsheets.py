@@ -1,4 +1,4 @@
-"""Guard texts in the cells of CSV files: spreadsheets take what looks like a formula for one."""
+"""Protection of texts in CSV files, which spreadsheets might take for formulas."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas
 
-# Also as they are in East Asian fonts, and behind blanks, which spreadsheets cut off.
+# Also the full-width characters of East Asian fonts, and after blanks, which spreadsheets strip.
 _FORMULA = re.compile(r"[\t\r\n]|\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _MARK = "'"
 
 
 def as_cell(text: str) -> str:
-    """Give a text that no spreadsheet takes for a formula: with an apostrophe before it.
+    """Return a text that no spreadsheet takes for a formula: with an apostrophe if needed.
 
-    Numbers stay as they are, as they are no harm.
+    Numbers stay as they are.
     """
     return _MARK + text if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 
 
 def from_cell(text: str) -> str:
-    """Give back what :func:`as_cell` was given."""
+    """Return the text that :func:`as_cell` was given."""
     return text[1:] if text[:1] == _MARK and as_cell(text[1:]) != text[1:] else text
 
 
 def harmless(table: pandas.DataFrame) -> pandas.DataFrame:
-    """Return a table as it goes into a CSV file: texts, names of columns and an index of texts."""
+    """Return a table for a CSV file, with its texts, column names and index protected."""
     marked = table.rename(columns=lambda name: as_cell(str(name)))
     for place, dtype in enumerate(table.dtypes):
         if dtype.kind not in "biuf":

@@ -1,4 +1,4 @@
-"""The table of results: CSV, JSON, Parquet."""
+"""Export of the table of results: CSV, JSON, Parquet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def table_text(store: Store, kind: str) -> str:
-    """Return the table as CSV, of which no cell is a formula, or JSON (a list of objects).
+    """Return the table as CSV, without cells that look like formulas, or JSON (a list of objects).
 
     Parameters
     ----------
@@ -29,12 +29,21 @@ def table_text(store: Store, kind: str) -> str:
 
 
 def write_table(kind: str, store: Store, path: Path) -> int:
-    """Write ``csv``, ``json`` or ``parquet``; returns the number of rows.
+    """Write the table as a file; return the number of rows.
+
+    Parameters
+    ----------
+    kind : str
+        ``csv``, ``json`` or ``parquet``.
+    store : Store
+        The store.
+    path : Path
+        The file; an existing one is replaced.
 
     Raises
     ------
     SetupError
-        If Parquet is asked for and pyarrow is not installed.
+        If pyarrow, needed for Parquet, is not installed.
     """
     if kind != "parquet":
         path.write_text(table_text(store, kind))

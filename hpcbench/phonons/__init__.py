@@ -1,1 +1,1 @@
-"""Displacements, force constants, spectra, thermal properties, and criteria of stability."""
+"""Harmonic phonons: displacements, force constants, spectra, thermal properties and stability."""

@@ -1,4 +1,4 @@
-"""Dynamical matrices of one crystal at any q, straight from a potential."""
+"""Dynamical matrices of one crystal at any q, directly from a potential."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from hpcbench.potentials.protocol import Responsive
 
-# q that are planned together: what their columns and answers take of the memory.
+# Number of q handled at once: it limits the memory that columns and responses take.
 _TOGETHER = 256
 
 
@@ -34,15 +34,21 @@ def dynamical_matrices_of(
     Parameters
     ----------
     potential : Responsive
-        One whose ``info.responds``.
+        A potential with linear response (``info.responds`` is true).
     atoms : Atoms
-        The crystal, at its minimum: otherwise these are no matrices of a harmonic crystal.
+        The crystal, relaxed: elsewhere than at a minimum, these matrices are not those of a
+        harmonic crystal.
     qpoints : ndarray, shape (nq, 3)
-        In reciprocal lattice vectors of its cell; any number of them.
+        In reciprocal lattice vectors of the crystal's cell; any number of them.
     symprec : float
-        Tolerance of its symmetry in A.
+        Tolerance of the symmetry, in A.
     symmetry : bool
-        Whether that is made use of.
+        Whether to use the crystal's symmetry.
+
+    Returns
+    -------
+    ndarray, shape (nq, 3 natoms, 3 natoms)
+        In eV/(A^2 u), with phonopy's phases.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The phonons of one crystal: everything before and after the forces."""
+"""The phonons of one crystal: all steps before and after the forces."""
 
 from __future__ import annotations
 
@@ -67,11 +67,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PhononSettings:
-    """How phonons are computed; units and meaning as in ``RunConfig``.
+    """Settings of a phonon calculation; units and meaning as in ``RunConfig``.
 
-    ``literal``: every criterion has an answer, however uncertain, as in the scripts of a benchmark;
-    but for ``exact-q`` where interpolated frequencies are negative. ``linear``: forces are in
-    proportion to displacements, so that neither opposite ones nor other lengths tell any more.
+    Attributes
+    ----------
+    literal : bool
+        Whether every criterion gives an answer, however uncertain it is, as in the scripts of a
+        benchmark. The exception is ``exact-q`` where interpolated frequencies are negative.
+    linear : bool
+        Whether forces are proportional to displacements, so that neither opposite displacements nor
+        other lengths give anything new.
     """
 
     primitive_matrix: str
@@ -96,20 +101,20 @@ class PhononResult:
     ----------
     phonon : Phonopy
         With force constants (compact, symmetrised), and Born charges where the crystal has them:
-        everything here is then with the non-analytic correction.
+        all results are then with the non-analytic correction.
     displacements : int
-        Number of supercells that forces were computed of, but for those that tell the noise; 0
-        where force constants were given.
+        Number of supercells with computed forces, without those that measure the noise; 0 if the
+        force constants were given.
     largest_drift : float
-        Largest mean force of a supercell before it was subtracted, in eV/A; NaN where force
+        Largest mean force of a supercell before it was subtracted, in eV/A; NaN if the force
         constants were given.
     symmetrisation_change : float
-        Largest change of a force constant by symmetrisation, in eV/A^2; NaN where force constants
+        Largest change of a force constant by symmetrisation, in eV/A^2; NaN if the force constants
         were given.
     noise : Noise
-        NaN where force constants were given.
+        Uncertainty of the frequencies; NaN if the force constants were given.
     forces : ndarray, shape (nsupercells, natoms, 3)
-        Forces without drift, in eV/A; none where force constants were given.
+        Forces without drift, in eV/A; empty if the force constants were given.
     path : BandPath
         The band path; ``spectra["path"]`` has the frequencies of its points.
     spectra : dict
@@ -119,22 +124,22 @@ class PhononResult:
     lowest_modes : dict
         The lowest mode of each place.
     character : Character
-        What kind of negative frequencies there are.
+        The kinds of negative frequencies.
     verdicts : dict
         ``stable`` or ``unstable`` by the name of each criterion.
     undetermined : dict
-        Names of the criteria that have no sure answer, and the cause.
+        Names of the criteria that have no certain answer, and the cause.
     margins : dict
-        By the name of each criterion, how far the lowest frequency is above its threshold, in
-        THz; the acoustic modes at Gamma left out.
+        By the name of each criterion, the lowest frequency minus the threshold, in THz, without the
+        acoustic modes at Gamma.
     decay : float
         See :func:`hpcbench.phonons.force_constants.decay`.
     suspicions : Suspicions
         Where frequencies between the commensurate q are below the threshold of ``exact-q``, if
-        those at them are not.
+        those at the commensurate q are not.
     roughness : float
-        See :class:`hpcbench.phonons.displacement_length.Lengths`; NaN where forces of one length
-        were given.
+        See :class:`hpcbench.phonons.displacement_length.Lengths`; NaN if forces were computed for
+        one length only.
     """
 
     phonon: Phonopy
@@ -162,12 +167,27 @@ class PhononResult:
 
     @property
     def unstable_modes(self) -> tuple[Mode, ...]:
-        """The lowest mode of each place, where it is imaginary; one that is in several once."""
+        """The imaginary ones among the lowest modes of all places, each of them once."""
         return imaginary_modes(self.lowest_modes.values())
 
 
 def prepare(atoms: Atoms, supercell_matrix: NDArray[np.int64], settings: PhononSettings) -> Phonopy:
-    """A Phonopy object with displacements, whose supercells want forces."""
+    """Return a Phonopy object with displacements, ready for the forces of its supercells.
+
+    Parameters
+    ----------
+    atoms : Atoms
+        The crystal.
+    supercell_matrix : ndarray, shape (3, 3)
+        In phonopy's sense.
+    settings : PhononSettings
+        Settings of the calculation.
+
+    Raises
+    ------
+    PhononError
+        If phonopy refuses the crystal, or the supercell has only one atom.
+    """
     phonon = displace(
         atoms,
         supercell_matrix=supercell_matrix,
@@ -194,18 +214,21 @@ def analyse(
     Parameters
     ----------
     phonon : Phonopy
-        From :func:`prepare`; force constants are put into it.
+        From :func:`prepare`; it is given the force constants.
     forces : ndarray, shape (nsupercells, natoms, 3)
-        Forces of the displaced supercells in eV/A, as the potential gives them.
+        Forces of the displaced supercells in eV/A, as the potential returns them.
+    settings : PhononSettings
+        Settings of the calculation.
     checks : ndarray, shape (2 or 3, natoms, 3), optional
-        The same of the supercell that is not displaced, with the first displacement halved, and
-        with a quarter of it: they tell what the length of the displacements may add, and whether
-        the potential is smooth there. If it is not, there is no limit that they could add to.
+        Forces in eV/A of the undisplaced supercell, of the one with half the first displacement,
+        and of the one with a quarter of it. They show how much the length of the displacements may
+        matter, and whether the potential is smooth there; if it is not, there is no limit to
+        compare with.
 
     Raises
     ------
     PhononError
-        If force constants or the band path cannot be had, or frequencies are not finite.
+        If phonopy cannot fit force constants, there is no band path, or frequencies are not finite.
     """
     without_drift, largest_drift = subtract_drift(forces)
     change = fit_force_constants(phonon, without_drift)
@@ -236,22 +259,24 @@ def analyse(
 def analyse_lengths(
     phonon: Phonopy, forces: NDArray[np.float64], settings: PhononSettings
 ) -> PhononResult:
-    """Compute the same in the limit of displacements of no length, where there is one.
+    """Compute the same as :func:`analyse`, in the limit of zero displacement where it exists.
 
-    Where the potential is not smooth over the lengths of the displacements there is none, and
-    force constants are those of phonopy's displacements.
+    Where the potential is not smooth over the lengths of the displacements there is no limit, and
+    the force constants are those of phonopy's displacements.
 
     Parameters
     ----------
     phonon : Phonopy
-        From :func:`prepare`; force constants are put into it.
+        From :func:`prepare`; it is given the force constants.
     forces : ndarray, shape (ncopies, natoms, 3)
         Of the supercells of :func:`hpcbench.phonons.displacement_length.with_shorter`, in eV/A.
+    settings : PhononSettings
+        Settings of the calculation.
 
     Raises
     ------
     PhononError
-        If force constants or the band path cannot be had, or frequencies are not finite.
+        If phonopy cannot fit force constants, there is no band path, or frequencies are not finite.
     """
     limit = fit_limit(phonon, forces)
     displaced = len((phonon.dataset or {})["first_atoms"])
@@ -272,20 +297,22 @@ def analyse_lengths(
 def analyse_force_constants(
     phonon: Phonopy, settings: PhononSettings, noise: Noise = UNKNOWN_NOISE
 ) -> PhononResult:
-    """Spectra, thermal properties and verdicts from force constants as they are.
+    """Compute spectra, thermal properties and verdicts from given force constants.
 
     Parameters
     ----------
     phonon : Phonopy
         With compact force constants, which are neither fitted nor symmetrised here.
+    settings : PhononSettings
+        Settings of the calculation.
     noise : Noise
-        What is known of it. That of forces is carried through to the spectra of these settings
-        where the displacements that the force constants are from are in ``phonon``.
+        What is known of the noise. That of forces is carried over to the spectra of these settings
+        if ``phonon`` has the displacements that the force constants come from.
 
     Raises
     ------
     PhononError
-        If the band path cannot be had, or force constants or frequencies are not finite.
+        If there is no band path, or force constants or frequencies are not finite.
     """
     if not np.isfinite(phonon.force_constants).all():
         # LAPACK does not take them.
@@ -311,18 +338,20 @@ def analyse_response(
     Parameters
     ----------
     phonon : Phonopy
-        From :func:`prepare`; force constants are put into it.
+        From :func:`prepare`; it is given the force constants.
     qpoints : ndarray, shape (nq, 3)
-        All that are commensurate with its supercell, in phonopy's order.
+        All q that are commensurate with its supercell, in phonopy's order.
     force_constants : ndarray, shape (nq, 3 natoms, 3 natoms)
-        At these, see :func:`hpcbench.phonons.response.force_constants_at`.
+        At these q, see :func:`hpcbench.phonons.response.force_constants_at`.
     rounding : float
-        Largest part of theirs that is not Hermitian, in eV/A^2.
+        The largest part of them that is not Hermitian, in eV/A^2.
+    settings : PhononSettings
+        Settings of the calculation.
 
     Raises
     ------
     PhononError
-        If the band path cannot be had, or the response or frequencies are not finite.
+        If there is no band path, or the response or frequencies are not finite.
     """
     phonon.dataset = None  # nothing is displaced
     set_force_constants(phonon, dynamical_matrices(phonon, force_constants, qpoints))
@@ -338,7 +367,7 @@ def analyse_response(
 
 
 def _judged(phonon: Phonopy, spectra: Mapping[str, Spectrum]) -> dict[str, Spectrum]:
-    """Return the spectra that criteria look at: those of a store, and others of their q."""
+    """Return the spectra that criteria look at: the stored ones, and those at other q."""
     return {
         **spectra,
         SUPERCELL_Q: frequencies_at(phonon, supercell_qpoints(phonon)),
@@ -355,7 +384,7 @@ def _result(
     judged: Mapping[str, Spectrum],
     noise: Noise,
 ) -> PhononResult:
-    """Return what follows from spectra, without what only forces tell."""
+    """Return all that follows from spectra, without the parts that need forces."""
     answers = verdicts(judged, settings.criteria)
     undetermined = _undetermined(judged, noise, settings)
     found = NO_SUSPICIONS
@@ -395,7 +424,7 @@ def _result(
 def _undetermined(
     spectra: Mapping[str, Spectrum], noise: Noise, settings: PhononSettings
 ) -> dict[str, str]:
-    """Return the criteria whose answers could be others, and why; none where it is not known."""
+    """Return the criteria whose answers are uncertain, and why; none if the noise is not known."""
     found = {}
     for criterion in settings.criteria if noise.deviation and not settings.literal else ():
         spectrum = spectra[criterion.place]

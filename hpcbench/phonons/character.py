@@ -1,4 +1,4 @@
-"""What kind of negative frequencies a crystal has: where they are, and whether they are real."""
+"""The kinds of negative frequencies of a crystal: where they are, and whether they are real."""
 
 from __future__ import annotations
 
@@ -15,45 +15,46 @@ from hpcbench.phonons.stability import ACOUSTIC_MODES, IMAGINARY, Spectrum
 CLEAN = "clean"
 """No negative frequency anywhere."""
 NOISE = "within noise"
-"""Negative ones, all of them closer to zero than the noise floor of their place."""
+"""Negative frequencies, all of them closer to zero than the noise floor of their place."""
 AT_GAMMA = "at Gamma"
 """A mode at Gamma that is not acoustic: the cell itself would distort."""
 AT_COMMENSURATE = "at commensurate q"
-"""Exact for the supercell: it would distort; in a 2x2x2 supercell at the zone boundary."""
+"""At a commensurate q, where frequencies are exact: the supercell would distort. In a 2x2x2
+supercell these q are at the zone boundary."""
 BETWEEN = "between commensurate q"
-"""Only where frequencies are interpolated: a larger supercell may not have them."""
+"""Only at q where frequencies are interpolated: a larger supercell may not have them."""
 NEAR_GAMMA = "acoustic near Gamma"
-"""Only of long acoustic waves: an elastic instability, or interpolation again."""
+"""Only for long acoustic waves: an elastic instability, or an error of interpolation."""
 CHARACTERS = (CLEAN, NOISE, AT_GAMMA, AT_COMMENSURATE, BETWEEN, NEAR_GAMMA)
 
-# Of the distance from Gamma to the nearest other commensurate q.
+# Near Gamma: within this share of the distance from Gamma to the nearest other commensurate q.
 _NEAR = 0.5
-# Distances that are equal by symmetry do not differ by rounding.
+# Relative: distances that are equal by symmetry must not differ by rounding.
 _SAME_DISTANCE = 1e-6
 _AT_GAMMA = 1e-8  # 1/A
 
 
 @dataclass(frozen=True)
 class Character:
-    """What kind of negative frequencies a crystal has.
+    """The kinds of negative frequencies of a crystal.
 
-    A frequency is negative here if it is below -0.001 THz and farther from zero than the noise
+    A frequency counts as negative if it is below -0.001 THz and farther from zero than the noise
     floor of its place, where that is known.
 
     Attributes
     ----------
     kinds : tuple of str
-        Of ``CHARACTERS``, the gravest first; of those after ``AT_GAMMA`` the first that is so.
+        Of ``CHARACTERS``, the most serious first; of the kinds after ``AT_COMMENSURATE`` only the
+        first that applies.
     gamma_acoustic : float
         The lowest of the three acoustic modes at Gamma, in THz: zero but for errors.
     gamma_optical : float
-        The lowest other mode at Gamma, in THz; not a number if there is none.
+        The lowest other mode at Gamma, in THz; NaN if there is none.
     near_gamma : float
-        The lowest of the three lowest modes near Gamma, on the path and the mesh, in THz; near is
-        half as far as the nearest commensurate q. Not a number if no q is there.
+        The lowest of the three lowest modes near Gamma, on the path and the mesh, in THz; near
+        means within half the distance to the nearest commensurate q. NaN if there is no such q.
     imaginary : dict
-        By place: the share of its modes that are below -0.001 THz, the acoustic ones at Gamma
-        left out.
+        By place, the share of modes that are below -0.001 THz, without the acoustic modes at Gamma.
     """
 
     kinds: tuple[str, ...]
@@ -81,9 +82,9 @@ def character(
     reciprocal : ndarray, shape (3, 3)
         Reciprocal lattice vectors of the primitive cell as rows, in 1/A.
     noise : mapping
-        Noise floor by place, in THz; not a number where it is not known.
+        Noise floor by place, in THz; NaN where it is not known.
     weights : ndarray, shape (nq,)
-        How many q-points of the mesh each of it stands for.
+        For each q-point of the mesh, the number of points of the full mesh that it stands for.
     """
     acoustic = gamma.frequencies[gamma.acoustic]
     optical = gamma.frequencies[~gamma.acoustic]
@@ -131,7 +132,7 @@ def _share(
     optical: NDArray[np.float64],
     weights: NDArray[np.int64] | None,
 ) -> float:
-    """Of the modes, those at Gamma that are not acoustic included."""
+    """Return the share of imaginary modes, counting at Gamma the optical modes only."""
     counted = np.ones(len(spectrum.qpoints)) if weights is None else weights.astype(np.float64)
     below = (spectrum.frequencies[away] < IMAGINARY).sum(axis=1) @ counted[away]
     at_gamma = counted[~away].sum()

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
     from hpcbench.potentials.protocol import Linearised, Responsive
 
-# What a linearised crystal keeps, in columns: about as many numbers by edge (m3gnet_linear.py).
+# Memory of a linearised crystal, as a number of columns (about as many values for each edge, see
+# m3gnet_linear.py).
 _KEPT = 4
-# A crystal with less than this share of the columns of another one does not share its passes, which
-# are as wide for both.
+# Crystals share passes only if one has at least this share of the other's number of columns,
+# because a pass is equally wide for both.
 _ALIKE = 0.5
 _ANY = 2**30
 
@@ -58,11 +59,11 @@ class _Group:
 
 
 class ColumnPool:
-    """Columns of linear response that wait for an answer, the crystal that waited longest first.
+    """A queue of columns of linear response, first in, first out.
 
-    Crystals with about as many columns are linearised together, in one pass, and their columns go
-    through passes together, as many at once as the potential's capacity allows. The answers of a
-    crystal do not depend on what shared its passes, but for rounding.
+    Crystals with similar numbers of columns are linearised together in one pass, and their columns
+    go through passes together, as many at once as the potential's capacity allows. But for
+    rounding, the results of a crystal do not depend on the others in its passes.
     """
 
     def __init__(self, potential: Responsive) -> None:
@@ -73,11 +74,21 @@ class ColumnPool:
         self._apart: set[Hashable] = set()
 
     def __len__(self) -> int:
-        """Crystals in the pool."""
+        """Return the number of crystals in the pool."""
         return len(self._waiting)
 
     def add(self, key: Hashable, atoms: Atoms, columns: Columns) -> None:
-        """Put a crystal's columns in; they are real, or they are not."""
+        """Add the columns of a crystal.
+
+        Parameters
+        ----------
+        key : hashable
+            Names the crystal in the results of :meth:`run_pass`.
+        atoms : Atoms
+            The primitive cell.
+        columns : Columns
+            Either all with real phases or all with complex ones.
+        """
         cost = self._potential.cost(len(atoms), float(atoms.get_volume()))
         self._waiting[key] = _Waiting(key, atoms, columns, max(1.0, cost))
 
@@ -89,11 +100,11 @@ class ColumnPool:
         return load >= self._potential.capacity
 
     def run_pass(self) -> Passed:
-        """One forward pass, or that which linearises a group of crystals.
+        """Run one forward pass, or linearise a group of crystals.
 
-        Every call brings the pool forward: crystals are linearised, columns are answered, a group
-        is made smaller, or a crystal is given up. Any other exception than the protocol's leaves
-        the pool as it was.
+        Every call makes progress: crystals are linearised, columns are computed, a group is made
+        smaller, or a crystal is given up. An exception other than those of the potential protocol
+        leaves the pool as it was.
         """
         if self._group is None:
             return self._linearise(self._chosen())

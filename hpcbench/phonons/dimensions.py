@@ -1,4 +1,4 @@
-"""Whether a crystal is a network, layers, chains or molecules, and how much room there is in it."""
+"""Whether a crystal is a network, layers, chains or molecules, and how wide its gaps are."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from hpcbench.cells import gaps, heights
 
 UNKNOWN = -1
 NETWORK = 3
-# In A. No bond goes across so much, and ASE looks for one through all of the room that there is.
+# In A. No bond spans such a gap; wider gaps only make ASE search longer.
 _ROOM = 30.0
 
 
 def dimensionality(atoms: Atoms) -> int:
-    """In how many directions bonds go on without end: 0 to 3, or -1 where it cannot be said.
+    """Return in how many directions bonds continue without end: 0 to 3, or -1 if that is unknown.
 
-    Counted as Larsen et al. do (Phys. Rev. Mater. 3, 034003); the largest of all parts counts.
-    What is a network by ASE, from covalent radii, is one. Of the others, where ASE takes some
-    intermetallics for molecules, pymatgen has the last word, from the bonds of ``CrystalNN``: it
-    takes seconds to load. Acoustic modes of layers and chains are soft by nature, and molecules
-    turn: a verdict of those needs another eye.
+    The count is that of Larsen et al., Phys. Rev. Mater. 3, 034003 (2019); for several parts the
+    largest. If ASE finds a network from covalent radii, that is the answer. ASE takes some
+    intermetallics for molecules, so in all other cases pymatgen's ``CrystalNN`` finds the bonds
+    (importing it takes seconds). Acoustic modes of layers and chains are soft by nature, and
+    molecules can rotate: verdicts on those need care.
     """
     atoms = _with_less_room(atoms)
     if _by_radii(atoms) == NETWORK:
@@ -36,7 +36,7 @@ def dimensionality(atoms: Atoms) -> int:
         atoms.cell[:], atoms.get_chemical_symbols(), atoms.positions, coords_are_cartesian=True
     )
     with warnings.catch_warnings():
-        # Of oxidation states that nobody has given, and of electronegativities of noble gases.
+        # Warnings of missing oxidation states, and of electronegativities of noble gases.
         warnings.simplefilter("ignore")
         try:
             bonded = StructureGraph.from_local_env_strategy(structure, CrystalNN())
@@ -46,7 +46,7 @@ def dimensionality(atoms: Atoms) -> int:
 
 
 def _with_less_room(atoms: Atoms) -> Atoms:
-    """Return a crystal whose gaps between atomic planes are ``_ROOM`` at most."""
+    """Return a crystal whose gaps between atomic planes are at most ``_ROOM``."""
     cell, fractional = atoms.cell[:].copy(), atoms.get_scaled_positions(wrap=True)
     for axis in range(3):
         gap, height = gaps(cell, fractional @ cell)[axis], heights(cell)[axis]
@@ -74,8 +74,9 @@ def _by_radii(atoms: Atoms) -> int:
 
 
 def vacuum(atoms: Atoms) -> float:
-    """The widest gap between neighbouring atomic planes along a normal of the cell's faces, in A.
+    """Return the widest gap between neighbouring atomic planes along the normals of the cell, in A.
 
-    Some angstrom in a crystal; the empty space beside a slab or a molecule in its box.
+    It is a few angstrom in a bulk crystal, and the width of the vacuum for a slab or a molecule in
+    a box.
     """
     return float(gaps(atoms.cell[:], atoms.positions).max())

@@ -1,10 +1,10 @@
-"""The length of the displacements: how force constants depend on it, and their limit.
+"""Dependence of force constants on the length of the displacements, and their limit at zero.
 
-A finite displacement d gives ``Phi(d) = Phi_0 + a d^2 + ...``: a bias, which all displacements
-share and which no average takes away. From two lengths follows ``Phi_0`` but for terms of fourth
-order (Richardson, Phil. Trans. R. Soc. A 210, 307 (1911)); a third one tells whether the potential
-is smooth there: only then does the bias fall to a quarter with each halving. Energies with a cusp
-(CHGNet's angles at collinear bonds) do not have a limit that finite differences could find.
+A finite displacement d gives ``Phi(d) = Phi_0 + a d^2 + ...``: a bias that all displacements share
+and that averaging does not remove. Two lengths give ``Phi_0`` but for terms of fourth order
+(Richardson, Phil. Trans. R. Soc. A 210, 307 (1911)). A third length shows whether the potential is
+smooth there: only then does the bias fall to a quarter with each halving. Finite differences find
+no limit for energies with a cusp, as CHGNet's angles at collinear bonds have.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from phonopy import Phonopy
 
 SHORTER = (0.5, 0.25)
-"""Further lengths of each displacement, in those of phonopy's."""
+"""Further lengths of each displacement, relative to phonopy's."""
 NOT_SMOOTH = 0.5
-"""Share of the change from d to d/2 that is not four times the change from d/2 to d/4. Potentials
-with an analytic energy have 0.001 to 0.06 at 0.01 A, CHGNet at collinear bonds 1.6 to 7
+"""Roughness (see :class:`Lengths`) from which a potential is not smooth. Potentials with an
+analytic energy have 0.001 to 0.06 at 0.01 A, CHGNet at collinear bonds 1.6 to 7
 (``tests/test_displacement_length.py``)."""
 EXTRAPOLATED_NOISE = 4.8
-"""Noise of an extrapolated force, in that of the forces it is made of: the root of the summed
-squares of its coefficients (8/3, -2, -1/2, -1/6), times that of two, for opposite displacements
-share it."""
+"""Noise of an extrapolated force, relative to that of the forces it is made of: the root of the
+summed squares of its coefficients (8/3, -2, -1/2, -1/6), times the root of two, since opposite
+displacements share the noise."""
 ERROR_NOISE = 1.5
-"""Noise of ``Lengths.error``, in that of an extrapolated force: 16/45 of 21, over 4.8."""
+"""Noise of ``Lengths.error``, relative to that of an extrapolated force: 16/45 of 21, over 4.8."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,11 +46,11 @@ class Pair:
     first : int
         Index of the displacement in phonopy's dataset.
     second : int or None
-        Index of its opposite; ``None`` where an operation makes that of the first.
+        Index of its opposite; ``None`` if a symmetry operation maps the first onto it.
     rotation : ndarray, shape (3, 3)
-        Cartesian, of that operation.
+        Cartesian rotation of that operation.
     permutation : ndarray, shape (natoms,)
-        Where that operation brings the atoms.
+        Index that each atom has after that operation.
     """
 
     first: int
@@ -59,7 +59,7 @@ class Pair:
     permutation: NDArray[np.int64]
 
     def opposite(self, forces: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return forces with the opposite displacement, of all (nsupercells, natoms, 3)."""
+        """Return the forces of the opposite displacement, from all (nsupercells, natoms, 3)."""
         if self.second is not None:
             return forces[self.second]
         found = np.empty_like(forces[self.first])
@@ -70,8 +70,8 @@ class Pair:
 def pairs_of(phonon: Phonopy) -> list[Pair]:
     """Return the pairs of opposite displacements.
 
-    Phonopy displaces an atom in the opposite direction as well unless an operation of the crystal
-    does that (``is_plusminus="auto"``).
+    Phonopy also displaces an atom in the opposite direction unless a symmetry operation of the
+    crystal maps one displacement onto the other (``is_plusminus="auto"``).
     """
     rotations, permutations = operations_of(phonon)
     entries = [
@@ -103,9 +103,17 @@ def pairs_of(phonon: Phonopy) -> list[Pair]:
 
 
 def with_shorter(copies: DisplacedCopies, pairs: list[Pair]) -> DisplacedCopies:
-    """Return displaced supercells, and those that the extrapolation needs beside them.
+    """Return displaced supercells, and others in addition for the extrapolation.
 
-    Behind phonopy's: the undisplaced one, then for each length of ``SHORTER`` one for each pair.
+    After phonopy's follow the undisplaced one, then one for each pair and each length of
+    ``SHORTER``.
+
+    Parameters
+    ----------
+    copies : DisplacedCopies
+        The supercells with phonopy's displacements.
+    pairs : list of Pair
+        From :func:`pairs_of`.
     """
     first = [pair.first for pair in pairs]
     shorter = [factor * copies.displacements[first] for factor in SHORTER]
@@ -120,16 +128,16 @@ def with_shorter(copies: DisplacedCopies, pairs: list[Pair]) -> DisplacedCopies:
 
 @dataclass(frozen=True, eq=False)
 class Lengths:
-    """Forces of displaced supercells in the limit of no displacement, and how good that is.
+    """Forces of displaced supercells in the limit of zero displacement, and their errors.
 
     Attributes
     ----------
     forces : ndarray, shape (nsupercells, natoms, 3)
-        Extrapolated, as if they were in proportion to phonopy's displacements, in eV/A.
+        Extrapolated, as if proportional to phonopy's displacements, in eV/A.
     error : ndarray, shape (nsupercells, natoms, 3)
-        What the next order leaves in them, in eV/A.
+        Estimate of the next order, which extrapolation leaves in them, in eV/A.
     roughness : float
-        Share of the change from d to d/2 that is not four times the one from d/2 to d/4, beyond
+        Share of the change from d to d/2 that is not four times the change from d/2 to d/4, beyond
         rounding: 0 for an analytic energy.
     """
 
@@ -146,7 +154,7 @@ class Lengths:
 def extrapolate(
     pairs: list[Pair], forces: NDArray[np.float64], nsupercells: int, rounding: float
 ) -> Lengths:
-    """Extrapolate forces to displacements of no length.
+    """Extrapolate forces to displacements of zero length.
 
     With F(x) the forces at x times the displacement u: the even part ``(F(1) + F(-1))/2 - F(0)``
     goes with the square of x, so it is known at all lengths; of the odd part O(x) the slope
@@ -159,7 +167,7 @@ def extrapolate(
     forces : ndarray, shape (ncopies, natoms, 3)
         Of the supercells of :func:`with_shorter`, in eV/A.
     nsupercells : int
-        How many of them phonopy has displaced.
+        The number of supercells with phonopy's displacements.
     rounding : float
         Standard deviation of a component of a force, in eV/A.
     """

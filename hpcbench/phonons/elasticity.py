@@ -10,13 +10,14 @@ from scipy.optimize import minimize
 from hpcbench.potentials.columns import Columns, Response
 
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
-# Of the force constants at Gamma, relative to the largest: what is smaller moves all atoms alike.
+# Eigenvalues of the force constants at Gamma that are smaller than this share of the largest belong
+# to translations of the whole crystal.
 _NO_FORCE = 1e-7
 _DIRECTIONS = 500
 
 
 def strain_columns(natoms: int) -> Columns:
-    """Return the six strains of Voigt's order, engineering ones for shear, with atoms fixed."""
+    """Return six strains with fixed atoms, in Voigt's order, with engineering shear strains."""
     strains = np.zeros((6, 3, 3))
     for strain, (a, b) in zip(strains, VOIGT, strict=True):
         strain[a, b] += 0.5
@@ -27,11 +28,11 @@ def strain_columns(natoms: int) -> Columns:
 def stiffness(
     response: Response, at_gamma: NDArray[np.complex128], volume: float
 ) -> NDArray[np.float64]:
-    """Return the elastic constants with relaxed atoms, Voigt's (6, 6), in GPa.
+    """Return the elastic constants with relaxed atoms, in GPa, shape (6, 6), in Voigt's order.
 
-    ``C = (C_0 - L^T Phi^+ L) / V`` with the second derivatives by strain C_0, by strain and
-    position L, and by positions Phi (Born and Huang, Dynamical Theory of Crystal Lattices, 1954,
-    section 11). For a crystal without stress.
+    ``C = (C_0 - L^T Phi^+ L) / V`` with the second derivatives C_0 by strain, L by strain and
+    position, and Phi by positions (Born and Huang, Dynamical Theory of Crystal Lattices, 1954,
+    section 11). It holds for a crystal without stress.
 
     Parameters
     ----------
@@ -51,10 +52,10 @@ def stiffness(
 
 
 def lowest_stiffness(constants: NDArray[np.float64]) -> float:
-    """Return the lowest eigenvalue of elastic constants in GPa: Born's criterion, if positive.
+    """Return the lowest eigenvalue of elastic constants, in GPa; NaN if they are not known.
 
-    NaN where they are not known. In Mandel's notation, in which the matrix is that of a tensor
-    (Mouhat and Coudert, Phys. Rev. B 90, 224104).
+    A crystal is elastically stable (Born) if it is positive (Mouhat and Coudert, Phys. Rev. B 90,
+    224104 (2014)). Mandel's notation makes the eigenvalues those of the fourth-rank tensor.
     """
     if not np.isfinite(constants).all():
         return float("nan")
@@ -63,15 +64,16 @@ def lowest_stiffness(constants: NDArray[np.float64]) -> float:
 
 
 def slowest_sound(constants: NDArray[np.float64], mass: float, volume: float) -> float:
-    """Return the lowest velocity of sound in any direction, in m/s; NaN if ``constants`` are.
+    """Return the lowest speed of sound over all directions, in m/s; NaN if ``constants`` are.
 
-    The slope of the lowest acoustic branch at Gamma, by Christoffel's equation. Where its square is
-    negative, minus the root of what is left: long waves grow, as imaginary frequencies say.
+    It is the slope of the lowest acoustic branch at Gamma, from Christoffel's equation
+    ``det(C_ijkl n_j n_l - rho v^2 delta_ik) = 0``. If the lowest v^2 is negative, the result is
+    ``-sqrt(-v^2)``, in the way of imaginary frequencies: long waves grow.
 
     Parameters
     ----------
     constants : ndarray, shape (6, 6)
-        Elastic constants in GPa, Voigt's.
+        Elastic constants in GPa, in Voigt's order.
     mass : float
         Of a cell, in u.
     volume : float
@@ -91,7 +93,7 @@ def slowest_sound(constants: NDArray[np.float64], mass: float, volume: float) ->
         length = np.linalg.norm(n, axis=-1)
         return np.asarray(np.linalg.eigvalsh(matrices)[..., 0] / length**2)
 
-    # Spread evenly on a sphere, along a spiral; then downhill from the lowest.
+    # Directions spread evenly along a spiral; the best is the start of a minimisation.
     z = (np.arange(_DIRECTIONS) + 0.5) / _DIRECTIONS
     angles = np.pi * (1 + 5**0.5) * np.arange(_DIRECTIONS)
     across = np.sqrt(1 - z**2)

@@ -1,8 +1,8 @@
 """Verdicts from q at which frequencies are exact.
 
 Force constants of a supercell are exact at the q that are commensurate with it. A negative
-frequency between those is a suspicion, which a supercell of its own at a rational q decides; long
-acoustic waves are for the elastic tensor to decide.
+frequency between those is only a suspicion: the frequencies at a nearby rational q, in a supercell
+of its own, confirm or refute it. Long acoustic waves need the elastic tensor instead.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from hpcbench.phonons.stability import Spectrum, is_stable, is_undetermined
 
 STABLE, UNSTABLE, UNDETERMINED = "stable", "unstable", "undetermined"
 MOST_CELLS = 12
-"""Primitive cells in the supercell of a rational q, at most."""
+"""Largest number of primitive cells in the supercell of a rational q."""
 
 
 @dataclass(frozen=True, eq=False)
 class AtQ:
-    """What was computed at a rational q, in its own supercell.
+    """Frequencies computed at a rational q, in its own supercell.
 
     Attributes
     ----------
     frequencies : ndarray, shape (nbands,)
         In THz, ascending.
     mode : Mode
-        The lowest one.
+        The lowest mode.
     supercell_matrix : ndarray, shape (3, 3)
         Of the primitive cell, in phonopy's sense.
     supercells : int
-        That forces were computed of.
+        Number of supercells with computed forces.
     is_below : bool
-        Whether a frequency is below the criterion's threshold, and surely so.
+        Whether a frequency is below the criterion's threshold with certainty.
     cause : str
-        Why it is not sure; empty if it is.
+        Why the answer is uncertain; empty if it is not.
     """
 
     frequencies: NDArray[np.float64]
@@ -56,7 +56,7 @@ class AtQ:
 
 @dataclass(frozen=True)
 class Answer:
-    """A verdict, and why it is undetermined where it is."""
+    """A verdict, and the cause if it is undetermined."""
 
     verdict: str
     cause: str = ""
@@ -71,10 +71,14 @@ def find_suspicions(
     most_denominator: int,
     most_qpoints: int,
 ) -> Suspicions:
-    """Return where interpolated frequencies are below a threshold, and the q that decide.
+    """Find interpolated frequencies below a threshold, and the rational q at which to check them.
 
     Parameters
     ----------
+    phonon : Phonopy
+        With force constants.
+    path, mesh, commensurate : Spectrum
+        The crystal's spectra at these places.
     threshold : float
         In THz, negative.
     most_denominator, most_qpoints : int
@@ -101,13 +105,13 @@ def analyse_at(
     Parameters
     ----------
     phonon : Phonopy
-        From :func:`hpcbench.phonons.nondiagonal.displace_at`; force constants are put into it.
+        From :func:`hpcbench.phonons.nondiagonal.displace_at`; it is given the force constants.
     forces : ndarray, shape (ncopies, natoms, 3)
         As :func:`hpcbench.phonons.limit.fit_limit` takes them, in eV/A.
     qpoint : ndarray, shape (3,)
         In reduced coordinates of the primitive cell's reciprocal lattice.
     criterion : Criterion
-        Whose threshold matters.
+        The criterion whose threshold applies.
 
     Raises
     ------
@@ -135,21 +139,21 @@ def analyse_at(
 
 
 def undecided(found: Suspicions) -> str:
-    """Return the cause that suspicions leave a crystal undetermined for; empty if there is none."""
+    """Return why suspicions leave a crystal undetermined; empty if they do not."""
     if found.chosen or found.left_open:
         return BETWEEN_Q
     return LONG_WAVES if np.isfinite(found.long_waves) else ""
 
 
 def decide(found: Suspicions, computed: Sequence[AtQ], threshold: float) -> Answer:
-    """Return the verdict of a crystal whose commensurate q are all stable.
+    """Return the verdict on a crystal that is stable at all commensurate q.
 
     Parameters
     ----------
     found : Suspicions
-        What was suspected.
+        The suspicions.
     computed : sequence of AtQ
-        What came out, in the order of ``found.chosen``; fewer only where one is unstable.
+        The computed frequencies, in the order of ``found.chosen``; fewer only if one is unstable.
     threshold : float
         In THz, negative.
     """
@@ -169,18 +173,18 @@ def decide(found: Suspicions, computed: Sequence[AtQ], threshold: float) -> Answ
 def decide_checked(
     found: Suspicions, computed: Sequence[AtQ], threshold: float, *, lowest_seen: bool
 ) -> Answer:
-    """Return the same where the lowest interpolated q were computed too, by linear response.
+    """Return the verdict where linear response was computed at the lowest interpolated q as well.
 
     Parameters
     ----------
     found : Suspicions
-        What was suspected.
+        The suspicions.
     computed : sequence of AtQ
-        In any order.
+        The computed frequencies, in any order.
     threshold : float
         In THz, negative.
     lowest_seen : bool
-        Whether the lowest q of path and mesh are among those, or commensurate.
+        Whether the lowest q of path and mesh are among the computed ones, or commensurate.
     """
     if any(one.is_below for one in computed):
         return Answer(UNSTABLE)

@@ -1,4 +1,4 @@
-"""Forces of displaced supercells, and the force constants that follow from them."""
+"""From the forces of displaced supercells to force constants."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from phonopy import Phonopy
 
 from hpcbench.errors import PhononError
 
-# In eV/A^2. Each round makes what is left ten to thirty times smaller.
+# In eV/A^2. Each round makes the remaining sums ten to thirty times smaller.
 _SMALLEST_SUM = 1e-11
 _MOST_ROUNDS = 50
 _SAME_ATOM = 1e-3  # A
@@ -18,7 +18,7 @@ _NEARLY = 0.9
 
 
 def subtract_drift(forces: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """Take the mean force of each supercell off its atoms.
+    """Subtract the mean force of each supercell from its atoms.
 
     Parameters
     ----------
@@ -35,16 +35,26 @@ def subtract_drift(forces: NDArray[np.float64]) -> tuple[NDArray[np.float64], fl
 
 
 def fit_force_constants(phonon: Phonopy, forces: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Put symmetrised compact force constants into ``phonon``.
+    """Fit and symmetrise force constants, and set them in ``phonon``.
 
-    Compact: shape (natoms in primitive cell, natoms in supercell, 3, 3), in eV/A^2. Symmetrised
-    by phonopy's own permutation and drift conditions, in turn until both hold, which for finite
-    displacements equals the projection on the space group. (Done once, as phonopy does by
-    default, sums over atoms of up to 1e-3 eV/A^2 are left in compact form, and frequencies near
+    They are compact: shape (natoms in primitive cell, natoms in supercell, 3, 3), in eV/A^2.
+    Phonopy's permutation and drift conditions are applied in turn until both hold, which for finite
+    displacements equals the projection on the space group. (Applied once, as by phonopy's default,
+    they leave sums over atoms of up to 1e-3 eV/A^2 in compact force constants, and frequencies near
     Gamma are off by 1e-3 THz: seen with TiPN3.)
 
-    Returns their change by symmetrisation, in eV/A^2: with exact forces of a harmonic crystal it
-    would be zero.
+    Parameters
+    ----------
+    phonon : Phonopy
+        With displacements.
+    forces : ndarray, shape (nsupercells, natoms, 3)
+        Without drift, in eV/A.
+
+    Returns
+    -------
+    ndarray
+        The change of the force constants by symmetrisation, in eV/A^2: zero for exact forces of a
+        harmonic crystal.
 
     Raises
     ------
@@ -72,11 +82,11 @@ def symmetrise(phonon: Phonopy) -> None:
 
 
 def decay(phonon: Phonopy) -> float:
-    """What is left of the force constants at half the supercell, as a share.
+    """Return how large force constants still are at half the supercell, relative to the largest.
 
     The largest norm of a force constant (3, 3) between atoms that are farther apart than nine
-    tenths of the radius of the largest sphere in the supercell's Wigner-Seitz cell, over the
-    largest of an atom on itself. Small where the supercell suffices.
+    tenths of the radius of the largest sphere in the supercell's Wigner-Seitz cell, divided by the
+    largest norm of an atom with itself. A small value means that the supercell suffices.
     """
     vectors, multiplicities = phonon.primitive.get_smallest_vectors()
     first = multiplicities[:, :, 1]  # (atoms of the supercell, of the primitive cell)

@@ -1,4 +1,4 @@
-"""Force constants in the limit of displacements of no length, where the potential has one."""
+"""Force constants in the limit of zero displacement, where the potential has one."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Limit:
-    """Hold fitted force constants and how sure they are.
+    """The uncertainty of fitted force constants.
 
     Attributes
     ----------
     change : ndarray
-        Of the force constants by symmetrisation, in eV/A^2.
+        Change of the force constants by symmetrisation, in eV/A^2.
     uncertainty : Uncertainty
         Of the crystal.
     rounding : float
-        Standard deviation of a component of the forces that were fitted, in eV/A.
+        Standard deviation of a component of the fitted forces, in eV/A.
     error : ndarray or None
-        What extrapolation leaves in them, in eV/A; ``None`` where the potential is not smooth.
+        Error that extrapolation leaves in the forces, in eV/A; ``None`` if the potential is not
+        smooth.
     roughness : float
         See :class:`hpcbench.phonons.displacement_length.Lengths`.
     """
@@ -43,16 +44,18 @@ class Limit:
 
 
 def fit_limit(phonon: Phonopy, forces: NDArray[np.float64]) -> Limit:
-    """Put force constants of extrapolated forces into ``phonon``.
+    """Fit force constants to extrapolated forces, and set them in ``phonon``.
 
-    Where the potential is not smooth over the lengths, or there is but one, those of phonopy's
-    displacements.
+    If the potential is not smooth over the lengths, or there is only one length, they are fitted to
+    the forces of phonopy's displacements.
 
     Parameters
     ----------
+    phonon : Phonopy
+        With displacements.
     forces : ndarray, shape (ncopies, natoms, 3)
         Of the supercells of :func:`hpcbench.phonons.displacement_length.with_shorter`, in eV/A; or
-        of phonopy's alone, where forces are in proportion to displacements.
+        of phonopy's alone, if forces are proportional to displacements.
 
     Raises
     ------

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 class LinearFit:
-    """The map from forces of displaced supercells to compact force constants of a crystal.
+    """The linear map from forces of displaced supercells to compact force constants.
 
-    The same least squares as phonopy's, a pseudo-inverse for each displaced atom, and the other
-    atoms of the primitive cell by symmetry; then, in one step, what phonopy's permutation and
-    drift conditions come to when they are repeated until both hold: the orthogonal projection on
-    both. Phonopy's own fit takes as long for one set as this for dozens.
+    :meth:`raw` is the same least-squares fit as phonopy's: a pseudo-inverse for each displaced
+    atom, and symmetry for the other atoms of the primitive cell. :meth:`symmetrised` is the
+    orthogonal projection that phonopy's permutation and drift conditions converge to when they are
+    repeated. Phonopy's own fit takes as long for one set of forces as this for dozens.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class LinearFit:
         self._back = primitive.atomic_permutations[np.asarray(shifts_of)][:, p2s].T
 
     def raw(self, forces: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return force constants as they are fitted, in eV/A^2.
+        """Return force constants without symmetrisation, in eV/A^2.
 
         Parameters
         ----------
@@ -86,7 +86,7 @@ class LinearFit:
     def symmetrised(self, constants: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return force constants that obey permutation symmetry and the sum rule.
 
-        ``constants`` are those of :meth:`raw`.
+        ``constants`` are from :meth:`raw`.
         """
         nprimitive, natoms = self._shape
         turned = constants[:, self._primitive_of[None, :], self._back].swapaxes(-1, -2)
@@ -102,9 +102,10 @@ class LinearFit:
 
 
 def operations_of(phonon: Phonopy) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return Cartesian rotations of the supercell, and where each brings the atoms.
+    """Return the supercell's symmetry operations: rotations and permutations of atoms.
 
-    Shapes (noperations, 3, 3) and (noperations, natoms).
+    The rotations are Cartesian, shape (noperations, 3, 3). The permutations, shape (noperations,
+    natoms), have the index that each atom has after the operation.
     """
     lattice = phonon.supercell.cell.T
     found = np.asarray(phonon.symmetry.symmetry_operations["rotations"], dtype=np.float64)

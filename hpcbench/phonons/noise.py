@@ -1,11 +1,11 @@
-"""How far frequencies are uncertain: by rounding of the forces, and by the displacements' length.
+"""Uncertainty of frequencies from rounding of the forces and from the displacements' length.
 
-Rounding is noise: its size is told by laws that forces violate (the sum rule and the symmetry of
-displaced supercells, Togo and Tanaka, Scr. Mater. 108, 1 (2015); Ackland, Warren and
-Clark, J. Phys.: Condens. Matter 9, 7861 (1997)), and random forces of that size, fitted like the
-real ones, tell what it does to frequencies. The length of the displacements is a bias
-(:mod:`hpcbench.phonons.displacement_length`): all pairs of atoms may share its sign, so it is
-bounded and not averaged.
+Rounding is noise. Its size follows from laws that the forces violate: the sum rule and the symmetry
+of displaced supercells (Togo and Tanaka, Scr. Mater. 108, 1 (2015); Ackland, Warren and Clark,
+J. Phys.: Condens. Matter 9, 7861 (1997)). Random forces of that size, fitted like the real ones,
+give its effect on frequencies. The length of the displacements is a bias
+(:mod:`hpcbench.phonons.displacement_length`): it may have the same sign for all pairs of atoms, so
+it is bounded and not averaged.
 """
 
 from __future__ import annotations
@@ -33,19 +33,20 @@ if TYPE_CHECKING:
     from hpcbench.criteria import Criterion
     from hpcbench.phonons.stability import Spectrum
 
-# Sets of random forces: a standard deviation over them is good to a quarter.
+# Number of sets of random forces: a standard deviation over them is accurate to a quarter.
 _SAMPLES = 8
-# Rounding moves a mode by so many standard deviations of its squared frequency, at most.
+# Rounding is taken to move a squared frequency by at most so many standard deviations.
 DEVIATIONS = 2.0
-# q-points of a place that are looked at: its lowest.
+# Number of q-points of a place that are examined: those with the lowest frequencies.
 _MOST_QPOINTS = 64
-# Where symmetrisation changes so little of random force constants, it says nothing of their noise.
+# If symmetrisation changes random force constants by less than this share, its change of the real
+# ones does not measure their noise.
 _NO_CHANGE = 1e-3
 OTHER_DISPLACEMENTS = 6.0
-"""How much more than the first displacement, which alone is halved, others may change. Of 44 demo
-crystals, half of them rattled, and 8 generated ones with CHGNet, extrapolation moved the lowest
-mode of any q that was looked at by up to 4.2 times what the first displacement tells, 0.3 times at
-the median."""
+"""Factor for the nonlinearity of other displacements than the first, the only one that is halved.
+For 44 demo crystals, half of them rattled, and 8 generated ones with CHGNet, extrapolation moved
+the lowest mode of any examined q by up to 4.2 times the estimate from the first displacement, with
+a median of 0.3."""
 
 
 _Reach = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -53,23 +54,22 @@ _Reach = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 @dataclass(frozen=True, eq=False)
 class Noise:
-    """How far frequencies are uncertain.
+    """Uncertainty of frequencies.
 
     Attributes
     ----------
     forces : float
-        Standard deviation of a component of a force by rounding, in eV/A.
+        Standard deviation of a force component by rounding, in eV/A.
     frequencies : dict
         By place, in THz, for the lowest mode of its spectrum: the root of the standard deviation
-        of its squared frequency by rounding. A mode closer to zero may be of either sign.
+        of its squared frequency by rounding. A mode closer to zero may have either sign.
     bias, deviation : dict
         By place, for the lowest q-points, in THz^2, shape (nq, nbands): how far the displacements'
         length may have moved each mode's squared frequency, and its standard deviation by
-        rounding. Zero for acoustic modes at Gamma, NaN for higher q-points. Empty where it is not
-        known.
+        rounding. Zero for acoustic modes at Gamma, NaN for higher q-points. Empty if not known.
     nonlinearity : float
-        By how much, relative to itself, each pair of atoms may interact more or less in the limit
-        of displacements of no length; NaN where it was not measured.
+        Largest relative change of the interaction of each pair of atoms in the limit of zero
+        displacement; NaN if it was not measured.
     """
 
     forces: float
@@ -79,24 +79,34 @@ class Noise:
     nonlinearity: float = math.nan
 
     def reach(self, place: str, *, of_rounding: bool = False) -> _Reach:
-        """Return how far squared frequencies may be below and above what they are, in THz^2.
+        """Return how far squared frequencies may be below and above their values, in THz^2.
 
-        The bias and two standard deviations of rounding, or the latter alone. Shapes (nq, nbands).
+        Parameters
+        ----------
+        place : str
+            The place of the spectrum.
+        of_rounding : bool
+            Whether to count rounding alone (``DEVIATIONS`` standard deviations), without the bias.
+
+        Returns
+        -------
+        ndarray, ndarray, shape (nq, nbands)
+            The reach below and above.
         """
         moved = DEVIATIONS * self.deviation[place]
         if not of_rounding:
             moved = moved + self.bias[place]
-        # Those that are not looked at are higher: what raises the lowest above a threshold does
-        # the same to them.
+        # q-points that were not examined are higher: a shift that raises the lowest above a
+        # threshold does the same to them.
         return np.nan_to_num(moved), np.where(np.isnan(moved), np.nanmax(moved), moved)
 
 
 UNKNOWN_NOISE = Noise(math.nan, dict.fromkeys(PLACES, math.nan))
-"""Of force constants whose forces are not there."""
+"""For force constants that come without forces."""
 
 
 class Uncertainty:
-    """What rounding and the displacements' length do to the frequencies of a crystal.
+    """Estimate the effect of rounding and of the displacements' length on a crystal's frequencies.
 
     Parameters
     ----------
@@ -119,20 +129,20 @@ class Uncertainty:
     def rounding(
         self, forces: NDArray[np.float64], none: NDArray[np.float64] | None, change: float
     ) -> float:
-        """Return the standard deviation of a component of a force by rounding, in eV/A.
+        """Return the standard deviation of a force component by rounding, in eV/A.
 
-        The forces of a supercell add up to nothing, and have what symmetry the displacement
-        leaves: what violates these laws is rounding, and what the cell itself lacks of its
-        symmetry. The law that is violated most counts. Where no displaced supercell has any
-        symmetry, what symmetrisation changes of the force constants is taken instead, which holds
-        some of the displacements' length as well.
+        The forces on a supercell sum to zero and have the symmetry that the displacement leaves.
+        Deviations from both measure rounding, and how far the cell itself is from its symmetry; the
+        larger one counts. If no displaced supercell has any symmetry, the change of the force
+        constants by symmetrisation is used in place of it, which also contains some of the
+        displacements' length.
 
         Parameters
         ----------
         forces : ndarray, shape (nsupercells, natoms, 3)
-            As the potential gave them, with their drift, in eV/A.
+            As the potential returned them, with their drift, in eV/A.
         none : ndarray, shape (natoms, 3), optional
-            The same of the supercell that is not displaced.
+            The same for the undisplaced supercell.
         change : float
             Norm of the change of the force constants by symmetrisation, in eV/A^2.
         """
@@ -161,7 +171,7 @@ class Uncertainty:
         nonlinearity: float = math.nan,
         error: NDArray[np.float64] | None = None,
     ) -> Noise:
-        """Return how far the frequencies of these spectra are uncertain.
+        """Return the uncertainty of the frequencies of some spectra.
 
         Parameters
         ----------
@@ -170,11 +180,11 @@ class Uncertainty:
         spectra : mapping of str to Spectrum
             By place.
         criteria : iterable of Criterion
-            Those whose places matter.
+            Their places are examined.
         nonlinearity : float
             See :class:`Noise`.
         error : ndarray, shape (nsupercells, natoms, 3), optional
-            What may be added to extrapolated forces, or taken from them, in eV/A.
+            Error of extrapolated forces, of either sign, in eV/A.
         """
         lowest = np.array([spectrum.lowest[1] for spectrum in spectra.values()])
         _, spread = self._shifts(lowest, rounding, 0.0, None)
@@ -230,14 +240,18 @@ def rounding_of_response(
     spectra: Mapping[str, Spectrum],
     criteria: Iterable[Criterion],
 ) -> Noise:
-    """Return how far frequencies are uncertain by the rounding of a linear response alone.
+    """Return the uncertainty of frequencies by the rounding of a linear response alone.
 
     Parameters
     ----------
+    phonon : Phonopy
+        With force constants.
     rounding : float
         Standard deviation of a force constant at a q, in eV/A^2.
-    spectra, criteria
-        As of :meth:`Uncertainty.noise`.
+    spectra : mapping of str to Spectrum
+        By place.
+    criteria : iterable of Criterion
+        Their places are examined.
     """
     factor = get_physical_units().DefaultToTHz ** 2
     spread = rounding / float(np.min(phonon.primitive.masses)) * factor
@@ -255,18 +269,20 @@ def nonlinearity(
     none: NDArray[np.float64],
     half: NDArray[np.float64],
 ) -> float:
-    """Return by how much forces are not in proportion to a displacement, relative to them.
+    """Return the relative deviation of forces from proportionality to the displacement.
 
-    From the slopes of the first displacement's forces and of half of it, the even part taken off
-    (:mod:`hpcbench.phonons.displacement_length`), and extrapolated: four thirds of their
-    difference. Sums of the norms of the forces on all atoms but the one that is displaced.
+    It is extrapolated from the slopes of the forces at the first displacement and at half of it,
+    without their even part (:mod:`hpcbench.phonons.displacement_length`): four thirds of the
+    difference. The norms of the forces on all atoms but the displaced one are summed.
 
     Parameters
     ----------
+    phonon : Phonopy
+        With displacements.
     forces : ndarray, shape (nsupercells, natoms, 3)
         In eV/A.
     none, half : ndarray, shape (natoms, 3)
-        The same of the supercell that is not displaced, and with the first displacement halved.
+        The same for the undisplaced supercell, and with half the first displacement.
     """
     pair = pairs_of(phonon)[0]
     plus, minus = forces[pair.first], pair.opposite(forces)
@@ -278,10 +294,10 @@ def nonlinearity(
 
 
 def _springs(phonon: Phonopy) -> NDArray[np.float64]:
-    """Return force constants of springs as stiff as each pair of atoms interacts at most.
+    """Return compact force constants of isotropic springs as stiff as each pair of atoms.
 
-    Compact. The pair's norm along the diagonal, so that it resists in all directions, and the sum
-    rule: long waves feel little of it, as of the pairs themselves.
+    The pair's norm is on the diagonal, so that the spring resists in all directions, and the sum
+    rule holds: long waves feel little of the springs, as of the pairs themselves.
     """
     norms = np.linalg.norm(phonon.force_constants, ord=2, axis=(-2, -1))
     rows = np.arange(len(norms)), np.asarray(phonon.primitive.p2s_map)
@@ -295,10 +311,10 @@ def _violated_symmetry(
     displacements: Sequence[tuple[int, NDArray[np.float64]]],
     forces: NDArray[np.float64],
 ) -> float:
-    """Return the standard deviation from the mean over what symmetry a supercell still has.
+    """Return the standard deviation of forces from their mean over the supercells' symmetry.
 
-    ``displacements`` are the atom and its shift for each supercell. NaN where none of them has
-    any symmetry.
+    ``displacements`` are the atom and its shift for each supercell. NaN if no supercell has any
+    symmetry.
     """
     rotations, permutations = operations_of(phonon)
     squares = degrees = 0.0

@@ -1,7 +1,7 @@
 """The smallest supercell that gives exact frequencies at a rational q.
 
-J. H. Lloyd-Williams and B. Monserrat, Phys. Rev. B 92, 184301 (2015): as many cells as the least
-common multiple of the three denominators suffice, if the supercell need not be diagonal.
+It has as many cells as the least common multiple of the three denominators if it need not be
+diagonal (J. H. Lloyd-Williams and B. Monserrat, Phys. Rev. B 92, 184301 (2015)).
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 def commensurate_supercell(qpoint: RationalQ, cell: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return the smallest supercell matrix, shape (3, 3), that is commensurate with a q.
 
-    Its lattice vectors are all those of the crystal whose phase at q is a whole number of turns:
-    a basis in Hermite normal form, Minkowski-reduced, so that the supercell is as compact as it
-    can be. That it is thin in some directions does no harm: the dynamical matrix at q is exact,
-    since it is the sum over all images of an atom that is wanted.
+    Its lattice vectors are all lattice vectors of the crystal whose phase at q is a whole number of
+    turns, as a basis in Hermite normal form, Minkowski-reduced to make the supercell compact. It
+    may still be thin in some directions: that does no harm, because the dynamical matrix at q is a
+    sum over all images of an atom and is exact.
 
     Parameters
     ----------
@@ -80,13 +80,13 @@ def displace_at(
     Parameters
     ----------
     primitive : Primitive
-        The primitive cell of phonopy whose reciprocal lattice ``qpoint`` refers to.
+        Phonopy's primitive cell, to whose reciprocal lattice ``qpoint`` refers.
     qpoint : RationalQ
-        Not Gamma.
+        Any but Gamma.
     displacement, symprec : float
         In A, as in :func:`hpcbench.phonons.supercells.displace`.
     opposite : bool
-        As there.
+        Whether to displace in the opposite direction as well, as there.
 
     Raises
     ------
@@ -121,9 +121,11 @@ def frequencies_from(
     Parameters
     ----------
     phonon : Phonopy
-        From :func:`displace_at` with the same q; force constants are put into it.
+        From :func:`displace_at` with the same q; it is given the force constants.
     forces : ndarray, shape (nsupercells, natoms, 3)
-        Forces of the displaced supercells in eV/A, as the potential gives them.
+        Forces of the displaced supercells in eV/A, as the potential returns them.
+    qpoint : RationalQ
+        The rational q.
 
     Raises
     ------

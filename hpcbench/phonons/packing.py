@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Passed:
-    """What a forward pass came to.
+    """The outcome of a forward pass.
 
     Attributes
     ----------
@@ -29,7 +29,7 @@ class Passed:
         natoms, 3), with the response to all their columns, or with the ``UnsuitableError`` or
         ``EvaluationError`` that ended them.
     costs : dict
-        What was evaluated for each crystal, in the unit of the potential's capacity.
+        The cost evaluated for each crystal, in the unit of the potential's capacity.
     """
 
     finished: list[
@@ -40,7 +40,7 @@ class Passed:
 
 @dataclass(eq=False)
 class _Set:
-    """The copies of one crystal; forces are there for the first ``done`` of them."""
+    """The copies of one crystal; forces are known for the first ``done`` of them."""
 
     key: Hashable
     prepared: PreparedCopies
@@ -53,7 +53,7 @@ class _Set:
 
     @property
     def cost(self) -> float:
-        """Of one copy; atoms without neighbours cost something as well."""
+        """The cost of one copy; atoms without neighbours cost something as well."""
         return max(1.0, self.prepared.cost)
 
 
@@ -73,14 +73,20 @@ class _Part:
 
 
 class ForcePool:
-    """Displaced supercells that wait for forces, first in, first out.
+    """A queue of displaced supercells that need forces, first in, first out.
 
-    A pass takes copies up to the potential's capacity, of the crystal that waited longest and
-    then of the next ones, so that a crystal may need several passes, and a pass may serve
-    several crystals. The forces of a crystal do not depend on what shared
-    its passes, but for rounding.
+    A pass takes copies up to the potential's capacity, first those of the crystal that has waited
+    longest, then those of the next ones: a crystal may need several passes, and a pass may serve
+    several crystals. But for rounding, the forces of a crystal do not depend on the others in its
+    passes.
 
-    ``linear``: they wait for what forces change to first order in the displacements.
+    Parameters
+    ----------
+    potential : Potential
+        Computes the forces.
+    linear : bool
+        Whether to compute the change of forces to first order in the displacements, in place of
+        forces.
     """
 
     def __init__(self, potential: Potential, *, linear: bool = False) -> None:
@@ -89,18 +95,25 @@ class ForcePool:
         self._sets: dict[Hashable, _Set] = {}
 
     def __len__(self) -> int:
-        """Crystals in the pool."""
+        """Return the number of crystals in the pool."""
         return len(self._sets)
 
     def add(self, key: Hashable, copies: DisplacedCopies) -> None:
-        """Put a crystal's copies in.
+        """Add the displaced supercells of a crystal.
+
+        Parameters
+        ----------
+        key : hashable
+            Names the crystal in the results of :meth:`run_pass`.
+        copies : DisplacedCopies
+            Its displaced supercells.
 
         Raises
         ------
         TooLargeError
-            If what the copies share is too large for the device.
+            If the data that the copies share is too large for the device.
         EvaluationError
-            If the potential fails at preparing them.
+            If the potential fails to prepare them.
         """
         try:
             prepared = self._potential.prepare(copies)
@@ -109,7 +122,7 @@ class ForcePool:
         self._sets[key] = _Set(key, prepared, np.full((len(copies), copies.natoms, 3), np.nan))
 
     def fills_a_pass(self) -> bool:
-        """Whether there is enough for a whole forward pass."""
+        """Tell whether there is enough for a whole forward pass."""
         wanted = self._potential.capacity
         load = 0.0
         for waiting in self._sets.values():
@@ -119,10 +132,10 @@ class ForcePool:
         return False
 
     def run_pass(self) -> Passed:
-        """One forward pass; several smaller ones where memory or the potential wants it.
+        """Run one forward pass, or several smaller ones if memory or the potential requires it.
 
-        Every call brings the pool forward: copies are evaluated, or a crystal is given up. Any
-        other exception than the protocol's leaves the pool as it was.
+        Every call makes progress: copies are evaluated, or a crystal is given up. An exception
+        other than those of the potential protocol leaves the pool as it was.
         """
         return self._run(list(self._sets.values()))
 
@@ -151,7 +164,7 @@ class ForcePool:
         return self._potential.forces(parts)
 
     def _run_apart(self, parts: Sequence[_Part]) -> Passed:
-        """Evaluate crystals alone, to find out with which of them the potential fails."""
+        """Evaluate crystals one by one, to find those for which the potential fails."""
         together = Passed()
         for part in parts:
             alone = self._run([part.of])
@@ -185,7 +198,7 @@ class ForcePool:
 
 
 def _pack(sets: Sequence[_Set], most: float) -> list[_Part]:
-    """Copies that cost at most ``most`` together; one copy at least, if need be above that."""
+    """Return copies of a total cost of at most ``most``, but at least one copy."""
     parts: list[_Part] = []
     room = most
     for waiting in sets:

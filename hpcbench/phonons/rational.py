@@ -1,8 +1,8 @@
-"""Where negative frequencies are only interpolated, and the rational q that can decide them.
+"""Rational q at which negative interpolated frequencies can be checked.
 
 Force constants of a supercell give exact frequencies at the q that are commensurate with it.
-Between those, frequencies are interpolated, and a negative one there is a suspicion. It is decided
-at a rational q near it: a small supercell of its own gives the exact frequencies there
+Between those, frequencies are interpolated, and a negative one is a suspicion. It is checked at a
+rational q nearby, where a small supercell gives exact frequencies
 (:mod:`hpcbench.phonons.nondiagonal`).
 """
 
@@ -24,12 +24,12 @@ from hpcbench.phonons.stability import ACOUSTIC_MODES, Spectrum
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-# A q says something of another one if it is nearer than this part of the distance from Gamma to
-# the nearest other commensurate q: finer than that distance interpolation has no structure. It is
-# also where long waves end, as in hpcbench.phonons.character.
+# A q can stand for another one within this share of the distance from Gamma to the nearest other
+# commensurate q, because interpolation has no structure finer than that distance. Acoustic waves
+# within the same distance from Gamma are long waves, as in hpcbench.phonons.character.
 _NEAR = 0.5
-# And if its own interpolated frequency is at least this part of the other's: beside a hole one
-# learns nothing of the hole.
+# Its own interpolated frequency must also be at least this share of the other's: a q beside a deep
+# minimum has no information about it.
 _DEEP = 0.5
 _SAME = 1e-6  # of a q in reduced coordinates, of a distance in 1/A, of a frequency in THz
 
@@ -49,29 +49,29 @@ class RationalQ:
 
     @property
     def cells(self) -> int:
-        """Primitive cells in the smallest supercell that is commensurate with it."""
+        """Number of primitive cells in the smallest supercell that is commensurate with it."""
         return math.lcm(*self.denominators)
 
     @property
     def coordinates(self) -> NDArray[np.float64]:
-        """The same as floating-point numbers, shape (3,)."""
+        """The fractions as floating-point numbers, shape (3,)."""
         return np.array(self.numerators) / np.array(self.denominators)
 
 
 @dataclass(frozen=True, eq=False)
 class Suspicion:
-    """A place of negative interpolated frequencies, and the q at which it can be decided.
+    """A region of negative interpolated frequencies, and the q at which to check it.
 
     Attributes
     ----------
     qpoint : RationalQ
-        Where to compute; an arm of its star is near the place.
+        The q to compute; an arm of its star is near the region.
     frequency : float
-        The lowest interpolated frequency there, in THz.
+        The lowest interpolated frequency at ``qpoint``, in THz.
     lowest : float
-        The lowest interpolated frequency that no suspicion before this one stands for, in THz.
+        The lowest interpolated frequency that no earlier suspicion stands for, in THz.
     lowest_qpoint : ndarray, shape (3,)
-        Where that is, in reduced coordinates of the primitive cell's reciprocal lattice.
+        The q of ``lowest``, in reduced coordinates of the primitive cell's reciprocal lattice.
     distance : float
         From there to the nearest arm of the star of ``qpoint``, in 1/A (without 2 pi).
     """
@@ -85,20 +85,20 @@ class Suspicion:
 
 @dataclass(frozen=True, eq=False)
 class Suspicions:
-    """What interpolation makes negative.
+    """All negative interpolated frequencies of a crystal.
 
     Attributes
     ----------
     chosen : tuple of Suspicion
-        To be computed, the lowest first.
+        Suspicions to be checked, the lowest first.
     left_open : int
-        Places that have no q in ``chosen``: because there would be too many, or no rational q
-        that is allowed is near and negative enough.
+        Number of regions without a q in ``chosen``: because there would be too many, or no allowed
+        rational q is near and negative enough.
     lowest_open : float
-        The lowest interpolated frequency of those, in THz; not a number if there are none.
+        The lowest interpolated frequency of those, in THz; NaN if there are none.
     long_waves : float
         The lowest frequency of acoustic waves near Gamma, in THz, if it is below the threshold;
-        not a number if not. The elastic tensor decides these, no q.
+        else NaN. Only the elastic tensor can confirm it, no rational q.
     """
 
     chosen: tuple[Suspicion, ...]
@@ -113,12 +113,12 @@ NO_SUSPICIONS = Suspicions((), 0, math.nan, math.nan)
 def rational_qpoints(
     most_denominator: int, most_cells: int, operations: NDArray[np.int64]
 ) -> list[RationalQ]:
-    """Return one of each star of rational q, Gamma left out.
+    """Return one q of each star of rational q, without Gamma.
 
     Parameters
     ----------
     most_denominator : int
-        Of each component.
+        The largest denominator of a component.
     most_cells : int
         The largest least common multiple of the three denominators.
     operations : ndarray, shape (nops, 3, 3)
@@ -147,15 +147,15 @@ def suspicions(
     most_cells: int,
     most_qpoints: int,
 ) -> Suspicions:
-    """Choose the rational q that decide what interpolation makes negative.
+    """Choose the rational q at which to check negative interpolated frequencies.
 
     Points of the spectra and rational q with frequencies below the threshold are taken from the
-    lowest up. For each a rational q is chosen: not farther than half the distance from Gamma to
-    the nearest other commensurate q, and with at least half its negative frequency; of those the
-    one with the smallest supercell, then the lowest frequency. It stands for all points that are
-    so near to an arm of its star. What is commensurate, or equivalent to a commensurate q by
-    symmetry, is exact and no suspicion. At points so near to Gamma the three lowest modes are
-    long waves. Where the spectra have nothing below the threshold, nothing more is looked at.
+    lowest up. For each a rational q is chosen: within half the distance from Gamma to the nearest
+    other commensurate q, and with at least half its negative frequency; of those the one with the
+    smallest supercell, then the lowest frequency. It stands for all points as near as that to an
+    arm of its star. A q that is commensurate, or equivalent by symmetry to a commensurate one, is
+    exact and no suspicion. At points as near as that to Gamma the three lowest modes are long
+    waves. If the spectra have nothing below the threshold, nothing else is examined.
 
     Parameters
     ----------
@@ -175,13 +175,13 @@ def suspicions(
     most_denominator, most_cells : int
         See :func:`rational_qpoints`.
     most_qpoints : int
-        The largest number of q to be chosen.
+        The largest number of q to choose.
     """
     interpolated = [*spectra]
     if not any((spectrum.frequencies < threshold).any() for spectrum in interpolated):
         return NO_SUSPICIONS
-    # A supercell may have less symmetry than the crystal, and what it interpolates with it: each
-    # q that only the crystal makes equivalent is looked at.
+    # A supercell, and so its interpolation, may have less symmetry than the crystal: q that are
+    # equivalent only in the crystal are examined one by one.
     candidates = rational_qpoints(
         most_denominator, most_cells, _kept_by_supercell(operations, commensurate)
     )
@@ -245,7 +245,7 @@ class _Regions:
     def choose(
         self, candidates: dict[int, RationalQ], threshold: float, most: int
     ) -> tuple[list[Suspicion], list[float]]:
-        """Return what to compute, and the lowest frequency of each place that is left open."""
+        """Return the q to compute, and the lowest frequency of each region that is left open."""
         waiting = self._depths < threshold
         chosen: list[Suspicion] = []
         left_open = []
@@ -285,11 +285,11 @@ class _Regions:
         return chosen, left_open
 
     def _arms(self, qpoint: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The star of a q, in 1/A, within the cell that :func:`_images` surrounds."""
+        """Return the star of a q, in 1/A, within the cell that :func:`_images` surrounds."""
         return _images(self._operations @ qpoint, self._basis)[:, 0]
 
     def _near(self, qpoint: NDArray[np.float64]) -> list[int]:
-        """Points within the radius of an arm of a q's star, the q itself among them."""
+        """Return the points within the radius of an arm of a q's star, with the q itself."""
         assert self._tree is not None
         found = self._tree.query_ball_point(self._arms(qpoint), self._radius)
         return sorted({i // self._shifts for indices in found for i in indices})
@@ -300,9 +300,9 @@ class _Regions:
 
 
 def _images(qpoints: NDArray[np.float64], reciprocal: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each q folded into one cell, and its images in the 26 cells around; in 1/A, (nq, 27, 3).
+    """Fold each q into one cell, and return it with its images in the 26 cells around.
 
-    The cell is reduced, so that the nearest image of a q is among these.
+    In 1/A, shape (nq, 27, 3). The cell is reduced, so that the nearest image of a q is among these.
     """
     basis, _ = minkowski_reduce(reciprocal)
     reduced = qpoints @ (reciprocal @ np.linalg.inv(basis))
@@ -314,9 +314,14 @@ def _images(qpoints: NDArray[np.float64], reciprocal: NDArray[np.float64]) -> ND
 def distance_from_gamma(
     qpoints: NDArray[np.float64], reciprocal: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return the distance in 1/A of each q from the nearest reciprocal lattice point.
+    """Return the distance of each q from the nearest reciprocal lattice point, in 1/A.
 
-    ``reciprocal`` are the reciprocal lattice vectors as rows, in 1/A.
+    Parameters
+    ----------
+    qpoints : ndarray, shape (nq, 3)
+        In reduced coordinates.
+    reciprocal : ndarray, shape (3, 3)
+        Reciprocal lattice vectors as rows, in 1/A.
     """
     distances: NDArray[np.float64] = np.linalg.norm(_images(qpoints, reciprocal), axis=2).min(
         axis=1
@@ -327,7 +332,15 @@ def distance_from_gamma(
 def nearest_commensurate(
     commensurate: NDArray[np.float64], reciprocal: NDArray[np.float64]
 ) -> float:
-    """Return the distance in 1/A from Gamma to the nearest other commensurate q, or its image."""
+    """Return the distance from Gamma to the nearest other commensurate q, or its image, in 1/A.
+
+    Parameters
+    ----------
+    commensurate : ndarray, shape (nq, 3)
+        All commensurate q, in reduced coordinates.
+    reciprocal : ndarray, shape (3, 3)
+        Reciprocal lattice vectors as rows, in 1/A.
+    """
     distances = distance_from_gamma(commensurate, reciprocal)
     basis, _ = minkowski_reduce(reciprocal)
     return float(distances[distances > _SAME].min(initial=np.linalg.norm(basis, axis=1).min()))
@@ -343,7 +356,7 @@ def _rational(point: NDArray[np.int64], grid: int) -> RationalQ:
 def _star_codes(
     points: NDArray[np.int64], grid: int, operations: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """A number for each arm of the star of each q that is whole on a grid, shape (nops, nq)."""
+    """Return a number for each arm of the star of each q, given on a grid; shape (nops, nq)."""
     arms = np.einsum("oij,qj->oqi", operations, points) % grid
     codes: NDArray[np.int64] = arms @ np.array([grid**2, grid, 1])
     return codes
@@ -352,7 +365,7 @@ def _star_codes(
 def _on_grid(
     qpoints: NDArray[np.float64], grid: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Each q in units of 1/grid, rounded, and whether it had to be."""
+    """Round each q to units of 1/grid, and tell which of them are on the grid."""
     points = np.rint(qpoints * grid).astype(np.int64)
     return points, np.abs(qpoints - points / grid).max(axis=1, initial=0.0) < _SAME
 
@@ -360,7 +373,7 @@ def _on_grid(
 def _kept_by_supercell(
     operations: NDArray[np.int64], commensurate: NDArray[np.float64]
 ) -> NDArray[np.int64]:
-    """The operations that map the commensurate q onto themselves."""
+    """Return the operations that map the commensurate q onto themselves."""
     points, _ = _on_grid(commensurate, len(commensurate))
     identity = np.eye(3, dtype=np.int64)[None]
     (itself,) = _star_codes(points, len(commensurate), identity)
@@ -373,7 +386,7 @@ def _is_exact(
     commensurate: NDArray[np.float64],
     operations: NDArray[np.int64],
 ) -> NDArray[np.bool_]:
-    """Which q are commensurate, or equivalent to one that is."""
+    """Tell which q are commensurate, or equivalent to one that is."""
     grid = len(commensurate)  # a group of that order: its elements are multiples of 1/grid
     known, _ = _on_grid(commensurate, grid)
     points, is_whole = _on_grid(qpoints, grid)

@@ -1,9 +1,10 @@
-"""Force constants at any q from a potential's linear response, with the crystal's symmetry.
+"""Force constants at any q from a potential's linear response and the crystal's symmetry.
 
-Of each star of q one is computed. There the images of a displacement by the operations that keep q,
-and by those that turn it into -q followed by complex conjugation, are answered together with it
-(Maradudin and Vosko, Rev. Mod. Phys. 40, 1). As many columns are needed as the irreducible
-representations ask: the largest multiplicity of one by its dimension. No potential is known here.
+One q of each star is computed. The response to a displacement there also gives the responses to its
+images: by the operations that keep q, and by those that turn it into -q followed by complex
+conjugation (Maradudin and Vosko, Rev. Mod. Phys. 40, 1 (1968)). The number of columns needed is the
+largest ratio of multiplicity to dimension of an irreducible representation. This module depends on
+no particular potential.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from phonopy.harmonic.dynmat_to_fc import DynmatToForceConstants
 from hpcbench.errors import PhononError
 from hpcbench.potentials.columns import Columns, Response, displaced, is_real
 
-# Columns are drawn at random until one is so good, the best of so many at most: rounding is divided
-# by the ratio of the smallest to the largest singular value of the images. One that is smaller than
-# the last number is zero.
+# Columns are drawn at random until the images of one have a ratio of smallest to largest singular
+# value of _GOOD, or _DRAWS times, when the best is taken: rounding grows by the inverse of that
+# ratio. Relative singular values below _NOTHING count as zero.
 _DRAWS, _GOOD, _NOTHING = 8, 0.2, 1e-6
-_SAME = 1e-6  # of q, in reciprocal lattice vectors
+_SAME = 1e-6  # tolerance of q, in reciprocal lattice vectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,15 +33,15 @@ class Operation:
     Attributes
     ----------
     rotation : ndarray, shape (3, 3)
-        Of fractional coordinates.
+        Acts on fractional coordinates.
     reciprocal : ndarray, shape (3, 3)
-        Of q.
+        Acts on q.
     cartesian : ndarray, shape (3, 3)
-        Of vectors in space.
+        Acts on Cartesian vectors.
     atoms : ndarray, shape (natoms,)
-        Where each atom goes.
+        Index that each atom is mapped to.
     cells : ndarray, shape (natoms, 3)
-        And in which cell that is.
+        The cell in which that image is.
     """
 
     rotation: NDArray[np.int64]
@@ -50,26 +51,26 @@ class Operation:
     cells: NDArray[np.float64]
 
     def at(self, qpoint: NDArray[np.float64]) -> Turn:
-        """Return what takes displacements at q to those at its image."""
+        """Return the map from displacements at q to those at its image."""
         phases = np.exp(-2j * np.pi * (self.cells @ (self.reciprocal @ qpoint)))
         return Turn(self.atoms, phases, self.cartesian)
 
 
 @dataclass(frozen=True, eq=False)
 class Turn:
-    """What an operation makes of displacements at a q: those at its image.
+    """The map of displacements at a q to those at the image of q by an operation.
 
-    A matrix of (3 natoms, 3 natoms) numbers would say the same. It has one block in each row, and a
+    It stands for a matrix of (3 natoms, 3 natoms), which would have one block in each row; a
     crystal of 20 atoms with 64 q has thousands of them.
 
     Attributes
     ----------
     atoms : ndarray, shape (natoms,)
-        Where each atom goes.
+        Index that each atom is mapped to.
     phases : ndarray, shape (natoms,), complex
-        What its displacement is multiplied by.
+        Factor of each atom's displacement.
     cartesian : ndarray, shape (3, 3)
-        And how it is turned.
+        Rotation of each displacement.
     """
 
     atoms: NDArray[np.int64]
@@ -77,31 +78,31 @@ class Turn:
     cartesian: NDArray[np.float64]
 
     def of(self, columns: NDArray[np.complex128]) -> NDArray[np.complex128]:
-        """Return turned displacements, (3 natoms, ncolumns)."""
+        """Return the mapped displacements, shape (3 natoms, ncolumns)."""
         here = columns.reshape(len(self.atoms), 3, -1)
         turned = np.empty_like(here)
         turned[self.atoms] = self.phases[:, None, None] * (self.cartesian @ here)
         return turned.reshape(columns.shape)
 
     def conj(self) -> Turn:
-        """Return what takes the conjugates of displacements to the conjugates of their images."""
+        """Return the map from conjugates of displacements to conjugates of their images."""
         return Turn(self.atoms, self.phases.conj(), self.cartesian)
 
     def without_rounding(self) -> Turn:
-        """Return that with phases of 1 and -1 alone."""
+        """Return the same map with phases of exactly 1 and -1."""
         return Turn(self.atoms, self.phases.real.astype(np.complex128), self.cartesian)
 
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """A q of a star, by the q that is computed.
+    """A q of a star, given by the q that is computed.
 
     Attributes
     ----------
     index : int
-        Its place in the list that was asked for.
+        Its place in the requested list.
     turn : Turn
-        From displacements at the q that is computed to those at its image.
+        Maps displacements at the computed q to those at its image.
     conjugate : bool
         Whether the image is -q.
     """
@@ -113,18 +114,18 @@ class Image:
 
 @dataclass(frozen=True, eq=False)
 class Star:
-    """A q that is computed, its columns and the q that follow from it.
+    """A q that is computed, its columns, and the q that follow from it.
 
     Attributes
     ----------
     qpoint : ndarray, shape (3,)
         In reciprocal lattice vectors.
     columns : ndarray, shape (ncolumns, natoms, 3), complex
-        Displacements whose images span all.
+        Displacements whose images span all displacements.
     keeping : list of (Turn, bool)
-        What turns an answered displacement into another one, and whether both are conjugated first.
+        Maps of a displacement with known response to others, and whether both are conjugated first.
     images : list of Image
-        All q that were asked for and follow.
+        All requested q that follow from this one.
     """
 
     qpoint: NDArray[np.float64]
@@ -140,10 +141,11 @@ class Plan:
     Attributes
     ----------
     stars : list of Star
+        One for each q that is computed.
     nqpoints : int
-        That were asked for.
+        Number of requested q.
     real, complex : Columns
-        What a potential is asked: those with real phases apart, for they take half.
+        The columns for the potential; those with real phases are separate because they cost half.
     """
 
     stars: list[Star]
@@ -153,7 +155,7 @@ class Plan:
 
     @property
     def cost(self) -> int:
-        """Real columns; a complex one is two."""
+        """Cost in real columns; a complex one counts twice."""
         return len(self.real) + 2 * len(self.complex)
 
 
@@ -185,7 +187,7 @@ def plan_columns(phonon: Phonopy, qpoints: NDArray[np.float64], *, symmetry: boo
     qpoints : ndarray, shape (nq, 3)
         In reciprocal lattice vectors of the primitive cell.
     symmetry : bool
-        Whether the crystal's symmetry is made use of.
+        Whether to use the crystal's symmetry.
     """
     operations = operations_of(phonon)
     if not symmetry:
@@ -222,16 +224,16 @@ def force_constants_at(
     ----------
     plan : Plan
         From :func:`plan_columns`.
-    real, complex_ : Response
-        To its columns; None where it has none of a kind.
+    real, complex_ : Response or None
+        The response to the plan's real and complex columns; ``None`` if it has none of a kind.
 
     Returns
     -------
     ndarray, shape (nq, 3 natoms, 3 natoms)
         In eV/A^2, with the phases of lattice vectors; Hermitian.
     float
-        Largest part that is not Hermitian, or against the crystal's symmetry, in eV/A^2: what
-        rounding comes to.
+        The largest part that is not Hermitian or violates the crystal's symmetry, in eV/A^2: a
+        measure of rounding.
     """
     answers = {True: real, False: complex_}
     taken = {True: 0, False: 0}
@@ -256,9 +258,9 @@ def force_constants_at(
 
 
 def at_gamma_without_sums(force_constants: NDArray[np.complex128]) -> NDArray[np.complex128]:
-    """Return those at Gamma without what a shift of the whole crystal would feel.
+    """Return force constants at Gamma without the part that acts on translations of the crystal.
 
-    By projection on displacements that leave the centre of mass of equal masses where it is.
+    They are projected on displacements that leave the centre of mass of equal masses where it is.
     """
     natoms = force_constants.shape[-1] // 3
     shift = np.tile(np.eye(3), (natoms, 1)) / np.sqrt(natoms)
@@ -280,9 +282,19 @@ def constants_at_gamma(phonon: Phonopy) -> NDArray[np.complex128]:
 def dynamical_matrices(
     phonon: Phonopy, force_constants: NDArray[np.complex128], qpoints: NDArray[np.float64]
 ) -> NDArray[np.complex128]:
-    """Return phonopy's dynamical matrices, (nq, 3 natoms, 3 natoms), in eV/(A^2 u).
+    """Return phonopy's dynamical matrices, shape (nq, 3 natoms, 3 natoms), in eV/(A^2 u).
 
-    Its phases are those of positions.
+    Phonopy's phases are those of the atoms' positions, those of the force constants are of lattice
+    vectors.
+
+    Parameters
+    ----------
+    phonon : Phonopy
+        Its primitive cell has the positions and masses.
+    force_constants : ndarray, shape (nq, 3 natoms, 3 natoms)
+        From :func:`force_constants_at`, in eV/A^2.
+    qpoints : ndarray, shape (nq, 3)
+        In reciprocal lattice vectors of the primitive cell.
     """
     primitive = phonon.primitive
     phases = np.exp(2j * np.pi * np.repeat(qpoints @ primitive.scaled_positions.T, 3, axis=1))
@@ -292,13 +304,14 @@ def dynamical_matrices(
 
 
 def set_force_constants(phonon: Phonopy, matrices: NDArray[np.complex128]) -> None:
-    """Put compact force constants into a crystal, by phonopy's inverse Fourier transform.
+    """Set compact force constants in ``phonon``, by phonopy's inverse Fourier transform.
 
     Parameters
     ----------
     phonon : Phonopy
+        Is given the force constants.
     matrices : ndarray, shape (nq, 3 natoms, 3 natoms)
-        From :func:`dynamical_matrices`, at :func:`commensurate_of`.
+        From :func:`dynamical_matrices`, at the q of :func:`commensurate_of`, in eV/(A^2 u).
 
     Raises
     ------
@@ -326,7 +339,7 @@ def _star(
     places: dict[bytes, list[int]],
     natoms: int,
 ) -> Star:
-    """Return the star of a q, and take those of its q that were asked for out of ``places``."""
+    """Return the star of a q, and remove those of its q that were requested from ``places``."""
     real = bool(is_real(qpoint))
     here, opposite = _keys(np.array([qpoint, -qpoint]))
     targets = turns @ qpoint
@@ -353,7 +366,7 @@ def _star(
 def _columns(
     keeping: list[tuple[Turn, bool]], natoms: int, *, real: bool
 ) -> NDArray[np.complex128]:
-    """Return the fewest displacements whose images span all, (ncolumns, natoms, 3)."""
+    """Return the fewest displacements whose images span all, shape (ncolumns, natoms, 3)."""
     size = 3 * natoms
     random = np.random.default_rng(0)
     if len(keeping) == 1:
@@ -386,7 +399,7 @@ def _columns(
 def _images(
     columns: NDArray[np.complex128], keeping: list[tuple[Turn, bool]]
 ) -> NDArray[np.complex128]:
-    """Return all images of columns (3 natoms, ncolumns)."""
+    """Return all images of columns of shape (3 natoms, ncolumns)."""
     return np.concatenate(
         [turn.of(columns.conj() if conjugate else columns) for turn, conjugate in keeping],
         axis=1,
@@ -396,9 +409,9 @@ def _images(
 def _from_columns(
     star: Star, answers: NDArray[np.complex128]
 ) -> tuple[NDArray[np.complex128], float]:
-    """Return the matrix that takes columns to their answers, both with their images.
+    """Return the matrix that maps columns to their responses, both with their images.
 
-    And the largest part of an answer that it does not give.
+    The second value is the largest part of a response that the matrix does not reproduce.
     """
     size = star.columns.shape[1] * 3
     x = _images(star.columns.reshape(-1, size).T, star.keeping)
@@ -414,6 +427,6 @@ def _is_identity(operation: Operation) -> bool:
 
 
 def _keys(qpoints: NDArray[np.float64]) -> list[bytes]:
-    """Return what each q (nq, 3) has in common with those a reciprocal lattice vector away."""
+    """Return a key for each q (nq, 3) that is the same for q a reciprocal lattice vector apart."""
     inside = np.rint((qpoints - np.floor(qpoints + _SAME / 2)) / _SAME).astype(np.int64)
     return [row.tobytes() for row in inside]

@@ -1,7 +1,7 @@
-"""Whether anything holds the parts of a crystal to each other: read from its force constants.
+"""Parts of a crystal that no restoring force holds to each other, found from force constants.
 
-Where a part can move rigidly against the others at no cost, frequencies of exactly zero say nothing
-of stability: the potential has given no answer. Chemistry is not asked, only force constants.
+If a part can move rigidly against the others at no cost, frequencies of exactly zero say nothing
+about stability: the potential has given no answer. Only force constants are used, no chemistry.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from hpcbench.phonons.spectrum import Mode
 from hpcbench.phonons.stability import IMAGINARY
 
 FREE = 5e-4
-"""In eV/A^2, for one pair of atoms: what may count as nothing. Rounding in single precision leaves
-1e-6 eV/A on displacements of 0.01 A, which is 1e-4 eV/A^2 in each of nine components; what is
-independent in n pairs adds up to sqrt(n) times as much. Layers of Al and of MoS2 that are 10 A
-apart leave 1e-5 eV/A^2 at most, where 0.005 and 0.024 would count as nothing; 4.5 A apart they have
-0.06 (mattersim-demo and CHGNet, layers of 9 and 48 atoms)."""
-_ALONG = 0.05  # of the length of a q: what it may have along a layer or chain, and count as across
+"""In eV/A^2, for one pair of atoms: a force constant that may count as zero. Rounding in single
+precision is 1e-6 eV/A at displacements of 0.01 A, which is 1e-4 eV/A^2 in each of nine components;
+independent errors of n pairs add up to sqrt(n) times as much. Layers of Al and of MoS2 that are
+10 A apart have at most 1e-5 eV/A^2 between them, where 0.005 and 0.024 would count as zero; 4.5 A
+apart they have 0.06 (mattersim-demo and CHGNet, layers of 9 and 48 atoms)."""
+# A q is across the gap between layers or chains if no more than this share of it is along them.
+_ALONG = 0.05
 _MOST_NAMES = 4
 
 
@@ -39,9 +40,10 @@ class Part:
     Attributes
     ----------
     formula : str
-        Of those of its atoms that are not images of each other by translation.
+        Of its atoms, images by translation counted once.
     dimensions : int
-        In how many directions it goes on without end: 0 a molecule or an atom, 3 a network.
+        In how many directions it continues without end: 0 for a molecule or an atom, 3 for a
+        network.
     """
 
     formula: str
@@ -50,12 +52,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Holding:
-    """What holds a crystal together.
+    """The parts of a crystal between which there are no restoring forces.
 
     Attributes
     ----------
     parts : tuple of Part
-        Those that move freely against each other, images by translation counted once. One where
+        Parts that move freely against each other, images by translation counted once; one part if
         all is held together.
     is_loose : bool
         Whether no atom is held by any other.
@@ -66,10 +68,10 @@ class Holding:
 
     @property
     def cause(self) -> str:
-        """Why force constants give no verdict, in words; empty where they do.
+        """The reason why force constants give no verdict, in words; empty if they do.
 
-        They do not where a part ends in all directions, or where there are several parts. A
-        single layer or chain whose images do not touch is a crystal of its own.
+        They give none if a part ends in all directions, or if there are several parts. A single
+        layer or chain whose images do not touch is a crystal of its own.
         """
         if self.is_loose:
             return f"{NO_FORCE}: no atom is held by another"
@@ -86,11 +88,11 @@ class Holding:
 def holding(phonon: Phonopy) -> Holding:
     """Find the parts of a crystal that nothing holds to each other.
 
-    Atoms are joined in the order of their force constants, the strongest first (single linkage).
-    A set of atoms that comes up on this way is a part where its rigid translation costs no energy:
-    the force constants between it and all others add up to nothing (``FREE``). They do so also
-    where single ones are spoilt, as symmetrisation spreads errors over all pairs: of CHGNet up to
-    0.07 eV/A^2 between molecules 14 A apart, more than weak bonds have.
+    Atoms are joined in the order of their force constants, the strongest first (single linkage). A
+    set of atoms formed on this way is a part if its rigid translation costs no energy: the force
+    constants between it and all other atoms sum to zero within ``FREE``. Sums are robust where
+    single force constants are not, as symmetrisation spreads errors over all pairs: with CHGNet up
+    to 0.07 eV/A^2 between molecules 14 A apart, more than weak bonds have.
 
     Parameters
     ----------
@@ -118,7 +120,7 @@ def holding(phonon: Phonopy) -> Holding:
 
 
 def _free_sets(force_constants: NDArray[np.float64]) -> list[NDArray[np.int64]]:
-    """Atoms of each part, from full force constants, shape (natoms, natoms, 3, 3)."""
+    """Return the atoms of each part, from full force constants, shape (natoms, natoms, 3, 3)."""
     natoms = len(force_constants)
     if natoms == 1:
         return [np.array([0])]
@@ -154,23 +156,23 @@ def _free_sets(force_constants: NDArray[np.float64]) -> list[NDArray[np.int64]]:
 
 
 def _is_nothing(cost: NDArray[np.float64], number: int, natoms: int) -> bool:
-    """Whether a translation costs nothing, of so many atoms of all."""
+    """Tell whether the rigid translation of ``number`` of ``natoms`` atoms costs no energy."""
     return bool(np.linalg.norm(cost) < FREE * np.sqrt(number * (natoms - number)))
 
 
 def soft_branch(
     phonon: Phonopy, found: Holding, dimensionality: int, modes: Mapping[str, Mode]
 ) -> str:
-    """Name the acoustic branch across a gap, in words; empty where it is not what makes modes soft.
+    """Name the acoustic branch across a gap if it makes modes soft; else return "".
 
     Parameters
     ----------
     phonon : Phonopy
-        Whose cell has the gap.
+        The crystal, whose cell has the gap.
     found : Holding
         From :func:`holding`.
     dimensionality : int
-        Of its bonds: 1 chains, 2 layers.
+        Of the bonds: 1 chains, 2 layers.
     modes : mapping
         The lowest mode of each place.
     """

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from phonopy import Phonopy
 
 
-# Of an interval of the band path: lengths that differ by less are the same.
+# Relative to an interval of the band path: lengths that differ by less count as equal.
 _TIE = 1e-6
 
 
@@ -54,17 +54,19 @@ class BandPath:
 
 
 def seekpath_band_path(phonon: Phonopy, points: int, *, cell_is_standard: bool) -> BandPath:
-    """The path that seekpath recommends for the primitive cell.
+    """Return the path that seekpath recommends for the primitive cell.
 
     Parameters
     ----------
+    phonon : Phonopy
+        Its primitive cell defines the path.
     points : int
         Points on the longest segment; the others have the same interval (phonopy's
         ``is_const_interval``).
     cell_is_standard : bool
-        True takes seekpath's coordinates as they are, as phonopy does: right only if
-        ``phonon.primitive`` is seekpath's own primitive cell. False transforms them from there
-        to the reciprocal lattice of ``phonon.primitive``.
+        True takes seekpath's coordinates as they are, as phonopy does: correct only if
+        ``phonon.primitive`` is seekpath's own primitive cell. False transforms them to the
+        reciprocal lattice of ``phonon.primitive``.
 
     Raises
     ------
@@ -108,15 +110,15 @@ def _points_of_segments(
 ) -> list[int]:
     """Return the number of points of each segment, at phonopy's constant interval.
 
-    As phonopy rounds them, but for segments whose length is a half of an interval: there phonopy
-    has one point more or less by the last digit of the cell, and here the smaller number counts.
+    The rounding is phonopy's, but for segments whose length is half an interval: there phonopy's
+    number depends on the last digit of the cell, and here it is the smaller one.
     """
     lengths = [float(np.linalg.norm(np.linalg.inv(cell) @ np.subtract(b, a))) for a, b in ends]
     return [max(2, math.ceil(length / max(lengths) * points - 0.5 - _TIE)) for length in lengths]
 
 
 def commensurate_qpoints(phonon: Phonopy) -> NDArray[np.float64]:
-    """The q at which the supercell's force constants give exact frequencies, shape (nq, 3).
+    """Return the q at which the supercell's force constants give exact frequencies, shape (nq, 3).
 
     In reduced coordinates of the primitive cell's reciprocal lattice.
     """
@@ -125,17 +127,25 @@ def commensurate_qpoints(phonon: Phonopy) -> NDArray[np.float64]:
 
 
 def supercell_qpoints(phonon: Phonopy) -> NDArray[np.float64]:
-    """Return the q that Loew's scripts look at, shape (nq, 3).
+    """Return the q that the benchmark scripts of Loew et al. examine, shape (nq, 3).
 
-    Commensurate with ``supercell_matrix``, as if it were of the primitive cell: that is
-    ``phonopy.harmonic.dynmat_to_fc.get_commensurate_points(supercell_matrix)`` given to a phonon
+    They are commensurate with ``supercell_matrix`` as if that referred to the primitive cell:
+    ``phonopy.harmonic.dynmat_to_fc.get_commensurate_points(supercell_matrix)``, for a Phonopy
     object with a primitive matrix (hyllios/utils, benchmark_ph/calc_phonopy.py).
     """
     return np.asarray(get_commensurate_points(np.asarray(phonon.supercell_matrix, dtype=np.int64)))
 
 
 def frequencies_at(phonon: Phonopy, qpoints: NDArray[np.float64]) -> Spectrum:
-    """Return frequencies in THz at given q-points, shape (nq, nbands)."""
+    """Return the frequencies at given q-points.
+
+    Parameters
+    ----------
+    phonon : Phonopy
+        With force constants.
+    qpoints : ndarray, shape (nq, 3)
+        In reduced coordinates of the primitive cell's reciprocal lattice.
+    """
     frequencies = phonon.run_qpoints(qpoints).frequencies
     return Spectrum(
         np.asarray(qpoints), np.sort(frequencies, axis=1), modes_at_gamma(phonon).acoustic
@@ -161,10 +171,15 @@ class GammaModes:
 def modes_at_gamma(phonon: Phonopy, direction: NDArray[np.float64] | None = None) -> GammaModes:
     """Return the modes at Gamma, and which of them are acoustic.
 
-    ``direction`` is that from which one comes, reduced; it matters with Born charges alone.
+    The acoustic modes move all atoms alike: they are the three with the largest
+    :func:`acoustic_share`, not the three lowest, since optical ones may be imaginary.
 
-    Acoustic are those that move all atoms alike: the three with the largest
-    :func:`acoustic_share`, not the three lowest, for optical ones may be imaginary.
+    Parameters
+    ----------
+    phonon : Phonopy
+        With force constants.
+    direction : ndarray, shape (3,), optional
+        Direction of the limit q -> 0, in reduced coordinates; it matters only with Born charges.
     """
     result = phonon.run_qpoints(
         [[0.0, 0.0, 0.0]], with_eigenvectors=True, nac_q_direction=direction
@@ -181,13 +196,15 @@ def modes_at_gamma(phonon: Phonopy, direction: NDArray[np.float64] | None = None
 def frequencies_on_path(
     phonon: Phonopy, qpoints: NDArray[np.float64], indptr: NDArray[np.int64]
 ) -> Spectrum:
-    """Compute frequencies in THz on a band path, shape (nq, nbands).
+    """Return the frequencies on a band path.
 
-    With Born charges a frequency at Gamma depends on the direction from which one comes: that of
-    its segment, as in phonopy's ``run_band_structure``.
+    With Born charges, a frequency at Gamma depends on the direction of the limit q -> 0: it is that
+    of the segment, as in phonopy's ``run_band_structure``.
 
     Parameters
     ----------
+    phonon : Phonopy
+        With force constants.
     qpoints, indptr : ndarray
         As in :class:`BandPath`.
     """
@@ -213,11 +230,11 @@ class Mode:
     Attributes
     ----------
     frequency : float
-        In THz; negative for an imaginary one.
+        In THz; negative if imaginary.
     qpoint : ndarray, shape (3,)
-        Reduced coordinates of the primitive cell's reciprocal lattice.
+        In reduced coordinates of the primitive cell's reciprocal lattice.
     eigenvector : ndarray, shape (natoms, 3)
-        Complex, normalised, of the primitive cell's atoms, with phonopy's phases.
+        Complex, normalised, for the primitive cell's atoms, with phonopy's phases.
     acoustic : float
         Share that moves all atoms alike: 1 in the acoustic branches near Gamma.
     """
@@ -229,16 +246,31 @@ class Mode:
 
 
 def lowest_modes(phonon: Phonopy, spectra: Mapping[str, Spectrum]) -> dict[str, Mode]:
-    """The lowest mode of each spectrum, by place.
+    """Return the lowest mode of each spectrum, by place.
 
-    At Gamma, where there are Born charges, it is that without a direction: without the field of a
-    longitudinal one.
+    With Born charges, the mode at Gamma is the one without a direction, that is without the
+    electric field of longitudinal modes.
+
+    Parameters
+    ----------
+    phonon : Phonopy
+        With force constants.
+    spectra : mapping of str to Spectrum
+        By place.
     """
     return {place: mode_at(phonon, spectrum.lowest[1]) for place, spectrum in spectra.items()}
 
 
 def mode_at(phonon: Phonopy, qpoint: NDArray[np.float64]) -> Mode:
-    """Return the lowest mode at a q in reduced coordinates, shape (3,)."""
+    """Return the lowest mode at a q.
+
+    Parameters
+    ----------
+    phonon : Phonopy
+        With force constants.
+    qpoint : ndarray, shape (3,)
+        In reduced coordinates of the primitive cell's reciprocal lattice.
+    """
     result = phonon.run_qpoints([qpoint], with_eigenvectors=True)
     branch = int(np.argmin(result.frequencies[0]))
     vector = result.eigenvectors[0][:, branch].reshape(-1, 3)
@@ -251,7 +283,14 @@ def mode_of(
 ) -> tuple[NDArray[np.float64], Mode]:
     """Return the frequencies of a dynamical matrix in THz, ascending, and the lowest mode.
 
-    ``matrix`` is in eV/(A^2 u), with phonopy's phases, of the primitive cell of ``phonon``.
+    Parameters
+    ----------
+    phonon : Phonopy
+        Its primitive cell has the masses.
+    qpoint : ndarray, shape (3,)
+        The q of the matrix, in reduced coordinates.
+    matrix : ndarray, shape (nbands, nbands)
+        In eV/(A^2 u), with phonopy's phases.
     """
     values, vectors = np.linalg.eigh(matrix)
     frequencies = signed_roots(values) * get_physical_units().DefaultToTHz
@@ -261,9 +300,9 @@ def mode_of(
 
 
 def imaginary_modes(modes: Iterable[Mode]) -> tuple[Mode, ...]:
-    """Those below -0.001 THz, one that stands twice once.
+    """Return the modes below -0.001 THz, each q once.
 
-    That is below for the strictest criterion in use: acoustic modes at Gamma are never exactly
+    That is below zero for the strictest criterion in use: acoustic modes at Gamma are never exactly
     zero.
     """
     found = {tuple(np.round(m.qpoint, 9)): m for m in modes if m.frequency < IMAGINARY}
@@ -273,9 +312,21 @@ def imaginary_modes(modes: Iterable[Mode]) -> tuple[Mode, ...]:
 def acoustic_share(
     vectors: NDArray[np.complex128], masses: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Share of modes that moves all atoms alike: 1 for an acoustic mode at Gamma.
+    """Return the share of modes that moves all atoms alike: 1 for an acoustic mode at Gamma.
 
-    ``sum_x |sum_k sqrt(m_k) e_kx|^2 / sum_k m_k`` for eigenvectors e, shape (..., natoms, 3).
+    ``sum_x |sum_k sqrt(m_k) e_kx|^2 / sum_k m_k`` for eigenvectors e.
+
+    Parameters
+    ----------
+    vectors : ndarray, shape (..., natoms, 3)
+        Eigenvectors of the dynamical matrix.
+    masses : ndarray, shape (natoms,)
+        In any unit.
+
+    Returns
+    -------
+    ndarray, shape (...)
+        From 0 to 1.
     """
     alike = np.einsum("k,...kx->...x", np.sqrt(masses), vectors)
     share: NDArray[np.float64] = (np.abs(alike) ** 2).sum(axis=-1) / np.sum(masses)
@@ -291,16 +342,16 @@ class MeshResult:
     spectrum : Spectrum
         At the irreducible q-points of the mesh.
     weights : ndarray, shape (nq,)
-        How many points of the full mesh each stands for.
+        Number of points of the full mesh that each stands for.
     temperatures : ndarray, shape (nt,)
         In K.
     free_energy, entropy, heat_capacity : ndarray, shape (nt,)
         Of the primitive cell, in phonopy's units: kJ/mol, J/K/mol, J/K/mol.
     left_out : float
-        Share of the modes that are below the cut-off frequency and so left out.
+        Share of the modes that are below the cut-off frequency and so do not count.
     change : float
-        How far the free energy is, at most, from that on a mesh half as dense, in kJ/mol and
-        atom: small where the mesh suffices.
+        Largest difference of the free energy from that on a mesh half as dense, in kJ/mol per atom:
+        small if the mesh suffices.
     """
 
     spectrum: Spectrum
@@ -314,9 +365,9 @@ class MeshResult:
 
 
 def density_of_states(phonon: Phonopy) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Frequencies in THz, and states per THz and primitive cell, on the mesh of :func:`run_mesh`.
+    """Return the density of states on the mesh of :func:`run_mesh`: THz, states per THz and cell.
 
-    By phonopy, as ``phonopy --dos`` does: tetrahedra, 201 points from the lowest frequency to
+    As ``phonopy --dos`` computes it: tetrahedron method, 201 points from the lowest frequency to
     the highest. The integral is three times the number of atoms.
     """
     result = phonon.run_total_dos()
@@ -329,22 +380,24 @@ def run_mesh(
     temperatures: Sequence[float],
     cutoff_frequency: float,
 ) -> MeshResult:
-    """Frequencies on phonopy's mesh and harmonic thermal properties.
+    """Compute frequencies on phonopy's mesh, and harmonic thermal properties.
 
     Parameters
     ----------
+    phonon : Phonopy
+        With force constants.
     mesh : sequence of 3 int, or of one length in A
-        As in ``phonopy --mesh``: Monkhorst-Pack, an even number does not meet Gamma; of a length
-        phonopy makes a mesh around Gamma, finer for smaller cells.
+        As in ``phonopy --mesh``. Three numbers: Monkhorst-Pack, where even numbers avoid Gamma. A
+        length: a mesh with Gamma, finer for smaller cells.
     temperatures : sequence of float
         In K.
     cutoff_frequency : float
-        Modes below it, in THz, are left out.
+        Modes below it, in THz, do not count.
 
     Raises
     ------
     PhononError
-        If phonopy makes no mesh.
+        If phonopy fails to make the mesh.
     """
 
     def on(dense: float | list[int]) -> tuple[Any, Any]:

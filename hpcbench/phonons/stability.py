@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 from hpcbench.criteria import THREE_LOWEST, Criterion
 
 IMAGINARY = -1e-3
-"""THz, of the strictest criterion in use: acoustic modes at Gamma are never exactly zero."""
+"""In THz, the threshold of the strictest criterion in use: acoustic modes at Gamma are never
+exactly zero."""
 ZERO = 1e-4
-"""THz: a frequency at Gamma that is nearer to zero is zero. Force constants that obey the sum rule
-to 1e-11 eV/A^2 (:mod:`hpcbench.phonons.force_constants`) have acoustic frequencies of up to
-5e-5 THz there, for the lightest atoms, and their signs are rounding. No answer hangs on those."""
+"""In THz: a frequency at Gamma that is closer to zero counts as zero. Force constants that obey the
+sum rule to 1e-11 eV/A^2 (:mod:`hpcbench.phonons.force_constants`) give acoustic frequencies of up
+to 5e-5 THz there, for the lightest atoms, with signs that are rounding: no verdict may depend on
+them."""
 ACOUSTIC_MODES = 3
-"""Acoustic modes at Gamma."""
+"""Number of acoustic modes at Gamma."""
 _AT_GAMMA = 1e-8
 
 
@@ -30,10 +32,10 @@ class Spectrum:
     qpoints : ndarray, shape (nq, 3)
         In reduced coordinates of the primitive cell's reciprocal lattice.
     frequencies : ndarray, shape (nq, nbands)
-        In THz, ascending; negative where imaginary.
+        In THz, ascending; negative if imaginary.
     acoustic : ndarray, shape (nbands,) or (nq, nbands)
-        Which modes at Gamma are acoustic, by their eigenvectors; for each q where Gamma has
-        directions (Born charges).
+        Which modes at Gamma are acoustic, by their eigenvectors; for each q if they depend on the
+        direction towards Gamma (Born charges).
     """
 
     qpoints: NDArray[np.float64]
@@ -42,10 +44,10 @@ class Spectrum:
 
     @property
     def lowest(self) -> tuple[float, NDArray[np.float64]]:
-        """Return the lowest frequency in THz and its q-point.
+        """The lowest frequency in THz and its q-point.
 
-        Of q-points whose squared frequencies differ by less than ``ZERO`` squared the first: equal
-        by symmetry, rounding would choose among them.
+        It is the first of the q-points whose squared frequencies differ by less than ``ZERO``
+        squared: they are equal by symmetry, and rounding would choose among them.
         """
         lowest = self.frequencies.min(axis=1)
         squares = signed_squares(lowest)
@@ -54,12 +56,12 @@ class Spectrum:
 
     @property
     def highest(self) -> float:
-        """Return the highest frequency in THz."""
+        """The highest frequency in THz."""
         return float(self.frequencies.max())
 
     @property
     def at_gamma(self) -> NDArray[np.bool_]:
-        """Return which modes are acoustic modes at Gamma, shape (nq, nbands)."""
+        """Mask of the acoustic modes at Gamma, shape (nq, nbands)."""
         found: NDArray[np.bool_] = is_gamma(self.qpoints)[:, None] & self.acoustic
         return found
 
@@ -70,28 +72,43 @@ def signed_squares(frequencies: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def signed_roots(squares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return frequencies in THz of squared ones, negative for negative squares."""
+    """Return frequencies in THz from squared ones, negative for negative squares."""
     roots: NDArray[np.float64] = np.sign(squares) * np.sqrt(np.abs(squares))
     return roots
 
 
 def is_gamma(qpoints: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Tell which q-points are Gamma, or a reciprocal lattice vector away from it."""
+    """Tell which q-points are Gamma or equivalent to it."""
     found: NDArray[np.bool_] = np.abs(qpoints - np.rint(qpoints)).max(axis=1) < _AT_GAMMA
     return found
 
 
 def margin(criterion: Criterion, spectrum: Spectrum) -> float:
-    """Return how far the lowest frequency is above the threshold, in THz; negative below it.
+    """Return the lowest frequency minus the criterion's threshold, in THz.
 
-    The acoustic modes at Gamma, which are zero but for errors, are left out.
+    The acoustic modes at Gamma, which are zero but for errors, do not count.
+
+    Parameters
+    ----------
+    criterion : Criterion
+        Has the threshold.
+    spectrum : Spectrum
+        That of its place.
     """
     frequencies = np.where(spectrum.at_gamma, np.inf, spectrum.frequencies)
     return float(frequencies.min()) - criterion.threshold
 
 
 def is_stable(criterion: Criterion, spectrum: Spectrum) -> bool:
-    """Return the criterion's answer for the spectrum of its place."""
+    """Tell whether a spectrum is stable by a criterion.
+
+    Parameters
+    ----------
+    criterion : Criterion
+        The criterion.
+    spectrum : Spectrum
+        That of its place.
+    """
     below = _is_below(spectrum, criterion.threshold)
     if criterion.gamma_apart:
         apart = spectrum.at_gamma
@@ -105,7 +122,7 @@ def is_stable(criterion: Criterion, spectrum: Spectrum) -> bool:
 
 
 def _is_below(spectrum: Spectrum, threshold: float) -> NDArray[np.bool_]:
-    """Tell which modes are below a threshold in THz; what is zero at Gamma is not below zero."""
+    """Tell which modes are below a threshold in THz; a zero at Gamma is not below zero."""
     below: NDArray[np.bool_] = ~(spectrum.frequencies >= threshold)
     if threshold <= 0.0:
         below[is_gamma(spectrum.qpoints)] &= ~(
@@ -120,12 +137,16 @@ def is_undetermined(
     below: NDArray[np.float64],
     above: NDArray[np.float64],
 ) -> bool:
-    """Tell whether the criterion's answer changes within the reach of what moves frequencies.
+    """Tell whether a criterion's answer changes within the uncertainty of the frequencies.
 
     Parameters
     ----------
+    criterion : Criterion
+        The criterion.
+    spectrum : Spectrum
+        That of its place.
     below, above : ndarray, shape (nq, nbands)
-        How far each mode's squared frequency may be below and above what it is, in THz^2.
+        How far each mode's squared frequency may be below and above its value, in THz^2.
     """
     squares = signed_squares(spectrum.frequencies)
     answers = [
@@ -136,5 +157,13 @@ def is_undetermined(
 
 
 def verdicts(spectra: Mapping[str, Spectrum], criteria: Iterable[Criterion]) -> dict[str, str]:
-    """Return ``stable`` or ``unstable`` by the name of each criterion; spectra by place."""
+    """Return ``stable`` or ``unstable`` by the name of each criterion.
+
+    Parameters
+    ----------
+    spectra : mapping of str to Spectrum
+        By place.
+    criteria : iterable of Criterion
+        The criteria.
+    """
     return {c.name: "stable" if is_stable(c, spectra[c.place]) else "unstable" for c in criteria}

@@ -25,24 +25,24 @@ if TYPE_CHECKING:
     from phonopy.structure.atoms import PhonopyAtoms
 
 
-# Cells are relaxed to some digits: a height that is a little too low is high enough.
+# Cells are relaxed to a few digits: a height that is lower by this share of a cell still suffices.
 ROUNDING = 1e-3
 
 ALIKE = 0.03
-"""Heights of a cell that differ by less than this share are multiplied alike: symmetry, which the
-relaxation finds again where a generator only nearly reached it, makes them equal."""
+"""Heights of a cell that differ by less than this share are multiplied alike: if a generator
+reached a symmetry only nearly, the relaxation finds it, and they become equal."""
 
 
 def full_matrix(supercell: Sequence[int]) -> NDArray[np.int64]:
-    """A supercell given as 3 or 9 whole numbers, as a matrix of shape (3, 3)."""
+    """Return a supercell given as 3 or 9 whole numbers as a matrix of shape (3, 3)."""
     numbers = np.asarray(supercell, dtype=np.int64)
     return np.diag(numbers) if numbers.size == 3 else numbers.reshape(3, 3)
 
 
 def lowest_height(cell: NDArray[np.float64], positions: NDArray[np.float64]) -> float:
-    """Return the smallest height of a supercell in A, directions across a vacuum left out.
+    """Return the smallest height of a supercell in A, except across a vacuum.
 
-    NaN where there is vacuum in all directions.
+    NaN if there is vacuum in all directions.
 
     Parameters
     ----------
@@ -62,10 +62,10 @@ def matrix_of_length(
     most_atoms: int,
     shape: str,
 ) -> NDArray[np.int64]:
-    """Return the smallest supercell that is at least so high in all directions, shape (3, 3).
+    """Return the smallest supercell of at least a given height in all directions, shape (3, 3).
 
-    It is not multiplied across a vacuum: a gap between atomic planes wider than ``EMPTY``. There
-    nothing is felt, and rounding alone would make modes between the layers.
+    It is not multiplied across a vacuum, that is a gap between atomic planes wider than ``EMPTY``:
+    nothing acts across it, and rounding alone would make modes between the layers.
 
     Parameters
     ----------
@@ -76,8 +76,8 @@ def matrix_of_length(
     length : float
         Smallest height of the supercell in A.
     most_atoms : int
-        Where it would have more, the supercell becomes lower, along its longest direction first
-        and those whose heights are alike with it; never less than the cell. 0: no limit.
+        Largest number of atoms; 0 for no limit. Above it the supercell becomes lower, first along
+        its longest direction and those of similar height; it is never smaller than the cell.
     shape : str
         ``diagonal``: multiples of the lattice vectors. ``cubic``: any that make it about a cube,
         by pymatgen's ``CubicSupercellTransformation``; diagonal where there is a vacuum.
@@ -96,7 +96,7 @@ def matrix_of_length(
 
 
 def _leveled(single: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Heights, each in place of those that are higher than it by less than ``ALIKE``."""
+    """Replace each height by the lower one that it exceeds by less than ``ALIKE``."""
     leveled = single.copy()
     for lower, higher in itertools.pairwise(np.argsort(single)):
         if single[higher] < leveled[lower] * (1 + ALIKE):
@@ -107,7 +107,7 @@ def _leveled(single: NDArray[np.float64]) -> NDArray[np.float64]:
 def _cubic(
     cell: NDArray[np.float64], natoms: int, length: float, most_atoms: int
 ) -> NDArray[np.int64] | None:
-    """``None`` where pymatgen finds none within the limits."""
+    """Return pymatgen's cubic supercell; ``None`` if there is none within the limits."""
     from pymatgen.core import Lattice, Structure
     from pymatgen.transformations.advanced_transformations import CubicSupercellTransformation
 
@@ -126,7 +126,16 @@ def _cubic(
 
 
 def require_size(natoms: int, matrix: NDArray[np.int64], largest: int) -> None:
-    """Refuse a supercell of more than ``largest`` atoms; 0: none.
+    """Refuse a supercell with too many atoms.
+
+    Parameters
+    ----------
+    natoms : int
+        Number of atoms of the cell.
+    matrix : ndarray, shape (3, 3)
+        The supercell matrix.
+    largest : int
+        Largest number of atoms of the supercell; 0 for no limit.
 
     Raises
     ------
@@ -143,10 +152,10 @@ def require_size(natoms: int, matrix: NDArray[np.int64], largest: int) -> None:
 def next_larger(
     cell: NDArray[np.float64], positions: NDArray[np.float64], matrix: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Return the supercell after this one: one cell more along its lowest direction.
+    """Return the next larger supercell: one cell more along its lowest direction.
 
-    The other directions follow where they would be lower than that one is then. One that is not
-    diagonal is repeated. Directions across a vacuum stay as they are.
+    Other directions that would then be the lowest grow as well. A supercell that is not diagonal is
+    repeated. Directions across a vacuum stay as they are.
 
     Parameters
     ----------
@@ -183,10 +192,20 @@ def half_again(
     matrix: NDArray[np.int64],
     most_atoms: int,
 ) -> NDArray[np.int64]:
-    """Return a supercell half as high again, or as high as the limit on atoms allows.
+    """Return a supercell 1.5 times as high, or as high as the limit on atoms allows.
 
-    The same, if that is no larger. Parameters are those of :func:`next_larger`; ``most_atoms`` as
-    in :func:`matrix_of_length`.
+    If that is no larger, the same supercell is returned.
+
+    Parameters
+    ----------
+    cell : ndarray, shape (3, 3)
+        Lattice vectors as rows, in A.
+    positions : ndarray, shape (natoms, 3)
+        Cartesian, in A.
+    matrix : ndarray, shape (3, 3)
+        Of the supercell, in phonopy's sense.
+    most_atoms : int
+        Largest number of atoms; 0 for no limit.
     """
     is_empty, multiples = gaps(cell, positions) > EMPTY, np.diag(matrix)
     if is_empty.all():
@@ -213,23 +232,24 @@ def displace(
     symprec: float,
     opposite: bool = True,
 ) -> Phonopy:
-    """A Phonopy object with its symmetry-reduced displacements.
+    """Return a Phonopy object with its symmetry-reduced displacements.
 
     Parameters
     ----------
     atoms : Atoms
-        The crystal whose phonons are wanted, with Born charges in ``info["nac_params"]`` if it has
-        them, and masses set where they are not those of the elements.
+        The crystal, with Born charges in ``info["nac_params"]`` if it has them, and with masses if
+        they are not those of the elements.
     supercell_matrix : ndarray, shape (3, 3)
         In phonopy's sense.
     primitive_matrix : str
-        ``auto`` or ``P``.
+        ``auto`` (phonopy finds the primitive cell) or ``P`` (the cell is primitive).
     displacement : float
         Length in A; along lattice vectors only (``is_diagonal=False``).
     symprec : float
         Tolerance of the symmetry in A.
     opposite : bool
-        Whether atoms are displaced in the opposite direction as well, where that is not equivalent.
+        Whether to displace atoms in the opposite direction as well, where that is not equivalent by
+        symmetry.
 
     Raises
     ------
@@ -255,7 +275,14 @@ def displace(
 
 
 def primitive_of(atoms: Atoms, symprec: float) -> Phonopy:
-    """Return a Phonopy object whose primitive cell are the atoms as they stand.
+    """Return a Phonopy object whose primitive cell is the given cell, atom for atom.
+
+    Parameters
+    ----------
+    atoms : Atoms
+        The primitive cell.
+    symprec : float
+        Tolerance of the symmetry, in A.
 
     Raises
     ------
@@ -274,7 +301,7 @@ def _phonopy_atoms(atoms: Atoms) -> PhonopyAtoms:
 
 
 def primitive_atoms(phonon: Phonopy) -> Atoms:
-    """Return the primitive cell, its atoms where phonopy has them: phases depend on that."""
+    """Return the primitive cell, with positions as phonopy has them, on which phases depend."""
     primitive = phonon.primitive
     return Atoms(
         numbers=primitive.numbers,
@@ -285,11 +312,11 @@ def primitive_atoms(phonon: Phonopy) -> Atoms:
 
 
 CHECKS = 2
-"""Supercells beside the displaced ones that tell the noise of their forces."""
+"""Number of supercells beside the displaced ones that measure the noise of their forces."""
 
 
 def with_checks(copies: DisplacedCopies) -> DisplacedCopies:
-    """The same, and ``CHECKS`` more: not displaced, and the first displacement halved."""
+    """Add ``CHECKS`` supercells: one undisplaced, and one with half the first displacement."""
     first = copies.displacements[0]
     return dataclasses.replace(
         copies,
@@ -299,7 +326,7 @@ def with_checks(copies: DisplacedCopies) -> DisplacedCopies:
 
 
 def displaced_copies(phonon: Phonopy) -> DisplacedCopies:
-    """The displaced supercells, in the order of phonopy's displacements."""
+    """Return the displaced supercells, in the order of phonopy's displacements."""
     supercell = phonon.supercell
     displaced = (phonon.dataset or {})["first_atoms"]
     return DisplacedCopies(

@@ -1,1 +1,1 @@
-"""Relaxation to a minimum, with the crystal's symmetry kept."""
+"""Relaxation of crystals to a minimum of the potential energy, with their symmetry kept."""

@@ -23,7 +23,7 @@ LARGEST_DEFORMATION_STEP = 0.25
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """One row a structure.
+    """The cells of a batch, one row for each structure.
 
     Attributes
     ----------
@@ -52,18 +52,18 @@ class Cells:
 
     @property
     def current(self) -> torch.Tensor:
-        """The cells as they are now."""
+        """The present cells."""
         return self.references @ self.deformations.mT
 
     @property
     def inverse(self) -> torch.Tensor:
-        """Their inverses."""
+        """The inverses of the present cells."""
         return self.inverse_deformations.mT @ self.inverse_references
 
 
 @dataclass(frozen=True, eq=False)
 class Sites:
-    """One row an atom.
+    """The atoms of a batch, one row for each.
 
     Attributes
     ----------
@@ -79,18 +79,18 @@ class Sites:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Crystals under way; a step makes a new batch.
+    """The state of crystals that are relaxed together; a step makes a new batch.
 
     Attributes
     ----------
     cells, sites, fire, symmetry : Cells, Sites, FireState, Projection
-        What is known of the structures, of their atoms, of the optimiser, of the operations.
+        The state of the cells, the atoms and the optimiser, and the symmetry operations.
     natoms : ndarray, shape (nstructures,)
         On the host.
     atoms_of : Segments
         The atoms of each structure.
     first_atom : tuple of int, length nstructures + 1
-        Where the atoms of each structure begin.
+        The row of the first atom of each structure.
     """
 
     cells: Cells
@@ -113,7 +113,15 @@ class Batch:
 
     @classmethod
     def of(cls, starts: Sequence[Start], device: torch.device) -> Batch:
-        """Crystals before their first step."""
+        """Return a batch of crystals before their first step.
+
+        Parameters
+        ----------
+        starts : sequence of Start
+            The crystals.
+        device : torch.device
+            Where the tensors are.
+        """
         given = Structures.from_atoms([start.atoms for start in starts], device)
         count = len(starts)
         inverses = np.linalg.inv(np.stack([start.atoms.cell[:] for start in starts]))
@@ -136,7 +144,7 @@ class Batch:
         )
 
     def join(self, other: Batch) -> Batch:
-        """The crystals of two batches, one after the other."""
+        """Return the crystals of two batches, one after the other."""
         return self._of(
             join(self.cells, other.cells),
             join(self.sites, other.sites),
@@ -145,7 +153,7 @@ class Batch:
         )
 
     def select(self, kept: NDArray[np.int64]) -> Batch:
-        """Some crystals, by ascending index."""
+        """Return a batch of some of the crystals, given by ascending index."""
         structures, atoms = self.rows(kept)
         return self._of(
             select(self.cells, structures),
@@ -155,13 +163,13 @@ class Batch:
         )
 
     def rows(self, kept: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Indices of some structures and of their atoms, on the device."""
+        """Return the indices of some structures and of their atoms, on the device."""
         device = self.cells.free.device
         atoms = rows_of(self.natoms, kept)
         return torch.as_tensor(kept, device=device), torch.as_tensor(atoms, device=device)
 
     def structures(self) -> Structures:
-        """The crystals as they are now."""
+        """Return the crystals in their present state."""
         deformations = self.cells.deformations[self.atoms_of.owners]
         return Structures(
             self.sites.numbers,
@@ -172,7 +180,7 @@ class Batch:
         )
 
     def symmetrised(self, evaluation: BatchEvaluation) -> tuple[torch.Tensor, torch.Tensor]:
-        """Symmetric parts of forces (eV/A) and stresses (eV/A^3; NaN if there are none)."""
+        """Return the symmetric parts of forces (eV/A) and stresses (eV/A^3; NaN if missing)."""
         cells, inverses = self.cells.current, self.cells.inverse
         forces = self.symmetry.vectors(evaluation.forces.detach(), cells, inverses, self.atoms_of)
         if evaluation.stresses is None:
@@ -182,7 +190,15 @@ class Batch:
         return forces, self.symmetry.tensors(stresses, cells, inverses)
 
     def generalised(self, forces: torch.Tensor, stresses: torch.Tensor) -> Vector:
-        """Forces (eV/A) on positions in the reference cell and on the scaled logarithm."""
+        """Return forces on positions in the reference cell and on the scaled logarithm, in eV/A.
+
+        Parameters
+        ----------
+        forces : Tensor, shape (natoms, 3)
+            In eV/A.
+        stresses : Tensor, shape (nstructures, 3, 3)
+            Cauchy stresses in eV/A^3.
+        """
         cells = self.cells
         on_sites = torch.einsum("ai,aij->aj", forces, cells.deformations[self.atoms_of.owners])
         identity = torch.eye(3, dtype=torch.float64, device=forces.device)
@@ -194,13 +210,20 @@ class Batch:
         return Vector(on_sites, torch.where(cells.free[:, None, None], on_cells, 0.0))
 
     def largest(self, forces: Vector) -> torch.Tensor:
-        """Largest row of the generalised forces in eV/A, shape (nstructures,)."""
+        """Return the largest row of the generalised forces in eV/A, shape (nstructures,)."""
         of_atoms = self.atoms_of.largest((forces.atoms**2).sum(1))
         of_cells = (forces.cells**2).sum(2).amax(1)
         return torch.maximum(of_atoms, of_cells).sqrt()
 
     def report(self, forces: Vector, energies: torch.Tensor) -> NDArray[np.float64]:
-        """What decides who leaves, brought to the host at once.
+        """Copy the numbers that decide which crystals leave to the host, in one transfer.
+
+        Parameters
+        ----------
+        forces : Vector
+            Generalised forces in eV/A.
+        energies : Tensor, shape (nstructures,)
+            In eV.
 
         Returns
         -------
@@ -216,7 +239,7 @@ class Batch:
         return torch.stack(rows).cpu().numpy()
 
     def advanced(self, forces: Vector) -> Batch:
-        """The batch after a step along finite generalised forces."""
+        """Return the batch after a step along finite generalised forces."""
         fire, step = fire_step(self.fire, forces, self.atoms_of)
         cells = self.cells
         # Fractional steps are the same in the reference cell and in the deformed one.
@@ -231,7 +254,7 @@ class Batch:
         identity = torch.eye(3, dtype=torch.float64, device=logarithms.device)
         change = (deformations @ cells.inverse_deformations - identity).abs().amax(dim=(1, 2))
         tame = change <= LARGEST_DEFORMATION_STEP  # false for NaN too
-        # A refused step is not made, so that the potential never sees its outcome. The crystal
+        # A refused step is not made, so the potential never gets such a crystal. The crystal
         # leaves at the next report.
         moved = tame[self.atoms_of.owners, None]
         deformed = tame[:, None, None]

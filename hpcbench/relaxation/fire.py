@@ -1,4 +1,4 @@
-"""FIRE on many structures at once, each with its own clock.
+"""The optimiser FIRE for many structures at once, with a time step of each.
 
 E. Bitzek, P. Koskinen, F. Gaehler, M. Moseler and P. Gumbsch, Phys. Rev. Lett. 97, 170201 (2006),
 in the form and with the defaults of ASE's ``FIRE``: the velocity is mixed before it is
@@ -33,44 +33,60 @@ class Vector:
     Attributes
     ----------
     atoms : Tensor, shape (natoms, 3)
-        The part of the atoms.
+        Components of the atoms.
     cells : Tensor, shape (nstructures, 3, 3)
-        The part of the cells; zero where a cell is held.
+        Components of the cells; zero if a cell is fixed.
     """
 
     atoms: torch.Tensor
     cells: torch.Tensor
 
     def dot(self, other: Vector, atoms_of: Segments) -> torch.Tensor:
-        """The structures' scalar products with another vector, shape (nstructures,)."""
+        """Return the scalar product with another vector for each structure, shape (nstructures,).
+
+        Parameters
+        ----------
+        other : Vector
+            The other vector.
+        atoms_of : Segments
+            The atoms of each structure.
+        """
         of_cells = (self.cells * other.cells).sum((1, 2))
         return atoms_of.sum((self.atoms * other.atoms).sum(1)) + of_cells
 
     def scaled(self, factors: torch.Tensor, atoms_of: Segments) -> Vector:
-        """The vector times one factor a structure."""
+        """Multiply by a factor for each structure.
+
+        Parameters
+        ----------
+        factors : Tensor, shape (nstructures,)
+            The factors.
+        atoms_of : Segments
+            The atoms of each structure.
+        """
         return Vector(
             self.atoms * factors[atoms_of.owners, None], self.cells * factors[:, None, None]
         )
 
     def plus(self, other: Vector) -> Vector:
-        """The sum of two vectors."""
+        """Return the sum of two vectors."""
         return Vector(self.atoms + other.atoms, self.cells + other.cells)
 
 
 @dataclass(frozen=True, eq=False)
 class Clocks:
-    """What FIRE remembers of each structure beside its velocity; all of shape (nstructures,).
+    """The state of FIRE for each structure beside its velocity; all of shape (nstructures,).
 
     Attributes
     ----------
     time_steps : Tensor, float64
         ASE's ``dt``.
     mixings : Tensor, float64
-        ASE's ``a``: how much of the velocity is turned into the forces' direction.
+        ASE's ``a``: the share of the velocity that is turned into the direction of the forces.
     downhill : Tensor, int64
         ASE's ``Nsteps``: steps since the velocity last pointed uphill.
     fresh : Tensor, bool
-        Whether no step was made yet.
+        Whether no step has been made.
     """
 
     time_steps: torch.Tensor
@@ -88,7 +104,15 @@ class FireState:
 
     @classmethod
     def at_rest(cls, natoms: int, nstructures: int, device: torch.device) -> FireState:
-        """The state before the first step."""
+        """Return the state before the first step.
+
+        Parameters
+        ----------
+        natoms, nstructures : int
+            Sizes of the batch.
+        device : torch.device
+            Where the tensors are.
+        """
         velocities = Vector(
             torch.zeros(natoms, 3, dtype=torch.float64, device=device),
             torch.zeros(nstructures, 3, 3, dtype=torch.float64, device=device),
@@ -107,20 +131,30 @@ class FireState:
         structures: torch.Tensor | NDArray[np.int64],
         atoms: torch.Tensor | NDArray[np.int64],
     ) -> FireState:
-        """Some structures; the rows of their atoms are given too."""
+        """Return the state of some structures.
+
+        Parameters
+        ----------
+        structures : Tensor or ndarray
+            Their indices.
+        atoms : Tensor or ndarray
+            The rows of their atoms.
+        """
         velocities = Vector(self.velocities.atoms[atoms], self.velocities.cells[structures])
         return FireState(velocities, select(self.clocks, structures))
 
     def join(self, other: FireState) -> FireState:
-        """The structures of two batches, one after the other."""
+        """Return the state of the structures of two batches, one after the other."""
         return FireState(join(self.velocities, other.velocities), join(self.clocks, other.clocks))
 
 
 def fire_step(state: FireState, forces: Vector, atoms_of: Segments) -> tuple[FireState, Vector]:
-    """The state after a step, and the step.
+    """Return the state after a step, and the step.
 
     Parameters
     ----------
+    state : FireState
+        The state before the step.
     forces : Vector
         Minus the gradient, in eV/A; finite.
     atoms_of : Segments

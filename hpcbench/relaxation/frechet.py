@@ -1,9 +1,9 @@
-"""The cell as the exponential of a matrix: the degrees of freedom of ASE's FrechetCellFilter.
+"""The cell as the exponential of a matrix: the degrees of freedom of ASE's ``FrechetCellFilter``.
 
 A cell (rows) is its reference cell times the transpose of a deformation F = exp(U); atoms move
-with it. The optimiser moves U, times the number of atoms to make it of the size of a position,
-and the atoms' positions in the reference cell. See E. B. Tadmor, G. S. Smith, N. Bernstein and
-E. Kaxiras, Phys. Rev. B 59, 235 (1999) for positions in a reference cell.
+with it. The optimiser moves U, multiplied by the number of atoms to give it the scale of positions,
+and the atoms' positions in the reference cell. For positions in a reference cell see E. B. Tadmor,
+G. S. Smith, N. Bernstein and E. Kaxiras, Phys. Rev. B 59, 235 (1999).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ DEGREE = 14
 
 
 def exponential(matrices: torch.Tensor) -> torch.Tensor:
-    """Exponentials of small matrices, shape (n, k, k), by scaling, Taylor series and squaring.
+    """Return exponentials of matrices, shape (n, k, k), by scaling, Taylor series and squaring.
 
-    ``torch.matrix_exp`` chooses its degree by the norm of each matrix, for which it waits for
-    the device several times; here the degree is fixed.
+    The degree is fixed: ``torch.matrix_exp`` chooses it by the norm of each matrix, which makes it
+    wait for the device several times.
     """
     identity = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
     scaled = matrices / 2**SQUARINGS
@@ -35,7 +35,7 @@ def exponential(matrices: torch.Tensor) -> torch.Tensor:
 def cell_forces(
     logarithms: torch.Tensor, inverse_deformations: torch.Tensor, virials: torch.Tensor
 ) -> torch.Tensor:
-    """Minus the derivative of the energy (enthalpy) by U, in eV.
+    """Return minus the derivative of the energy (or enthalpy) by U, in eV, shape (n, 3, 3).
 
     With F = exp(U), the derivative by F is the virial times the inverse of F transposed, and
     the derivative by U follows by the adjoint of the exponential's Frechet derivative L, which
@@ -52,7 +52,7 @@ def cell_forces(
         Minus volume times (stress plus pressure), in eV.
     """
     gradients = virials @ inverse_deformations.mT
-    # L is linear: brought to the size of one, the block has no influence on the precision.
+    # L is linear, so the gradients are scaled to one to keep the precision of the exponential.
     size = gradients.abs().amax(dim=(1, 2), keepdim=True).clamp_min(1e-30)
     blocks = logarithms.new_zeros(len(logarithms), 6, 6)
     blocks[:, :3, :3] = blocks[:, 3:, 3:] = logarithms.mT
@@ -61,6 +61,6 @@ def cell_forces(
 
 
 def volumes(cells: torch.Tensor) -> torch.Tensor:
-    """Volumes in A^3 of cells of either handedness, shape (n, 3, 3) to (n,)."""
+    """Return the volumes in A^3 of cells of either handedness, shape (n, 3, 3) to (n,)."""
     a, b, c = cells.unbind(1)
     return (a * torch.linalg.cross(b, c)).sum(1).abs()

@@ -1,9 +1,9 @@
-"""Many crystals relaxed in one batch; one that has come to its end makes room for the next.
+"""Relaxation of many crystals in one batch; new ones take the place of those that have finished.
 
-The same algorithm as ASE's ``FIRE`` on a ``FrechetCellFilter`` with ``FixSymmetry``, in float64
-whatever the precision of the potential. Only one thing is done in another way, with the same
-result: the logarithm of the deformation and the positions in the reference cell are kept as the
-optimiser's own variables, instead of being taken anew from the crystal at each step.
+The algorithm is that of ASE's ``FIRE`` on a ``FrechetCellFilter`` with ``FixSymmetry``, in float64
+whatever the precision of the potential. One thing differs, with the same result: the logarithm of
+the deformation and the positions in the reference cell are the optimiser's own variables, where ASE
+computes them from the crystal at each step.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["InFlight", "Minimum", "Start"]
 
 # PhononBench's scripts give a crystal up above this force (eV/A).
 HOPELESS_FORCE = 1e4
-# A crystal whose volume grew or shrank by more than this factor is another object.
+# A crystal whose volume changes by more than this factor has nothing to do with the given one.
 LARGEST_VOLUME_CHANGE = 5.0
 
 
@@ -41,7 +41,7 @@ class _Crystal:
 
 @dataclass(frozen=True, eq=False)
 class _Progress:
-    """How far each crystal is, and its limits: arrays on the host, one element a crystal."""
+    """Limits and counts of each crystal: arrays on the host, one element for each."""
 
     aim: NDArray[np.float64]
     accept: NDArray[np.float64]
@@ -54,7 +54,7 @@ class _Progress:
 
     @classmethod
     def of(cls, starts: list[Start]) -> _Progress:
-        # Who is only evaluated has arrived, whatever the forces are, if they are finite.
+        # A crystal without a stage is only evaluated: any finite forces are accepted.
         stages = [start.stage for start in starts]
         return cls(
             np.array([stage.fmax_aim if stage else np.inf for stage in stages]),
@@ -69,7 +69,7 @@ class _Progress:
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """What the host knows of an evaluation: the rows of the batch's report, and problems."""
+    """An evaluation as the host knows it: the rows of the batch's report, and problems."""
 
     fmax: NDArray[np.float64]
     volumes: NDArray[np.float64]
@@ -85,12 +85,12 @@ class _Seen:
 
 
 class InFlight:
-    """The crystals that are being relaxed.
+    """The crystals that are being relaxed together.
 
     Parameters
     ----------
     potential : Potential
-        Evaluates them all in one call.
+        Evaluates all of them in one call.
     """
 
     def __init__(self, potential: Potential) -> None:
@@ -106,23 +106,31 @@ class InFlight:
 
     @property
     def load(self) -> float:
-        """What the crystals under way take of a forward pass, in the potential's unit of cost."""
+        """Cost of a forward pass of all crystals, in the potential's unit."""
         return self._load
 
     def add(self, key: Any, start: Start) -> None:
-        """Let a crystal in, from the next step on; ``key`` is given back with its outcome."""
+        """Add a crystal, from the next step on.
+
+        Parameters
+        ----------
+        key : object
+            Is returned with the crystal's outcome.
+        start : Start
+            The crystal and its limits.
+        """
         cost = self._potential.cost(len(start.atoms), start.atoms.get_volume())
         self._entering.append(_Crystal(key, start, cost))
         self._load += cost
 
     def step(self) -> list[tuple[Any, Minimum | HpcbenchError]]:
-        """Evaluate all crystals under way once, and move those that are not at their end.
+        """Evaluate all crystals once, and make a step with those that have not finished.
 
         Returns
         -------
         list of (key, outcome)
-            The crystals that left: their minimum, or what ended them (``RelaxationError``, or
-            the potential's own error for this crystal).
+            The crystals that left: with their minimum, or with the error that ended them
+            (``RelaxationError``, or the potential's own error for this crystal).
         """
         self._enter()
         batch, progress = self._batch, self._progress
@@ -194,7 +202,7 @@ class InFlight:
         stresses: torch.Tensor,
         seen: _Seen,
     ) -> list[tuple[Any, Minimum]]:
-        """The minima of the crystals that arrived; two transfers for all of them."""
+        """Return the minima of the crystals that converged; two transfers for all of them."""
         structures, atoms = batch.rows(arrived)
         of_atoms = torch.cat([here.positions[atoms], forces[atoms]], 1).cpu().numpy()
         of_cells = torch.cat([here.cells[structures], stresses[structures]], 1).cpu().numpy()
@@ -223,7 +231,7 @@ class InFlight:
         return minima
 
     def _failure(self, index: int, seen: _Seen) -> HpcbenchError:
-        """What ended a crystal that did not arrive."""
+        """Return the error of a crystal that did not converge."""
         stage = self._crystals[index].start.stage
         steps = int(self._progress.steps[index])
         fmax = seen.fmax[index]

@@ -1,4 +1,4 @@
-"""The part of forces, stresses and steps that keeps the symmetry, for a whole batch at once."""
+"""The parts of forces, stresses and steps that keep the symmetry, for a whole batch at once."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from hpcbench.relaxation.symmetry import SymmetryOperations
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """The operations of a batch's structures as tables of tensors.
+    """The symmetry operations of a batch's structures, as tables of tensors.
 
-    A vector of an atom in the projection is the mean, over the operations, of what each brings
-    there. So every atom has one row an operation, in the operations' order.
+    The symmetric part of the vectors is, at each atom, the mean over the operations of the vectors
+    that they bring there. So every atom has one row for each operation, in the operations' order.
 
     Attributes
     ----------
@@ -27,7 +27,7 @@ class Projection:
     rotations : Tensor, shape (sum of noperations, 3, 3), float64
         They act on columns of fractional coordinates.
     sources : Tensor, shape (sum of natoms * noperations,), int64
-        The atom, counted within its structure, that the operation brings here.
+        Index, within its structure, of the atom that the operation brings here.
     """
 
     natoms: NDArray[np.int64]
@@ -67,8 +67,16 @@ class Projection:
 
     @classmethod
     def of(cls, structures: Sequence[SymmetryOperations], device: torch.device) -> Projection:
-        """The tables of some structures' operations."""
-        # Which atom comes here is the inverse of where an atom goes.
+        """Return the tables of some structures' operations.
+
+        Parameters
+        ----------
+        structures : sequence of SymmetryOperations
+            The operations of each structure.
+        device : torch.device
+            Where the tensors are.
+        """
+        # The atom that comes here: the inverse of the permutation.
         sources = [np.argsort(one.permutations, axis=1).T.ravel() for one in structures]
         rotations = np.concatenate([one.rotations for one in structures])
         return cls._of(
@@ -79,7 +87,7 @@ class Projection:
         )
 
     def select(self, kept: NDArray[np.int64]) -> Projection:
-        """Some structures, by ascending index."""
+        """Return the tables of some structures, given by ascending index."""
         operations = rows_of(self.noperations, kept)
         rows = rows_of(self.natoms * self.noperations, kept)
         device = self.rotations.device
@@ -91,7 +99,7 @@ class Projection:
         )
 
     def join(self, other: Projection) -> Projection:
-        """The structures of two batches, one after the other."""
+        """Return the tables of the structures of two batches, one after the other."""
         return self._of(
             np.concatenate([self.natoms, other.natoms]),
             np.concatenate([self.noperations, other.noperations]),
@@ -106,7 +114,17 @@ class Projection:
         inverse_cells: torch.Tensor,
         atoms_of: Segments,
     ) -> torch.Tensor:
-        """The symmetric part of one Cartesian vector an atom, shape (natoms, 3)."""
+        """Return the symmetric part of one Cartesian vector for each atom, shape (natoms, 3).
+
+        Parameters
+        ----------
+        vectors : Tensor, shape (natoms, 3)
+            Cartesian.
+        cells, inverse_cells : Tensor, shape (nstructures, 3, 3)
+            Lattice vectors as rows, in A, and the inverses.
+        atoms_of : Segments
+            The atoms of each structure.
+        """
         fractional = torch.einsum("ai,aij->aj", vectors, inverse_cells[atoms_of.owners])
         images = torch.einsum("rij,rj->ri", self._rotation_rows, fractional[self._source_rows])
         mean = self._rows_of.sum(images) / self._rows_of.lengths[:, None]
@@ -115,7 +133,15 @@ class Projection:
     def tensors(
         self, tensors: torch.Tensor, cells: torch.Tensor, inverse_cells: torch.Tensor
     ) -> torch.Tensor:
-        """The symmetric part of one Cartesian 3x3 tensor a structure, shape (nstructures, 3, 3)."""
+        """Return the symmetric part of one Cartesian tensor for each structure.
+
+        Parameters
+        ----------
+        tensors : Tensor, shape (nstructures, 3, 3)
+            Cartesian.
+        cells, inverse_cells : Tensor, shape (nstructures, 3, 3)
+            Lattice vectors as rows, in A, and the inverses.
+        """
         scaled = (cells @ tensors @ cells.mT)[self._operations_of.owners]
         images = self.rotations.mT @ scaled @ self.rotations
         counts = self._operations_of.lengths[:, None, None]

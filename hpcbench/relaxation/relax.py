@@ -26,33 +26,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Relaxation:
-    """A relaxed crystal and how it got there.
+    """A relaxed crystal, and numbers of its relaxation.
 
     Attributes
     ----------
     atoms : Atoms
         The relaxed crystal: same axes, setting and order of atoms as given.
     energy : float
-        Potential energy of the cell in eV, without an external pressure's part.
+        Potential energy of the cell in eV, without the term of an external pressure.
     fmax : float
-        Largest force in eV/A, the Frechet filter's rows for the cell included when the cell
-        was free, as in ASE.
+        Largest force in eV/A, with the rows of the Frechet filter for the cell if the cell was
+        free, as in ASE.
     stress : ndarray, shape (3, 3)
-        Residual stress in eV/A^3; NaN where the cell was not free.
+        Residual stress in eV/A^3; NaN if the cell was not free.
     steps : int
-        Optimiser steps, all rounds together.
+        Optimiser steps of all rounds.
     force_calls : int
         Evaluations of the potential.
     space_group_before : SpaceGroup
-        Found at the symmetry tolerance in the crystal as given.
+        Of the given crystal, at the symmetry tolerance.
     space_group_after : SpaceGroup
-        That of the relaxed crystal within ``EXACT``: the one that its displacements have.
+        Of the relaxed crystal within ``EXACT``, the tolerance of its displacements.
     idealised : bool
         Whether a relaxed cell was brought to its exact symmetry, as the protocol asks.
     rounds : tuple of Minimum
-        Where each round of each stage ended; the last one is the relaxed crystal.
+        The end of each round of each stage; the last one is the relaxed crystal.
     complaints : tuple of str
-        Where the symmetry that spglib sees was not kept; empty where all is well.
+        Cases where the symmetry that spglib finds was not kept; empty if there are none.
     """
 
     atoms: Atoms
@@ -78,7 +78,7 @@ class _Round:
 
 @dataclass(frozen=True)
 class _How:
-    """What all rounds have in common: parameters of :func:`relaxation_requests`."""
+    """Parameters of :func:`relaxation_requests` that all rounds have in common."""
 
     mode: str
     symmetry_tolerance: float
@@ -93,20 +93,20 @@ def relaxation_requests(
     symmetry_tolerance: float,
     pressure: float = 0.0,
 ) -> Generator[Request, Any, Relaxation]:
-    """Relax one crystal to its minimum, by requests (see :mod:`hpcbench.work_requests`).
+    """Relax one crystal, by yielding requests (see :mod:`hpcbench.work_requests`).
 
     Parameters
     ----------
     atoms : Atoms
         The crystal as given; it is not changed.
     mode : str
-        ``none`` (evaluate only), ``positions`` (the cell changes only as far as bringing it to
-        its symmetry within the tolerance asks), or ``full`` (positions and cell together, with
+        ``none`` (evaluate only), ``positions`` (the cell changes only as much as it takes to bring
+        it to its symmetry within the tolerance), or ``full`` (positions and cell together, with
         ASE's Frechet cell filter).
     stages : sequence of Stage
-        What the protocol does, one stage after the other.
+        The protocol's stages, in order.
     symmetry_tolerance : float
-        Tolerance in A at which the symmetry that is kept is found.
+        Tolerance in A for the symmetry that is kept.
     pressure : float
         External pressure in eV/A^3, for mode ``full``.
 
@@ -181,8 +181,9 @@ def _refined(
 ) -> Generator[Request, Any, list[_Round]]:
     """Relax as ``relax_structure`` of ``umlip.py`` does (see :mod:`hpcbench.protocols`).
 
-    Each round builds ASE's ``FixSymmetry``, which refines the crystal; that of the round before
-    is still there. After the last one it is built once more, and the forces are looked at again.
+    Each round builds ASE's ``FixSymmetry``, which refines the crystal while the constraint of the
+    previous round is still set. After the last round it is built once more, and the forces are
+    computed again.
     """
     rounds: list[_Round] = []
     before = None
@@ -215,7 +216,7 @@ def _exact(
     Returns
     -------
     list of _Round, str
-        The rounds, and a complaint where there is no such fixed point.
+        The rounds, and a complaint if there is no such fixed point.
     """
     rounds: list[_Round] = []
     kept = 0
@@ -236,7 +237,13 @@ def _exact(
 
 
 def continued(first: Relaxation, second: Relaxation) -> Relaxation:
-    """Two relaxations, the second from where the first ended, as one."""
+    """Join two relaxations, of which the second starts where the first ended.
+
+    Parameters
+    ----------
+    first, second : Relaxation
+        Of the same crystal.
+    """
     return dataclasses.replace(
         second,
         steps=first.steps + second.steps,
@@ -256,10 +263,23 @@ def relax(
     symmetry_tolerance: float,
     pressure: float = 0.0,
 ) -> list[Relaxation | CrystalError]:
-    """Relax crystals together in this process; one that fails gives its error in its place.
+    """Relax crystals together in this process.
 
-    Parameters are those of :func:`relaxation_requests`. Crystals are let in while those under
-    way do not fill the potential's capacity.
+    New crystals are added while those that are being relaxed do not fill the potential's capacity.
+
+    Parameters
+    ----------
+    structures : sequence of Atoms
+        The crystals; they are not changed.
+    potential : Potential
+        Evaluates them.
+    mode, stages, symmetry_tolerance, pressure
+        As in :func:`relaxation_requests`.
+
+    Returns
+    -------
+    list of Relaxation or CrystalError
+        In the order of ``structures``; the error of a crystal that failed.
 
     Raises
     ------
@@ -280,7 +300,7 @@ def relax(
     results: dict[int, Relaxation | CrystalError] = {}
 
     def proceed(index: int, answer: Any) -> None:
-        """Answer a crystal's last request, and the next ones up to one for its minimum."""
+        """Answer a crystal's last request, and serve its next ones up to a minimisation."""
         way = ways[index]
         try:
             while True:

@@ -14,15 +14,15 @@ Record = TypeVar("Record")
 
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """Which rows of a tensor belong together.
+    """The rows of a tensor that belong to each structure, or more generally to each segment.
 
-    Sums run over the rows of a segment in their order, so that a result depends neither on the
-    segments beside it nor, on a GPU, on the order in which threads come to it.
+    Sums run over the rows of a segment in order, so that a result depends neither on the other
+    segments nor, on a GPU, on the order of threads.
 
     Attributes
     ----------
     lengths : Tensor, shape (nsegments,), int64
-        Rows of each segment; at least one.
+        Number of rows of each segment; at least one.
     owners : Tensor, shape (nrows,), int64
         The segment of each row.
     """
@@ -32,7 +32,15 @@ class Segments:
 
     @classmethod
     def of(cls, lengths: NDArray[np.int64], device: torch.device) -> Segments:
-        """Segments of given lengths."""
+        """Return segments of given lengths.
+
+        Parameters
+        ----------
+        lengths : ndarray, shape (nsegments,)
+            Number of rows of each; at least one.
+        device : torch.device
+            Where the tensors are.
+        """
         on_device = torch.as_tensor(lengths, device=device)
         owners = torch.repeat_interleave(
             torch.arange(len(lengths), device=device), on_device, output_size=int(lengths.sum())
@@ -45,29 +53,51 @@ class Segments:
         return torch.cumsum(self.lengths, 0) - self.lengths
 
     def sum(self, rows: torch.Tensor) -> torch.Tensor:
-        """Sum of each segment: shape (nrows, ...) to (nsegments, ...)."""
+        """Return the sum over each segment, from shape (nrows, ...) to (nsegments, ...)."""
         # `unsafe` leaves out a check of the lengths that would wait for the device.
         return torch.segment_reduce(rows, "sum", lengths=self.lengths, unsafe=True)
 
     def largest(self, rows: torch.Tensor) -> torch.Tensor:
-        """Largest of each segment, NaN where one is NaN."""
+        """Return the largest value of each segment, NaN if one is NaN."""
         return torch.segment_reduce(rows, "max", lengths=self.lengths, unsafe=True)
 
 
 def rows_of(lengths: NDArray[np.int64], kept: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The rows of the segments ``kept`` (ascending), where each segment has so many rows."""
+    """Return the rows of some segments.
+
+    Parameters
+    ----------
+    lengths : ndarray, shape (nsegments,)
+        Number of rows of each segment.
+    kept : ndarray
+        Ascending indices of segments.
+    """
     mask = np.zeros(len(lengths), dtype=bool)
     mask[kept] = True
     return np.flatnonzero(np.repeat(mask, lengths))
 
 
 def select(record: Record, rows: torch.Tensor | NDArray[np.int64]) -> Record:
-    """Some rows of a dataclass whose fields all have the same first axis."""
+    """Return some rows of a dataclass whose fields all have the same first axis.
+
+    Parameters
+    ----------
+    record : dataclass
+        Its fields are tensors or arrays.
+    rows : Tensor or ndarray
+        Indices of rows.
+    """
     return type(record)(*(value[rows] for value in _values(record)))
 
 
 def join(first: Record, second: Record) -> Record:
-    """The rows of two such dataclasses, one after the other."""
+    """Concatenate two dataclasses whose fields all have the same first axis.
+
+    Parameters
+    ----------
+    first, second : dataclass
+        Of the same type; their fields are tensors or arrays.
+    """
     pairs = zip(_values(first), _values(second), strict=True)
     return type(first)(
         *(

@@ -1,6 +1,6 @@
-"""Where a relaxation starts and where it ends, and all of it that needs no potential.
+"""Start and end of a relaxation, and the parts of it that need no potential.
 
-Nothing here imports torch: these functions run on worker processes.
+This module does not import torch: its functions run in worker processes.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """A crystal that is ready to be relaxed, through one stage.
+    """A crystal that is ready to be relaxed through one stage.
 
     Attributes
     ----------
     atoms : Atoms
-        The crystal, without calculator and constraints, symmetric under ``operations``: exactly,
-        but for the rare crystal (5 of 1,000 generated ones at 0.01 A) in which refinement brought
-        up more symmetry within the tolerance; that is kept as approximate as it is, as in ASE,
-        unless the stage asks for exact symmetry.
+        The crystal, without calculator and constraints, symmetric under ``operations``. It is
+        exactly symmetric, but for the rare crystal (5 of 1,000 generated ones at 0.01 A) in which
+        refinement revealed more symmetry within the tolerance; that symmetry is kept approximately,
+        as in ASE, unless the stage asks for exact symmetry.
     operations : SymmetryOperations
         The symmetry that is kept.
     stage : Stage or None
-        Aim and limits; ``None`` to evaluate the crystal as it is.
+        Aim and limits; ``None`` to evaluate the crystal without relaxation.
     mode : str
         ``none``, ``positions``, or ``full``: positions and cell.
     pressure : float
         External pressure in eV/A^3, for mode ``full``.
     first_volume : float
-        Volume in A^3 of the crystal as it was given, before any stage.
+        Volume in A^3 of the given crystal, before any stage.
     """
 
     atoms: Atoms
@@ -61,21 +61,21 @@ class Start:
 
 @dataclass(frozen=True, eq=False)
 class Minimum:
-    """What a relaxation through one stage came to.
+    """The result of a relaxation through one stage.
 
     Attributes
     ----------
     atoms : Atoms
         The relaxed crystal: same axes, setting and order of atoms as in its start.
     energy : float
-        Potential energy of the cell in eV, without the pressure's part.
+        Potential energy of the cell in eV, without the term of the pressure.
     fmax : float
-        Largest force in eV/A on the optimiser's degrees of freedom, the cell's rows included
-        where the cell was free, as in ASE.
+        Largest force in eV/A on the optimiser's degrees of freedom, with the rows of the cell if
+        the cell was free, as in ASE.
     forces : ndarray, shape (natoms, 3)
         Forces in eV/A, their symmetric part.
     stress : ndarray, shape (3, 3)
-        Cauchy stress in eV/A^3, its symmetric part; NaN where the cell was not free.
+        Cauchy stress in eV/A^3, its symmetric part; NaN if the cell was not free.
     steps : int
         Optimiser steps.
     force_calls : int
@@ -93,14 +93,14 @@ class Minimum:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A start, and what was seen on the way to it.
+    """A start, and the symmetry found on the way to it.
 
     Attributes
     ----------
     start : Start
-        For the batch in flight.
+        The crystal, ready to be relaxed.
     found, exact : Symmetry
-        Of the crystal before anything was done to it: at the tolerance, and within ``EXACT``.
+        Of the crystal before it was changed: at the tolerance, and within ``EXACT``.
     idealised : bool
         Whether the crystal was brought to its exact symmetry, as its stage asks.
     """
@@ -120,11 +120,25 @@ def prepare(
     first_volume: float | None,
     before: SymmetryOperations | None = None,
 ) -> Prepared:
-    """Make a crystal ready for a round: bring it to its symmetry, and find what is to be kept.
+    """Prepare a crystal for a round: refine its symmetry and find the operations to keep.
 
-    Parameters are those of :class:`Start`; without a ``first_volume`` the crystal's own is
-    taken. ``before`` are the operations that were kept in the round before, where its constraint
-    is still there when the crystal is refined.
+    Parameters
+    ----------
+    atoms : Atoms
+        The crystal; it is not changed.
+    stage : Stage or None
+        Aim and limits; ``None`` to evaluate the crystal without relaxation.
+    mode : str
+        ``none``, ``positions``, or ``full``.
+    symmetry_tolerance : float
+        Tolerance in A for the symmetry that is kept.
+    pressure : float
+        External pressure in eV/A^3.
+    first_volume : float or None
+        Volume in A^3 of the crystal before any stage; ``None`` for the present one.
+    before : SymmetryOperations, optional
+        Operations kept in the previous round, if its constraint is still set when the crystal is
+        refined.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Symmetry of a cell: found at a tolerance, made exact, or to be kept."""
+"""Symmetry of a cell: found at a tolerance, made exact, or kept."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 LARGEST_CHAIN_OF_SUPERGROUPS = 6
-# Differences held at once while atoms are matched: 24 MB.
+# Number of differences in memory while atoms are matched: 24 MB.
 LARGEST_TABLE_OF_DISTANCES = 1_000_000
 
 
 @dataclass(frozen=True)
 class SpaceGroup:
-    """A space group: its number (0 where none was found) and international symbol.
+    """A space group: its number (0 if none was found) and international symbol.
 
-    The number tells them apart; the symbol may be that of another setting.
+    Space groups are compared by number; the symbol may be that of another setting.
     """
 
     number: int
@@ -39,9 +39,9 @@ UNKNOWN_SPACE_GROUP = SpaceGroup(0, "unknown")
 
 @dataclass(frozen=True)
 class Symmetry:
-    """The symmetry of a cell: its space group, and how many operations the cell itself has.
+    """The symmetry of a cell: its space group, and the number of operations of the cell itself.
 
-    A cell that is not primitive may gain translations without gaining another space group.
+    A cell that is not primitive may gain translations without a change of the space group.
     """
 
     space_group: SpaceGroup
@@ -49,7 +49,15 @@ class Symmetry:
 
 
 def find_symmetry(atoms: Atoms, tolerance: float) -> Symmetry:
-    """Find the symmetry of a cell by spglib, at a tolerance in A."""
+    """Find the symmetry of a cell with spglib.
+
+    Parameters
+    ----------
+    atoms : Atoms
+        The crystal.
+    tolerance : float
+        In A.
+    """
     dataset = _dataset(atoms, tolerance)
     if dataset is None:
         return Symmetry(UNKNOWN_SPACE_GROUP, 1)
@@ -58,18 +66,26 @@ def find_symmetry(atoms: Atoms, tolerance: float) -> Symmetry:
 
 
 def find_space_group(atoms: Atoms, tolerance: float) -> SpaceGroup:
-    """The space group that spglib finds at a tolerance in A."""
+    """Return the space group that spglib finds.
+
+    Parameters
+    ----------
+    atoms : Atoms
+        The crystal.
+    tolerance : float
+        In A.
+    """
     return find_symmetry(atoms, tolerance).space_group
 
 
 TOLERANCES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-"""In A: those at which the symmetry of a crystal is told."""
+"""In A: the tolerances at which the symmetry of a crystal is recorded."""
 EXACT = TOLERANCES[0]
-"""In A: what a crystal is symmetric to within this counts as exact; phonopy's own tolerance."""
+"""In A: symmetry within this tolerance counts as exact; it is phonopy's default."""
 
 
 def space_group_numbers(*crystals: Atoms) -> list[list[int]]:
-    """Numbers of the space groups that spglib finds at each of ``TOLERANCES``; 0 for none."""
+    """Return the numbers of the space groups at each of ``TOLERANCES``; 0 for none."""
     return [[find_space_group(atoms, t).number for t in TOLERANCES] for atoms in crystals]
 
 
@@ -80,12 +96,12 @@ class Idealised:
     Attributes
     ----------
     atoms : Atoms
-        Same axes, setting, orientation and order of atoms; as given where ``succeeded`` is
+        Same axes, setting, orientation and order of atoms; the given crystal if ``succeeded`` is
         false.
     largest_shift : float
-        Largest displacement of an atom in A, deformation of the cell left out.
+        Largest displacement of an atom in A, without the deformation of the cell.
     succeeded : bool
-        False where spglib's answers at this tolerance contradict each other.
+        False if spglib's answers at this tolerance contradict each other.
     """
 
     atoms: Atoms
@@ -94,17 +110,24 @@ class Idealised:
 
 
 def idealise(atoms: Atoms, tolerance: float) -> Idealised:
-    """Bring cell and positions to the symmetry found at ``tolerance`` (A).
+    """Bring cell and positions to the symmetry found at a tolerance.
 
-    By ASE's ``refine_symmetry``, which keeps axes, setting and the order of the atoms.
+    ASE's ``refine_symmetry`` does this, which keeps axes, setting and the order of the atoms.
+
+    Parameters
+    ----------
+    atoms : Atoms
+        The crystal; it is not changed.
+    tolerance : float
+        In A.
     """
     bare = atoms.copy()
     bare.set_constraint()
     if find_space_group(bare, tolerance) == UNKNOWN_SPACE_GROUP:
         return Idealised(bare, 0.0, False)
     ideal = bare.copy()
-    # Made exact, a cell may show more symmetry within the tolerance than it did before: that is
-    # then made exact in turn. A space group has few supergroups, so this ends.
+    # A cell that has been made exact may show more symmetry within the tolerance than before, which
+    # is then made exact as well. A space group has few supergroups, so this ends.
     for _ in range(LARGEST_CHAIN_OF_SUPERGROUPS):
         found = find_symmetry(ideal, tolerance)
         try:
@@ -127,16 +150,16 @@ def idealise(atoms: Atoms, tolerance: float) -> Idealised:
 
 @dataclass(frozen=True, eq=False)
 class SymmetryOperations:
-    """Operations that a crystal is to keep: a group.
+    """A group of operations that a crystal is to keep.
 
     Attributes
     ----------
     rotations : ndarray, shape (noperations, 3, 3), int
         They act on columns of fractional coordinates.
     permutations : ndarray, shape (noperations, natoms), int
-        The atom to whose place each atom is brought.
+        Index of the atom to whose place each atom is brought.
     complaint : str
-        Why symmetry that was found is not kept; empty where all is well.
+        Why symmetry that was found is not kept; empty if it is.
     """
 
     rotations: NDArray[np.int64]
@@ -148,14 +171,22 @@ class SymmetryOperations:
 
 
 def no_operations(natoms: int, complaint: str = "") -> SymmetryOperations:
-    """The identity alone."""
+    """Return the identity alone.
+
+    Parameters
+    ----------
+    natoms : int
+        Number of atoms.
+    complaint : str
+        Why there is no symmetry to keep.
+    """
     return SymmetryOperations(
         np.eye(3, dtype=np.int64)[None], np.arange(natoms, dtype=np.int64)[None], complaint
     )
 
 
 class _Kept(FixSymmetry):
-    """ASE's constraint with operations that are known; its own constructor looks for them."""
+    """ASE's constraint with known operations; its own constructor would search for them."""
 
     def __init__(self, operations: SymmetryOperations) -> None:
         self.rotations = operations.rotations
@@ -169,17 +200,20 @@ def operations_to_keep(
 ) -> tuple[Atoms, SymmetryOperations]:
     """Refine a crystal to its symmetry, and find the operations that relaxation is to keep.
 
-    As the constructor of ASE's ``FixSymmetry`` does: the crystal is refined by
-    ``refine_symmetry``, then the operations are those that spglib finds at the tolerance (A).
-    A cell that is not primitive keeps its translations, whatever its space group. A crystal
-    with nothing but the identity is returned as it is; so is one for which spglib's answers
-    contradict each other, with a complaint.
+    It does what the constructor of ASE's ``FixSymmetry`` does: ``refine_symmetry`` refines the
+    crystal, then spglib finds the operations. A cell that is not primitive keeps its translations,
+    whatever its space group. A crystal with nothing but the identity is returned unchanged; so is
+    one for which spglib's answers contradict each other, with a complaint.
 
     Parameters
     ----------
+    atoms : Atoms
+        The crystal; it is not changed.
+    tolerance : float
+        In A.
     before : SymmetryOperations, optional
-        Those of a constraint that the crystal still has: refinement then makes of its changes
-        of the cell and the positions the part that is symmetric under them.
+        Operations of a constraint that is still set: refinement then keeps only the part of its
+        changes of cell and positions that is symmetric under them.
     """
     found = _dataset(atoms, tolerance)
     if found is None:
@@ -204,7 +238,7 @@ def exact_operations(atoms: Atoms) -> SymmetryOperations:
 def _with_operations(
     atoms: Atoms, refined: Atoms, tolerance: float
 ) -> tuple[Atoms, SymmetryOperations]:
-    """The refined crystal and its operations, or the crystal as it was with a complaint."""
+    """Return the refined crystal and its operations, or the given crystal with a complaint."""
     found = _dataset(refined, tolerance)
     if found is None:
         return atoms, no_operations(len(atoms), "spglib finds none after refinement")
@@ -221,13 +255,15 @@ def _dataset(atoms: Atoms, tolerance: float) -> Any | None:
 def atom_permutations(
     atoms: Atoms, rotations: NDArray[Any], translations: NDArray[Any]
 ) -> NDArray[np.int64] | None:
-    """Where operations bring the atoms, or ``None`` where they do not permute them.
+    """Return where operations bring the atoms; ``None`` if they do not permute them.
 
     Each atom goes to the nearest atom of its element, by Cartesian distance in the periodic
     crystal. Every operation has to bring exactly one atom to each place.
 
     Parameters
     ----------
+    atoms : Atoms
+        The crystal.
     rotations : ndarray, shape (noperations, 3, 3)
         They act on columns of fractional coordinates.
     translations : ndarray, shape (noperations, 3)
@@ -236,6 +272,7 @@ def atom_permutations(
     Returns
     -------
     ndarray, shape (noperations, natoms)
+        Index of the atom to whose place each atom is brought.
     """
     natoms = len(atoms)
     fractional = atoms.get_scaled_positions(wrap=False)

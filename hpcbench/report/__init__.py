@@ -1,1 +1,1 @@
-"""Tables, figures, and the HTML report."""
+"""Terminal tables, figures, and the HTML report."""

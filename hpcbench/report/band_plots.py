@@ -1,4 +1,4 @@
-"""Band structures: what any drawing of them needs, and pictures for papers."""
+"""Band structures: parts that all drawings share, and pictures for papers."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
 def point_label(name: str) -> str:
-    """A q-point's name as it is printed: ``GAMMA`` is Γ, ``S_0`` is S₀."""
+    """Return a q-point's name as it is printed: ``GAMMA`` is Γ, ``S_0`` is S₀."""
     head, _, index = name.partition("_")
     return (GREEK.get(head, head) + index.translate(SUBSCRIPTS)).replace("'", "′")
 
 
 def path_points(bands: Bands) -> list[tuple[float, str]]:
-    """Distances in 1/A and names of the path's special points; a break is named ``U|K``."""
+    """Return positions in 1/A and names of the path's special points; ``U|K`` is a break."""
     points = [(float(bands.distances[0][0]), point_label(bands.labels[0][0]))]
     for i, (distances, (_, last)) in enumerate(zip(bands.distances, bands.labels, strict=True)):
         after = bands.labels[i + 1][0] if i + 1 < len(bands.labels) else last
@@ -43,7 +43,17 @@ def path_points(bands: Bands) -> list[tuple[float, str]]:
 
 
 def label_rows(positions: Sequence[float], names: Sequence[str], letter: float) -> list[int]:
-    """The row of each label, such that labels ``letter`` wide a character do not overlap."""
+    """Return the row of each label, such that labels do not overlap.
+
+    Parameters
+    ----------
+    positions : sequence of float
+        Centres of the labels, ascending.
+    names : sequence of str
+        Their texts.
+    letter : float
+        Width of a character, in the unit of the positions.
+    """
     ends: list[float] = []
     rows = []
     for position, name in zip(positions, names, strict=True):
@@ -57,7 +67,18 @@ def label_rows(positions: Sequence[float], names: Sequence[str], letter: float) 
 
 
 def runs_below_zero(x: Array, y: Array) -> Iterator[tuple[bool, Array, Array]]:
-    """A line cut where it crosses zero: (whether it is below, x, y) of each run."""
+    """Cut a line where it crosses zero.
+
+    Parameters
+    ----------
+    x, y : ndarray, shape (n,)
+        Points of the line.
+
+    Yields
+    ------
+    bool, ndarray, ndarray
+        Whether the run is below zero, and its points.
+    """
     crossing = np.flatnonzero((y[:-1] < 0) != (y[1:] < 0))
     share = y[crossing] / (y[crossing] - y[crossing + 1])
     at = x[crossing] + share * (x[crossing + 1] - x[crossing])
@@ -68,11 +89,11 @@ def runs_below_zero(x: Array, y: Array) -> Iterator[tuple[bool, Array, Array]]:
 
 
 def frequency_limits(bands: Bands) -> tuple[float, float]:
-    """The frequency axis in THz: from zero, or from below the lowest imaginary mode."""
+    """Return the limits of the frequency axis in THz: zero or below the lowest imaginary mode."""
     low = min(float(f.min()) for f in bands.frequencies)
     high = max(max(float(f.max()) for f in bands.frequencies), 0.0)
     room = 0.04 * max(high - low, 0.1)
-    # Noise of the acoustic modes at Gamma is no reason to open the axis downwards.
+    # Noise of the acoustic modes at Gamma should not extend the axis below zero.
     return (low - room if low < -room / 2 else -room / 4), high + room
 
 
@@ -84,13 +105,13 @@ def save_bands(bands: Bands, path: Path, *, title: str = "", force: bool = False
     Parameters
     ----------
     bands : Bands
-        As ``Store.bands`` gives them.
+        From ``Store.bands``.
     path : Path
-        The file; its ending decides: ``.png``, ``.svg`` or ``.pdf``.
+        The file; its ending chooses the format: ``.png``, ``.svg`` or ``.pdf``.
     title : str
         Printed above.
     force : bool
-        Whether a file may be replaced that hpcbench did not write.
+        Whether to replace a file that hpcbench did not write.
 
     Returns
     -------
@@ -102,7 +123,9 @@ def save_bands(bands: Bands, path: Path, *, title: str = "", force: bool = False
     UsageError
         If the ending is another, or there is something that must not be replaced.
     SetupError
-        If matplotlib is not installed, or (``StoreError``) the file cannot be written.
+        If matplotlib is not installed.
+    StoreError
+        If the file cannot be written.
     """
     kind = path.suffix.lower().removeprefix(".")
     if kind not in FORMATS:
@@ -110,7 +133,7 @@ def save_bands(bands: Bands, path: Path, *, title: str = "", force: bool = False
     file_to_write(path, force=force)
     figure = _figure(bands, title)
     with replacing(path, force=force) as temporary, warnings.catch_warnings():
-        # A title may have letters that the font lacks: boxes then, and no noise.
+        # Letters of a title that the font lacks become boxes, without a warning.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(temporary, format=kind, dpi=200, metadata=PICTURE[kind])
     return path
@@ -141,7 +164,7 @@ def _figure(bands: Bands, title: str) -> Any:
     start, end = points[0][0], points[-1][0]
     axes.set_xlim(start, end)
     axes.set_ylim(frequency_limits(bands))
-    # About 90 letters of this size go into the width.
+    # The width holds about 90 letters of this size.
     rows = label_rows([p for p, _ in points], [n for _, n in points], (end - start) / 62)
     axes.set_xticks(
         [position for position, _ in points],
@@ -151,6 +174,6 @@ def _figure(bands: Bands, title: str) -> Any:
     axes.tick_params(axis="y", direction="in", right=True, labelsize=9)
     axes.set_ylabel("Frequency (THz)", fontsize=10)
     if title:
-        # A name from a stranger's file may have dollar signs, which would begin a formula.
+        # A name may have dollar signs, which would begin a formula.
         axes.set_title(" ".join(title.split())[:80], fontsize=10, parse_math=False)
     return figure

@@ -1,4 +1,4 @@
-"""The benchmark of generators, ready to be printed: PhononBench's tables, counted and published."""
+"""The page on generators as printable rows: PhononBench's tables, counted and published."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     import pandas
 
 NOT_SAID = "not said"
-# Percentage points to either side: PhononBench's 4,000 samples give 1.4 at a rate of 30 %.
+# In percentage points: PhononBench's 4,000 samples give 1.4 at a rate of 30 %.
 HALF_WIDTHS = (5.0, 2.0, 1.0)
-# Of fewer crystals a share is no ground for what more of them would give.
+# Fewest crystals from which the required number for an interval is estimated.
 FEWEST = 10
 
 
@@ -45,15 +45,16 @@ class GeneratorRow:
     outcome : Outcome
         The numbers.
     share, interval : str
-        Stable ones of those determined, and Wilson's 95 % interval.
+        Share of stable crystals among those determined, and Wilson's 95 % interval.
     share_of_suitable, share_of_sampled : str
-        Other ways of counting failures: with relaxations that failed, and with all that failed.
+        The share when failed relaxations count as unstable, and when all failures do.
     ranks : str
-        Between which ranks it is, with a chance of 95 %.
+        Lowest and highest rank of the 95 % interval.
     above_next : str
-        The chance that it is above the next one.
+        The probability that it is above the next one.
     dun, sun : str
-        Dynamically stable, unique and novel ones of all generated; near the hull as well.
+        Share of dynamically stable, unique and novel entries among all generated ones; and of those
+        that are near the hull as well.
     """
 
     label: str
@@ -88,7 +89,7 @@ class PublishedRow:
 
 @dataclass(frozen=True)
 class SpeedRow:
-    """A generator's speed: entries, hours, entries a minute, and that for a batch of 200."""
+    """A generator's speed: entries, hours, entries per minute, and these for a batch of 200."""
 
     label: str
     generated: str
@@ -108,7 +109,7 @@ class DrawnFigure:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What the page shows of the generators."""
+    """The contents of the page on generators."""
 
     rows: list[GeneratorRow]
     all_right: str
@@ -132,7 +133,17 @@ class Benchmark:
 def benchmark_of(
     table: pandas.DataFrame, criteria: Iterable[Criterion], complete: bool = True
 ) -> Benchmark | None:
-    """The benchmark of a store's generators; ``None`` where nobody says who they are."""
+    """Return the page's contents for a store; ``None`` if no generator is named.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``Store.table``.
+    criteria : iterable of Criterion
+        Those of the store.
+    complete : bool
+        Whether nothing is left to compute.
+    """
     ordered = ranked_outcomes(table, complete)
     if not any(outcome.generator.label for outcome in ordered):
         return None
@@ -188,7 +199,7 @@ def benchmark_of(
 
 
 def label_of(outcome: Outcome) -> str:
-    """What tables call a generator."""
+    """Return the name of a generator in tables."""
     return outcome.generator.label or NOT_SAID
 
 
@@ -215,7 +226,7 @@ def _of_generated(outcome: Outcome, count: int | None) -> str:
 
 
 def _chance(chance: float) -> str:
-    """A chance in percent; a bootstrap never says that something is certain."""
+    """Format a probability in percent; a bootstrap gives neither 0 nor 100 %."""
     if math.isnan(chance):
         return DASH
     if chance > 0.999:

@@ -1,4 +1,4 @@
-"""What the figures of the benchmark show, and how matplotlib draws it."""
+"""The figures of the page on generators, drawn by matplotlib."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ LONGEST_NAME = 48
 
 
 def benchmark_figures(table: pandas.DataFrame, outcomes: Sequence[Outcome]) -> list[Figure]:
-    """The figures of a store's generators; those without anything to show are left out.
+    """Return the figures of a store's generators, without empty ones.
 
     Parameters
     ----------
     table : pandas.DataFrame
         ``Store.table``.
     outcomes : sequence of Outcome
-        In the order in which they are shown.
+        In the order of the figures' rows.
     """
     return list(_figures(table, [o for o in outcomes if o.determined]))
 
@@ -61,12 +61,12 @@ def _figures(table: pandas.DataFrame, outcomes: Sequence[Outcome]) -> Iterator[F
 
 
 def _name(outcome: Outcome) -> str:
-    """What a figure calls a generator: short enough for it, and of letters that can be drawn."""
+    """Return a generator's name for a figure: short enough, and of letters that can be drawn."""
     label = outcome.generator.label or "not said"
     drawable = label.encode("utf-8", errors="replace").decode()
     # Legends leave out names that begin with an underscore.
     if len(drawable) > LONGEST_NAME:
-        # What tells generators apart, such as the training set, is at the end.
+        # The end distinguishes generators, for example by the training set.
         half = LONGEST_NAME // 2
         drawable = f"{drawable[:half]} … {drawable[-half:]}"
     return drawable.lstrip("_")
@@ -80,7 +80,7 @@ def _rates_table(name: str, rates: Iterable[tuple[Any, Rate]]) -> pandas.DataFra
 
 
 def _bars(axes: Axes, data: pandas.DataFrame, names: Sequence[str], colour: str) -> None:
-    """Horizontal bars of shares in percent with their intervals, the first at the top."""
+    """Draw horizontal bars of shares in percent with their intervals, the first at the top."""
     places = -np.arange(len(data))
     share = 100 * data["share"].to_numpy()
     errors = [share - 100 * data["low"].to_numpy(), 100 * data["high"].to_numpy() - share]
@@ -142,7 +142,7 @@ def _by_condition(outcomes: Sequence[Outcome]) -> Figure:
     return Figure(
         "rates-by-condition",
         "Stable share by condition",
-        "What generators were asked for; PhononBench's Figure 3a.",
+        "Conditions of the generation; PhononBench's Figure 3a.",
         data,
         draw,
         (5.6, 1.0 + 0.26 * len(data)),
@@ -387,7 +387,7 @@ def _convergence(outcomes: Sequence[Outcome]) -> Figure:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_ylim(bottom=0)
-        axes.set_xlabel("crystals looked at, in random order")
+        axes.set_xlabel("number of crystals, in random order")
         axes.set_ylabel("stable, %")
         axes.grid(color=RULE, linewidth=0.6)
         axes.legend(frameon=False, fontsize=7)

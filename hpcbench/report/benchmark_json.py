@@ -1,4 +1,4 @@
-"""The benchmark as JSON, for other programs; ``docs/benchmark.md`` describes it."""
+"""The results of generators as JSON, for other programs; see ``docs/benchmark.md``."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ VERSION = 1
 
 
 def benchmark_json(store: Store) -> dict[str, Any]:
-    """What a store says of its generators, as JSON's types.
+    """Return the results of a store's generators, as JSON types.
 
-    Numbers that are not known are ``None``. With a store in which nothing says who wrote what,
-    there is one generator with an empty name.
+    Unknown numbers are ``None``. If the store names no generator, there is one with an empty name.
     """
     table = store.table
     unfinished = len(store.unfinished_ids())
@@ -52,12 +51,21 @@ def benchmark_json(store: Store) -> dict[str, Any]:
 
 
 def write_json(store: Store, path: Path, *, force: bool = False) -> Path:
-    """Write it; the file is replaced when the new one is complete.
+    """Write the results of a store's generators; the file is replaced when complete.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    path : Path
+        The file.
+    force : bool
+        Whether to replace a file that hpcbench did not write.
 
     Raises
     ------
     UsageError
-        If there is something that must not be replaced, or only with ``force``.
+        If there is something that must not be replaced.
     StoreError
         If the file cannot be written.
     """

@@ -1,4 +1,4 @@
-"""The rows of the report's table: one crystal each, ready to be printed."""
+"""The rows of the report's table, one for each crystal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cell:
-    """A number in the table: as printed, in full (title attribute), and to sort by."""
+    """A number in the table: as printed, in full (title attribute), and as a key for sorting."""
 
     text: str = DASH
     title: str = ""
@@ -32,7 +32,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class CrystalRow:
-    """One crystal, ready to be printed."""
+    """One crystal, as it is printed."""
 
     anchor: str
     name: str
@@ -49,14 +49,14 @@ class CrystalRow:
 
 
 def lowest_q_of(store: Store) -> dict[str, dict[str, NDArray[np.float64]]]:
-    """The q of the lowest frequencies: by place, then by id; reduced coordinates."""
-    # The table has scalars only, and reading each row by itself takes seconds for thousands.
+    """Return the q of the lowest frequencies by place, then by id, in reduced coordinates."""
+    # The table has scalars only, and reading thousands of single rows takes seconds.
     ids = store.ids
     return {place: dict(zip(ids, store.column(f"min_q_{place}"), strict=True)) for place in PLACES}
 
 
 def _frequency(value: Any, q: NDArray[np.float64] | None = None) -> Cell:
-    """A frequency with two decimals, and with four and its q in the title."""
+    """Format a frequency with two decimals, and with four and its q in the title."""
     if not isinstance(value, float) or not math.isfinite(value):
         return Cell()
     # Two decimals: noise around zero has no sign, a mode just below zero keeps it.
@@ -69,7 +69,7 @@ def _frequency(value: Any, q: NDArray[np.float64] | None = None) -> Cell:
 
 
 def _whole(value: Any) -> Cell:
-    """A whole number; rows that have none hold NaN or nothing."""
+    """Format a whole number; rows without one have NaN or nothing."""
     if not isinstance(value, int | float) or not math.isfinite(value):
         return Cell()
     return Cell(f"{value:.0f}", "", f"{value:.0f}")
@@ -80,7 +80,7 @@ def crystal_row(
     lowest_q: Mapping[str, Mapping[str, NDArray[np.float64]]],
     drawn: bool,
 ) -> CrystalRow:
-    """A row of the table.
+    """Return a row of the table.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def crystal_row(
     lowest_q : mapping
         From :func:`lowest_q_of`.
     drawn : bool
-        Its bands are on the page: the row leads to them.
+        Whether its bands are on the page, so that the row links to them.
     """
     key, status = str(record["id"]), text_of(record["status"])
     is_done = status == DONE

@@ -1,4 +1,4 @@
-"""Where two stores differ: a table for the terminal, and a picture."""
+"""Differences between two stores: a table for the terminal, and a picture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHOWN = 30
 
 
 def print_difference(difference: Difference) -> None:
-    """Settings that differ, crystals that only one store has, and those that changed."""
+    """Print differing settings, crystals that only one store has, and those that changed."""
     to = console()
     for name, (there, here) in difference.settings.items():
         to.print(plain(f"{name}: {there} | {here}"))
@@ -56,12 +56,21 @@ def print_difference(difference: Difference) -> None:
 
 
 def write_difference(difference: Difference, path: Path, *, force: bool = False) -> None:
-    """All crystals that differ, as CSV.
+    """Write all crystals that differ, as CSV.
+
+    Parameters
+    ----------
+    difference : Difference
+        From :func:`hpcbench.maintenance.diff.diff`.
+    path : Path
+        The file.
+    force : bool
+        Whether to replace a file that hpcbench did not write.
 
     Raises
     ------
     UsageError
-        If there is something that must not be replaced, or only with ``force``.
+        If there is something that must not be replaced.
     StoreError
         If the file cannot be written.
     """
@@ -72,12 +81,23 @@ def write_difference(difference: Difference, path: Path, *, force: bool = False)
 def draw_difference(
     difference: Difference, titles: tuple[str, str], path: Path, *, force: bool = False
 ) -> None:
-    """The lowest frequency on the band path, of one store against the other, as a picture.
+    """Draw the lowest frequency on the band path of one store against that of the other.
+
+    Parameters
+    ----------
+    difference : Difference
+        From :func:`hpcbench.maintenance.diff.diff`.
+    titles : tuple of str
+        Names of the two stores.
+    path : Path
+        The file; its ending chooses the format, PNG without one.
+    force : bool
+        Whether to replace a file that hpcbench did not write.
 
     Raises
     ------
     UsageError
-        If there is something that must not be replaced, or only with ``force``.
+        If there is something that must not be replaced.
     SetupError
         If matplotlib is not installed.
     StoreError

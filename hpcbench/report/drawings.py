@@ -1,7 +1,7 @@
-"""Light SVG drawings for the HTML report.
+"""Small SVG drawings for the HTML report.
 
-Written here and not by matplotlib: a twentieth of the size, they take their colours from the page
-they stand in (light or dark), and their text is text.
+They are written here and not by matplotlib: they have a twentieth of the size, take their colours
+from the page (light or dark), and keep text as text.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 OPEN = "#7a5a00"
-# Of one drawing, in bytes: a report with 200 of them can still be sent by mail.
+# Largest size of one drawing in bytes: a report with 200 of them can still be sent by mail.
 MOST_BYTES = 40_000
 # In CSS pixels; paths have ten steps a pixel, so that they are integers.
 WIDTH, HEIGHT = 460, 280
@@ -54,25 +54,33 @@ class _Scale:
         return self.start + share * (self.end - self.start)
 
     def ticks(self, about: int) -> list[float]:
-        """Round values, about so many."""
+        """Return round values, about as many as given."""
         step = _round_up((self.high - self.low) / about)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [i * step for i in range(first, last + 1)]
 
 
 def _round_up(value: float) -> float:
-    """The next of 1, 2, 5, 10, 20, ..."""
+    """Return the next of 1, 2, 5, 10, 20, ..."""
     power = 10.0 ** math.floor(math.log10(max(value, 1e-9)))
     return next(n * power for n in (1, 2, 5, 10) if n * power >= value * (1 - 1e-9))
 
 
 def number(value: float, digits: int) -> str:
-    """A number with a true minus sign."""
+    """Format a number with a true minus sign.
+
+    Parameters
+    ----------
+    value : float
+        The number.
+    digits : int
+        Decimals.
+    """
     return f"{value:.{digits}f}".replace("-", "−")
 
 
 def plain(value: float) -> str:
-    """A number with as many digits as it has, and true minus signs; 1e-05 is 10⁻⁵."""
+    """Format a number with at most six digits and true minus signs; 1e-05 is 10⁻⁵."""
     mantissa, _, exponent = f"{value:.6g}".partition("e")
     if exponent:
         power = "10" + str(int(exponent)).translate(SUPERSCRIPTS)
@@ -116,7 +124,7 @@ def _axis_name(y: float, text: str) -> str:
 
 
 def _simplified(x: Array, y: Array, tolerance: float) -> tuple[Array, Array]:
-    """The fewest points of a line from which it deviates by at most ``tolerance`` in y."""
+    """Return the fewest points of a line that deviate from it by at most ``tolerance`` in y."""
     keep = np.zeros(len(x), dtype=bool)
     keep[[0, -1]] = True
     parts = [(0, len(x) - 1)]
@@ -135,24 +143,24 @@ def _simplified(x: Array, y: Array, tolerance: float) -> tuple[Array, Array]:
 
 
 def _path_data(x: Array, y: Array) -> str:
-    """A line as SVG path data, in whole steps of a tenth of a pixel."""
+    """Return a line as SVG path data, in whole steps of a tenth of a pixel."""
     points = np.rint(np.column_stack([x, y]) * STEPS).astype(int)
     moves = np.diff(points, axis=0)
     moves = moves[moves.any(axis=1)]
-    # "l5 3-2 1": a minus sign parts numbers as well as a blank does.
+    # "l5 3-2 1": a minus sign separates numbers as a blank does.
     steps = re.sub(" -", "-", " ".join(map(str, moves.ravel().tolist())))
     return f"M{points[0, 0]} {points[0, 1]}l{steps}" if steps else ""
 
 
 def bands_svg(bands: Bands) -> str:
-    """A band structure as an inline ``<svg>`` of at most about 40 kB.
+    """Draw a band structure as an inline ``<svg>`` of at most about 40 kB.
 
     Colours are CSS variables with defaults: ``--line``, ``--unstable`` (imaginary), ``--grid``.
 
     Parameters
     ----------
     bands : Bands
-        As ``Store.bands`` gives them; frequencies in THz.
+        From ``Store.bands``; frequencies in THz.
     """
     points = path_points(bands)
     x = _Scale(points[0][0], points[-1][0], LEFT, WIDTH - RIGHT)
@@ -161,7 +169,7 @@ def bands_svg(bands: Bands) -> str:
     bottom = HEIGHT - 8 - ROW * (1 + max(rows))
     y = _Scale(*frequency_limits(bands), bottom, TOP)
     ticks = y.ticks(6)
-    # A tolerance of a third of a pixel cannot be seen; crowded spectra bear more.
+    # A tolerance of a third of a pixel is invisible; crowded spectra get a larger one.
     lines: list[str] = []
     for tolerance in (0.3, 0.6, 1.2, 2.4):
         lines = _lines(bands, x, y, tolerance)
@@ -192,7 +200,7 @@ def bands_svg(bands: Bands) -> str:
 
 
 def _lines(bands: Bands, x: _Scale, y: _Scale, tolerance: float) -> list[str]:
-    """Path data of the real and of the imaginary part."""
+    """Return path data of the real and of the imaginary part."""
     data: dict[bool, list[str]] = {False: [], True: []}
     zero = y(0.0)
     for distances, frequencies in zip(bands.distances, bands.frequencies, strict=True):
@@ -204,17 +212,17 @@ def _lines(bands: Bands, x: _Scale, y: _Scale, tolerance: float) -> list[str]:
 
 
 def share_svg(lowest: Mapping[str, Array], criteria: Sequence[Criterion], chosen: str = "") -> str:
-    """The stable share as a function of the threshold, as an inline ``<svg>``.
+    """Draw the stable share as a function of the threshold, as an inline ``<svg>``.
 
     Parameters
     ----------
     lowest : mapping of str to ndarray
         Lowest frequency of each crystal in THz, by place; minus infinity for one that is stable at
-        no threshold. The first is drawn as a full line, others are dashed.
+        no threshold. The first is a full line, others are dashed.
     criteria : sequence of Criterion
-        Those whose thresholds (THz) are marked; zero or positive ones cannot be.
+        Their negative thresholds (THz) are marked; others have no place on the axis.
     chosen : str
-        The criterion that is printed in bold.
+        The criterion in bold.
     """
     marked = sorted((c for c in criteria if c.threshold < 0), key=lambda c: -c.threshold)
     top = TOP + ROW * len(marked) + 4
@@ -255,7 +263,7 @@ def share_svg(lowest: Mapping[str, Array], criteria: Sequence[Criterion], chosen
 
 
 def _steps(depths: Array, x: _Scale, y: _Scale) -> str:
-    """The cumulative share of sorted depths, as stairs, resolved to half a pixel."""
+    """Return the cumulative share of sorted depths as stairs, resolved to half a pixel."""
     powers = np.linspace(x.low, x.high, 2 * (WIDTH - LEFT - RIGHT))
     shares = 100.0 * np.searchsorted(depths, 10.0**powers, side="right") / len(depths)
     across = np.rint(x(powers) * STEPS).astype(int)
@@ -266,14 +274,14 @@ def _steps(depths: Array, x: _Scale, y: _Scale) -> str:
 
 
 def histogram_svg(lowest: Array, verdicts: Sequence[str]) -> str:
-    """Histogram of lowest frequencies, stacked by verdict, as an inline ``<svg>``.
+    """Draw a histogram of lowest frequencies, stacked by verdict, as an inline ``<svg>``.
 
     Parameters
     ----------
     lowest : ndarray, shape (n,)
         Lowest frequency of each crystal in THz.
     verdicts : sequence of str
-        Of each crystal: ``stable``, ``unstable``, or something else, which is undetermined.
+        Of each crystal: ``stable`` or ``unstable``; anything else counts as undetermined.
     """
     said = np.array(verdicts)
     kinds = {

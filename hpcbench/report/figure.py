@@ -1,4 +1,4 @@
-"""A figure with its numbers: in a page, and as files."""
+"""Figures with their numbers: in a page, and as files."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
     "svg.fonttype": "none",
-    # Names of generators are no formulas, whatever dollars are in them.
+    # Dollar signs in names of generators must not begin formulas.
     "text.parse_math": False,
-    # The same drawing is the same file.
+    # The same drawing must give the same file.
     "svg.hashsalt": "hpcbench",
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
@@ -47,7 +47,7 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure and what it shows.
+    """A figure and its numbers.
 
     Attributes
     ----------
@@ -72,10 +72,10 @@ class Figure:
 
 
 def figure_svg(figure: Figure) -> str:
-    """The figure for a page, in the page's own colours."""
+    """Render a figure for a page, in the page's own colours."""
     text = _rendered(figure, "svg").decode()
     text = text[text.index("<svg") :]
-    # Sizes are the page's business; of the names of parts there must be only one in a page.
+    # The page sets the size; the names of parts must be unique in a page.
     text = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', "", text, count=1)
     text = re.sub(r'(\bid="|href="#|url\(#)(?=\w)', rf"\g<1>{figure.name}-", text)
     for colour, variable in _OF_THE_PAGE.items():
@@ -91,13 +91,18 @@ def save_figures(
     Parameters
     ----------
     figures : sequence of Figure
-        Those to write.
+        The figures.
     path : Path
         The folder.
     settings : str
-        Written beside them: those of the store.
+        The store's settings, which are written into the folder.
     force : bool
-        Whether a folder may be written into that is not of hpcbench.
+        Whether to write into a folder that is not hpcbench's.
+
+    Returns
+    -------
+    list of Path
+        The files.
 
     Raises
     ------

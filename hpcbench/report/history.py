@@ -1,4 +1,4 @@
-"""Crystals that were computed more than once: which computation decides, and what it changed."""
+"""Crystals that were computed more than once: the final computation, and its effect."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ MOST_CHANGED = 200
 
 @dataclass(frozen=True)
 class Change:
-    """A crystal whose verdict is another one than by its first computation.
+    """A crystal whose final verdict differs from that of its first computation.
 
     Attributes
     ----------
     key, name : str
         Its id and its name.
     how : str
-        What decided, in words.
+        The final computation, in words.
     first, decided : str
         The verdicts.
     lowest_first, lowest : float
@@ -65,18 +65,18 @@ class Change:
 
 @dataclass(frozen=True)
 class History:
-    """What further computations have changed.
+    """The effect of further computations.
 
     Attributes
     ----------
     count : int
         Crystals that were computed more than once.
     ways : tuple of (str, int)
-        What decided, in words, and of how many crystals.
+        Kinds of the final computation, in words, and their numbers of crystals.
     transitions : tuple of (str, str, int)
-        First verdict, the one that was decided, and of how many crystals; of those that changed.
+        First and final verdict, and the number of crystals; for changed verdicts.
     changed : tuple of Change
-        Those that changed, in the order of the store.
+        Crystals with changed verdicts, in the order of the store.
     """
 
     count: int
@@ -86,7 +86,7 @@ class History:
 
 
 def computation_words(kind: str) -> str:
-    """Say in words what kind of computation a row is of."""
+    """Return the kind of a row's computation in words."""
     return _WORDS.get(kind, kind)
 
 
@@ -96,15 +96,15 @@ def history_of(store: Store, threshold: float | None = None) -> History | None:
     Parameters
     ----------
     store : Store
-        A run's.
+        The store of a run.
     threshold : float, optional
-        Of the criterion that decides, in THz: the lowest frequencies are those that it compared,
-        the acoustic modes at Gamma left out. Without it those on the band path.
+        Threshold of the criterion of the verdict, in THz. The lowest frequencies are then those
+        that it compared, without the acoustic modes at Gamma; otherwise those on the band path.
 
     Returns
     -------
     History or None
-        ``None`` where each crystal was computed once.
+        ``None`` if each crystal was computed once.
     """
     table = store.table
     if "again" not in table:

@@ -1,4 +1,4 @@
-"""The report: one HTML file with the verdicts, their shares, the failures and the bands."""
+"""The report: one HTML file with verdicts, shares, failures and bands."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ if TYPE_CHECKING:
 MOST_ROWS = 5000
 MOST_BANDS = 200
 STAND_IN = "mattersim-demo"
-# Crystals that a gallery leads to.
+# Number of crystals in a gallery.
 GALLERY = 12
-# In THz: what is nearer to zero is no instability to look at.
+# In THz: modes closer to zero do not put a crystal into the gallery of instabilities.
 LOWEST_SHOWN = -0.1
 
 
@@ -68,8 +68,8 @@ LOWEST_SHOWN = -0.1
 class Drawing:
     """The bands of one crystal.
 
-    ``otherwise`` are the criteria that say something else, ``computation`` is the one that decided
-    and that is drawn, where there were several.
+    ``otherwise`` are the criteria with another verdict; ``computation`` is the final computation,
+    which is drawn, if there were several.
     """
 
     row: CrystalRow
@@ -80,7 +80,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class CriterionRow:
-    """One criterion and what it says of the crystals that are done."""
+    """One criterion and its verdicts on the crystals that are done."""
 
     criterion: Criterion
     looks_at: str
@@ -93,7 +93,7 @@ class CriterionRow:
 
 @dataclass(frozen=True)
 class Kind:
-    """Crystals with one kind of negative frequencies, and how many the verdict calls stable."""
+    """Crystals with one kind of negative frequencies, and the number of stable ones."""
 
     name: str
     count: int
@@ -113,16 +113,16 @@ class Failure:
 
 
 def write_report(store: Store, path: Path, *, force: bool = False) -> Path:
-    """Write the report of a store as one HTML file that needs nothing beside it.
+    """Write the report of a store as one self-contained HTML file.
 
     Parameters
     ----------
     store : Store
-        Finished or under way.
+        Finished or not.
     path : Path
         The file; it is replaced when the new one is complete.
     force : bool
-        Whether a file may be replaced that hpcbench did not write.
+        Whether to replace a file that hpcbench did not write.
 
     Returns
     -------
@@ -145,14 +145,14 @@ def write_report(store: Store, path: Path, *, force: bool = False) -> Path:
         lstrip_blocks=True,
     )
     page = environment.get_template("report.html.j2").render(_content(store))
-    # What turns the direction of writing would hide what else is on the page.
+    # Marks of the direction of writing could hide other text on the page.
     with replacing(path, force=force) as temporary:
         temporary.write_bytes(printable(page).encode())
     return path
 
 
 def _content(store: Store) -> dict[str, Any]:
-    """What the template prints."""
+    """Return the variables of the template."""
     table, settings = store.table, store.settings
     criteria = criteria_of(settings)
     criterion = next(c for c in criteria if c.name == settings["criterion"])
@@ -169,7 +169,7 @@ def _content(store: Store) -> dict[str, Any]:
     drawn = set(chosen)
     rows = [crystal_row(record, lowest_q, str(record["id"]) in drawn) for record in records]
     by_key = {str(record["id"]): (record, row) for record, row in zip(records, rows, strict=True)}
-    # A store whose first rows have all failed: crystals to draw may be beyond the table's end.
+    # Crystals to draw may be beyond the table's end, for example if all first rows have failed.
     for record in _records(done.loc[chosen], MOST_BANDS):
         if (key := str(record["id"])) not in by_key:
             by_key[key] = record, crystal_row(record, lowest_q, True)
@@ -223,9 +223,9 @@ def _content(store: Store) -> dict[str, Any]:
 
 
 def _galleries(done: pandas.DataFrame) -> dict[str, list[str]]:
-    """Ids of the crystals whose bands are drawn, by the title of their group.
+    """Return the ids of the crystals whose bands are drawn, by the title of their group.
 
-    The most unstable and some at random come first, where there are more than a few.
+    If there are more than a few, the most unstable and some random ones come first.
     """
     ids = list(map(str, done.index))
     if len(ids) <= 2 * GALLERY or "min_frequency_path" not in done:
@@ -244,7 +244,7 @@ def _galleries(done: pandas.DataFrame) -> dict[str, list[str]]:
 
 
 def _records(table: pandas.DataFrame, number: int) -> list[dict[str, Any]]:
-    """The first rows as dictionaries."""
+    """Return the first rows as dictionaries."""
     return [
         {str(column): value for column, value in record.items()}
         for record in table.head(number).to_dict("records")
@@ -266,7 +266,7 @@ def _criterion_row(criterion: Criterion, done: pandas.DataFrame, failed: int) ->
 
 
 def _soft(done: pandas.DataFrame) -> str:
-    """Crystals that are no network of bonds, in words; empty if there are none."""
+    """Count crystals that are no network of bonds, in words; empty if there are none."""
     if "dimensionality" not in done:
         return ""
     counts = done["dimensionality"].value_counts()
@@ -276,12 +276,12 @@ def _soft(done: pandas.DataFrame) -> str:
 
 
 def _on_coarse_mesh(done: pandas.DataFrame) -> int:
-    """Crystals whose mesh is not converged; an older store does not know it."""
+    """Count crystals whose mesh is not converged; older stores lack the column."""
     return int((done["mesh_change"] > COARSE_MESH).sum()) if "mesh_change" in done else 0
 
 
 def _kinds(done: pandas.DataFrame) -> list[Kind]:
-    """Crystals by their character, the most frequent first; an older store has none."""
+    """Count crystals by their character, the most frequent first; older stores lack the column."""
     characters, verdicts = texts_of(done, "character"), texts_of(done, "verdict")
     counts = Counter(filter(None, characters))
     stable = Counter(c for c, v in zip(characters, verdicts, strict=False) if v == "stable")
@@ -292,7 +292,7 @@ def _kinds(done: pandas.DataFrame) -> list[Kind]:
 
 
 def _failures(table: pandas.DataFrame) -> list[Failure]:
-    """Crystals without phonons by status and kind, the most frequent first."""
+    """Count crystals without phonons by status and kind, the most frequent first."""
     without = table[table["status"] != DONE]
     examples: dict[tuple[str, str], tuple[str, str]] = {}
     counts: dict[tuple[str, str], int] = {}
@@ -330,14 +330,14 @@ def _drawing(
 def _figures(
     done: pandas.DataFrame, criteria: Iterable[Criterion], criterion: Criterion
 ) -> list[Markup]:
-    """The share over the threshold, and the histogram; none without frequencies."""
+    """Draw the share against the threshold, and the histogram; none without frequencies."""
     if "min_frequency_path" not in done:
         return []
     finite = done[np.isfinite(done["min_frequency_path"].to_numpy(dtype=float))]
     determined = finite[finite[criterion.column].isin(["stable", "unstable"])]
     if not len(determined):
         return []
-    # Undetermined ones are in no share.
+    # Undetermined crystals are in no share.
     lowest = {place: lowest_frequencies(determined, place) for place in ("path", "commensurate")}
     on_path = [c for c in criteria if c.place == "path"]
     of_all = finite["min_frequency_path"].to_numpy(dtype=float)
@@ -348,7 +348,7 @@ def _figures(
 
 
 def _finished(table: pandas.DataFrame) -> tuple[datetime, datetime] | None:
-    """When the first and the last result came."""
+    """Return the times of the first and the last result."""
     if "finished" not in table or not (times := table["finished"].dropna()).size:
         return None
     try:
@@ -359,7 +359,7 @@ def _finished(table: pandas.DataFrame) -> tuple[datetime, datetime] | None:
 
 
 def _versions(table: pandas.DataFrame) -> list[tuple[str, str]]:
-    """Packages and devices that the results came from; several where a run was continued."""
+    """Return packages and devices of the results; several if a run was continued."""
     texts: Iterable[str] = table["provenance"].dropna().unique() if "provenance" in table else ()
     found: dict[str, set[str]] = {}
     for text in filter(None, texts):

@@ -1,4 +1,4 @@
-"""What a run will take, as tables in the terminal."""
+"""Terminal tables with the predicted time, memory and disk space of a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,15 @@ MOST_EXPENSIVE = 5
 
 
 def print_prediction(prediction: Prediction, config: RunConfig) -> None:
-    """Print what is to be computed, how long it will take, and how that is known."""
+    """Print the number of crystals, the predicted times, and the rates that they come from.
+
+    Parameters
+    ----------
+    prediction : Prediction
+        The prediction.
+    config : RunConfig
+        Resolved settings.
+    """
     out = console()
     pending = len(prediction.names)
     aside = sum(prediction.aside.values())
@@ -129,7 +137,7 @@ def _print_expensive(out: Console, prediction: Prediction) -> None:
 
 
 def size(number: float) -> str:
-    """Bytes for people: ``640 kB``, ``1.5 GB``."""
+    """Format a number of bytes for people: ``640 kB``, ``1.5 GB``."""
     for limit, unit in ((1e6, "kB"), (1e9, "MB"), (1e12, "GB")):
         if number < limit:
             value = number / limit * 1000
@@ -143,7 +151,7 @@ def _hours(seconds: float) -> str:
 
 
 def _clock(seconds: float) -> str:
-    """As ``sbatch --time`` takes it."""
+    """Format seconds as for ``sbatch --time``."""
     minutes = round(seconds / 60)
     days, minutes = divmod(minutes, 1440)
     text = f"{minutes // 60:02d}:{minutes % 60:02d}:00"

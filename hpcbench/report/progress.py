@@ -1,4 +1,4 @@
-"""Progress on a terminal."""
+"""Progress bars on a terminal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _bar(*more: ProgressColumn) -> Progress:
         TextColumn("{task.fields[counts]}"),
         *more,
         console=Console(stderr=True),
-        # Crystals take seconds to minutes: the rate needs a long memory.
+        # Crystals take seconds to minutes, so the rate is averaged over a long time.
         speed_estimate_period=600,
     )
 
@@ -40,7 +40,7 @@ def _bar(*more: ProgressColumn) -> Progress:
 def progress_bar() -> Iterator[
     tuple[Callable[[int, int], None], Callable[[Mapping[str, Any]], None]]
 ]:
-    """A bar for this process: ``start(total, finished)``, then ``advance(row)`` by result."""
+    """Show a bar for this process; yield ``start(total, finished)`` and ``advance(row)``."""
     with _bar(TimeRemainingColumn()) as bar:
         task = bar.add_task("crystals", total=None, counts="reading")
         stable = failed = 0
@@ -59,7 +59,7 @@ def progress_bar() -> Iterator[
 
 @contextlib.contextmanager
 def watch_bar() -> Iterator[Callable[[Counts], None]]:
-    """A bar that is told the counts of a run that other processes do."""
+    """Show a bar for a run of other processes; yield a function that updates its counts."""
     with _bar() as bar:
         task = bar.add_task("crystals", total=None, counts="starting")
 
@@ -80,7 +80,7 @@ def _counts(stable: int, failed: int) -> str:
 
 
 def _left(counts: Counts) -> str:
-    """What else a run of several ranks has to say."""
+    """Return the crystals in progress and the time left, if the run knows them."""
     text = f", {counts.under_way} under way" if counts.under_way else ""
     left = counts.seconds_left
     return text + (f", {duration(left)} left" if left is not None else "")

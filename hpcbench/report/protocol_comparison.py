@@ -1,4 +1,4 @@
-"""Two protocols side by side: which crystals they judge otherwise, and what differs in them."""
+"""Comparison of two protocols: crystals with different verdicts, and their differences."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
     from hpcbench.store.reader import Store
 
-# THz: the strictest criterion in use, and two looser ones.
+# In THz: that of the strictest criterion in use, and two looser ones.
 THRESHOLDS = (-0.001, -0.01, -0.1)
 MOST_CHANGED = 200
 
 
 @dataclass(frozen=True)
 class Shares:
-    """Stable crystals by a criterion: of the run's protocol, of the other, and what changed."""
+    """Stable crystals by a criterion: by the run's protocol, by the other, and changes."""
 
     name: str
     here: int
@@ -37,7 +37,7 @@ class Shares:
 
 @dataclass(frozen=True)
 class Changed:
-    """A crystal that the protocols judge otherwise by the run's criterion."""
+    """A crystal for which the protocols give different verdicts by the run's criterion."""
 
     name: str
     groups: str
@@ -50,23 +50,23 @@ class Changed:
 
 @dataclass(frozen=True)
 class Protocols:
-    """What the report shows of two protocols.
+    """The report's comparison of two protocols.
 
     Attributes
     ----------
     name : str
-        Of the one beside the run's.
+        Name of the protocol beside the run's.
     count : int
         Crystals that are done by both.
     criteria : tuple of Shares
         By each criterion.
     places : tuple of Shares
-        By each place and threshold: no frequency there below it.
-    share : str
-        Of stable ones by the run's criterion, of those that are stable or unstable: beside, and
-        here.
+        By each place and threshold: no frequency there is below it.
+    share : tuple of str
+        Shares of stable crystals by the run's criterion, without undetermined ones: by the other
+        protocol, and by the run's.
     changed : tuple of Changed
-        By the run's criterion.
+        Crystals with different verdicts by the run's criterion.
     """
 
     name: str
@@ -80,7 +80,19 @@ class Protocols:
 def protocols_of(
     store: Store, done: pandas.DataFrame, criteria: Sequence[Criterion], criterion: Criterion
 ) -> Protocols | None:
-    """Crystals that are done by both protocols; ``None`` where only one was done."""
+    """Compare the crystals that are done by two protocols; ``None`` if there is only one protocol.
+
+    Parameters
+    ----------
+    store : Store
+        The store of a run.
+    done : pandas.DataFrame
+        Rows of ``Store.table`` with phonons.
+    criteria : sequence of Criterion
+        Those of the store.
+    criterion : Criterion
+        The criterion of the run's verdict.
+    """
     if not len(store.beside):
         return None
     table = store.beside.table
@@ -131,7 +143,7 @@ def protocols_of(
 
 
 def _shares(name: str, here: np.ndarray, beside: np.ndarray) -> Shares:
-    """Count verdicts; what is undetermined has become neither."""
+    """Count verdicts; undetermined ones are in no change."""
     return Shares(
         name,
         int((here == "stable").sum()),

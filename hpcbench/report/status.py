@@ -1,4 +1,4 @@
-"""How far a launch has come, in the terminal: all of it, and rank by rank."""
+"""The progress of a launch in the terminal: in total, and for each rank."""
 
 from __future__ import annotations
 
@@ -18,15 +18,23 @@ if TYPE_CHECKING:
     from hpcbench.events import Progress, RankProgress
     from hpcbench.planning.calibration import Accuracy
 
-# Seconds without any sign of life, heartbeats included, after which a rank is said to be silent:
-# some times the heartbeat's interval, and as late as shared file systems show it.
+# Seconds without any sign of life, heartbeats included, after which a rank counts as silent: some
+# heartbeat intervals, and the delay with which shared file systems show them.
 SILENCE = 90.0
 STATES = ("starting", "working", "waiting", "ended", "silent", "dead")
 STYLES = {"silent": "yellow", "dead": "red"}
 
 
 def state(rank: RankProgress, age: float) -> str:
-    """One of ``STATES``; ``age`` is how many seconds ago it showed itself."""
+    """Return the state of a rank, one of ``STATES``.
+
+    Parameters
+    ----------
+    rank : RankProgress
+        From the event logs.
+    age : float
+        Seconds since its last sign of life; infinity if it is dead.
+    """
     if rank.ended:
         return "ended"
     if age == math.inf:
@@ -39,16 +47,16 @@ def state(rank: RankProgress, age: float) -> str:
 
 
 def print_launch(progress: Progress, ages: Mapping[int, float], accuracy: Accuracy | None) -> None:
-    """Print how far the latest launch has come, or what it took.
+    """Print the progress of the latest launch, or its duration.
 
     Parameters
     ----------
     progress : Progress
         From the event logs.
     ages : mapping
-        Seconds since each rank showed itself.
+        Seconds since the last sign of life of each rank.
     accuracy : Accuracy or None
-        The prediction against what came, of ranks that have done their work.
+        The prediction compared with the result, for ranks that have done their work.
     """
     out = console()
     states = Counter(state(rank, ages[number]) for number, rank in progress.by_rank.items())
@@ -67,8 +75,8 @@ def print_launch(progress: Progress, ages: Mapping[int, float], accuracy: Accura
         if states["silent"] or states["dead"]:
             out.print(
                 Text(
-                    "what a dead rank had begun is taken over by the others; if none is left, "
-                    "the same command goes on"
+                    "the other ranks take over the crystals of a dead one; if none is left, give "
+                    "the same command again"
                 )
             )
     else:
@@ -90,7 +98,15 @@ def print_launch(progress: Progress, ages: Mapping[int, float], accuracy: Accura
 
 
 def print_ranks(progress: Progress, ages: Mapping[int, float]) -> None:
-    """Print a line for each rank; parameters are those of :func:`print_launch`."""
+    """Print a line for each rank.
+
+    Parameters
+    ----------
+    progress : Progress
+        From the event logs.
+    ages : mapping
+        Seconds since the last sign of life of each rank.
+    """
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for title in ("rank", "host", "device", "state", "done", "failed", "under way", "an hour"):
         justify = "left" if title in ("host", "device", "state") else "right"

@@ -39,30 +39,30 @@ if TYPE_CHECKING:
     from hpcbench.store.stored_bands import Bands
 from hpcbench.counting import counted
 
-# More rows than this are a file's business: a table's end should still be on the screen.
+# Longer tables belong into a file.
 MOST_ROWS = 60
 WIDTH_OF_A_FILE = 140
-# Of one fact: a crystal may have been read from very many places.
+# Largest number of lines of one fact: a crystal may have very many origins.
 _MOST_LINES = 100
 STYLES = {"stable": "green", "unstable": "red", UNDETERMINED: "yellow"}
 
 
 def console() -> Console:
-    """A console that is as wide as the terminal, or of fixed width in a file."""
+    """Return a console as wide as the terminal, or of fixed width in a file."""
     if sys.stdout.isatty() or "COLUMNS" in os.environ:
         return Console()
     return Console(width=WIDTH_OF_A_FILE)
 
 
 def plain(text: Any, style: str = "") -> Text:
-    """Return a text that others wrote, as one line of readable length that commands nothing.
+    """Return a foreign text as one short line without control characters.
 
     Parameters
     ----------
     text : Any
         The text.
     style : str
-        As ``rich`` has it.
+        A style of ``rich``.
     """
     return Text(shown_reason(str(text)), style)
 
@@ -95,7 +95,7 @@ def print_results(store: Store) -> None:
     unfinished = len(store.unfinished_ids())
     low = in_low_supercells(table)
     aside = int((table["status"] == SET_ASIDE).sum())
-    # Undetermined ones are neither stable nor unstable.
+    # Undetermined crystals are neither stable nor unstable.
     of = f" of {rate.of} with a verdict" if undetermined else ""
     share = f" ({100 * rate.share:.1f} %{of})" if rate.of else ""
     words = (
@@ -152,12 +152,12 @@ def print_crystal(
     temperatures: Sequence[float] = (),
     others: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Print what the store has of one crystal, or of one computation of it.
+    """Print the stored results of one crystal, or of one computation of it.
 
     Parameters
     ----------
     row : mapping
-        Of the store.
+        A crystal's row of a store.
     temperatures : sequence of float
         Those of the run, in K.
     others : sequence of mapping
@@ -192,7 +192,7 @@ def _facts(row: Mapping[str, Any], temperatures: Sequence[float]) -> list[tuple[
         _derivative_words(row),
     ]
     if np.isfinite(row["energy"]):
-        # Nobody knows them of an import.
+        # Imported crystals have neither.
         facts[-1:-1] = [
             ("energy", f"{row['energy'] / row['natoms']:.6f} eV/atom"),
             ("relaxation", f"{counted(row['relaxation_steps'], 'step')} to {row['fmax']:.2e} eV/A"),
@@ -254,7 +254,7 @@ def _nac_words(text: str) -> str:
 
 
 def _derivative_words(row: Mapping[str, Any]) -> tuple[str, str]:
-    """Return how force constants were had."""
+    """Return the method of the force constants, in words."""
     if row.get("derivative") == BY_RESPONSE and row["displacements"]:
         return "linear response", f"{counted(row['displacements'], 'atom')} moved{_height(row)}"
     if row.get("derivative") == BY_RESPONSE:
@@ -267,7 +267,7 @@ def _derivative_words(row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _height(row: Mapping[str, Any]) -> str:
-    """Return the supercell's height; an older store has none, nor has a molecule."""
+    """Return the supercell's height; older stores and molecules have none."""
     height = row.get("supercell_height", math.nan)
     return f", {height:.1f} A high" if np.isfinite(height) else ""
 
@@ -275,7 +275,7 @@ def _height(row: Mapping[str, Any]) -> str:
 def _history_facts(
     row: Mapping[str, Any], others: Sequence[Mapping[str, Any]]
 ) -> list[tuple[str, str]]:
-    """Say which computation this is of how many, and by which ids the others are shown."""
+    """Return the kind of this computation, and the ids by which others are shown."""
     if not others:
         return []
     lines = [f"{other['id']}  {_computation(other)}: {_outcome(other)}" for other in others]
@@ -286,7 +286,7 @@ def _computation(row: Mapping[str, Any]) -> str:
     kind = computation_words(row.get("again", ""))
     if row.get("parent"):
         return kind
-    return f"what decides ({kind})" if kind else "what decides"
+    return f"final computation ({kind})" if kind else "final computation"
 
 
 def _outcome(row: Mapping[str, Any]) -> str:
@@ -326,13 +326,13 @@ def draw_bands(bands: Bands) -> None:
         y_unit=" THz",
     )
     lines = picture if isinstance(picture, list) else picture.splitlines()
-    # The axis below is in 1/A: the names of the points say more.
+    # The names of the points replace uniplot's axis, which is in 1/A.
     print(printable("\n".join(lines[:-1])))
     print(_axis(bands, width, start, end))
 
 
 def _axis(bands: Bands, width: int, start: float, end: float) -> str:
-    """Names of the path's points, below the places where they are."""
+    """Return a line with the names of the path's points at their places."""
     points = [(bands.distances[0][0], bands.labels[0][0])]
     for i, (distances, (_, last)) in enumerate(zip(bands.distances, bands.labels, strict=True)):
         after = bands.labels[i + 1][0] if i + 1 < len(bands.labels) else last

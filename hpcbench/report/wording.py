@@ -1,4 +1,4 @@
-"""Values of the store as people read them: formulas, space groups, criteria, shares, settings."""
+"""Values of the store in words: formulas, space groups, criteria, shares, settings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PLACE_NAMES = {
     EXACT_Q: "q where frequencies are exact",
 }
 GAMMA_MODES = {ACOUSTIC: "acoustic modes at Γ", THREE_LOWEST: "three lowest modes at Γ"}
-# Settings in the order of a run: title, unit. Others follow as they are.
+# Settings in the order of a run: title, unit. Other settings follow with their names.
 SETTINGS = {
     "protocol": ("protocol", ""),
     "criterion": ("criterion of the verdict", ""),
@@ -54,17 +54,25 @@ SETTINGS = {
 
 
 def text_of(value: Any) -> str:
-    """A cell of a text column; rows that have none may hold NaN."""
+    """Return a cell of a text column; rows without one may have NaN."""
     return value if isinstance(value, str) else ""
 
 
 def texts_of(table: pandas.DataFrame, column: str) -> list[str]:
-    """A text column; empty if the table does not have it."""
+    """Return a text column; empty if the table does not have it.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Rows of a store.
+    column : str
+        Its name.
+    """
     return [text_of(value) for value in table[column]] if column in table else []
 
 
 def formula_html(formula: str) -> Markup:
-    """``Al2N2`` with subscripts."""
+    """Format ``Al2N2`` with subscripts."""
     parts = re.split(r"(\d+)", formula)
     return Markup("").join(
         Markup("<sub>{}</sub>").format(part) if part.isdigit() else escape(part) for part in parts
@@ -72,7 +80,7 @@ def formula_html(formula: str) -> Markup:
 
 
 def symbol_html(symbol: str) -> Markup:
-    """``P6_3mc`` with subscripts."""
+    """Format ``P6_3mc`` with subscripts."""
     parts = re.split(r"_(\d)", symbol)
     return Markup("").join(
         Markup("<sub>{}</sub>").format(part) if i % 2 else escape(part)
@@ -81,7 +89,7 @@ def symbol_html(symbol: str) -> Markup:
 
 
 def group_html(record: Mapping[str, Any]) -> Markup:
-    """The space group, before and after the relaxation if they differ."""
+    """Format the space group, before and after the relaxation if they differ."""
     groups = []
     for suffix in ("_before", ""):
         symbol = text_of(record.get(f"spacegroup{suffix}"))
@@ -95,7 +103,7 @@ def group_html(record: Mapping[str, Any]) -> Markup:
 
 
 def sentence(found: Criterion) -> str:
-    """Say what has to be true for a crystal to be stable by a criterion."""
+    """Return the condition for a crystal to be stable by a criterion."""
     where, threshold = PLACE_NAMES[found.place], f"{plain(found.threshold)}\u00a0THz"
     apart = GAMMA_MODES[found.gamma_modes]
     if not found.gamma_apart:
@@ -107,7 +115,7 @@ def sentence(found: Criterion) -> str:
 
 
 def looks_at(criterion: Criterion) -> str:
-    """Say where a criterion looks, and what it does with the modes at Gamma."""
+    """Return the place that a criterion examines, and its treatment of the modes at Gamma."""
     where = PLACE_NAMES[criterion.place]
     if not criterion.gamma_apart:
         return where
@@ -118,12 +126,20 @@ def looks_at(criterion: Criterion) -> str:
 
 
 def percent(count: int, of: int) -> str:
-    """A share, or a dash where there is nothing to share."""
+    """Format a share; a dash if the total is zero.
+
+    Parameters
+    ----------
+    count : int
+        The part.
+    of : int
+        The total.
+    """
     return f"{100 * count / of:.1f} %" if of else DASH
 
 
 def interval_words(rate: Rate) -> str:
-    """Wilson's 95 % interval of a rate."""
+    """Format Wilson's 95 % interval of a rate."""
     if not rate.of:
         return DASH
     low, high = rate.interval
@@ -131,20 +147,20 @@ def interval_words(rate: Rate) -> str:
 
 
 def rate_words(rate: Rate) -> str:
-    """A rate in percent."""
+    """Format a rate in percent."""
     return percent(rate.count, rate.of)
 
 
 def causes_of(done: pandas.DataFrame) -> list[tuple[str, int]]:
-    """Return the kinds of causes of undetermined verdicts and their numbers, the largest first."""
+    """Return the causes of undetermined verdicts and their numbers, the largest first."""
     kinds = (text.partition(":")[0] for text in texts_of(done, "cause"))
     return Counter(filter(None, kinds)).most_common()
 
 
 def in_low_supercells(done: pandas.DataFrame) -> int:
-    """Return how many crystals have a supercell so low that it may not suffice.
+    """Count crystals whose supercell is so low that it may not suffice.
 
-    An older store does not know it.
+    Older stores lack the column.
     """
     if "supercell_height" not in done:
         return 0
@@ -152,7 +168,7 @@ def in_low_supercells(done: pandas.DataFrame) -> int:
 
 
 def earlier_words(number: int) -> str:
-    """Say that crystals of earlier lists are left out; empty if there are none."""
+    """Return a note that crystals of earlier lists are left out; empty if there are none."""
     if not number:
         return ""
     crystals = "1 more crystal is" if number == 1 else f"{number:,} more crystals are"
@@ -163,7 +179,7 @@ def earlier_words(number: int) -> str:
 
 
 def settings_rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Settings as (title, value with its unit)."""
+    """Return settings as (title, value with its unit)."""
     known = [key for key in SETTINGS if key in settings]
     unknown = sorted(set(settings) - set(SETTINGS))
     rows = []

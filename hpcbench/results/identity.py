@@ -11,7 +11,7 @@ from hpcbench.origin import origins_from_json, origins_to_json
 
 
 def crystal_of(row: Mapping[str, Any]) -> Crystal:
-    """The crystal of a row of the list."""
+    """Return the crystal of a row of a run's list."""
     return Crystal(
         row["id"],
         row["name"],
@@ -27,7 +27,7 @@ def crystal_of(row: Mapping[str, Any]) -> Crystal:
 
 
 def identity(crystal: Crystal) -> dict[str, Any]:
-    """The columns of a row, of the list or of results, that say which crystal it is."""
+    """Return the columns of a row that say which crystal it is."""
     return {
         "id": crystal.id,
         "name": crystal.name,

@@ -76,7 +76,17 @@ def rounded_bands(frequencies: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def phonon_columns(result: PhononResult, criterion: str, keep: Keep) -> dict[str, Any]:
-    """A result of phonons by the store's columns."""
+    """Return the columns of a result of phonons.
+
+    Parameters
+    ----------
+    result : PhononResult
+        Spectra, verdicts and thermal properties.
+    criterion : str
+        Name of the criterion whose answer is the verdict.
+    keep : Keep
+        What is among the columns beside force constants and verdicts.
+    """
     phonon, mesh = result.phonon, result.mesh
     if mesh.change > COARSE_MESH:
         warnings.warn(

@@ -66,7 +66,16 @@ AS_STORED = Keep(forces=False, band_dtype="float32", dos=False)
 def columns_again(
     row: Mapping[str, Any], settings: Mapping[str, Any], keep: Keep = AS_STORED
 ) -> dict[str, Any]:
-    """Spectra, verdicts and thermal properties of a row, by the settings of its store or others.
+    """Return spectra, verdicts and thermal properties of a row.
+
+    Parameters
+    ----------
+    row : mapping
+        Of a store, with force constants.
+    settings : mapping
+        Those of its store, or others.
+    keep : Keep
+        What is kept of the results.
 
     Raises
     ------
@@ -212,10 +221,21 @@ def columns_without_nac(
 def analyse_stored(
     parent: Path, key: str, settings: Mapping[str, Any], keep: Keep
 ) -> list[dict[str, Any]]:
-    """The rows of a crystal, with what follows from its force constants by these settings.
+    """Return the rows of a crystal, with what follows from its force constants by these settings.
 
-    Behind it those of its history, and of the protocol beside, if there are any. Which
-    computation decides was decided by the run.
+    Behind it are those of its history, and of the protocol that was computed beside, if any. The
+    verdict stays that of the computation that gave it in the run.
+
+    Parameters
+    ----------
+    parent : Path
+        The store.
+    key : str
+        Id of the crystal.
+    settings : mapping
+        Settings of the analysis, as a store has them.
+    keep : Keep
+        What is kept of the results.
     """
     store = _opened(parent)
     # What an extrapolation leaves is known for the criteria of the run.

@@ -26,7 +26,15 @@ if TYPE_CHECKING:
 
 
 def schema_of(result_settings: Mapping[str, Any], band_dtype: str = "float32") -> Schema:
-    """The schema of the results that these settings give."""
+    """Return the schema of the results that these settings give.
+
+    Parameters
+    ----------
+    result_settings : mapping
+        The settings that decide results.
+    band_dtype : str
+        Precision in which bands are stored.
+    """
     return result_schema(
         len(result_settings["temperatures"]),
         tuple(c.column for c in criteria_of(result_settings)),
@@ -36,7 +44,19 @@ def schema_of(result_settings: Mapping[str, Any], band_dtype: str = "float32") -
 
 
 def failed_row(crystal: Crystal, error: CrystalError, rank: int, provenance: str) -> dict[str, Any]:
-    """The result of a crystal that could not be computed."""
+    """Return the row of a crystal that could not be computed.
+
+    Parameters
+    ----------
+    crystal : Crystal
+        As it was read.
+    error : CrystalError
+        Why.
+    rank : int
+        That tried it.
+    provenance : str
+        Of the run, see :func:`provenance_of`.
+    """
     return {
         **identity(crystal),
         **_place(rank, provenance),
@@ -52,7 +72,21 @@ def done_row(
     rank: int,
     provenance: str,
 ) -> dict[str, Any]:
-    """The result of a crystal; ``columns`` are those that its phonons give."""
+    """Return the row of a crystal that was computed.
+
+    Parameters
+    ----------
+    crystal : Crystal
+        As it was read.
+    relaxation : Relaxation
+        To the minimum whose phonons these are.
+    columns : mapping
+        What its phonons give.
+    rank : int
+        That computed it.
+    provenance : str
+        Of the run, see :func:`provenance_of`.
+    """
     return {
         **identity(crystal),
         **_place(rank, provenance),

@@ -1,1 +1,1 @@
-"""Ranks and devices, the plan, leases, signals, and what a rank does with its crystals."""
+"""Ranks and devices, the plan, leases, and the work of a rank on its crystals."""

@@ -1,4 +1,4 @@
-"""What a rank holds: leased, and not committed yet; and how long it will take for it."""
+"""The crystals that a rank has leased and not committed, and the time that they will take."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from hpcbench.scheduler.journal import Journal
 class AssignedWork:
     """The crystals that a rank has leased, until their results are committed.
 
-    Used by several threads: one leases, one computes, one writes.
+    Several threads use it: one leases, one computes, one writes.
     """
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._lock = threading.Lock()
-        # Predicted seconds by id, of crystals without a result; and of those with one, in all.
+        # Predicted seconds by id of crystals without a result, and in total of those with one.
         self._left: dict[str, float] = {}
         self._finished = 0.0
         self._busy = 0.0
@@ -26,7 +26,15 @@ class AssignedWork:
         self._blocks: dict[int, set[str]] = {}
 
     def add(self, block: int, seconds: Mapping[str, float]) -> None:
-        """A block was leased: predicted seconds by the ids of its crystals."""
+        """Add a leased block.
+
+        Parameters
+        ----------
+        block : int
+            Number of the block.
+        seconds : mapping of str to float
+            Predicted seconds by the ids of its crystals.
+        """
         with self._lock:
             if not self._left and seconds:
                 self._since = time.monotonic()
@@ -35,7 +43,7 @@ class AssignedWork:
         self.commit(())
 
     def finish(self, key: str) -> None:
-        """A crystal has its result."""
+        """Note that a crystal has its result."""
         with self._lock:
             if key in self._left:
                 self._finished += self._left.pop(key)
@@ -44,7 +52,7 @@ class AssignedWork:
                     self._since = None
 
     def commit(self, keys: Iterable[str]) -> None:
-        """Results are on the disk: blocks that are whole are so in the journal."""
+        """Note that results are on disk, and write completed blocks into the journal."""
         keys = set(keys)
         with self._lock:
             for waiting in self._blocks.values():
@@ -56,17 +64,23 @@ class AssignedWork:
             self._journal.done(done)
 
     def seconds_left(self, more: float = 0.0, without: Container[str] = ()) -> float:
-        """Seconds for what has no result yet, and for ``more`` predicted ones.
+        """Return the seconds for crystals without a result, and for ``more`` predicted ones.
 
-        Predictions are corrected by the pace so far; what is under way counts as half done.
-        Crystals that are in ``without`` do not count.
+        Predictions are corrected by the pace so far; crystals in progress count as half done.
+
+        Parameters
+        ----------
+        more : float
+            Predicted seconds of other work.
+        without : container of str
+            Ids of crystals that do not count.
         """
         with self._lock:
             left = sum(seconds for key, seconds in self._left.items() if key not in without)
             return (left + more) * self._pace()
 
     def predicted(self, key: str) -> float:
-        """Return seconds for a crystal that is held, corrected by the pace; 0 for any other."""
+        """Return the seconds for a leased crystal, corrected by the pace; 0 for any other."""
         with self._lock:
             return self._left.get(key, 0.0) * self._pace()
 

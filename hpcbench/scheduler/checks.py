@@ -1,9 +1,9 @@
 """Checks before the work: the ranks must fit together, and be able to write their results.
 
-Each rank gathers its facts, all are shared, and what is wrong is found by looking at all of them,
-so that every rank comes to the same end. What makes results wrong or loses them is refused:
-different software or weights, a folder that is not everyone's or cannot be written. What does
-not is a note: clocks, since no rank compares its own with another's.
+Each rank gathers its facts and shares them, and every rank examines the facts of all, so that all
+ranks come to the same conclusion. Problems that would make results wrong or lose them are errors:
+different software or weights, a folder that is not shared or not writable. Others are notes:
+clocks, since no rank compares its own with another's.
 """
 
 from __future__ import annotations
@@ -28,39 +28,39 @@ from hpcbench.scheduler.disk import look, remedy, write_probe
 from hpcbench.scheduler.world import World, places
 from hpcbench.version import PACKAGE
 
-# Clocks that agree so well have some service that sets them, in seconds.
+# In seconds: clocks that agree better than this are set by some service.
 CLOCK_TOLERANCE = 5.0
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What one rank knows of itself and sees of the run.
+    """The facts that one rank knows about itself and the run.
 
     Attributes
     ----------
     rank : int
         The rank.
     host : str
-        Where it is.
+        Its host.
     software : dict
-        Versions of what decides results, by name.
+        Versions of the packages that determine results, by name.
     code : str
-        Digest of hpcbench's own code; empty but on one rank of each host.
+        Digest of hpcbench's own code; only on one rank of each host, else empty.
     home : str
         Folder that hpcbench was loaded from.
     weights : str
-        Beginning of the weights' SHA-256, or why there are none; empty where the model has no
-        file, and but on one rank of each host.
+        Beginning of the weights' SHA-256, or why there are none; only on one rank of each host and
+        if the model has a file, else empty.
     folder : str
-        The run's folder, as this rank takes it.
+        The run's folder, as this rank sees it.
     absent : bool
-        Whether this rank does not see there what rank 0 wrote.
+        Whether this rank does not see the file that rank 0 wrote there.
     unwritable : str
         Why this rank cannot write there; empty if it can.
     advice : str
-        What to do about that.
+        The remedy for that.
     problem : str
-        What went wrong while the facts were gathered.
+        An error while the facts were gathered.
     """
 
     rank: int
@@ -79,16 +79,18 @@ class Facts:
 def check_world(
     world: World, folder: Path, model: str, *, clock: Callable[[], float] = time.time
 ) -> list[str]:
-    """See whether the ranks fit together and can write; notes for the user, if any. Collective.
+    """Check that the ranks fit together and can write; return notes for the user. Collective.
 
     Parameters
     ----------
+    world : World
+        The ranks.
     folder : Path
         The run's folder, which rank 0 has made.
     model : str
-        As ``--model`` takes it; empty where a loaded potential was handed in.
+        As for ``--model``; empty if a loaded potential was passed.
     clock : callable, optional
-        Gives this host's time, in seconds.
+        Returns this host's time, in seconds.
 
     Raises
     ------
@@ -106,10 +108,22 @@ def check_world(
 def survey(
     world: World, folder: Path, model: str, *, clock: Callable[[], float] = time.time
 ) -> tuple[list[SetupError], list[str]]:
-    """What is wrong, and what is worth a note. Collective; the same on every rank."""
+    """Return problems and notes, the same on every rank. Collective.
+
+    Parameters
+    ----------
+    world : World
+        The ranks.
+    folder : Path
+        The run's folder, which rank 0 has made.
+    model : str
+        As for ``--model``; empty if a loaded potential was passed.
+    clock : callable, optional
+        Returns this host's time, in seconds.
+    """
     with _probe(world, folder) as (name, problem):
         hosts = world.share(socket.gethostname())
-        # Once a host: the code is a hundred files, and weights are large.
+        # On one rank of each host: the code is a hundred files, and weights are large.
         leads = world.size > 1 and hosts.index(hosts[world.rank]) == world.rank
         everyone = world.share(_facts(world, folder, name, model, leads))
     # Right after a collective call: ranks leave it within milliseconds of each other.
@@ -122,7 +136,7 @@ def survey(
 
 
 def examine(everyone: Sequence[Facts]) -> list[SetupError]:
-    """What is wrong with the ranks taken together."""
+    """Return the problems of all ranks taken together."""
     broken = [f"{_who([facts])}: {facts.problem}" for facts in everyone if facts.problem]
     if broken:
         return [SetupError("the start-up checks failed on\n  " + "\n  ".join(broken))]
@@ -131,7 +145,15 @@ def examine(everyone: Sequence[Facts]) -> list[SetupError]:
 
 
 def compare_clocks(everyone: Sequence[Facts], clocks: Sequence[float]) -> str:
-    """A note on clocks that disagree; empty if they agree. Clocks in seconds."""
+    """Return a note on clocks that disagree; empty if they agree.
+
+    Parameters
+    ----------
+    everyone : sequence of Facts
+        The facts of all ranks.
+    clocks : sequence of float
+        Their clocks, in seconds.
+    """
     middle = statistics.median_low(clocks)
     ahead: dict[int, list[Facts]] = {}
     for facts, clock in zip(everyone, clocks, strict=True):
@@ -145,14 +167,14 @@ def compare_clocks(everyone: Sequence[Facts], clocks: Sequence[float]) -> str:
     )
     return (
         f"clocks disagree: {wrong}. Results do not depend on clocks, but times in logs and rates "
-        f"in `hpcbench status` do, and the end of the job is known by the clock of rank 0's host. "
-        f"Tell the cluster's administrators; `chronyc tracking` on a host says how it is set"
+        f"in `hpcbench status` do, and the end of the job is taken from the clock of rank 0's "
+        f"host. Tell the cluster's administrators; `chronyc tracking` on a host says how it is set"
     )
 
 
 @contextlib.contextmanager
 def _probe(world: World, folder: Path) -> Iterator[tuple[str, str]]:
-    """A file that rank 0 has just written, by its name, or why it could not. Collective."""
+    """Write a file on rank 0; yield its name, or why it could not be written. Collective."""
     name, problem = "", ""
     if world.rank == 0:
         # Removed with other torn files if this process is killed here (see ``RunFolder``).
@@ -175,7 +197,7 @@ def _probe(world: World, folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _facts(world: World, folder: Path, name: str, model: str, leads: bool) -> Facts:
-    """The facts of this rank; never raises, for the other ranks are waiting."""
+    """Return the facts of this rank; never raises, because the other ranks wait."""
     facts = Facts(world.rank, socket.gethostname(), {}, folder=os.path.abspath(folder))
     try:
         absent, unwritable, advice = look(folder, name, world.rank)
@@ -206,7 +228,7 @@ def _facts(world: World, folder: Path, name: str, model: str, leads: bool) -> Fa
 
 
 def _packages(model: str) -> tuple[str, ...]:
-    """The package that the model is computed by."""
+    """Return the package that computes the model."""
     if model in MATTERSIM_FILES or model.endswith((".pth", ".pt")):
         return ("mattersim",)
     if model in SEVENNET:
@@ -230,7 +252,7 @@ def _weights_here(model: str) -> str:
 
 
 def code_digest() -> str:
-    """A digest of hpcbench's code: two copies of one version need not be the same."""
+    """Return a digest of hpcbench's code: two copies of one version may differ."""
     digest = hashlib.sha256()
     folder = PACKAGE
     for path in sorted(folder.rglob("*.py")):
@@ -248,7 +270,7 @@ def _software(everyone: Sequence[Facts]) -> LaunchError | None:
         lines += _differences(everyone, text)
     leaders = [facts for facts in everyone if facts.code]
     lines += _differences(leaders, lambda facts: f"hpcbench with the code {facts.code}")
-    # Where one host has two copies of hpcbench, only one of them has been read.
+    # If one host has two copies of hpcbench, only one of them has been read.
     for host in dict.fromkeys(facts.host for facts in everyone):
         there = [facts for facts in everyone if facts.host == host]
         lines += _differences(there, lambda facts: f"hpcbench from {facts.home}")
@@ -282,7 +304,7 @@ def _folder(everyone: Sequence[Facts]) -> StoreError | None:
     if absent:
         return StoreError(
             f"the run's folder is not the same for all ranks: {_who(everyone[:1])} has made "
-            f"{everyone[0].folder}, but what it wrote there is not seen by\n"
+            f"{everyone[0].folder}, but a file that it wrote there is not seen by\n"
             + "\n".join(_differences(absent, lambda facts: facts.folder, least=1))
             + "\ngive --out a path on a file system that all nodes share: /tmp and $TMPDIR "
             "usually are each node's own (`df -h FOLDER` says what a folder lies on)"
@@ -300,7 +322,7 @@ def _folder(everyone: Sequence[Facts]) -> StoreError | None:
 def _differences(
     everyone: Sequence[Facts], text: Callable[[Facts], str], least: int = 2
 ) -> list[str]:
-    """A line for each value with those who have it, the most common first; none if they agree."""
+    """Return a line for each value with its ranks, the most common first; none if they agree."""
     groups: dict[str, list[Facts]] = {}
     for facts in everyone:
         groups.setdefault(text(facts), []).append(facts)

@@ -1,4 +1,4 @@
-"""How much time a run has."""
+"""The time that a run has left."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-# Seconds before the end in which no work is begun or gone on with: for the analyses that are
-# left, the last commit and the store.
+# Seconds before the end that are reserved for the remaining analyses, the last commit and the
+# store; no crystal is computed in them.
 RESERVE = 120.0
 # ... but not more than this share of a short job.
 LARGEST_SHARE = 0.1
@@ -19,7 +19,7 @@ SQUEUE_PATIENCE = 20.0
 
 @dataclass(frozen=True)
 class TimeLeft:
-    """Seconds from now on in which crystals may be computed, and those after them."""
+    """Seconds from now on in which crystals may be computed, and the reserve after them."""
 
     for_work: float
     reserve: float
@@ -28,20 +28,22 @@ class TimeLeft:
 def time_left(
     time_limit: float | None, spent: float, environment: Mapping[str, str] | None = None
 ) -> TimeLeft | None:
-    """How much time there is; ``None`` where there is no limit.
+    """Return the time that is left; ``None`` if there is no limit.
 
-    The user's limit or the end of the Slurm job, whichever is nearer, less a reserve.
+    It is the user's limit or the end of the Slurm job, whichever comes first, less a reserve.
 
     Parameters
     ----------
     time_limit : float or None
         ``--time-limit`` in seconds, from the start of this process.
     spent : float
-        Seconds since then.
+        Seconds since that start.
+    environment : mapping, optional
+        Variables of the job; ``os.environ`` by default.
     """
     ends = [] if time_limit is None else [time_limit - spent]
     job = slurm_seconds_left(os.environ if environment is None else environment)
-    # One in the past is another job's, see ``past_end``: a run that stops for it would never work.
+    # An end in the past is that of another job, see ``past_end``, and must not stop this run.
     if job is not None and job > 0.0:
         ends.append(job)
     if not ends:
@@ -52,22 +54,22 @@ def time_left(
 
 
 def past_end(environment: Mapping[str, str] | None = None) -> str:
-    """Say that the environment names the end of a job that is over; empty if it does not."""
+    """Return a note if the environment names the end of a job that is over; else ""."""
     end = (os.environ if environment is None else environment).get("SLURM_JOB_END_TIME", "")
     if not end.isdigit() or int(end) > time.time():
         return ""
     when = f"{datetime.fromtimestamp(int(end)):%Y-%m-%d %H:%M}"
     return (
-        f"SLURM_JOB_END_TIME ({when}) is over, and passed over; if it was left by another job: "
-        f"unset SLURM_JOB_END_TIME"
+        f"SLURM_JOB_END_TIME ({when}) is in the past, and ignored; if it is left over from another "
+        f"job: unset SLURM_JOB_END_TIME"
     )
 
 
 def slurm_seconds_left(environment: Mapping[str, str]) -> float | None:
-    """Seconds to the end of the Slurm job; ``None`` outside of one, or where it has no end.
+    """Return the seconds to the end of the Slurm job; ``None`` without a job or without an end.
 
-    Slurm tells the end in ``SLURM_JOB_END_TIME``, but not in all versions (22.05 does not):
-    then squeue is asked. To be called by one rank: squeue is a burden to the controller.
+    Not all versions of Slurm set ``SLURM_JOB_END_TIME`` (22.05 does not): then squeue is called.
+    Only one rank should call this, because squeue is a burden on the controller.
     """
     end = environment.get("SLURM_JOB_END_TIME", "")
     if end.isdigit():

@@ -1,4 +1,4 @@
-"""Which device a rank computes on."""
+"""The choice of a device for each rank."""
 
 from __future__ import annotations
 
@@ -10,15 +10,23 @@ from hpcbench.errors import DeviceError
 from hpcbench.scheduler.world import World
 
 RankDevice = tuple[int, str, str, str, str]
-"""Rank, host, device, the GPU's identity (empty for a CPU), and what is wrong."""
+"""Rank, host, device, the GPU's identity (empty for a CPU), and a problem (or "")."""
 
 
 def choose_device(wanted: str, world: World, *, share_gpu: bool) -> str:
-    """The device of this rank: ``cpu`` or ``cuda:N``. Collective.
+    """Return the device of this rank: ``cpu`` or ``cuda:N``. Collective.
 
-    ``auto`` takes a GPU where there is one: number ``local_rank`` of those that are visible,
-    counted around. This fits a launcher that shows each rank its own GPU as well as one that
-    shows all to all.
+    ``auto`` takes a GPU if there is one: number ``local_rank`` modulo the number of visible ones.
+    This fits launchers that show each rank its own GPU, and those that show all GPUs to all ranks.
+
+    Parameters
+    ----------
+    wanted : str
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    world : World
+        The ranks.
+    share_gpu : bool
+        Whether several ranks may share a GPU.
 
     Raises
     ------
@@ -34,7 +42,15 @@ def choose_device(wanted: str, world: World, *, share_gpu: bool) -> str:
 
 
 def gather_devices(wanted: str, world: World) -> tuple[str, list[RankDevice]]:
-    """The device of this rank, and what all ranks have. Collective; raises nothing."""
+    """Return the device of this rank, and the devices of all ranks. Collective; raises nothing.
+
+    Parameters
+    ----------
+    wanted : str
+        As for :func:`choose_device`.
+    world : World
+        The ranks.
+    """
     problem, device, identity = "", "cpu", ""
     try:
         device, identity = _local_device(wanted, world.local_rank)
@@ -46,7 +62,17 @@ def gather_devices(wanted: str, world: World) -> tuple[str, list[RankDevice]]:
 
 
 def examine_devices(wanted: str, everyone: Sequence[RankDevice], *, share_gpu: bool) -> str:
-    """What is wrong with the devices of all ranks together, and what to do; else nothing."""
+    """Return a problem with the devices of all ranks together, and its remedy; else "".
+
+    Parameters
+    ----------
+    wanted : str
+        As for :func:`choose_device`.
+    everyone : sequence of RankDevice
+        From :func:`gather_devices`.
+    share_gpu : bool
+        Whether several ranks may share a GPU.
+    """
     for rank, host, _, _, problem in everyone:
         if problem:
             return f"rank {rank} on {host}: {problem}"
@@ -84,7 +110,7 @@ def _map(everyone: Sequence[RankDevice]) -> str:
 
 
 def _local_device(wanted: str, local_rank: int) -> tuple[str, str]:
-    """Device and the GPU's identity (empty for a CPU)."""
+    """Return the device, and the GPU's identity (empty for a CPU)."""
     if wanted == "cpu":
         return "cpu", ""
     import torch
@@ -107,7 +133,10 @@ def _local_device(wanted: str, local_rank: int) -> tuple[str, str]:
 
 
 def own_cores(world: World) -> float:
-    """Cores of this host that are this rank's; one that ranks share counts in parts. Collective."""
+    """Return the number of this host's cores that belong to this rank. Collective.
+
+    A core that several ranks may use counts as a fraction.
+    """
     host, mine = socket.gethostname(), frozenset(os.sched_getaffinity(0))
     everyone = world.share((host, mine))
     return sum(

@@ -1,4 +1,4 @@
-"""Whether a run can write where it wants to."""
+"""Checks that a run can write to its folder."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import os
 import time
 from pathlib import Path
 
-# Enough that a quota or a full disk says so, and done in some 20 ms.
+# Enough to detect a quota or a full disk, and written in some 20 ms.
 PROBE_BYTES = 4 * 2**20
-# A file that another host has just written may take so long to appear (NFS), in seconds.
+# Seconds after which a file that another host has just written has appeared (NFS).
 PATIENCE = 10.0
 
 
 def write_probe(path: Path) -> None:
-    """Write a file to the disk as results are written: for good, not into a cache.
+    """Write a file and sync it to disk, as results are written.
 
     Raises
     ------
     OSError
-        If it cannot be written; nothing of it is left then.
+        If it cannot be written; the file is then removed.
     """
     try:
         with path.open("xb") as stream:
-            # Random, for some file systems compress.
+            # Random, because some file systems compress.
             stream.write(os.urandom(PROBE_BYTES))
             stream.flush()
             os.fsync(stream.fileno())
@@ -35,15 +35,30 @@ def write_probe(path: Path) -> None:
 
 
 def look(folder: Path, name: str, rank: int) -> tuple[bool, str, str]:
-    """Whether rank 0's file is missing here; why this rank cannot write, and what to do."""
+    """Check that this rank sees rank 0's file, and can make a link to it.
+
+    Parameters
+    ----------
+    folder : Path
+        The run's folder.
+    name : str
+        Name of the file that rank 0 wrote; empty if it could not.
+    rank : int
+        This rank.
+
+    Returns
+    -------
+    bool, str, str
+        Whether the file is missing, why this rank cannot write, and the remedy.
+    """
     if not name:
-        return False, "", ""  # rank 0 could not write: it says so, and there is nothing to see
+        return False, "", ""  # rank 0 could not write, and reports it
     end = time.monotonic() + PATIENCE
     while not os.path.exists(folder / name):  # unlike Path's, without an error
         if time.monotonic() > end:
             return True, "", ""
         time.sleep(0.1)
-    # A link: what a lease is, and the one thing that every rank must be able to make.
+    # A link, because a lease is one: every rank must be able to make it.
     link = folder / f"{name.removesuffix('.part')}-{rank:05d}.part"
     try:
         link.symlink_to(name)
@@ -54,7 +69,15 @@ def look(folder: Path, name: str, rank: int) -> tuple[bool, str, str]:
 
 
 def remedy(error: OSError, folder: Path) -> str:
-    """What to do about a folder that cannot be written."""
+    """Return advice on a folder that cannot be written.
+
+    Parameters
+    ----------
+    error : OSError
+        The error.
+    folder : Path
+        The folder.
+    """
     match error.errno:
         case errno.ENOSPC:
             return f"make room (`df -h {folder}`, `df -i {folder}`), or give --out elsewhere"
@@ -67,7 +90,15 @@ def remedy(error: OSError, folder: Path) -> str:
 
 
 def compare_room(folder: Path, needed: float) -> str:
-    """A note if the file system has less room than the results will take, in bytes; or empty."""
+    """Return a note if the file system has less room than the results need; else "".
+
+    Parameters
+    ----------
+    folder : Path
+        The run's folder.
+    needed : float
+        In bytes.
+    """
     free = free_bytes(folder)
     if free >= needed:
         return ""
@@ -79,12 +110,12 @@ def compare_room(folder: Path, needed: float) -> str:
 
 
 def free_bytes(folder: Path) -> int:
-    """Bytes that this user may still write to the file system; quotas are not seen."""
+    """Return the bytes that this user may still write to the file system, without quotas."""
     status = os.statvfs(folder)
     return status.f_bavail * status.f_frsize
 
 
 def size(number: float) -> str:
-    """Bytes for people."""
+    """Format a number of bytes for people."""
     exponent = next((e for e in (12, 9, 6) if number >= 10**e), 3)
     return f"{number / 10**exponent:.3g} {({12: 'T', 9: 'G', 6: 'M', 3: 'k'})[exponent]}B"

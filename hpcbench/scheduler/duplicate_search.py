@@ -1,4 +1,4 @@
-"""The list of a run from what its ranks have read; they share the comparisons in it."""
+"""The list of a run, made from the crystals that all ranks have read, which share comparisons."""
 
 from __future__ import annotations
 
@@ -17,17 +17,21 @@ from hpcbench.sources import SourceFile, find_files
 def curated(
     config: RunConfig, world: World, gathered: Sequence[Sequence[ListedCrystal] | SetupError]
 ) -> CrystalList | None:
-    """On rank 0 the list, elsewhere ``None``. Collective.
+    """Return the list on rank 0, elsewhere ``None``. Collective.
 
     Parameters
     ----------
+    config : RunConfig
+        Resolved settings.
+    world : World
+        The ranks.
     gathered : sequence
-        On rank 0 what all ranks have read.
+        On rank 0, the crystals or the error of each rank.
 
     Raises
     ------
     SetupError
-        That one of the ranks had while reading.
+        The error of one of the ranks while reading.
     SourceError
         If there is no readable crystal, or no known ones where they should be.
     """

@@ -1,8 +1,8 @@
-"""Which ranks of a launch work, wait, have given up, or have died. Told by files, not by MPI.
+"""The state of the ranks of a launch: working, waiting, given up or dead. Uses files, not MPI.
 
-A rank has a file that it touches every few seconds; one that has not been touched for a while
-is that of a dead rank. Ranks leave together: MPICH's mpiexec kills the others when one process
-exits before them, and MPI_Finalize never returns once one has died.
+A rank has a file that it touches every few seconds; if that has not been touched for a while, the
+rank is dead. Ranks leave together: MPICH's mpiexec kills the others when one process exits before
+them, and MPI_Finalize never returns once one has died.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ import psutil
 # Shared file systems show a new time stamp up to a minute late.
 SILENCE_OF_THE_DEAD = 120.0
 HEARTBEAT = 20.0
-# After so many seconds the thread notices that the rank has left.
+# Seconds after which the thread notices at the latest that the rank has left.
 LONGEST_WAIT = 1.0
 POLL = 0.2
-# So many ranks that wait ask the file system as often as one does in POLL seconds.
+# Number of ranks up to which each polls every POLL seconds; more ranks poll less often.
 RANKS_A_POLL = 20
 
 
 class Heartbeat:
-    """The ranks of one launch, seen by one of them.
+    """The ranks of one launch, as one of them sees them.
 
     Parameters
     ----------
@@ -37,8 +37,8 @@ class Heartbeat:
     rank, size : int
         This rank, and the number of ranks.
     silence : float
-        Seconds without a heartbeat after which a rank on another host counts as dead; on this
-        host its process is looked for as well.
+        Seconds without a heartbeat after which a rank on another host counts as dead; for ranks on
+        this host the process is checked as well.
     """
 
     def __init__(
@@ -53,17 +53,17 @@ class Heartbeat:
         self._silence = silence
         self.poll = POLL * max(1.0, size / RANKS_A_POLL)
         """Seconds to wait before looking again."""
-        # By rank: its last time stamp, and when this process first saw it (own clock).
+        # By rank: its last time stamp, and the time when this process first saw it (own clock).
         self._seen: dict[int, tuple[float, float]] = {}
         self._leaving = threading.Event()
 
     def enter(self, wait: Callable[[float], object] | None = None) -> None:
-        """Say that this rank is at work, from now on every few seconds.
+        """Announce this rank, and touch its file every few seconds from now on.
 
         Parameters
         ----------
         wait : callable, optional
-            Waits for so many seconds, or less; called again and again in a thread of its own.
+            Waits for a number of seconds, or less; called repeatedly in a separate thread.
         """
         self._file(self._rank).write_text(f"{socket.gethostname()} {os.getpid()}\n")
         threading.Thread(target=self._beat, args=(wait or self._leaving.wait,), daemon=True).start()
@@ -79,22 +79,25 @@ class Heartbeat:
                 due = time.monotonic() + interval
 
     def rest(self) -> None:
-        """Say that this rank has nothing to do."""
+        """Announce that this rank has nothing to do."""
         create(self._ended / f"rank-{self._rank:05d}")
 
     def resume(self) -> None:
-        """Say that it has found something again; to be said before it takes it."""
+        """Announce that this rank has work again; to be called before it takes the work."""
         (self._ended / f"rank-{self._rank:05d}").unlink(missing_ok=True)
 
     def give_up(self) -> None:
-        """Say that this rank will do no more, whatever it holds."""
+        """Announce that this rank will do no more, whatever it has leased."""
         create(self._ended / f"gave-up-{self._rank:05d}")
 
     def end(self) -> bool:
-        """Wait until no rank works, and until one of them has had the last word.
+        """Wait until no rank works, and until one of them has finished the launch.
 
-        Returns true on the rank that has it, which then calls :meth:`close`. If it dies before
-        that, another one gets it.
+        Returns
+        -------
+        bool
+            True on the rank that is to finish the launch, which then calls :meth:`close`. If it
+            dies before that, another rank gets true.
         """
         while self.working():
             time.sleep(self.poll)
@@ -106,7 +109,7 @@ class Heartbeat:
             except FileExistsError:
                 last = int(os.readlink(self._ended / f"last.{holder}"))
                 if last == self._rank:
-                    # NFS says so when the answer to making it was lost.
+                    # NFS reports this when the reply to its creation was lost.
                     return True
                 if self._is_silent(last):
                     holder += 1
@@ -118,20 +121,20 @@ class Heartbeat:
         return False
 
     def leave(self) -> None:
-        """Say no more that this rank is at work."""
+        """Stop the heartbeat."""
         self._leaving.set()
 
     def close(self) -> None:
-        """Let the other ranks go."""
+        """Announce that the launch is finished, which lets the other ranks go."""
         self.leave()
         create(self._ended / "closed")
 
     def is_closed(self) -> bool:
-        """Whether the last word has been said."""
+        """Tell whether the launch is finished."""
         return (self._ended / "closed").exists()
 
     def working(self) -> list[int]:
-        """Ranks that neither wait nor have died."""
+        """Return the ranks that neither wait nor are dead."""
         ended = self._names()
         return [
             rank
@@ -140,7 +143,7 @@ class Heartbeat:
         ]
 
     def dead(self) -> list[int]:
-        """Ranks that have died."""
+        """Return the ranks that are dead."""
         ended = self._names()
         return [
             rank
@@ -149,13 +152,13 @@ class Heartbeat:
         ]
 
     def lost(self) -> list[int]:
-        """Ranks that will do no more: they have died, or given up."""
+        """Return the ranks that will do no more: they are dead, or have given up."""
         ended = self._names()
         gave_up = [rank for rank in range(self._size) if f"gave-up-{rank:05d}" in ended]
         return sorted({*gave_up, *self.dead()})
 
     def complete(self) -> bool:
-        """Whether all ranks came to their end, and live to leave together."""
+        """Tell whether all ranks have come to their end and are alive to leave together."""
         names = self._names()
         return all(f"rank-{rank:05d}" in names for rank in range(self._size)) and not any(
             self._is_gone(rank) for rank in range(self._size)
@@ -165,13 +168,13 @@ class Heartbeat:
         return {entry.name for entry in os.scandir(self._ended)}
 
     def _is_gone(self, rank: int) -> bool:
-        """Whether the process of a rank on this host does not exist any more."""
+        """Tell whether the process of a rank on this host has ended."""
         try:
             host, _, pid = self._file(rank).read_text().partition(" ")
             if host == socket.gethostname() and pid.strip():
                 return is_gone(int(pid))
         except OSError:
-            # Not entered yet.
+            # The rank has not announced itself yet.
             return False
         return False
 
@@ -195,19 +198,32 @@ class Heartbeat:
 
 
 def is_gone(pid: int) -> bool:
-    """Whether a process of this host does not exist any more."""
+    """Tell whether a process of this host has ended."""
     try:
-        # A zombie is dead: who has started it may not look for a long time.
+        # A zombie has ended; its parent may not notice for a long time.
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
     except psutil.Error:
-        # Another user's.
+        # A process of another user.
         return False
 
 
 def create(path: Path, text: str = "") -> bool:
-    """Create a file that must not exist yet; false if another process was first."""
+    """Create a file that must not exist yet.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    text : str
+        Its content.
+
+    Returns
+    -------
+    bool
+        False if another process was first.
+    """
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:

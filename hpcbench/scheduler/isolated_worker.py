@@ -1,8 +1,8 @@
-"""A process that computes suspects in place of its rank: if it dies, only it does.
+"""A process that computes suspects in place of its rank, which survives if it dies.
 
-The rank's side is :class:`IsolatedWorker`; the other side is this module run as a program. The rank
-sends rows of the list of crystals, one after the other; the isolated worker commits the result of
-each as a segment of its rank and says so.
+The rank uses :class:`IsolatedWorker`; the process runs this module as a program. The rank sends
+rows of the list of crystals, one after the other. The process commits the result of each as a
+segment of its rank, and confirms it.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ from hpcbench.events import EventLog
 from hpcbench.scheduler.journal import Journal, journal_path
 
 POLL = 0.2
-# Seconds from when it is asked to stop until it is killed: more than its own patience.
+# Seconds between the request to stop and the kill: more than the process itself needs.
 LONGEST_END = 10.0
-# Exit code of an isolated worker that ended by an error that is no crystal's.
+# Exit code of an isolated worker that ended by an error that no crystal caused.
 UNABLE = 99
 BEGUN, DONE, ASKED = b"begun\n", b"done\n", b"asked to stop\n"
-# Of MPI and its launchers: the isolated worker is no rank.
+# Variables of MPI and its launchers, which are removed: the isolated worker is no rank.
 LAUNCHER_VARIABLES = ("PMI", "PMIX", "OMPI_", "SLURM_STEP_NUM_TASKS", "HYDI_", "MPI_", "PALS_")
 
 
 class Fate(enum.Enum):
-    """What became of a crystal: computed, given up for a stop, or the isolated worker died of it.
+    """Outcomes of a crystal: computed, given up for a stop, or the isolated worker died of it.
 
-    ``UNABLE`` is one that could not begin, or ended by an error of its own: no crystal is to
-    blame. ``ASKED`` is one that was asked to stop, and its rank was not.
+    ``UNABLE``: the worker could not begin, or ended by an error that no crystal caused. ``ASKED``:
+    the worker was asked to stop, and its rank was not.
     """
 
     DONE = enum.auto()
@@ -59,18 +59,18 @@ class Fate(enum.Enum):
 
 @dataclass(frozen=True)
 class Order:
-    """What an isolated worker is told at its start.
+    """Settings of an isolated worker.
 
     Attributes
     ----------
     config : RunConfig
         Resolved settings.
     result_settings : mapping
-        The settings that decide results, written into each segment.
+        The settings that determine results, written into each segment.
     launch : str
         Name of the launch.
     rank : int
-        In whose place it works.
+        The rank that it works for.
     rank_process : int
         That rank's process: when it is gone, the isolated worker ends.
     device : str
@@ -99,10 +99,10 @@ class IsolatedWorker:
         self._stop = stop
         self._process: subprocess.Popen[bytes] | None = None
         self.how = ""
-        """How the last one ended, in words."""
+        """The end of the last process, in words."""
 
     def compute(self, row: int, attempts: int, longest: float = math.inf) -> Fate:
-        """Let it compute a row of the list of crystals, which was begun so often before.
+        """Compute a row of the list of crystals in the process.
 
         Parameters
         ----------
@@ -111,7 +111,7 @@ class IsolatedWorker:
         attempts : int
             How often it was begun before.
         longest : float
-            Seconds after which it is killed, once it has begun.
+            Seconds after its beginning when the process is killed.
         """
         for _ in range(2):
             process = self._process or self._start()
@@ -120,7 +120,7 @@ class IsolatedWorker:
                 pickle.dump((row, attempts), process.stdin)
                 process.stdin.flush()
             except BrokenPipeError:
-                # It has died while it had nothing to do.
+                # It has died while it was idle.
                 self.close()
                 continue
             fate = self._await(process, longest)
@@ -129,7 +129,7 @@ class IsolatedWorker:
         return Fate.UNABLE
 
     def close(self) -> None:
-        """Let it end."""
+        """Let the process end."""
         if self._process is not None:
             with contextlib.suppress(OSError):
                 assert self._process.stdin is not None, "it was started with one"
@@ -143,7 +143,7 @@ class IsolatedWorker:
         if self._order.device.startswith("cuda"):
             import torch
 
-            # What this rank has had for its passes.
+            # Memory that this rank used for its passes.
             torch.cuda.empty_cache()
         variables = {
             key: value
@@ -197,10 +197,10 @@ class IsolatedWorker:
 
 
 def main() -> None:
-    """Of the isolated worker's process."""
+    """Compute the crystals that the rank sends, in the isolated worker's process."""
     stop = Stop()
     stop.install()
-    # What libraries print must not be taken for an answer, nor may they read what is asked.
+    # Libraries must neither write to the channel for answers nor read from that for requests.
     answers = os.dup(1)
     os.dup2(2, 1)
     asked = os.fdopen(os.dup(0), "rb")
@@ -256,7 +256,7 @@ def main() -> None:
             if worker.work([[crystal]]):
                 os.write(answers, DONE)
     if stop.requested:
-        # By its rank, or by somebody else: no crystal is to blame.
+        # Asked by its rank, or by somebody else: no crystal is to blame.
         with contextlib.suppress(BrokenPipeError):
             os.write(answers, ASKED)
     log.close()
@@ -279,7 +279,7 @@ if __name__ == "__main__":
     try:
         main()
     except PotentialError:
-        # It breaks on what it was given, or, before that, cannot be had.
+        # The potential fails for a crystal, or cannot be loaded.
         traceback.print_exc()
         sys.exit(PotentialError.exit_code)
     except Exception:

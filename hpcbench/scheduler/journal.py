@@ -1,20 +1,20 @@
-"""What a process of a launch takes and begins, written down before the work starts.
+"""Journals: each process of a launch writes down what it takes and begins, before it starts.
 
 One file for each process, with lines::
 
     read gen/a.cif              this file is about to be read (escaped as in a URL); "-": none
-    read-alone gen/a.cif        ... in a process of its own
-    take 17 0                   block 17 is about to be leased, as its holder number 0
+    read-alone gen/a.cif        ... in a separate process
+    take 17 0                   block 17 is about to be leased, with this process as holder 0
     begin 1f3a... 9c0d...       work on these crystals begins
     alone 1f3a...               ... on this one, with nothing beside it
     done 17                     all results of block 17 are committed
     died 1f3a...                this crystal has ended the isolated worker that computed it alone
     stop                        the process was asked to stop: its death would mean nothing
-    end                         it has ended as it should
+    end                         the process has ended normally
 
-After a death the file tells the other ranks what is left to do, and which crystals may be to
-blame. It survives whatever kills the process; on a machine that goes down the last lines may be
-lost, and then no crystal is suspected because of them.
+After a death the other ranks read from it what is left to do, and which crystals may be the cause.
+It survives any death of the process. If a machine goes down the last lines may be lost, and then no
+crystal is suspected because of them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 
 class Journal:
-    """Writes the journal of this process.
+    """The journal of this process, for writing.
 
     Raises
     ------
@@ -43,65 +43,81 @@ class Journal:
         self.path = path
         self._stopped = False
         self._torn = False
-        # A thread may say that the process was asked to stop, at any time.
+        # Another thread may call stop() at any time.
         self._lock = threading.Lock()
         self._file: int | None = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def read(self, path: str, *, alone: bool = False) -> None:
-        """Note that a file is about to be read; empty where all have been.
+        """Note that a file is about to be read; an empty path means that all have been.
 
         Parameters
         ----------
         path : str
             The file.
         alone : bool
-            Whether it is read in a process of its own.
+            Whether it is read in a separate process.
         """
         name = quote(os.fsencode(path)) if path else "-"
         self._write("read-alone" if alone else "read", name)
 
     def read_well(self, path: str) -> None:
-        """Note that a file was read in a process of its own, which has lived."""
+        """Note that a file was read in a separate process, which has survived."""
         with contextlib.suppress(OSError):
             self._write("read-well", quote(os.fsencode(path)))
 
     def take(self, block: int, holder: int) -> None:
-        """A block is about to be leased."""
+        """Note that a block is about to be leased.
+
+        Parameters
+        ----------
+        block : int
+            Number of the block.
+        holder : int
+            Number of ranks that had it before.
+        """
         self._write("take", str(block), str(holder))
 
     def begin(self, ids: Sequence[str], *, alone: bool = False) -> None:
-        """Work on crystals begins; ``alone`` where one is computed with nothing beside it."""
+        """Note that work on crystals begins.
+
+        Parameters
+        ----------
+        ids : sequence of str
+            The crystals.
+        alone : bool
+            Whether one is computed with nothing beside it.
+        """
         self._write("alone" if alone else "begin", *ids)
 
     def done(self, blocks: Iterable[int]) -> None:
-        """All results of these blocks are committed."""
+        """Note that all results of these blocks are committed."""
         with contextlib.suppress(OSError):
             self._write("done", *map(str, blocks))
 
     def died(self, crystal: str) -> None:
-        """A crystal has ended the isolated worker that computed it alone."""
+        """Note that a crystal has ended the isolated worker that computed it alone."""
         self._write("died", crystal)
 
     def hung(self, crystals: Iterable[str]) -> None:
-        """Note that the potential did not return from these crystals: the process ends for it."""
+        """Note that the potential did not return from these crystals, which ends the process."""
         with contextlib.suppress(OSError):
             self._write("hung", *crystals)
 
     def stop(self) -> None:
-        """The process was asked to stop; said once, and tried again where there was no room."""
+        """Note once that the process was asked to stop; tried again if there was no room."""
         if not self._stopped:
             with contextlib.suppress(OSError):
                 self._write("stop")
                 self._stopped = True
 
     def end(self) -> None:
-        """The process ends as it should."""
+        """Note that the process ends normally."""
         with contextlib.suppress(OSError):
             self._write("end")
         self.close()
 
     def close(self) -> None:
-        """Write no more; does nothing if it is closed."""
+        """Close the file, if it is open."""
         with self._lock:
             if self._file is not None:
                 os.close(self._file)
@@ -111,7 +127,7 @@ class Journal:
         with self._lock:
             if self._file is None:
                 raise OSError(f"{self.path}: closed")
-            # The rest of a line for which there was no room must not spoil the next one.
+            # A line that was only partly written must not spoil the next one.
             line = ("\n" * self._torn + " ".join(words) + "\n").encode()
             written = os.write(self._file, line)
             self._torn = written != len(line)
@@ -121,14 +137,14 @@ class Journal:
 
 @dataclass
 class Told:
-    """What a journal tells.
+    """The contents of a journal.
 
     Attributes
     ----------
     taken : list of (int, int)
         Blocks, and the number of the holder; the lease itself may have failed.
     begun : dict
-        Ids of the crystals on which work began, in order; the value is true where alone.
+        Ids of the crystals on which work began, in order; the value is true if alone.
     done : set of int
         Blocks that are committed.
     died : list of str
@@ -136,13 +152,13 @@ class Told:
     reading : str
         The file that was read last, if it was not read to the end.
     alone : bool
-        Whether it was read in a process of its own.
+        Whether it was read in a separate process.
     read_well : list of str
-        Files that were read in a process of its own, which has lived.
+        Files that were read in a separate process, which has survived.
     hung : list of str
-        Crystals from which the potential did not come back.
+        Crystals from which the potential did not return.
     in_order : bool
-        The process ended as it should, or was asked to stop.
+        Whether the process ended normally, or was asked to stop.
     """
 
     taken: list[tuple[int, int]] = field(default_factory=list)
@@ -157,7 +173,7 @@ class Told:
 
 
 def read_journal(path: Path) -> Told:
-    """Read a journal; a line torn by a death is passed over, and so is what is not understood."""
+    """Read a journal, without lines that are torn by a death or unknown."""
     told = Told()
     try:
         text = path.read_bytes().decode(errors="replace")
@@ -188,5 +204,13 @@ def read_journal(path: Path) -> Told:
 
 
 def journal_path(launch: Path, process: str) -> Path:
-    """The journal of a process of a launch: ``rank-00003``, or that rank's isolated worker."""
+    """Return the path of a process's journal.
+
+    Parameters
+    ----------
+    launch : Path
+        The launch's folder.
+    process : str
+        ``rank-00003``, or the name of that rank's isolated worker.
+    """
     return launch / "journal" / process

@@ -57,7 +57,7 @@ from hpcbench.sources import SourceFile, find_files, find_sources
 from hpcbench.store.damage import find_damage_apart, set_aside
 from hpcbench.store.run_folder import RunFolder
 
-# Seconds after which a thread that was told of a stop looks again.
+# Seconds for which the heartbeat's thread sleeps after a stop was requested.
 POLL = 0.2
 
 
@@ -77,36 +77,40 @@ def launch(
     on_result: Callable[[Mapping[str, Any]], None] = lambda row: None,
     on_end: Callable[[RunConfig], None] = lambda config: None,
 ) -> Outcome:
-    """Compute what is not in the store yet, together with the other ranks.
+    """Compute all crystals that have no result yet, together with the other ranks.
 
-    Collective up to the choice of devices; from there on no rank waits for another, until at
-    the end all leave together (see ``heartbeat``).
+    Collective up to the choice of devices; after that no rank waits for another, until at the end
+    all leave together (see ``heartbeat``).
 
     Parameters
     ----------
     config : RunConfig
         Resolved settings.
+    world : World
+        The ranks.
     startup : StartupWatchdog, optional
-        Watches over the ranks since they have found each other.
+        Watches the other ranks during the start.
+    stop : Stop
+        Whether the run was asked to stop.
     records : iterable, optional
         Crystals to take instead of reading ``config.sources``; on rank 0.
     potential : Potential, optional
         A loaded potential to use instead of loading ``config.model``.
     workload : Workload, optional
-        What is done with crystals instead of computing their phonons.
+        Another task than the computation of phonons.
     retry : str, optional
-        Compute those again that failed for a reason which begins like this.
+        Compute crystals again that failed for a reason with this beginning.
     environment : mapping, optional
-        Tells of the job that this runs in; ``os.environ`` by default.
+        Variables of the job; ``os.environ`` by default.
     on_note, on_plan, on_result, on_end : callable, optional
-        Told what is not as it should be but does no harm, the plan, each result of this rank,
-        and, on the rank that has the last word, that the store is consolidated.
+        Called with notes on harmless problems, with the plan, with each result of this rank, and,
+        on the rank that finishes the launch, when the store is consolidated.
 
     Raises
     ------
     HpcbenchError
-        For all that is wrong with the settings, the sources, the machine or the store; on
-        every rank, before any work is done.
+        For any problem with the settings, the sources, the machine or the store; on every rank,
+        before any work is done.
     """
     if workload is not None:
         potential = workload.potential
@@ -176,7 +180,7 @@ def launch(
         folder.unlock()
         leaving.close()
         if is_refused and is_new and world.size == 1:
-            # Nothing has begun; of several ranks one may still be about to leave.
+            # No work has begun. With several ranks, one may still be using the folder.
             shutil.rmtree(folder.path, ignore_errors=True)
 
 
@@ -221,21 +225,21 @@ def _work_to_the_end(call: _Call) -> Outcome:
 
 
 def _let_finish(stop: Stop) -> None:
-    """Let a signal end nothing at once any more: what comes then has an end of its own."""
+    """Let signals no longer end the process at once: the end of the launch has begun."""
     stop.when_asked = lambda seconds: None
 
 
 def _sources(
     config: RunConfig, folder: RunFolder, records: Iterable[Record] | None
 ) -> tuple[list[SourceFile], str]:
-    """Find the files to be read, and say in a sentence what lies among them and is not.
+    """Return the files to be read, and a sentence on files among them that are not.
 
-    Of a run whose store may have its name; nothing is written before.
+    The store's name is checked first; nothing is written.
     """
     folder.require_name()
     limits = Limits(config.read_limits)
     if config.against:
-        # Read later; that there is none is said before anything is written.
+        # They are read later, but missing ones are reported before anything is written.
         find_files(config.against, limits)
     if records is not None:
         return [], ""
@@ -244,7 +248,7 @@ def _sources(
 
 
 def _suspect_files(folder: RunFolder, launch: str, retry: str | None) -> SuspectFiles:
-    """Return files that may have ended an earlier launch; forgiven if failures are tried again."""
+    """Return files that may have ended an earlier launch; forgiven if failures are retried."""
     past = [path for path in folder.past_launches() if path.name != launch]
     files = suspect_files(past, folder.attempts)
     return files if retry is None else dict.fromkeys(files, 0)
@@ -274,7 +278,7 @@ def _plan(
         )
         assert listing is not None, "rank 0 has it"
         plan = make_plan(config, folder, result_settings, listing, name, world.size, rates, retry)
-        # Before the other ranks hear of it: they want to hold the folder as well.
+        # Before the broadcast, because the other ranks then take the shared lock as well.
         folder.share()
         return plan
 
@@ -286,7 +290,7 @@ def _plan(
 def _enter(
     config: RunConfig, world: World, folder: RunFolder, name: str, stop: Stop, watch: Watchdog
 ) -> tuple[Heartbeat, Journal, EventLog]:
-    """Say that this rank is there; all ranks, or none."""
+    """Announce this rank; all ranks succeed, or none."""
 
     def enter() -> tuple[Heartbeat, Journal, EventLog]:
         launch = folder.launch_folder(name)
@@ -295,7 +299,7 @@ def _enter(
         log = EventLog(folder.events, world.rank, name)
 
         def wait(seconds: float) -> None:
-            # At once, not when the forward pass ends: the kill may come before that.
+            # At once, not after the forward pass: the kill may come before its end.
             if stop.wait(seconds):
                 journal.stop()
                 time.sleep(POLL)
@@ -318,12 +322,12 @@ def _enter(
 
 
 def _all_or_none(world: World, action: Callable[[], Any]) -> Any:
-    """Do something on each rank; if one cannot, all end.
+    """Run an action on each rank; if one fails, all end.
 
     Raises
     ------
     StoreError
-        With what all ranks have to complain of.
+        With the problems of all ranks.
     """
     problem, value = "", None
     try:
@@ -337,7 +341,7 @@ def _all_or_none(world: World, action: Callable[[], Any]) -> Any:
 
 
 def _work(call: _Call) -> bool:
-    """Do this rank's share of the work; whether something was left undone."""
+    """Do this rank's share of the work; return whether something was left undone."""
     process, world, plan = call.process, call.world, call.plan
     config, log = process.config, process.log
     if not plan.blocks:
@@ -352,7 +356,7 @@ def _work(call: _Call) -> bool:
         else potential.info.device
     )
     call.startup.end()
-    # Beside a potential, or in its place.
+    # Number of processes beside a potential, or in its place.
     place = device if call.workload is None else ""
     processes = number_of_processes(config.workers, place, cores, plan.pending / world.size)
     inbox: Inbox = queue.SimpleQueue()
@@ -404,10 +408,18 @@ def _work(call: _Call) -> bool:
 
 
 def result_settings_of(config: RunConfig, weights: str) -> dict[str, Any]:
-    """What decides results and names the store: settings, and the weights' SHA-256."""
+    """Return the settings that determine results and identify the store.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Resolved settings.
+    weights : str
+        SHA-256 of the weights; empty if there are none.
+    """
     result_settings = config.result_settings()
     if weights and Path(config.model).suffix:
-        # A file is known by its content: the same weights may lie in another folder.
+        # A file is identified by its content: the same weights may be in another folder.
         result_settings["model"] = Path(config.model).name
     result_settings["weights_sha256"] = weights
     result_settings["hash"] = settings_hash(result_settings)
@@ -417,7 +429,7 @@ def result_settings_of(config: RunConfig, weights: str) -> dict[str, Any]:
 def _open_folder(
     config: RunConfig, folder: RunFolder, potential: Potential | None, workload: Workload | None
 ) -> tuple[dict[str, Any], str]:
-    """Take the folder; gives the settings that decide results and the launch's name."""
+    """Take the folder; return the settings that determine results and the launch's name."""
     if workload is not None:
         result_settings = dict(workload.result_settings)
     elif potential is None:
@@ -427,7 +439,7 @@ def _open_folder(
     else:
         require_response(potential.info, config.derivative)
         result_settings = result_settings_of(config, potential.info.weights_sha256)
-    # A name that is refused leaves nothing behind.
+    # A refused name leaves nothing behind.
     folder.compare(result_settings)
     folder.create()
     folder.lock()

@@ -1,8 +1,8 @@
-"""Blocks are leased by making symbolic links: no master hands them out.
+"""Leases of blocks as symbolic links, without a master.
 
-A link is made exclusively and whole in one file operation, also on a full disk. Its name is the
-block's number and that of the holder, counted from 0: who takes a block over from a dead rank
-becomes its next holder, and only one can.
+A link is made exclusively and whole in one file operation, also on a full disk. Its name has the
+number of the block and that of the holder, counted from 0: a rank that takes over a block of a
+dead one becomes its next holder, and only one rank can.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pathlib import Path
 from hpcbench.planning.blocks import Block
 from hpcbench.scheduler.journal import Journal, Told
 
-# Of the blocks that others have left, thieves choose among so many, so that not all want one.
+# A rank that takes blocks dealt to others chooses at random among so many, to avoid collisions.
 CHOICE = 8
-# Failures in a row after which a thief looks again what there is.
+# Failures in a row after which it lists the free blocks again.
 PATIENCE = 3
-# Seconds after which a rank looks again how much is left for all.
+# Seconds after which a rank computes again how much is left for all.
 LOOK = 300.0
 
 
@@ -33,11 +33,11 @@ class Lease:
     Attributes
     ----------
     number : int
-        The block's place in the plan.
+        The block's index in the plan.
     block : Block
-        Itself.
+        The block.
     holder : int
-        How many ranks had it before this one: those have died, or given it back.
+        Number of ranks that had it before this one: they have died, or given it back.
     """
 
     number: int
@@ -46,7 +46,7 @@ class Lease:
 
 
 class Leases:
-    """The leases of one launch, seen by one rank.
+    """The leases of one launch, as one rank sees them.
 
     Parameters
     ----------
@@ -55,9 +55,9 @@ class Leases:
     rank, size : int
         This rank, and the number of ranks.
     blocks : sequence of Block
-        The plan's; the same on all ranks.
+        The blocks of the plan; the same on all ranks.
     journal : Journal
-        This rank's.
+        This rank's journal.
     """
 
     def __init__(
@@ -73,24 +73,25 @@ class Leases:
         self._rank = rank
         self._blocks = blocks
         self._journal = journal
-        # Dealt out like cards: most leases are then free at the first try.
+        # Blocks are dealt out evenly, so that most leases succeed at the first try.
         self._own = dict.fromkeys(range(rank, len(blocks), size))
         self._left: list[int] | None = None
-        # Predicted for each block and all after it; what was left at the last look, and when.
+        # Predicted seconds of each block and all after it; later, those left at the last count,
+        # and its time.
         seconds = [*(block.seconds for block in blocks), 0.0]
         self._from_here = list(itertools.accumulate(reversed(seconds)))[::-1]
         self._mine: set[tuple[int, int]] = set()
         self._seen, self._looked = self._from_here[0], time.monotonic()
 
     def take(self, fits: Callable[[Block], bool], *, suspect: bool = False) -> Lease | None:
-        """Lease a block that nobody has had; ``None`` if none is left that fits.
+        """Lease a block that no rank has had; ``None`` if none is left that fits.
 
         Parameters
         ----------
         fits : callable
-            Whether this rank may begin a block now.
+            Tells whether this rank may begin a block now.
         suspect : bool
-            Take one of suspects, instead of one of the others.
+            Whether to take a block of suspects instead of others.
 
         Raises
         ------
@@ -119,7 +120,7 @@ class Leases:
         return None
 
     def seconds_left(self) -> float:
-        """Predicted seconds of what nobody has had: too many rather than too few.
+        """Return the predicted seconds of blocks that no rank has had; rather too many.
 
         Raises
         ------
@@ -133,15 +134,30 @@ class Leases:
         return self._seen if first is None else min(self._seen, self._from_here[first])
 
     def take_over(self, number: int, holder: int) -> Lease | None:
-        """Become the next holder of a block; ``None`` if another rank was first."""
+        """Become the next holder of a block; return ``None`` if another rank was first.
+
+        Parameters
+        ----------
+        number : int
+            The block's index in the plan.
+        holder : int
+            Number of ranks that had it before.
+        """
         return self._try(number, holder)
 
     def held_by(
         self, rank: int, told: Told, tried: Container[tuple[int, int]] = ()
     ) -> Iterable[tuple[int, int]]:
-        """Blocks that a rank left behind: number, and the number of the next holder.
+        """Yield the blocks that a rank left behind: number, and the number of the next holder.
 
-        Without those that are in ``tried``: who waits asks again and again.
+        Parameters
+        ----------
+        rank : int
+            The rank.
+        told : Told
+            Its journal.
+        tried : container of (int, int)
+            Blocks and holders to leave out, because this rank has tried them.
         """
         for number, holder in told.taken:
             left = number < len(self._blocks) and number not in told.done
@@ -151,25 +167,25 @@ class Leases:
                 yield number, holder + 1
 
     def holders(self, lease: Lease) -> list[int]:
-        """The ranks that had a block before."""
+        """Return the ranks that had a block before."""
         ranks = [self._holder(lease.number, holder) for holder in range(lease.holder)]
         return [rank for rank in ranks if rank is not None]
 
     def _free(self) -> list[int]:
         if self._left is None:
-            # The folder is listed only when all of one's own are taken.
+            # The folder is listed only when all blocks dealt to this rank are taken.
             taken = {entry.name.partition(".")[0] for entry in os.scandir(self._folder)}
             self._left = [n for n in range(len(self._blocks)) if f"{n:07d}" not in taken]
         return self._left
 
     def _try(self, number: int, holder: int) -> Lease | None:
         block = self._blocks[number]
-        # Before the lease: a rank that dies in between must not leave one that nobody knows of.
+        # Before the lease: a rank that dies in between must not leave an unknown lease.
         self._journal.take(number, holder)
         try:
             self._path(number, holder).symlink_to(str(self._rank))
         except FileExistsError:
-            # NFS may say so of a link that this rank has just made, when an answer was lost.
+            # NFS may report this for a link that this rank has just made, if a reply was lost.
             made = self._holder(number, holder) == self._rank
             if not made or (number, holder) in self._mine:
                 return None

@@ -1,4 +1,4 @@
-"""Lease, inherit and compute a rank's share of the work of a launch."""
+"""The work of a rank in a launch: lease blocks, take over those of dead ranks, compute."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ from hpcbench.store.schema import DOUBLE
 from hpcbench.store.table_reader import TableReader
 
 POLL = 0.2
-# A suspect that takes longer than this, and so many times what was predicted, is given up: where
-# predictions are from measured rates, it will never end.
+# A suspect is given up after these seconds and so many times its prediction; only if predictions
+# are from measured rates.
 SHORTEST_LIMIT = 600.0
 TIMES_PREDICTED = 100.0
 
 Load = Callable[[Sequence[int]], list[tuple[Crystal, float]]]
-"""Gives crystals by their rows in the list, each with its predicted seconds."""
+"""Returns crystals by their rows in the list, each with its predicted seconds."""
 
 
 @dataclass
@@ -62,21 +62,21 @@ class RankLoop:
     process : RankProcess
         Settings, folder and log of this rank.
     plan : Plan
-        The launch's.
+        The launch's plan.
     heartbeat : Heartbeat
         Of the ranks.
     journal : Journal
-        This rank's.
+        This rank's journal.
     worker : Worker
-        Computes crystals; told to tell ``assigned``.
+        Computes crystals, and reports results to ``assigned``.
     assigned : AssignedWork
-        What this rank has leased.
+        The crystals that this rank has leased.
     isolated_worker : IsolatedWorker or None
-        Computes suspects; the rank itself does where there is none.
+        Computes suspects; without one the rank itself does.
     load : callable
         Reads crystals of the list.
     left_undone : bool
-        There was something that this rank could not do, or not in the time that is left.
+        Whether there was work that this rank could not do, or not in the time that is left.
     """
 
     process: RankProcess
@@ -102,17 +102,21 @@ class RankLoop:
         )
 
     def work(self) -> bool:
-        """Compute until there is nothing left that this rank could do.
+        """Compute until nothing is left that this rank could do.
 
-        Returns false if it was asked to stop before. Whether time did not suffice for some
-        blocks is in ``left_undone``.
+        Blocks for which there was not enough time set ``left_undone``.
+
+        Returns
+        -------
+        bool
+            False if the run was asked to stop before.
 
         Raises
         ------
         StoreError
             If results cannot be written, or the list cannot be read.
         PotentialError
-            If the potential does not compute any more.
+            If the potential has stopped working.
         """
         lease = None
         while not self.process.stop.requested:
@@ -128,11 +132,11 @@ class RankLoop:
         return not self.process.stop.requested
 
     def _crystals(self, ending: threading.Event, lease: Lease | None) -> Iterator[list[Crystal]]:
-        """Crystals of blocks, as long as there are any for this rank; for a thread."""
+        """Yield the crystals of blocks, as long as this rank finds any; used in a thread."""
         if lease is not None:
             yield self._open(lease)
         while not (ending.is_set() or self.process.stop.requested):
-            # Suspects wait until there is nothing else, and must not keep this rank from seeing it.
+            # Suspects are computed last, so they do not count as work that this rank has.
             held = self.assigned.seconds_left(without=self._suspects)
             left = self.assigned.seconds_left(self._leases.seconds_left(), self._suspects) - held
             if held > most_seconds_held(
@@ -141,7 +145,7 @@ class RankLoop:
                 time.sleep(POLL)
                 continue
             lease = self._leases.take(self._fits)
-            # Who has suspects to compute leaves what else the dead have left to the others.
+            # A rank with suspects to compute leaves the blocks of dead ranks to the others.
             if lease is None and not self._suspects:
                 lease = self._inherit()
             if lease is None:
@@ -163,7 +167,7 @@ class RankLoop:
                 if not self._fits(self.plan.blocks[number]):
                     continue
                 self._tried.add((number, holder))
-                # Before it is taken: those who wait must not leave meanwhile.
+                # Before the block is taken, so that waiting ranks do not leave in the meantime.
                 self.heartbeat.resume()
                 if lease := self._leases.take_over(number, holder):
                     return lease
@@ -172,7 +176,7 @@ class RankLoop:
     def _wait_for_estate(self) -> Lease | None:
         """Wait until no rank works any more, or one leaves a block behind."""
         while not self.process.stop.requested:
-            # Before looking for estates: who dies meanwhile leaves one.
+            # Before looking for blocks: a rank that dies in the meantime leaves some.
             working = self.heartbeat.working()
             if lease := self._inherit():
                 return lease
@@ -183,7 +187,7 @@ class RankLoop:
         return None
 
     def _open(self, lease: Lease) -> list[Crystal]:
-        """The crystals of a block that are to be computed now."""
+        """Return the crystals of a block that are to be computed now."""
         rows = lease.block.rows
         listed = self.load(rows)
         crystals = {crystal.id: crystal for crystal, _ in listed}
@@ -215,14 +219,14 @@ class RankLoop:
         clean = [crystal for key, crystal in crystals.items() if key not in suspects]
         if clean:
             if self.isolated_worker is not None:
-                # It shares the device, and takes long to start: it stays while there is only
-                # more for it to do.
+                # It shares the device, so it must end before other work. It takes long to start, so
+                # it is kept while there are only suspects.
                 self.isolated_worker.close()
             self.journal.begin([crystal.id for crystal in clean])
         return clean
 
     def _compute_suspects(self) -> bool:
-        """Compute all suspects there are; false if asked to stop before."""
+        """Compute all suspects; return false if the run was asked to stop before."""
         while not self.process.stop.requested:
             if not self._suspects:
                 lease = self._leases.take(self._fits, suspect=True)
@@ -230,24 +234,24 @@ class RankLoop:
                     break
                 self._open(lease)
                 continue
-            # Those that have ended a process come last: the others are probably innocent.
+            # Crystals that have ended a process come last: the others are probably harmless.
             key = min(self._suspects, key=lambda key: (self._suspects[key].deaths, key))
             if not self._compute_suspect(key):
                 return False
         return not self.process.stop.requested
 
     def _compute_suspect(self, key: str) -> bool:
-        """Have a suspect computed, alone; false if asked to stop before."""
+        """Compute a suspect alone; return false if the run was asked to stop before."""
         row, attempts = self._rows[key], self._suspects[key].attempts
         if self.isolated_worker is None:
-            # No other process can have the potential, or the device.
+            # No other process can use the potential, or the device.
             self.journal.begin([key], alone=True)
             ((crystal, _),) = self.load([row])
             self.worker.attempts[key] = attempts
             del self._suspects[key]
             return self.worker.work([[crystal]])
         longest = math.inf
-        # Not of one that is no longer among what this rank holds.
+        # Without a limit if this rank no longer holds the crystal.
         if self.plan.measured and self.assigned.predicted(key):
             longest = max(SHORTEST_LIMIT, TIMES_PREDICTED * self.assigned.predicted(key))
         fate = self.isolated_worker.compute(row, attempts, longest)
@@ -266,7 +270,7 @@ class RankLoop:
         return fate is not Fate.STOPPED
 
     def _note_death(self, key: str) -> None:
-        """The isolated worker died of a suspect."""
+        """Note that the isolated worker died of a suspect; after several deaths that has failed."""
         assert self.isolated_worker is not None, "it has died"
         self.process.log.write("death", ids=[key], how=self.isolated_worker.how)
         self.journal.died(key)
@@ -282,7 +286,7 @@ class RankLoop:
 
 @contextlib.contextmanager
 def load_crystals(folder: RunFolder) -> Iterator[Load]:
-    """Gives crystals of the list, which itself stays on the disk.
+    """Open the list of crystals, and yield a function that reads crystals by their rows.
 
     Raises
     ------
@@ -302,12 +306,21 @@ def load_crystals(folder: RunFolder) -> Iterator[Load]:
 
 
 def load_for(config: RunConfig, device: str, ranks_on_host: int) -> Potential:
-    """The potential of a run, after its self-test.
+    """Load and self-test the potential of a run.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Resolved settings.
+    device : str
+        Where it computes.
+    ranks_on_host : int
+        Processes that share the machine's memory.
 
     Raises
     ------
     PotentialError
-        If it cannot be had.
+        If it cannot be loaded.
     """
     potential = load_potential(
         config.model,
@@ -324,7 +337,22 @@ def load_for(config: RunConfig, device: str, ranks_on_host: int) -> Potential:
 
 
 def double_of(config: RunConfig, device: str, ranks_on_host: int) -> Callable[[], Potential] | None:
-    """Loads the potential of a run in double precision; ``None`` where it has no other one."""
+    """Return a function that loads the potential of a run in double precision.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Resolved settings.
+    device : str
+        Where it computes.
+    ranks_on_host : int
+        Processes that share the machine's memory.
+
+    Returns
+    -------
+    callable or None
+        ``None`` if the run has double precision already, or the potential has one precision only.
+    """
     if config.dtype == DOUBLE or not has_both_precisions(config.model):
         return None
     # The same passes take twice the memory.

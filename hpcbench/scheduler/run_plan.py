@@ -1,4 +1,4 @@
-"""What a launch will do."""
+"""The plan of a launch."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from hpcbench.store.schema import FAILED
 
 @dataclass(frozen=True)
 class Plan:
-    """What a launch will do; the same on every rank.
+    """The plan of a launch; the same on every rank.
 
     Attributes
     ----------
     launch : str
         Name of the launch; later ones sort after earlier ones.
     total : int
-        Crystals in the list, those that cannot be computed included.
+        Crystals in the list, including those that cannot be computed.
     aside : int
-        Others, that are not asked for.
+        Other crystals of the list, which are not to be computed.
     before : int
         Crystals that need no more work.
     pending : int
@@ -42,11 +42,11 @@ class Plan:
     blocks : list of Block
         The work, in the order in which it is to be taken; suspects last.
     suspicions : dict
-        What is held against the suspects, by id.
+        Deaths and attempts of the suspects, by id.
     results_bytes : float
-        What the results will take on the disk, about.
+        Approximate size of the results on disk.
     measured : bool
-        Whether predictions are from rates that were measured.
+        Whether predictions are from measured rates.
     """
 
     launch: str
@@ -70,20 +70,28 @@ def make_plan(
     rates: CostModel,
     retry: str | None,
 ) -> Plan:
-    """Write the list of crystals, and plan.
+    """Write the list of crystals, and make the plan.
 
-    To be called by one rank that holds the folder alone.
+    To be called by one rank that has the folder's exclusive lock.
 
     Parameters
     ----------
-    crystals : CrystalList
-        What the ranks have read.
+    config : RunConfig
+        Resolved settings.
+    folder : RunFolder
+        The run's folder.
+    result_settings : mapping
+        The settings that determine results.
+    listing : CrystalList
+        The crystals that the ranks have read.
     launch : str
         Name of the launch.
+    ranks : int
+        Number of ranks.
     rates : CostModel
-        How long work takes.
+        Predicts seconds.
     retry : str or None
-        Compute those again that failed for a reason which begins like this.
+        Compute crystals again that failed for a reason with this beginning.
     """
     crystals, unreadable = list(listing.crystals), listing.unreadable
     listed = {entry.record.id for entry in crystals}
@@ -139,18 +147,18 @@ def make_plan(
 
 
 def name_launch(folder: RunFolder) -> str:
-    """A launch's name: later ones sort after earlier ones, also where the clock was set back."""
+    """Return a launch's name, which sorts after earlier ones even if the clock was set back."""
     earlier = [int(path.name) for path in folder.launches.iterdir() if path.name.isdigit()]
     return f"{max(time.time_ns(), *(number + 1 for number in (*earlier, 0))):020d}"
 
 
 def _try_again(folder: RunFolder, reason: str, listed: Container[str]) -> set[str]:
-    """Let failures count no more of listed crystals whose reason begins like this; their ids."""
+    """Void failures of listed crystals whose reason has this beginning; return their ids."""
     if not folder.store.exists() and not folder.segment_paths():
         return set()
     store = Store(folder.store)
     failures: dict[str, float] = {}
-    # What an earlier list had may be in the list again.
+    # Crystals of an earlier list may be in the list again.
     for table in (store.table, store.earlier.table):
         failed = table[(table["status"] == FAILED) & table["reason"].str.startswith(reason)]
         failures |= {

@@ -1,4 +1,4 @@
-"""Weights for all ranks of a run, fetched by one of them."""
+"""Distribution of weights to all ranks of a run, after one of them has fetched them."""
 
 from __future__ import annotations
 
@@ -15,29 +15,31 @@ from hpcbench.scheduler.world import World
 
 T = TypeVar("T")
 
-# A file that another host has just written may take so long to appear (NFS), in seconds. If it
-# takes longer, it is written twice: the same bytes.
+# Seconds after which a file that another host has just written has usually appeared (NFS). If it
+# takes longer, it is written twice, with the same bytes.
 PATIENCE = 3.0
 
 
 def provide_weights(model: str, world: World, tell: Callable[[str], None]) -> None:
-    """See to it that published weights lie where every rank looks for them. Collective.
+    """Make published weights available to every rank. Collective.
 
-    If no rank has them, rank 0 fetches them while the others wait. Hosts that do not see them
-    then, because their home folders are their own, are sent the file by MPI: they may have no
-    network, and all must have the same. One rank of each such host writes it.
+    If no rank has them, rank 0 fetches them while the others wait. Hosts that do not see them then,
+    because they have their own home folders, get the file by MPI: they may have no network, and all
+    must have the same file. One rank of each such host writes it.
 
     Parameters
     ----------
     model : str
-        As ``--model`` takes it. Nothing happens for one that has no published weights.
+        As for ``--model``. Nothing is done for a model without published weights.
+    world : World
+        The ranks.
     tell : callable
-        Is told, on rank 0, what takes time.
+        Called on rank 0 with a message on what takes time.
 
     Raises
     ------
     PotentialError
-        On every rank, if any has no weights in the end; the message says what to do.
+        On every rank, if one has no weights in the end; the message says what to do.
     """
     if model not in MATTERSIM_FILES:
         return
@@ -47,7 +49,7 @@ def provide_weights(model: str, world: World, tell: Callable[[str], None]) -> No
 
     def fetch() -> None:
         tell(f"fetching the weights of {model}: they will be kept in {path().parent}")
-        # Loads torch, which the ranks that wait need not do yet.
+        # This imports torch, which the waiting ranks do not need yet.
         from hpcbench.potentials.fetch import fetch_mattersim
 
         fetch_mattersim(model)
@@ -71,20 +73,20 @@ def _appears(path: Path) -> bool:
         if time.monotonic() > end:
             return False
         time.sleep(0.1)
-        # Makes NFS ask its server again.
+        # This makes NFS ask its server again.
         if path.parent.is_dir():
             os.listdir(path.parent)
     return True
 
 
 def _all_do(world: World, action: Callable[[], T]) -> list[T]:
-    """What the action gives on each rank; the errors of any are raised on all. Collective."""
+    """Return the results of an action on each rank; raise the errors of any on all. Collective."""
     value, problem = None, ""
     try:
         value = action()
     except HpcbenchError as error:
         problem = str(error)
-    except Exception as error:  # whatever it is, the other ranks are waiting
+    except Exception as error:  # any error: the other ranks are waiting
         problem = f"{type(error).__name__}: {error}"
     if problem and world.size > 1:
         problem = f"rank {world.rank} on {socket.gethostname()}: {problem}"

@@ -1,4 +1,4 @@
-"""How a launch ends on a rank: ranks leave together, and one of them brings the store together."""
+"""The end of a launch: ranks leave together, and one of them consolidates the store."""
 
 from __future__ import annotations
 
@@ -25,11 +25,18 @@ CONSOLIDATED_A_SECOND = 6e6
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a launch ended on this rank.
+    """The end of a launch on this rank.
 
-    ``complete`` is false where the run was asked to stop. ``last`` is true on the one rank
-    that has the last word: it has consolidated the store. ``nobody_died`` says whether all
-    ranks came to their end. ``problem`` is the error that ended this rank's work, if one did.
+    Attributes
+    ----------
+    complete : bool
+        False if the run was asked to stop or something is left to do.
+    last : bool
+        True on the one rank that finished the launch and consolidated the store.
+    nobody_died : bool
+        Whether all ranks ended normally.
+    problem : Exception or None
+        The error that ended this rank's work.
     """
 
     complete: bool
@@ -49,7 +56,7 @@ class Shutdown:
     heartbeat : Heartbeat
         Of the ranks.
     journal : Journal
-        This rank's.
+        This rank's journal.
     """
 
     process: RankProcess
@@ -64,14 +71,14 @@ class Shutdown:
         Parameters
         ----------
         left_undone : bool
-            There was something that this rank could not do, or not in the time that is left.
+            Whether there was work that this rank could not do, or not in the time that is left.
         problem : Exception or None
-            What ended this rank's work.
+            The error that ended this rank's work.
         on_end : callable
-            Called on the rank that has the last word, when the store is consolidated.
+            Called on the rank that finishes the launch, when the store is consolidated.
         """
         if not isinstance(problem, PotentialError):
-            # A potential that breaks may have been broken by a crystal: those are suspects.
+            # After a failure of the potential, the crystals in progress are suspects.
             self.journal.stop()
         last = False
         try:
@@ -106,7 +113,7 @@ class Shutdown:
     def _have_the_last_word(
         self, problem: Exception | None, on_end: Callable[[], None]
     ) -> Exception | None:
-        """Consolidate the store, and let the other ranks go; the first problem there was."""
+        """Consolidate the store, and let the other ranks go; return the first problem."""
         try:
             # A start that failed leaves no store behind.
             has_results = problem is None or self.process.folder.segment_paths()
@@ -116,14 +123,14 @@ class Shutdown:
                     schema_of(self.process.result_settings),
                     self.process.result_settings,
                 )
-                # How fast it was, for the next plan.
+                # Record the measured rates for the next plan.
                 learn(
                     Store(self.process.folder.store),
                     ProgressReader(self.process.folder.events).read(),
                 )
                 on_end()
         except Exception as error:
-            # A rank that was stopped may have been replaced meanwhile.
+            # A rank that was paused may have been replaced in the meantime.
             if not self.heartbeat.is_closed():
                 problem = problem or error
         finally:
@@ -132,10 +139,10 @@ class Shutdown:
         return problem
 
     def _leave_nothing_in_segments(self, last: bool) -> None:
-        """Consolidate once more; by each rank, for whoever comes last.
+        """Consolidate once more, on each rank.
 
-        One that was stopped and taken for dead may have committed something after the others
-        had consolidated.
+        A rank that was paused and taken for dead may have committed something after the others had
+        consolidated.
         """
         self.process.folder.unlock()
         if self._there_is_time():
@@ -159,19 +166,28 @@ class Shutdown:
 
 
 def in_words(error: Exception, folder: RunFolder) -> Exception:
-    """An error of the file system below the run folder, in words."""
+    """Convert an error of the file system below the run folder to one with a clear message.
+
+    Parameters
+    ----------
+    error : Exception
+        Any error; others are returned unchanged.
+    folder : RunFolder
+        The run's folder.
+    """
     if not isinstance(error, OSError) or str(folder.path) not in str(error.filename):
         return error
     return StoreError(
-        f"{error.filename}: {error.strerror}; what was computed is safe: mend this and give the "
-        f"same command again"
+        f"{error.filename}: {error.strerror}; what was computed is safe: correct this, and give "
+        f"the same command again"
     )
 
 
 def consolidate_if_idle(store: str | os.PathLike[str]) -> None:
-    """Consolidate what a launch left in segments, and remove torn files, unless one is under way.
+    """Consolidate the segments that a launch has left, and remove torn files.
 
-    For a launch whose ranks did not all come to their end.
+    Nothing is done while a launch is running. This serves launches whose ranks did not all come to
+    their end.
     """
     folder = RunFolder(store)
     if not (folder.segment_paths() or folder.torn_files()):

@@ -1,4 +1,4 @@
-"""Ranks that die before the work begins: a collective call waits for them for ever."""
+"""Detection of ranks that die during the start, for which collective calls would wait forever."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from hpcbench.scheduler.heartbeat import Heartbeat, is_gone
 from hpcbench.scheduler.world import LONGEST_START, World
 
 POLL = 0.5
-# A message names no more ranks than these.
+# Largest number of ranks that a message names.
 MOST = 8
 
 
 class StartupWatchdog:
-    """Watches over the ranks, and ends this one when another has died.
+    """Watches the other ranks, and ends this one when another has died.
 
-    Between the first collective call and the last one, in which ranks wait for each other
-    inside MPI. To be made by all ranks together.
+    It works between the first and the last collective call, in which ranks wait for each other
+    inside MPI. All ranks make it together.
 
     Parameters
     ----------
@@ -33,14 +33,14 @@ class StartupWatchdog:
         self._rank = world.rank
         self._everyone: list[tuple[str, int]] = world.share((socket.gethostname(), os.getpid()))
         self.heartbeat: Heartbeat | None = None
-        """Tells of ranks on other hosts. Until there is one, only time does."""
+        """Detects deaths on other hosts. Before it is set, only a time limit does."""
         self._since = time.monotonic()
         self._over = threading.Event()
         if len(self._everyone) > 1:
             threading.Thread(target=self._watch, daemon=True).start()
 
     def end(self) -> None:
-        """The last collective call is made."""
+        """Stop watching: the last collective call is done."""
         self._over.set()
 
     def _watch(self) -> None:
@@ -48,8 +48,8 @@ class StartupWatchdog:
             why = self._why_to_end()
             if why and not self._over.is_set():
                 print(
-                    f"hpcbench: rank {self._rank} ends before the work has begun, for {why}; give "
-                    f"the same command again",
+                    f"hpcbench: rank {self._rank} ends before the work has begun, because {why}; "
+                    f"give the same command again",
                     file=sys.stderr,
                     flush=True,
                 )

@@ -1,9 +1,9 @@
-"""Find crystals and files that may have ended a process, and say what becomes of them.
+"""Crystals and files that may have ended a process, and how they are treated.
 
-What a process had begun and not committed when it died is suspect. Each suspect is computed alone,
-in a process apart (``isolated_worker.py``); one that ends it several times is left out as failed. A
-file that was being read is read in a process of its own, and left out where that dies, or where
-ranks die with it several times.
+Crystals that a process had begun and not committed when it died are suspects. Each is computed
+alone, in a separate process (``isolated_worker.py``); one that ends it several times is a failure.
+A file that was being read is read in a separate process, and left out if that dies, or if ranks die
+with it several times.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from hpcbench.errors import CrystalError
 from hpcbench.scheduler.journal import Told, journal_path, read_journal
 from hpcbench.store.run_folder import replace_text
 
-# Deaths alone after which a crystal is set aside.
+# Deaths of a process with only this crystal after which it is a failure.
 MOST_DEATHS = 3
 SET_ASIDE = "kills its process"
-"""The kind of failure of a crystal that was set aside."""
+"""The kind of failure of such a crystal."""
 
 
 @dataclass(frozen=True)
 class Suspicion:
-    """What is held against a crystal.
+    """The deaths that a crystal may have caused.
 
     Attributes
     ----------
@@ -41,16 +41,24 @@ class Suspicion:
     attempts: int = field(default=1, compare=False)
 
     def and_also(self, other: Suspicion) -> Suspicion:
-        """With what else is held against it."""
+        """Return the sum of two suspicions against one crystal."""
         return Suspicion(self.deaths + other.deaths, self.attempts + other.attempts)
 
 
 Suspicions = dict[str, Suspicion]
-"""By the id of the crystal."""
+"""Suspicions by the id of the crystal."""
 
 
 def set_aside(deaths: int, how: str = "") -> CrystalError:
-    """The failure of a crystal that has ended its process too often."""
+    """Return the failure of a crystal that has ended its process too often.
+
+    Parameters
+    ----------
+    deaths : int
+        How many times it did.
+    how : str
+        How the process ended the last time.
+    """
     return CrystalError(
         SET_ASIDE,
         f"computed alone, it ended its process {deaths} times{f' ({how})' if how else ''}; "
@@ -59,9 +67,17 @@ def set_aside(deaths: int, how: str = "") -> CrystalError:
 
 
 def suspects_of(told: Told, finished: Container[str]) -> Suspicions:
-    """Whom the journal of a dead process makes suspect."""
+    """Return the suspects that follow from the journal of a dead process.
+
+    Parameters
+    ----------
+    told : Told
+        The journal.
+    finished : container of str
+        Ids of crystals that have a result.
+    """
     if told.in_order:
-        # It was asked to stop. What it would never have come back from is to be computed last.
+        # It was asked to stop. Crystals from which it would never have returned come last.
         return {key: Suspicion() for key in told.hung if key not in finished}
     begun = [key for key in told.begun if key not in finished]
     # Only the last one can have been alone when the process died.
@@ -71,14 +87,32 @@ def suspects_of(told: Told, finished: Container[str]) -> Suspicions:
 
 
 def deaths_of(told: Told, finished: Container[str]) -> Suspicions:
-    """Whom a rank has seen ending its isolated worker."""
+    """Return the crystals that ended the isolated worker of a rank.
+
+    Parameters
+    ----------
+    told : Told
+        The rank's journal.
+    finished : container of str
+        Ids of crystals that have a result.
+    """
     died = [key for key in told.died if key not in finished]
-    # As an attempt it is in the isolated worker's own journal.
+    # The attempt is counted from the isolated worker's own journal.
     return {key: Suspicion(died.count(key), attempts=0) for key in died}
 
 
 def suspects_of_rank(launch: Path, rank: int, finished: Container[str]) -> Suspicions:
-    """Whom a rank that died in this launch makes suspect, its isolated workers included."""
+    """Return the suspects of a rank that died in this launch, and of its isolated workers.
+
+    Parameters
+    ----------
+    launch : Path
+        The launch's folder.
+    rank : int
+        The rank.
+    finished : container of str
+        Ids of crystals that have a result.
+    """
     name = f"rank-{rank:05d}"
     told = read_journal(journal_path(launch, name))
     parts = [suspects_of(told, finished), deaths_of(told, finished)]
@@ -88,7 +122,7 @@ def suspects_of_rank(launch: Path, rank: int, finished: Container[str]) -> Suspi
 
 
 def joined(parts: Iterable[Mapping[str, Suspicion]]) -> Suspicions:
-    """All that is held against each crystal."""
+    """Add up the suspicions against each crystal."""
     result: Suspicions = {}
     for part in parts:
         for key, suspicion in part.items():
@@ -109,7 +143,7 @@ def suspect_files(launches: Iterable[Path], file: Path) -> SuspectFiles:
     launches : iterable of Path
         Folders of launches that are over.
     file : Path
-        What launches before them have told.
+        The summary of launches before them.
     """
     kept = _read(file)
     files: SuspectFiles = dict(kept["files"])
@@ -128,23 +162,23 @@ def suspect_files(launches: Iterable[Path], file: Path) -> SuspectFiles:
 def fold_launches(
     launches: Iterable[Path], file: Path, finished: Container[str], forgiven: Container[str] = ()
 ) -> Suspicions:
-    """Bring the journals of launches that are over into one file, and remove their folders.
+    """Summarise the journals of finished launches in one file, and remove their folders.
 
     Parameters
     ----------
     launches : iterable of Path
         Their folders.
     file : Path
-        What earlier launches have told; replaced.
+        The summary of earlier launches; replaced.
     finished : container of str
-        Ids of crystals that have a result: nothing is held against them any more.
+        Ids of crystals that have a result, and are no longer suspects.
     forgiven : container of str
         Ids of crystals that get another chance.
 
     Returns
     -------
     dict
-        What is held against whom.
+        The suspicions by id.
 
     Raises
     ------
@@ -172,8 +206,8 @@ def fold_launches(
             suspicions[key] = Suspicion(attempts=suspicions[key].attempts)
     values = {key: [s.deaths, s.attempts] for key, s in sorted(suspicions.items())}
     if launches or values != kept["suspicions"]:
-        # First the names of the launches, then their folders: after a kill in between, nothing
-        # is counted twice.
+        # The names are written before the folders are removed: after a kill in between, nothing is
+        # counted twice.
         names = [launch.name for launch in launches]
         replace_text(
             file, json.dumps({"launches": names, "suspicions": values, "files": files}) + "\n"
@@ -184,19 +218,19 @@ def fold_launches(
 
 
 def _of_isolated_worker(told: Told, finished: Container[str]) -> Suspicions:
-    """Its death alone counts only where its rank has seen it: both may be killed."""
+    """Return suspects without deaths: only the rank counts these, since both may be killed."""
     return {key: Suspicion() for key in suspects_of(told, finished)}
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
         values: dict[str, Any] = json.loads(file.read_text())
-        # Older versions did not write down which files they read.
+        # Older versions did not record the files that they read.
         return {
             "launches": values["launches"],
             "suspicions": values["suspicions"],
             "files": values.get("files", {}),
         }
     except (FileNotFoundError, ValueError, KeyError, TypeError):
-        # Torn by a machine that went down: suspects are found again the hard way.
+        # Torn when a machine went down: suspects will reveal themselves by ending processes again.
         return {"launches": [], "suspicions": {}, "files": {}}

@@ -1,4 +1,4 @@
-"""What a launch may do with crystals instead of computing their phonons."""
+"""The interface of tasks that a launch may do in place of computing phonons."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from hpcbench.potentials.protocol import Potential
 
 
 class Workload(Protocol):
-    """A task that crystals are leased for, as a reanalysis is (``maintenance/reanalysis.py``)."""
+    """A task for which crystals are leased, as a reanalysis (``maintenance/reanalysis.py``)."""
 
     @property
     def result_settings(self) -> Mapping[str, Any]:
-        """What decides the results."""
+        """The settings that determine the results."""
         ...
 
     @property
     def potential(self) -> Potential:
-        """Stands for one."""
+        """A placeholder for a potential."""
         ...
 
     @property
     def rates(self) -> CostModel:
-        """How long it takes, about."""
+        """Predicts the seconds that a crystal takes."""
         ...
 
     def records(self) -> Iterable[Record]:
-        """The crystals."""
+        """Return the crystals."""
         ...
 
     def way(self, crystal: Crystal) -> Workflow:
-        """The way of a crystal, to its rows."""
+        """Return the workflow of a crystal, which ends with its rows."""
         ...

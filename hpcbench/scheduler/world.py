@@ -12,16 +12,16 @@ from typing import Any, Protocol
 
 from hpcbench.errors import HpcbenchError, LaunchError, SetupError
 
-# Seconds for all ranks to come to MPI_Init: they may load their Python from a slow file system.
+# Seconds for all ranks to reach MPI_Init: they may load Python from a slow file system.
 LONGEST_START = 900.0
-# Seconds for the ranks to say goodbye to each other; by then all files are closed.
+# Seconds for MPI_Finalize; by then all files are closed.
 LONGEST_FAREWELL = 120.0
-# A message names no more hosts than these.
+# Largest number of hosts that a message names.
 MOST_HOSTS = 8
 
 
 class World(Protocol):
-    """What the scheduler asks of MPI. All calls are collective, and made at start-up only."""
+    """The interface to MPI. All calls are collective, and made only at the start and the end."""
 
     rank: int
     size: int
@@ -29,36 +29,44 @@ class World(Protocol):
     local_size: int
 
     def broadcast(self, value: Any) -> Any:
-        """The value that rank 0 gave."""
+        """Return the value of rank 0."""
         ...
 
     def gather(self, value: Any) -> list[Any]:
-        """On rank 0 the values of all ranks; elsewhere an empty list."""
+        """Return the values of all ranks on rank 0; elsewhere an empty list."""
         ...
 
     def share(self, value: Any) -> list[Any]:
-        """The values of all ranks, on every rank."""
+        """Return the values of all ranks, on every rank."""
         ...
 
     def leave(self) -> None:
-        """Say goodbye to the other ranks; collective, so only where all are alive.
+        """Finalise MPI; collective, so only to be called if all ranks are alive.
 
-        The process must then end by Python's own exit, not by ``os._exit``: MPICH says goodbye
-        to mpiexec in an exit handler, and without it mpiexec kills the ranks that are still
-        there (seen with 5.0.2).
+        The process must then end by Python's own exit, not by ``os._exit``: MPICH disconnects from
+        mpiexec in an exit handler, and without that mpiexec kills the ranks that are still running
+        (seen with 5.0.2).
         """
         ...
 
 
 def by_rank_0(world: World, action: Callable[[], Any]) -> Any:
-    """Do something on rank 0; its result, or its error, is everyone's. Collective."""
+    """Run an action on rank 0, and return its result, or raise its error, on all ranks. Collective.
+
+    Parameters
+    ----------
+    world : World
+        The ranks.
+    action : callable
+        Called without arguments.
+    """
     value: Any = None
     if world.rank == 0:
         try:
             value = action()
         except HpcbenchError as error:
             value = error
-        except Exception as error:  # whatever it is, the other ranks are waiting
+        except Exception as error:  # any error: the other ranks are waiting
             if world.size == 1:
                 raise
             traceback.print_exc()
@@ -70,7 +78,7 @@ def by_rank_0(world: World, action: Callable[[], Any]) -> Any:
 
 
 class SingleProcess:
-    """A world of one."""
+    """A world of one process."""
 
     rank = 0
     size = 1
@@ -78,31 +86,32 @@ class SingleProcess:
     local_size = 1
 
     def broadcast(self, value: Any) -> Any:
-        """The value itself."""
+        """Return the value."""
         return value
 
     def gather(self, value: Any) -> list[Any]:
-        """The value in a list."""
+        """Return the value in a list."""
         return [value]
 
     def share(self, value: Any) -> list[Any]:
-        """The value in a list."""
+        """Return the value in a list."""
         return [value]
 
     def leave(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
 
 class MPIWorld:
-    """``MPI.COMM_WORLD``."""
+    """The world ``MPI.COMM_WORLD``."""
 
     def __init__(self) -> None:
         try:
             import mpi4py
 
-            # Not by itself at exit: after a rank's death it would never return.
+            # No automatic MPI_Finalize at exit: after a rank's death it would never return.
             mpi4py.rc.finalize = False
-            # A rank that dies before it is there never comes, and no thread runs meanwhile.
+            # MPI_Init would wait forever for a rank that died before, and no thread of Python
+            # runs in the meantime.
             faulthandler.dump_traceback_later(LONGEST_START, exit=True)
             from mpi4py import MPI
         except (ImportError, RuntimeError) as error:
@@ -119,15 +128,15 @@ class MPIWorld:
         self.local_rank, self.local_size = int(neighbours.rank), int(neighbours.size)
 
     def broadcast(self, value: Any) -> Any:
-        """The value that rank 0 gave."""
+        """Return the value of rank 0."""
         return self._comm.bcast(value, root=0)
 
     def gather(self, value: Any) -> list[Any]:
-        """On rank 0 the values of all ranks."""
+        """Return the values of all ranks on rank 0; elsewhere an empty list."""
         return self._comm.gather(value, root=0) or []
 
     def share(self, value: Any) -> list[Any]:
-        """The values of all ranks."""
+        """Return the values of all ranks."""
         values: list[Any] = self._comm.allgather(value)
         return values
 
@@ -135,7 +144,8 @@ class MPIWorld:
         """Finalise MPI."""
         from mpi4py import MPI
 
-        # A rank that dies meanwhile never comes, and no thread of Python's runs until it does.
+        # MPI_Finalize would wait forever for a rank that dies, and no thread of Python runs in the
+        # meantime.
         with open(os.devnull, "w") as nowhere:
             faulthandler.dump_traceback_later(LONGEST_FAREWELL, exit=True, file=nowhere)
             MPI.Finalize()
@@ -144,7 +154,7 @@ class MPIWorld:
 
 @dataclass(frozen=True)
 class Launcher:
-    """What the environment says of how this process was started.
+    """The program that started this process, according to the environment.
 
     ``size`` is the number of processes that the launcher started; ``name`` the launcher.
     """
@@ -162,14 +172,14 @@ _LAUNCHERS = (
     ("flux run", "FLUX_JOB_SIZE", "FLUX_TASK_RANK"),
     ("srun", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
 )
-# What else tells a rank, where MPI was started by PMIx or PALS alone.
+# Other variables with a rank, if MPI was started by PMIx or PALS alone.
 _RANKS = ("PMIX_RANK", "PALS_RANKID")
 # Flux and srun set PMI's variables too; these only mpiexec (MPICH, Intel) and PALS.
 _MPIEXEC_SIGNS = ("MPI_LOCALNRANKS", "PALS_RANKID")
 
 
 def find_launcher(environment: Mapping[str, str] | None = None) -> Launcher | None:
-    """The MPI launcher that started this process, or ``None`` for a plain one."""
+    """Return the MPI launcher that started this process, or ``None`` for a plain one."""
     variables = os.environ if environment is None else environment
     found = [
         Launcher(name, int(variables[size]))
@@ -180,15 +190,15 @@ def find_launcher(environment: Mapping[str, str] | None = None) -> Launcher | No
         return None
     first = found[0]
     if first.name == "mpiexec" and not any(sign in variables for sign in _MPIEXEC_SIGNS):
-        # Whoever started as many processes has set PMI's variables.
+        # PMI's variables come from the launcher that started as many processes.
         first = next((other for other in found[1:] if other.size == first.size), first)
     return first
 
 
 def rank_by_launcher(environment: Mapping[str, str] | None = None) -> int:
-    """The rank that the launcher gave this process; 0 for a plain one. Needs no MPI."""
+    """Return the rank that the launcher gave this process, without MPI; 0 for a plain one."""
     variables = os.environ if environment is None else environment
-    # A Slurm rank comes last, for it may be that of mpiexec's helper.
+    # A Slurm rank comes last, because it may be that of mpiexec's helper.
     *inner, slurm = (rank for _, _, rank in _LAUNCHERS)
     for key in (*inner, *_RANKS, slurm):
         if variables.get(key, "").isdigit():
@@ -197,7 +207,7 @@ def rank_by_launcher(environment: Mapping[str, str] | None = None) -> int:
 
 
 def lonely(environment: Mapping[str, str] | None = None) -> str:
-    """What to tell a user whose Slurm job has several tasks, but one process; else nothing.
+    """Return a note if a Slurm job has several tasks, but this process is alone; else "".
 
     It is no error: there may be a reason, and the results are right.
     """
@@ -226,24 +236,24 @@ def join_world(environment: Mapping[str, str] | None = None) -> World:
     if launcher is None:
         return SingleProcess()
     if _is_left_over(os.environ if environment is None else environment):
-        # MPI would end the process without a word of what to do.
+        # MPI would end the process without any advice.
         raise LaunchError(
-            f"PMI_FD and PMI_SIZE tell of an mpiexec that did not start this process: they are "
-            f"left over; {_unset(launcher)}"
+            f"PMI_FD and PMI_SIZE are left over from an mpiexec that did not start this process: "
+            f"{_unset(launcher)}"
         )
     world = MPIWorld()
-    # More than the launcher tells of have found each other, as in a heterogeneous Slurm step.
+    # The world may be larger than the launcher's number, as in a heterogeneous Slurm step.
     if world.size < launcher.size:
         raise LaunchError(
             f"{launcher.name} started {launcher.size} processes, but MPI sees a world of "
             f"{world.size}: {_remedy(launcher, mpi_library())}. If nothing started several, the "
-            f"variables that tell so are left over; {_unset(launcher)}"
+            f"variables that say so are left over; {_unset(launcher)}"
         )
     return world
 
 
 def _is_left_over(environment: Mapping[str, str]) -> bool:
-    """Tell whether the file by which mpiexec of MPICH is spoken to is not open here."""
+    """Tell whether the file descriptor for MPICH's mpiexec is not open in this process."""
     descriptor = environment.get("PMI_FD", "")
     if not descriptor.isdigit():
         return False
@@ -255,7 +265,7 @@ def _is_left_over(environment: Mapping[str, str]) -> bool:
 
 
 def _unset(launcher: Launcher) -> str:
-    """Return what to type where variables of a launcher are left over."""
+    """Return the command that removes left-over variables of a launcher."""
     names = [size for name, size, _ in _LAUNCHERS if name == launcher.name]
     names += [rank for name, _, rank in _LAUNCHERS if name == launcher.name]
     more = ["PMI_FD", "PMI_PORT"] if launcher.name == "mpiexec" else []
@@ -263,7 +273,7 @@ def _unset(launcher: Launcher) -> str:
 
 
 def mpi_library() -> str:
-    """Name and version of the MPI that mpi4py uses. Loads it."""
+    """Return name and version of the MPI that mpi4py uses, which is loaded for that."""
     from mpi4py import MPI
 
     words = MPI.Get_library_version().splitlines()[0].strip("\0").split(",")[0]
@@ -271,7 +281,7 @@ def mpi_library() -> str:
 
 
 def _remedy(launcher: Launcher, library: str) -> str:
-    """What to type where the launcher and mpi4py's MPI do not understand each other."""
+    """Return advice if the launcher and mpi4py's MPI do not fit together."""
     open_mpi = library.startswith("Open MPI")
     if launcher.name == "srun":
         first, second = ("pmix", "pmi2") if open_mpi else ("pmi2", "pmix")
@@ -289,7 +299,7 @@ def _remedy(launcher: Launcher, library: str) -> str:
 
 
 def places(ranks: Iterable[tuple[int, str]]) -> str:
-    """Ranks with their hosts, for people: ``node1 (ranks 0-3), node2 (rank 4)``."""
+    """Format ranks with their hosts for people: ``node1 (ranks 0-3), node2 (rank 4)``."""
     hosts: dict[str, list[int]] = {}
     for rank, host in ranks:
         hosts.setdefault(host, []).append(rank)

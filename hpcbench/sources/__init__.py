@@ -1,11 +1,11 @@
-"""Reading crystals: folders, archives and files become records.
+"""Reading of crystals: folders, archives and files become records.
 
     files = find_files(["generated/", "more.zip"])
     crystals, unreadable = merge(record for file in files for record in read_file(file))
 
-Nothing is dropped without a word: what could not be read is an :class:`Unreadable` record with
-its reason, and what lies among crystals and is none is in :func:`find_sources`, with its kind.
-Whether a crystal can be computed is asked of ``hpcbench.curation``.
+Nothing is dropped silently: entries that could not be read are :class:`Unreadable` records with a
+reason, and :func:`find_sources` lists other files among the crystals, with their kind.
+``hpcbench.curation`` checks whether a crystal can be computed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Archives (zip and tar, compressed or not), read in memory.
+"""Reading of archives (zip and tar, compressed or not) in memory.
 
 Nothing is extracted, so a member's path is only a name: absolute paths and ``..`` do no harm.
 """
@@ -27,18 +27,18 @@ BROKEN = (
     lzma.LZMAError,
     EOFError,
     OSError,
-    RuntimeError,  # zipfile's word for an encrypted member
-    NotImplementedError,  # and for an unknown compression
+    RuntimeError,  # from zipfile, for an encrypted member
+    NotImplementedError,  # from zipfile, for an unknown compression
     ValueError,
 )
-"""What the libraries raise for damaged archives and members."""
+"""Exceptions of the libraries for damaged archives and members."""
 
-# A member of a compressed tar that is opened twice is kept, up to so many bytes: going back would
-# unpack the archive from its beginning.
+# Largest size in bytes at which an opened member of a tar is kept in memory: opening it again would
+# decompress the archive from its beginning.
 _KEPT = 2**24
-# Headers of a tar that are longer are no names. Data are read in smaller pieces.
+# Longer headers of a tar contain no names. Data are read in smaller pieces.
 _LONGEST_HEADER = 2**22
-# Bytes of a zip's list of contents for each member, above which there is more than names in it.
+# Largest plausible number of bytes for each member in a zip's list of contents.
 _LONGEST_ENTRY = 1024
 _COMPRESSED: tuple[tuple[bytes, Callable[[Any], Any]], ...] = (
     (b"\x1f\x8b", gzip.open),
@@ -50,16 +50,16 @@ _END, _END_64 = b"PK\5\6", b"PK\6\6"
 
 
 class Member(NamedTuple):
-    """Describe a file in an archive.
+    """A file in an archive.
 
     Attributes
     ----------
     name : str
-        As the archive has it.
+        Name in the archive.
     size : int
-        In bytes, as the archive says.
+        In bytes, according to the archive.
     open : callable or None
-        Opens it, before the next one is asked for; ``None`` for links and devices.
+        Opens it, before the next one is requested; ``None`` for links and devices.
     """
 
     name: str
@@ -68,13 +68,20 @@ class Member(NamedTuple):
 
 
 def members(path: str, limits: Limits = DEFAULT) -> Iterator[Member]:
-    """Files of an archive in its own order, each with a way to open it.
+    """Yield the files of an archive in its own order.
+
+    Parameters
+    ----------
+    path : str
+        The archive.
+    limits : Limits
+        Largest numbers of members and bytes.
 
     Raises
     ------
     UnreadableError
-        Kind "archive", at the place where the archive is damaged, and kind "too large", where
-        there are more members or bytes than the limits: members before it come first.
+        Kind "archive", at the place where the archive is damaged, and kind "too large", if
+        there are more members or bytes than the limits. Earlier members have been yielded.
     """
     found = _zip_members if path.lower().endswith(".zip") else _tar_members
     try:
@@ -91,7 +98,7 @@ def _zip_members(path: str, limits: Limits) -> Iterator[Member]:
     begun: set[int] = set()
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
-            # A file of some kB could hold any number of large ones so.
+            # Overlapping members would let a file of some kB contain any number of large ones.
             if member.header_offset in begun:
                 raise zipfile.BadZipFile("members that overlap")
             begun.add(member.header_offset)
@@ -102,7 +109,7 @@ def _zip_members(path: str, limits: Limits) -> Iterator[Member]:
 
 
 def _check_contents(path: str, limits: Limits) -> None:
-    """Look at the size of a zip's list of contents, which the library reads as a whole."""
+    """Check the size of a zip's list of contents, which the library reads as a whole."""
     with open(path, "rb") as stream:
         length = stream.seek(0, io.SEEK_END)
         stream.seek(max(0, length - 2**16 - 2**10))
@@ -119,7 +126,7 @@ def _check_contents(path: str, limits: Limits) -> None:
 
 
 class _Headers:
-    """Refuse a header of a tar whose reading would take much memory."""
+    """A stream that refuses to read tar headers that would take much memory."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -137,22 +144,22 @@ def _tar_members(path: str, limits: Limits) -> Iterator[Member]:
     with open(path, "rb") as stream, _unpacked(stream) as plain:
         headers = _Headers(plain)
         with tarfile.open(fileobj=cast(IO[bytes], headers), mode="r:") as archive:
-            # In the order of the file: going back in a compressed archive would start it anew.
+            # In the order of the file: going back would decompress it again from the beginning.
             while (member := archive.next()) is not None:
-                # It would keep all headers.
+                # The library would keep all headers in memory.
                 archive.members.clear()  # type: ignore[attr-defined]
-                # Where the next header is: holes of a sparse member take no room before it.
+                # The position of the next header: holes of sparse members do not count.
                 limits.check("archive", "bytes", archive.offset)
                 if not member.isdir():
                     opener = _opener(archive, member) if member.isreg() else None
                     yield Member(member.name, member.size, opener)
-        # The library takes a header that it cannot read for the end.
+        # The library stops at a header that it cannot read, as if the file ended there.
         if headers.last.strip(b"\0"):
             raise tarfile.ReadError("a header in the middle of it")
 
 
 def _unpacked(stream: IO[bytes]) -> IO[bytes]:
-    """Return what is in a stream, compressed or not: names of tar archives often do not say it."""
+    """Return the decompressed stream; names of tar archives often do not show the compression."""
     start = stream.read(6)
     stream.seek(0)
     for magic, opened in _COMPRESSED:
@@ -168,7 +175,7 @@ def _opener(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Callable[[], I
         nonlocal content
         if content is None and member.size <= _KEPT:
             with _open(archive, member) as stream:
-                # In pieces: one that is larger than any header would be taken for a bad one.
+                # In pieces smaller than _LONGEST_HEADER, above which _Headers refuses to read.
                 content = b"".join(iter(lambda: stream.read(_LONGEST_HEADER // 2), b""))
         return _open(archive, member) if content is None else io.BytesIO(content)
 

@@ -1,11 +1,10 @@
-"""CIF files.
+"""Reading of CIF files.
 
-The text is taken apart by gemmi, whose syntax is that of the standard; symmetry is in
-``cif_symmetry.py``, elements in ``cif_sites.py``. What they mean for a list of atoms is decided
-here: libraries change what a generator wrote. pymatgen sorts the atoms by electronegativity, moves
-0.3333 to 1/3 in cells without symmetry as well, and joins two atoms at one place into a
-"disordered" site; ASE drops the second of them without a word. Here a list without symmetry stays
-as it is: order, coordinates and overlaps.
+gemmi parses the text, with the syntax of the standard; ``cif_symmetry.py`` reads symmetry,
+``cif_sites.py`` elements. This module makes the list of atoms itself, since libraries change what a
+generator wrote: pymatgen sorts the atoms by electronegativity, moves 0.3333 to 1/3 even in cells
+without symmetry, and joins two atoms at one place into a "disordered" site; ASE silently drops the
+second of them. Here a list without symmetry stays as it is: order, coordinates and overlaps.
 """
 
 from __future__ import annotations
@@ -43,20 +42,20 @@ from hpcbench.sources.cif_symmetry import (
 from hpcbench.sources.records import Entry, atomic_number, isotope_masses
 
 MOST_CHARACTERS = 2**21
-"""Of a data block: text of some 20,000 atoms, which is no crystal for phonons any more."""
+"""Largest length of a data block: text of some 20,000 atoms, too many for phonons."""
 
 # The beginning of a data block, or of a line that begins or ends a text field.
 _MARK = re.compile(r"^(?:(;)|[ \t]*data_)", re.MULTILINE | re.IGNORECASE)
-# A line of a header, and not of a text that somebody wrote into one line.
+# Longest line of a header; longer ones are running text.
 _LONGEST_LINE = 300
 _CUT_OFF = "a loop or a text is incomplete: the file is malformed or was cut off"
 _USED = ("_atom_site_", "_cell_", "_chemical_formula_sum", "_space_group_", "_symmetry_")
 
 
 def read_blocks(text: str) -> Iterator[Entry | UnreadableError]:
-    """Crystals of a CIF file, one for each data block that lists atoms.
+    """Yield the crystals of a CIF file, one for each data block that lists atoms.
 
-    Names are those of the blocks, empty where they are ASE's counters.
+    Names are those of the blocks, or empty for ASE's counters.
     """
     pieces = _blocks(text)
     if not pieces:
@@ -80,7 +79,7 @@ def read_blocks(text: str) -> Iterator[Entry | UnreadableError]:
 
 
 def _blocks(text: str) -> list[str]:
-    """Return what stands behind each ``data_``; those in text fields begin no block."""
+    """Return the text after each ``data_``; those in text fields begin no block."""
     edges: list[tuple[int, int]] = []
     is_text = False
     for mark in _MARK.finditer(text):
@@ -97,13 +96,13 @@ def _blocks(text: str) -> list[str]:
 def _tags(piece: str) -> tuple[dict[str, Any], str]:
     """Return tags in lower case (CIF ignores case) with their text or column of texts.
 
-    Also what had to be mended for that. Those of CIF's second dictionary language, with a dot, are
-    taken as those of the first.
+    The second value names what had to be corrected for that. Tags of CIF's second dictionary
+    language, which have a dot, are converted to those of the first.
     """
     if len(piece) > MOST_CHARACTERS:
         message = f"a data block of {len(piece):,} characters (limit {MOST_CHARACTERS:,})"
         raise UnreadableError("too large", message)
-    # Words behind the name of the block are no tokens.
+    # Words after the name of the block are not tokens.
     first, _, rest = piece.partition("\n")
     if first.strip() and not re.match(r"\s*(_|loop_|#)", first):
         piece = f"\n{rest}"
@@ -126,7 +125,7 @@ def _tags(piece: str) -> tuple[dict[str, Any], str]:
 
 
 def _quoted(line: str) -> str:
-    """Return a line with its text in quotes, where several words stand behind one tag."""
+    """Return a line with its text in quotes, if several words follow one tag."""
     words = line.split() if len(line) < _LONGEST_LINE else []
     is_tag = [word.startswith("_") for word in words]
     if len(words) < 3 or is_tag != [True] + [False] * len(words[1:]) or set("'\"#;") & set(line):
@@ -137,7 +136,7 @@ def _quoted(line: str) -> str:
 def _parsed(piece: str) -> Any:
     import gemmi
 
-    # Tags that are given twice are looked at by the caller.
+    # The caller checks tags that are given twice.
     return gemmi.cif.read_string(f"data_x{piece}", check_level=0).sole_block()
 
 
@@ -163,7 +162,7 @@ def _tag(name: str) -> str:
 
 
 def _syntax(piece: str, message: str) -> UnreadableError:
-    """Say what is wrong with a text that gemmi refuses; its message begins ``string:LINE:``."""
+    """Return the error for a text that gemmi refuses; its message begins ``string:LINE:``."""
     place, _, what = message.partition(" ")
     if "Wrong number of values" in what or "unterminated" in what:
         return UnreadableError("truncated", _CUT_OFF)
@@ -238,7 +237,7 @@ def _cell(tags: dict[str, Any]) -> NDArray[np.float64]:
 
 
 def _group_of(tags: Mapping[str, Any]) -> Group | None:
-    """Return the named group; ``None`` also where nobody knows it and operators are listed."""
+    """Return the named group; ``None`` also if it is unknown and operators are listed."""
     try:
         return named_group(tags)
     except UnreadableError:
@@ -257,14 +256,15 @@ def _by_group(
 ) -> tuple[Contents, str]:
     """Return the atoms of a file that names its group and lists at most the identity.
 
-    An expanded list may come so, and a generated one with an asymmetric unit, too. Applying the
-    group to a full list puts atoms on others, or spoils the formula. What fits the formula best
-    counts; of what fits alike the asymmetric unit where no operator is listed, else the list.
+    Its list may be the full cell or an asymmetric unit; generators write both. Applied to a full
+    list, the group would place atoms on others or violate the formula. The list that fits the
+    formula best is taken. If both fit alike, it is the asymmetric unit if no operator is listed,
+    else the full cell.
 
     Raises
     ------
     UnreadableError
-        Kind "symmetry", if the group does not go with the cell or contradicts itself; "formula".
+        Kind "symmetry", if the group is inconsistent with the cell or with itself; "formula".
     """
     fitting = [setting for setting in group.settings if fits(setting, cell)]
     if group.contradiction and not is_listed:
@@ -274,7 +274,7 @@ def _by_group(
     ranks = [asked.rank(one) for one in alone]
     best = max(ranks, default=0)
     of_list = asked.rank(as_listed)
-    # A name that nobody knows, beside a number: only the formula can confirm that.
+    # An unknown name beside a number: only the formula can confirm the number.
     needed = BY_COMPOSITION if group.is_sure else BY_FORMULA
     is_full = of_list and (len(alone) < len(expanded) or of_list == BY_UNITS or is_listed)
     if is_full and (of_list >= best if is_listed else not best):
@@ -292,6 +292,6 @@ def _by_group(
 
 
 def _formula_units(tags: Mapping[str, Any]) -> int:
-    """Return the formula units in the cell (Z); 0 where the file does not say."""
+    """Return the formula units in the cell (Z); 0 if the file does not give them."""
     text = text_of(tags, ("_cell_formula_units_z",))
     return int(text) if re.fullmatch(r"\d{1,5}", text) else 0

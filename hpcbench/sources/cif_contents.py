@@ -1,4 +1,4 @@
-"""Find the contents of a CIF file's cell: sites, expanded by symmetry, checked by its formula."""
+"""The atoms in a CIF file's cell: sites, expanded by symmetry, checked by the formula."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ numbers do the same on a small scale, and two atoms so close would be an overlap
 """
 
 MOST_ATOMS = 10_000
-"""Of a crystal, after its symmetry has been applied."""
+"""Largest number of atoms of a crystal, after its symmetry has been applied."""
 
 FORMULA_TOLERANCE = 0.01
 """Largest difference of an element's share between the formula and the atoms."""
 
 BY_COMPOSITION, BY_FORMULA, BY_UNITS = 1, 2, 3
-"""How well atoms fit what a file says: in the ratio of its formula, or without one; as many as the
-formula has; as many as Z formula units have."""
+"""Agreement of atoms with a file's formula: the same ratio of elements, or no formula; the same
+numbers as the formula; the same numbers as Z formula units."""
 
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """Hold atoms of the cell: the site of each, and fractional coordinates."""
+    """Atoms of the cell: the site of each, and fractional coordinates."""
 
     owners: NDArray[np.int64]
     fractional: NDArray[np.float64]
@@ -45,7 +45,7 @@ def expand(
 ) -> Contents:
     """Return all atoms of the cell, site by site.
 
-    A site within ``SITE_TOLERANCE`` of a special position is moved onto it, as rounded numbers
+    A site within ``SITE_TOLERANCE`` of a special position is moved onto it, since rounded numbers
     would leave its images slightly apart. Without symmetry nothing is moved or wrapped.
 
     Parameters
@@ -103,7 +103,7 @@ def coincide(contents: Contents, as_listed: Contents, cell: NDArray[np.float64])
 
 
 def is_same(one: Contents, other: Contents) -> bool:
-    """Tell whether two expansions have the same atoms, in whatever order.
+    """Tell whether two expansions have the same atoms, in any order.
 
     Parameters
     ----------
@@ -114,21 +114,21 @@ def is_same(one: Contents, other: Contents) -> bool:
 
 
 def _grid(contents: Contents) -> set[tuple[float, ...]]:
-    # A boundary between grid points that no fraction meets.
+    # Shifted, so that no usual fraction is at a boundary between grid points.
     places = np.floor((contents.fractional % 1.0) * 1e4 + OFF_GRID) % 1e4
     return set(map(tuple, np.column_stack([contents.owners, places]).tolist()))
 
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """Hold what a file says of the contents of its cell, apart from the list of sites.
+    """A file's information about the contents of its cell, apart from the list of sites.
 
     Attributes
     ----------
     formula : mapping
-        Counts of elements; empty where it gives none.
+        Counts of elements; empty if it gives none.
     units : int
-        Formula units in the cell; 0 where it does not say.
+        Formula units in the cell; 0 if it does not give them.
     of_sites : ndarray, shape (nsites,)
         Atomic numbers of the sites.
     """
@@ -138,10 +138,10 @@ class Asked:
     of_sites: NDArray[np.int32]
 
     def rank(self, contents: Contents) -> int:
-        """Tell how well atoms fit: 0 not at all, else one of the constants above.
+        """Tell how well atoms agree with the file: 0 not at all, else one of the constants above.
 
-        A file that was cut off between two atoms can be told by nothing else. Many writers give
-        the formula of the whole cell, whatever Z is.
+        Only this reveals a file that was cut off between two atoms. Many writers give the formula
+        of the whole cell, whatever Z is.
         """
         whole = sum(self.formula.values())
         if not whole:
@@ -163,7 +163,7 @@ class Asked:
         return 0 if self.units else BY_COMPOSITION
 
     def problem(self, contents: Contents) -> UnreadableError:
-        """Say how atoms do not fit."""
+        """Return the error for atoms that do not agree with the file."""
         words = " ".join(f"{symbol}{count:g}" for symbol, count in self.formula.items())
         natoms, whole = len(contents.owners), sum(self.formula.values())
         times = f"{self.units} x " * bool(self.units)

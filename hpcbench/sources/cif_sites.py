@@ -1,4 +1,4 @@
-"""Read the sites of a CIF file: which element each is, and whether it is one atom."""
+"""Sites of a CIF file: their elements, and checks that each is one atom."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from hpcbench.sources.readers import FULL_OCCUPANCY
 from hpcbench.sources.records import is_element
 
 UNKNOWN = ("", "?", ".")
-"""Values that say nothing."""
+"""Values without information."""
 
 _VACANCIES = ("VA", "VAC", "VC", "VACANCY", "VOID")
 _DUMMIES = ("X", "XX", "Q", "DU", "DUM", "DUMMY", "CNT", "CENT")
-# Of elements' symbols with a charge before or behind its sign: Fe, FE, Na1, Fe3+, Fe+3, O2-.
+# An element's symbol, with a charge before or after its sign: Fe, FE, Na1, Fe3+, Fe+3, O2-.
 _TYPE = re.compile(r"([A-Za-z]{1,2})[0-9.]*([+-][0-9.]*)?")
-# Of sites that share an element: Ow, Oa, but not Wat, Phe or Cg.
+# Letters that distinguish sites of an element: Ow, Oa, but not Wat, Phe or Cg.
 _SITE_LETTERS = "abcdew"
 _HYDROXYL = re.compile(r"O\W?[Hh]\W?\d*")
 
 
 @dataclass(frozen=True, eq=False)
 class Sites:
-    """Hold the listed sites that are atoms.
+    """The listed sites that are atoms.
 
     Attributes
     ----------
     symbols : list of str
-        Elements, D and T included.
+        Elements; D and T are possible.
     fractional : ndarray, shape (n, 3)
         Fractional coordinates as listed.
     notes : tuple of str
-        What was left out.
+        Sites that were left out.
     """
 
     symbols: list[str]
@@ -48,19 +48,19 @@ class Sites:
 
 
 def number(value: str, what: str) -> float:
-    """Return a number with or without its uncertainty: 0.3333(2).
+    """Return a number, without its uncertainty: 0.3333(2).
 
     Parameters
     ----------
     value : str
         The number.
     what : str
-        What the error calls it.
+        Its name in the error.
 
     Raises
     ------
     UnreadableError
-        Kind "syntax", if it is none.
+        Kind "syntax", if it is not a number.
     """
     try:
         return float(value.partition("(")[0])
@@ -74,15 +74,15 @@ def read_sites(tags: Mapping[str, Any], formula: Collection[str]) -> Sites:
     Parameters
     ----------
     tags : mapping
-        Of the block, in lower case, each with its text or column of texts.
+        Tags of the block in lower case, each with its text or column of texts.
     formula : collection of str
-        Elements of its formula; empty without one. They say what a label means.
+        Elements of its formula, which decide the meaning of labels; empty without one.
 
     Raises
     ------
     UnreadableError
         Kinds "no atoms", "disordered" (occupancy, disorder groups, mixtures), "vacancy",
-        "hydrogens" (that are there, and not listed), "unknown element", "syntax".
+        "hydrogens" (that exist, but are not listed), "unknown element", "syntax".
     """
     columns = {
         tag: value if isinstance(value, list) else [value]
@@ -140,7 +140,7 @@ def read_sites(tags: Mapping[str, Any], formula: Collection[str]) -> Sites:
 def _require_one_disorder_group(
     assemblies: Sequence[str], groups: Sequence[str], labels: Sequence[str]
 ) -> None:
-    """Refuse sites that exclude each other, whatever their occupancies."""
+    """Refuse sites that exclude each other, at any occupancy."""
     found: defaultdict[str, set[str]] = defaultdict(set)
     for assembly, group, label in zip(assemblies, groups, labels, strict=True):
         if group in UNKNOWN:
@@ -166,7 +166,7 @@ def _of_type(text: str, label: str) -> str:
 
 
 def _no_element(text: str, where: str) -> UnreadableError:
-    """Say what a site is that is not an atom of one element."""
+    """Return the error for a site that is not an atom of one element."""
     elements = {part for part in re.findall(r"[A-Z][a-z]?", text) if is_element(part)}
     if len(elements) > 1:
         return UnreadableError("disordered", f"{where} is a mixture: {text!r}")
@@ -176,12 +176,12 @@ def _no_element(text: str, where: str) -> UnreadableError:
 
 
 def _of_label(label: str, formula: Collection[str]) -> str:
-    """Return the element of a label: its symbol is followed by what tells sites apart (Fe1, O1w).
+    """Return the element of a label: a symbol, then characters that number sites (Fe1, O1w).
 
     Raises
     ------
     UnreadableError
-        If it is a mixture, a vacancy, no element, or may be one of two.
+        If it is a mixture, a vacancy, no element, or ambiguous.
     """
     where = f"site {label}"
     match = re.match(r"[A-Za-z]+", label)
@@ -210,7 +210,7 @@ def _of_label(label: str, formula: Collection[str]) -> str:
 
 
 def _options(letters: str) -> list[str]:
-    """Return elements that the letters of a label may mean, the likeliest first."""
+    """Return elements that the letters of a label may mean, the most likely first."""
     options = [letters.capitalize()] if len(letters) <= 2 else []
     for length in (2, 1):
         symbol, tail = letters[:length], letters[length:]
@@ -221,7 +221,7 @@ def _options(letters: str) -> list[str]:
 
 
 def _require_hydrogens(labels: Sequence[str], symbols: Sequence[str]) -> None:
-    """Refuse hydroxyl without hydrogen, where nothing but labels tells the elements."""
+    """Refuse hydroxyl without hydrogen, if only labels give the elements."""
     if any(symbol in ("H", "D", "T") for symbol in symbols):
         return
     for label in labels:
@@ -232,7 +232,7 @@ def _require_hydrogens(labels: Sequence[str], symbols: Sequence[str]) -> None:
 def elements_of(formula: str) -> dict[str, float]:
     """Return counts of elements in a formula such as ``Na4 Cl4``; empty if it is anything else."""
     parts = re.findall(r"([A-Z][a-z]?)\s*([0-9.]*)", formula)
-    # Formulas with groups or isotopes in brackets are not worth guessing at.
+    # Formulas with groups or isotopes in brackets are not guessed.
     if re.sub(r"([A-Z][a-z]?)\s*([0-9.]*)[\s,]*", "", formula):
         return {}
     counts: defaultdict[str, float] = defaultdict(float)

@@ -1,6 +1,6 @@
-"""Find the symmetry of a CIF file: operators that it lists, and the space group that it names.
+"""Symmetry of a CIF file: the operators that it lists, and the space group that it names.
 
-Tables of space groups, Hall symbols and the parsing of operators are gemmi's.
+gemmi has the tables of space groups and the Hall symbols; pymatgen parses operators.
 """
 
 from __future__ import annotations
@@ -33,36 +33,36 @@ _NUMBERS = ("_space_group_it_number", "_symmetry_int_tables_number")
 _SETTING = ("_space_group_it_coordinate_system_code",)
 
 _NO_ISOMETRY = 0.02
-"""Largest change of a metric by an operator, relative to the lengths: cells are rounded, and
-relaxed cells only nearly have their symmetry."""
+"""Largest change of the metric tensor by an operator, relative to the lengths: cells are rounded,
+and relaxed cells have their symmetry only nearly."""
 _TOLERANCES = (0.01, 0.1, 0.001)
-"""In A, within which the group that is named is looked for: coordinates are rounded."""
+"""Tolerances in A at which the named group is searched: coordinates are rounded."""
 _MOST_OPERATORS = 400
-"""Of a file: 192 in the tables, and more in cells that are centred otherwise."""
+"""Largest number in a file: 192 in the tables, and more in cells with other centrings."""
 _SAME_TRANSLATION = 0.02
 """In fractions of the cell: some programs write decimals."""
 _MOST_ATOMS = 200
-"""Of a crystal whose group is looked for: spglib takes seconds for more."""
+"""Largest crystal whose group is checked: spglib takes seconds for more atoms."""
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Describe the space group that a file names.
+    """The space group that a file names.
 
     Attributes
     ----------
     name : str
-        As the file has it.
+        Name in the file.
     number : int
-        Of the International Tables.
+        Number in the International Tables.
     settings : tuple of Operations
-        Those that the name may mean, the usual one first; one where it says which.
+        Settings that the name may mean, the usual one first; one if the name gives the setting.
     is_sure : bool
-        Whether the name is known, and not the number alone, beside another name.
+        Whether the name is known; false if only a number beside it is.
     is_explicit : bool
-        Whether it says which setting, where there are several of the name.
+        Whether the name gives the setting, if there are several.
     contradiction : str
-        What the file says of it that cannot be true together; empty if nothing.
+        A contradiction between the file's names of the group; empty if there is none.
     """
 
     name: str
@@ -74,14 +74,14 @@ class Group:
 
 
 def text_of(tags: Mapping[str, Any], names: Sequence[str]) -> str:
-    """Return the first of several tags that says something; of a column its first text.
+    """Return the first of several tags that has a value; of a column its first text.
 
     Parameters
     ----------
     tags : mapping
         Tags in lower case with their text or column of texts.
     names : sequence of str
-        Tags, the first ones preferred.
+        Tags, in order of preference.
     """
     for tag in names:
         value = tags.get(tag)
@@ -105,7 +105,7 @@ def listed_operations(tags: Mapping[str, Any], cell: NDArray[np.float64]) -> Ope
     Raises
     ------
     UnreadableError
-        Kind "symmetry": they cannot be parsed, make no group, or do not fit the cell.
+        Kind "symmetry": they cannot be parsed, are not a group, or do not fit the cell.
     """
     for tag in LISTED:
         value = tags.get(tag)
@@ -123,7 +123,7 @@ def listed_operations(tags: Mapping[str, Any], cell: NDArray[np.float64]) -> Ope
 
 @lru_cache(maxsize=1024)
 def _parsed(texts: tuple[str, ...]) -> Operations:
-    # gemmi knows 24ths alone, and takes 0.29 for 7/24.
+    # gemmi rounds translations to 24ths: it takes 0.29 for 7/24.
     from pymatgen.core.operations import SymmOp
 
     if len(texts) > _MOST_OPERATORS:
@@ -147,7 +147,7 @@ def _parsed(texts: tuple[str, ...]) -> Operations:
 
 
 def _is_group(operations: Operations) -> bool:
-    """Tell whether any product of two operators is one of them, but for lattice translations."""
+    """Tell whether the operators are a group, except for lattice translations."""
     rotations, translations = np.rint(operations[0]).astype(np.int64), operations[1]
     products = np.einsum("aij,bjk->abik", rotations, rotations).reshape(-1, 9)
     moved = (np.einsum("aij,bj->abi", rotations, translations) + translations[:, None]).reshape(
@@ -171,7 +171,7 @@ def _arrays(operations: Sequence[Any]) -> Operations:
 
 
 def _is_isometry(operations: Operations, cell: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Tell which operators map the cell's lattice onto itself, lengths and angles, shape (n,)."""
+    """Tell which operators keep lengths and angles of the cell, shape (n,)."""
     rotations, _ = operations
     metric = cell @ cell.T
     lengths = np.sqrt(np.diag(metric))
@@ -181,7 +181,7 @@ def _is_isometry(operations: Operations, cell: NDArray[np.float64]) -> NDArray[n
 
 
 def fits(operations: Operations, cell: NDArray[np.float64]) -> bool:
-    """Tell whether all operators leave a cell as it is.
+    """Tell whether all operators keep lengths and angles of a cell.
 
     Parameters
     ----------
@@ -194,15 +194,15 @@ def fits(operations: Operations, cell: NDArray[np.float64]) -> bool:
 
 
 def named_group(tags: Mapping[str, Any]) -> Group | None:
-    """Return the space group that a file names; ``None`` where it names none.
+    """Return the space group that a file names; ``None`` if it names none.
 
-    The Hall symbol says all; a name may leave the setting open (origin choices, rhombohedral or
+    A Hall symbol is unique; a name may leave the setting open (origin choices, rhombohedral or
     hexagonal axes); a number means the usual setting.
 
     Raises
     ------
     UnreadableError
-        Kind "symmetry", if nobody knows the group.
+        Kind "symmetry", if the group is unknown.
     """
     name, number = text_of(tags, _NAMES), text_of(tags, _NUMBERS)
     hall, setting = text_of(tags, _HALL), text_of(tags, _SETTING)
@@ -267,7 +267,7 @@ def _by_name(name: str, setting: str) -> Group | None:
     known: Any = gemmi.find_spacegroup_by_name(spelled)  # None where it is unknown
     if known is None:
         return None
-    # Of the names that gemmi knows, only those of R groups may end with the axes.
+    # Among gemmi's names, only those of R groups may end with a letter for the axes.
     is_named = bool(":" in spelled or re.search(r"[HhRr]$", spelled) or spelled[0] in "Hh")
     settings = _settings(known, is_named=is_named)
     return Group(name, known.number, settings, is_explicit=is_named)
@@ -285,7 +285,7 @@ def _is_same(one: Operations, other: Operations) -> bool:
 
 
 def _spelled(name: str) -> str:
-    """Return a name as gemmi knows it: without underscores, origins after a colon."""
+    """Return a name in gemmi's spelling: without underscores, origins after a colon."""
     name = re.sub(r"[_\s]+", " ", name.replace("_", "")).strip()
     name = re.sub(r"\s*[(\[]?\s*origin\s*(?:choice)?\s*([12])\s*[)\]]?$", r":\1", name, flags=re.I)
     # ICSD's letters.
@@ -293,7 +293,7 @@ def _spelled(name: str) -> str:
 
 
 def _settings(known: Any, *, is_named: bool) -> tuple[Operations, ...]:
-    """Return the named setting, or the usual one and others that have the same name."""
+    """Return the named setting, or the usual one and others of the same name."""
     import gemmi
 
     others = (
@@ -309,7 +309,7 @@ def _settings(known: Any, *, is_named: bool) -> tuple[Operations, ...]:
 
 
 def _sorted(group: Any) -> Operations:
-    """Return operators in an order that no library decides: that of atoms is part of an id."""
+    """Sort operators independently of libraries: the order of atoms is part of an id."""
     rotations, translations = _arrays(list(group))
     matrices = np.zeros((len(rotations), 4, 4))
     matrices[:, :3, :3], matrices[:, :3, 3], matrices[:, 3, 3] = rotations, translations % 1.0, 1.0
@@ -326,9 +326,9 @@ def group_note(
     positions: NDArray[np.float64],
     numbers: NDArray[np.int32],
 ) -> str:
-    """Say that a crystal has another space group than its file names; empty if it has that one.
+    """Return a note if a crystal has another space group than its file names; else return "".
 
-    P1 is what files without symmetry name, and of large crystals nothing is said.
+    P1 gives no note, since files without symmetry name it, and neither do large crystals.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
-"""Tell what a file that lies in a folder or an archive is: crystals, or what else.
+"""Detection of files in folders and archives that contain no crystals.
 
-Tables, settings, metrics and checkpoints lie among crystals under the same endings, so a file
-that nobody named is looked into. It is read where it may hold crystals, and where it cannot be
-opened: reading it will say why.
+Tables, settings, metrics and checkpoints have the same endings as crystals, so the contents of a
+file are examined unless its user has named it. A file is read if it may contain crystals, or if it
+cannot be opened: the reader will report why.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from hpcbench.outputs import CIF_MARK
 from hpcbench.sources import formats
 from hpcbench.sources.streams import Capped
 
-# Of a file, to look for what tells its kind, in bytes.
+# Bytes at the beginning of a file in which its kind is searched.
 _START = 2**16
-# Of a database or a pickle: what is in it is said at its beginning.
+# The same for a database or a pickle.
 _LONG_START = 2**24
 _PIECE = 2**20
-# The ending of an exported crystal's name is its id; of an earlier computation more follows.
+# An exported crystal's name ends with its id; for an earlier computation, a suffix follows.
 _ID = r"-[0-9a-f]{16}(_[\w+.-]*)?"
 _CALLED = re.compile(rf"{_ID}\.cif(\.\w+)?$", re.IGNORECASE)
 _EXPORTED_CIF = re.compile(rf"(?:{CIF_MARK})?\s*data_\S*{_ID}\s*$".encode(), re.MULTILINE)
@@ -62,7 +62,7 @@ def kind_left_out(
     *,
     beside_store: bool = False,
 ) -> str:
-    """Say what a file is that is not to be read; empty if it is to be read.
+    """Return the kind of a file that is not to be read; empty if it is to be read.
 
     Parameters
     ----------
@@ -71,10 +71,10 @@ def kind_left_out(
     opener : callable
         Opens it.
     limits : Limits
-        Most bytes that are looked at.
+        Largest number of bytes to examine.
     beside_store : bool
-        Whether there is a store in its folder: any CIF file may then be an export of it. Others
-        are looked into only if they are called like one, for there may be very many.
+        Whether there is a store in its folder: any CIF file may then be an export of it. Elsewhere
+        CIF files are examined only if their name is that of an export, since there may be many.
 
     Returns
     -------
@@ -98,25 +98,25 @@ def kind_left_out(
 
 
 def is_of_layout(name: str) -> bool:
-    """Tell whether a name is one of which :func:`layout_of` may say something."""
+    """Tell whether :func:`layout_of` may recognise a name."""
     return bool(_TRAJECTORIES.fullmatch(name) or _COPIES.fullmatch(name))
 
 
 def layout_of(name: str, neighbours: set[str]) -> str:
-    """Say what a file or folder is by the names that a generator gives its results.
+    """Return the kind of a file or folder by the names that a generator gives its results.
 
     Parameters
     ----------
     name : str
         Of a file or folder.
     neighbours : set of str
-        Names of what lies beside it.
+        Names in the same folder.
 
     Returns
     -------
     str
-        A kind, if it is not to be read: MatterGen writes each crystal as a frame and as a CIF
-        file, and, if asked, all steps on the way to it.
+        A kind, if it is not to be read; else "". MatterGen writes each crystal as a frame and as a
+        CIF file, and optionally all steps of its generation.
     """
     if _TRAJECTORIES.fullmatch(name):
         return TRAJECTORIES
@@ -126,7 +126,7 @@ def layout_of(name: str, neighbours: set[str]) -> str:
 
 
 def is_exported_folder(name: str) -> bool:
-    """Tell whether a folder next to an export's settings is one that exports make."""
+    """Tell whether a folder next to an export's settings has a name that exports use."""
     return bool(re.fullmatch(rf".*{_ID}|phonon-calculation-output|relaxed", name))
 
 
@@ -180,7 +180,7 @@ def _database(stream: io.BufferedReader) -> str:
     from hpcbench.sources.readers import SQLITE
 
     start = stream.read(_LONG_START)
-    # One that names nothing is damaged.
+    # One without any table is damaged.
     if not start or (start.startswith(SQLITE) and (_TABLE.search(start) or _NAMES not in start)):
         return ""
     return "databases without crystals"

@@ -1,7 +1,7 @@
-"""Tables with a crystal in each row: CIF text, pymatgen's dictionary, or Wyckoff positions.
+"""Reading of tables with a crystal in each row: CIF, pymatgen's dictionary, or Wyckoff positions.
 
-CDVAE's family, FlowMM, language models and data sets such as MP-20 write the first, CrystalFormer
-writes the second (``*_struct.csv``) and the third (``output_<space group>.csv``).
+CDVAE and its relatives, FlowMM, language models and data sets such as MP-20 write the first,
+CrystalFormer writes the second (``*_struct.csv``) and the third (``output_<space group>.csv``).
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from hpcbench.sources.streams import Capped
 _STRUCTURES = ("cif", "relxed_structure", "relaxed_structure", "structure", "cif_string")
 _WYCKOFF = {"L", "X", "A", "W", "M"}
 HEADER_BYTES = 2**16
-"""Of a file, to look for its header."""
+"""Bytes at the beginning of a file in which its header is searched."""
 _SAME_SITE = 1e-3
-"""Fractional coordinates this close are one atom of an orbit."""
-# Of a line that is passed over, in characters.
+"""Fractional coordinates that differ by less are one atom of an orbit."""
+# Characters of a skipped line that are read at once.
 _PART = 2**16
-# Python's parser takes a kilobyte for a value.
+# In characters: Python's parser takes a kilobyte of memory for a value.
 _LONGEST_LITERAL = 2**20
-# Columns that say where a structure is, in the tables of PhononBench's scripts and others.
+# Columns with the place of a structure, in the tables of PhononBench's scripts and others.
 _PLACES = {"path", "file", "filename", "id", "name"}
 
 
 def structure_column(header: Sequence[str]) -> str:
-    """The column with structures, ``X`` for CrystalFormer's raw output, or an empty string."""
+    """Return the column with structures, ``X`` for CrystalFormer's raw output, or ""."""
     by_lower = {name.strip().lower(): name for name in reversed(header)}
     for name in _STRUCTURES:
         if name in by_lower:
@@ -57,7 +57,7 @@ def structure_column(header: Sequence[str]) -> str:
 
 
 def has_structures(start: bytes) -> bool:
-    """Whether the beginning of a CSV file names a column with structures."""
+    """Tell whether the beginning of a CSV file names a column with structures."""
     line = start[:HEADER_BYTES].decode("utf-8-sig", errors="replace").partition("\n")[0]
     try:
         header = next(csv.reader([line]), [])
@@ -67,7 +67,7 @@ def has_structures(start: bytes) -> bool:
 
 
 class _Lines:
-    """Give lines to the parser in bounded memory: no row of a table is longer than the limit."""
+    """Lines for the parser in bounded memory: no row of a table is longer than the limit."""
 
     def __init__(self, stream: IO[bytes], limits: Limits) -> None:
         self._most = limits.of("csv", "line")
@@ -76,9 +76,9 @@ class _Lines:
         self._text = io.TextIOWrapper(reader, encoding="utf-8-sig", errors="replace", newline="")
         self._used = 0
         self.goes_on = True
-        """Whether a new row begins where reading stopped at a long one."""
+        """Whether reading can continue with a new row after one that was too long."""
         self.have_ended = False
-        """Whether more lines were asked for than there are: within a row, its quote is open."""
+        """Whether more lines were requested than there are; within a row, a quote is then open."""
 
     def begin_row(self) -> None:
         self._used = 0
@@ -90,7 +90,7 @@ class _Lines:
         line = self._text.readline(self._most + 1)
         self._used += len(line)
         if self._used > self._most:
-            # Within one line whose quotes are closed: the next one is a row again.
+            # If the quotes of this one line are closed, the next line is a new row.
             self.goes_on = self._used == len(line) and self._rest_is_closed(line)
             raise self._error
         if not line:
@@ -109,7 +109,18 @@ class _Lines:
 def read_rows(
     stream: IO[bytes], path: str, stem: str, limits: Limits = DEFAULT
 ) -> Iterator[Entry | UnreadableError]:
-    """Rows in order; a bad one as an error.
+    """Yield the rows in order; a bad one as an error.
+
+    Parameters
+    ----------
+    stream : file
+        The table, decompressed.
+    path : str
+        Its path, which gives the space group of Wyckoff positions.
+    stem : str
+        First part of the names of crystals without a name of their own.
+    limits : Limits
+        Largest numbers of bytes and of characters in a row.
 
     Raises
     ------
@@ -176,7 +187,7 @@ def _structure(text: str, limits: Limits) -> Entry:
     if start == "{":
         entry = next(readers.read_structures(_dictionary(text, limits)))
     elif start:
-        # Some writers leave the line breaks of a cell as they stand in a program.
+        # Some writers escape the line breaks of a cell as in source code.
         lines = text.replace("\r\n", "\n") if "\n" in text else text.replace("\\n", "\n")
         entry = next(cif.read_blocks(lines))
         if isinstance(entry, Entry) and "\n" not in text:
@@ -189,7 +200,7 @@ def _structure(text: str, limits: Limits) -> Entry:
 
 
 def _dictionary(text: str, limits: Limits) -> Any:
-    """JSON, or what Python prints of a dictionary."""
+    """Parse JSON, or a dictionary as Python prints it."""
     limits.check_tree("csv", text)
     try:
         return json.loads(text)
@@ -205,7 +216,7 @@ def _dictionary(text: str, limits: Limits) -> Any:
 
 
 def _space_group_in(path: str) -> int:
-    """The number at the end of the file's name, where CrystalFormer puts it."""
+    """Return the number at the end of the file's name, which is CrystalFormer's space group."""
     name = posixpath.basename(path.replace("\\", "/").replace("::", "/"))
     found = re.search(r"(\d+)\.csv", name, re.IGNORECASE)
     number = int(found.group(1)) if found else 0
@@ -223,9 +234,10 @@ Operations = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 @lru_cache(maxsize=256)
 def _operations_of(number: int) -> Operations:
-    """Of a space group in the setting of the International Tables that CrystalFormer has.
+    """Return the operations of a space group in the setting of CrystalFormer.
 
-    The second choice of origin where there are two, hexagonal axes, unique axis b.
+    It is that of the International Tables with the second choice of origin if there are two,
+    hexagonal axes, and unique axis b.
     """
     import spglib
 
@@ -236,7 +248,7 @@ def _operations_of(number: int) -> Operations:
 
 
 def _from_wyckoff(row: Mapping[str, str], operations: Operations, limits: Limits) -> Entry:
-    """A row of lattice L, coordinates X, atomic numbers A, and multiplicities M, padded by 0."""
+    """Read a row of lattice L, coordinates X, atomic numbers A, multiplicities M, padded by 0."""
     from ase.geometry import cellpar_to_cell
 
     for name in "LXAM":

@@ -1,4 +1,4 @@
-"""Finding the files that a person means by folders, patterns, files and lists."""
+"""Search for the files behind a user's folders, patterns, files and lists."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from hpcbench.sources.streams import read_whole
 
 
 class _MissingError(SourceError):
-    """A source that does not exist, or holds nothing."""
+    """A source that does not exist, or contains nothing."""
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Hold what lies behind the sources of a run.
+    """All files behind the sources of a run.
 
     Attributes
     ----------
     files : list of SourceFile
         To be read, each once.
     left_out : list of LeftOut
-        What lies among them and is not read.
+        Other files among them, which are not read.
     """
 
     files: list[SourceFile]
     left_out: list[LeftOut]
 
     def note(self) -> str:
-        """Count in a sentence what is left out by its kind; empty if nothing is."""
+        """Return the counts of :attr:`left_out` by kind in a sentence; empty if there are none."""
         return f"left out: {in_words(self.left_out)}" if self.left_out else ""
 
 
 def in_words(left_out: Sequence[LeftOut]) -> str:
-    """Count what is left out by its kind, with the first name of each."""
+    """Count files that are left out by kind, with the first name of each kind."""
     kinds: dict[str, list[str]] = {}
     for item in left_out:
         kinds.setdefault(item.kind, []).append(os.path.basename(item.path))
@@ -55,16 +55,16 @@ def in_words(left_out: Sequence[LeftOut]) -> str:
 
 
 def find_sources(sources: Sequence[str | Path], limits: Limits = DEFAULT) -> Sources:
-    """Find files and archives behind ``sources``, and what is left out in them and in the archives.
+    """Find files and archives behind ``sources``, and all that is left out, also in the archives.
 
-    As :func:`find_files`, and going through the archives.
+    It does what :func:`find_files` does, and also goes through the archives.
 
     Parameters
     ----------
     sources : sequence of str or Path
-        As given.
+        As in :func:`find_files`.
     limits : Limits
-        How much of a file is looked at.
+        How much of a file is examined.
     """
     found = _find(sources, limits)
     archives = [file.path for file in found.files if formats.format_of(file.path) == "archive"]
@@ -73,7 +73,7 @@ def find_sources(sources: Sequence[str | Path], limits: Limits = DEFAULT) -> Sou
 
 
 def find_files(sources: Sequence[str | Path], limits: Limits = DEFAULT) -> list[SourceFile]:
-    """Files and archives behind ``sources``, each once.
+    """Return the files and archives behind ``sources``, each once.
 
     Parameters
     ----------
@@ -83,15 +83,15 @@ def find_files(sources: Sequence[str | Path], limits: Limits = DEFAULT) -> list[
         relative to the list's folder, and comments after ``#``; and manifests (.toml,
         ``sources/manifest.py``).
     limits : Limits
-        Of what is looked into.
+        How much of a file is examined.
 
     Returns
     -------
     list of SourceFile
         In the order of the sources; within a folder or a pattern sorted by path, numbers by
-        their value. What no crystals are in by name, content or a generator's layout is left out
-        where nobody named it, hidden files are not counted, and a store or a run folder is left
-        out in any case.
+        their value. Files found in folders are left out if their name, their content or a
+        generator's layout shows that they have no crystals. Hidden files are ignored, and stores
+        and run folders are left out in any case.
 
     Raises
     ------
@@ -110,9 +110,9 @@ def _find(sources: Sequence[str | Path], limits: Limits) -> Sources:
             if isinstance(item, LeftOut):
                 left_out[item.path] = item
                 continue
-            # The real path tells "a.cif" from "./a.cif" and from a link to it. What is named
-            # stays named, even when a folder gave it first.
-            # A file that two generators wrote is read for both.
+            # The real path is the same for "a.cif", "./a.cif" and links to it. A file that was
+            # named explicitly stays explicit, even if a folder contained it before.
+            # A file of two generators is read for both.
             key = os.path.realpath(item.path), item.made_by
             file = replace(item, size=_size(item.path))
             earlier = files.setdefault(key, file)
@@ -143,7 +143,7 @@ _Item = SourceFile | LeftOut
 def _expand(
     source: str, lists: tuple[str, ...], limits: Limits, lenient: bool = False
 ) -> Iterator[_Item]:
-    """What a source names; ``lenient``: with a problem in the place of what does not exist."""
+    """Yield the files of a source; if ``lenient``, a missing one as a file with a problem."""
     try:
         yield from _named(source, lists, limits, lenient)
     except _MissingError as error:
@@ -187,7 +187,7 @@ def _of_pattern(
         elif os.path.isdir(match):
             # "**" matches folders beside the files in them.
             if "**" not in pattern:
-                # In one of exports all is left out; an empty one is a mistake.
+                # In a folder of exports all files are left out; an empty folder is an error.
                 found += _in_folder(match, limits) or _expand(match, lists, limits, lenient)
         elif os.path.isfile(match):
             found += _expand(match, lists, limits, lenient)
@@ -198,7 +198,7 @@ def _of_pattern(
 
 
 def _closed_folders(pattern: str) -> Iterator[SourceFile]:
-    """Yield folders that a pattern goes through and that may not be read: ``glob`` says nothing."""
+    """Yield the unreadable folders of a pattern's path, which ``glob`` ignores silently."""
     places: set[str] = set()
     parent = os.path.dirname(pattern)
     while parent and glob.has_magic(parent):
@@ -249,10 +249,10 @@ def _of_manifest(path: str, lists: tuple[str, ...], limits: Limits) -> Iterator[
         raise SourceError(f"The manifest {path!r} names itself, directly or through a list.")
     for entry in read_manifest(path, limits):
         for source in entry.files:
-            # A manifest may be shared by people whose data lies elsewhere: $SCRATCH/samples.
+            # Users of the same manifest may have their data in different places: $SCRATCH/samples.
             named = os.path.expanduser(os.path.expandvars(source))
             place = os.path.join(os.path.dirname(path), named)
-            # What is missing is an entry of the generator in the report; the rest goes on.
+            # A missing file becomes an entry of the generator in the report.
             for item in _expand(place, (*lists, real), limits, lenient=True):
                 if isinstance(item, LeftOut):
                     yield item
@@ -281,7 +281,7 @@ def _read_list(path: str, lists: tuple[str, ...], limits: Limits, lenient: bool)
         try:
             yield from _named(place, (*lists, real), limits, lenient)
         except SourceError as error:
-            # A list within a list has said where.
+            # The message of a list within a list already names the line.
             is_said = "line " in str(error)
             text = str(error) if is_said else f"{path}, line {number}: {error}"
             if not (lenient and isinstance(error, _MissingError)):

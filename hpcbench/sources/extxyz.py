@@ -1,7 +1,7 @@
-"""Extended XYZ, frame by frame.
+"""Reading of extended XYZ, frame by frame.
 
-The comment line is parsed by ASE. The frames are not: its reader gives up the whole file at the
-first bad frame, and refuses frames for results (forces, stress) that are of no interest here.
+ASE parses the comment line, but not the frames: its reader gives up the whole file at the first bad
+frame, and refuses frames because of results (forces, stress) that are not needed here.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _LONGEST_COUNT = 100
 
 
 class _Lines:
-    """Lines of a text with one line of foresight; an empty string is the end."""
+    """Lines of a text, with the next one visible; an empty string is the end."""
 
     def __init__(self, lines: Iterator[str]) -> None:
         self._lines = lines
         self.next = next(lines, "")
 
     def take(self) -> str:
-        line, self.next = self.next, ""  # also where what follows is above a limit
+        line, self.next = self.next, ""  # also if the next line exceeds a limit
         self.next = next(self._lines, "")
         return line
 
@@ -48,9 +48,18 @@ class _Lines:
 def read_frames(
     stream: IO[bytes], stem: str, limits: Limits = DEFAULT
 ) -> Iterator[Entry | UnreadableError]:
-    """Frames in order; a bad one as an error, after which reading goes on at the next header.
+    """Yield the frames in order; a bad one as an error, after which the next header is searched.
 
     A header is a line with nothing but the number of atoms, which no line of an atom can be.
+
+    Parameters
+    ----------
+    stream : file
+        The frames, decompressed.
+    stem : str
+        First part of the names of crystals without a name of their own.
+    limits : Limits
+        Largest numbers of bytes, of characters in a line, and of atoms in a frame.
 
     Raises
     ------
@@ -78,7 +87,7 @@ def _take_frame(lines: _Lines, limits: Limits) -> tuple[str, list[str]]:
         _skip_to_header(lines)
         raise UnreadableError("syntax", f"no number of atoms: {header.strip()[:60]!r}")
     lines.take()
-    # Longer numbers Python refuses to read.
+    # Python refuses to convert very long numbers.
     count = int(header) if len(header) < _LONGEST_COUNT else sys.maxsize
     if count > limits.of("xyz", "members"):
         _skip_to_header(lines)
@@ -89,7 +98,7 @@ def _take_frame(lines: _Lines, limits: Limits) -> tuple[str, list[str]]:
         if not lines.next or _COUNT.match(lines.next):
             raise UnreadableError("truncated", f"{count} atoms announced, {len(rows)} found")
         rows.append(lines.take())
-    # Anything else that follows is the next frame's trouble.
+    # Anything else belongs to the next frame.
     if _is_atom(lines.next):
         _skip_to_header(lines)
         raise UnreadableError("syntax", f"{count} atoms announced, but more lines follow")
@@ -98,7 +107,7 @@ def _take_frame(lines: _Lines, limits: Limits) -> tuple[str, list[str]]:
 
 def _skip_to_header(lines: _Lines) -> None:
     while lines.next and not _COUNT.match(lines.next):
-        # Binary data has no headers worth looking for.
+        # Binary data has no headers.
         if "\0" in lines.take():
             while lines.take():
                 pass
@@ -156,12 +165,12 @@ def _parse_frame(comment: str, rows: list[str], stem: str) -> Entry:
     )
 
 
-# ASE refuses a comment in which one of these has other than nine numbers.
+# ASE refuses a comment in which one of these does not have nine numbers.
 _MATRICES = re.compile(r"(?<!\S)(Lattice|stress|virial)(?=\s*=)")
 
 
 def _labels(comment: str) -> dict[str, Any]:
-    """Parse a comment line; the three matrices are lists of numbers as they stand."""
+    """Parse a comment line; the three matrices are unchanged lists of numbers."""
     from ase.io.extxyz import key_val_str_to_dict
 
     marked = _MATRICES.sub(r"hpcbench_\1", comment.strip())
@@ -180,7 +189,7 @@ def _cell(value: Any) -> NDArray[np.float64]:
         raise UnreadableError("syntax", f"Lattice is malformed: {value!r}") from error
     if numbers.size == 9:
         return numbers.reshape(3, 3)
-    # Six numbers with others than zeros behind may be meant as lengths and angles.
+    # Six numbers whose last three are not zero may be lengths and angles.
     if numbers.size == 3 or (numbers.size == 6 and not numbers[3:].any()):
         return np.diag(numbers[:3])
     raise UnreadableError(
@@ -189,7 +198,7 @@ def _cell(value: Any) -> NDArray[np.float64]:
 
 
 def _columns(properties: str) -> dict[str, int]:
-    """First column of each property, from ``name:type:count:name:type:count ...``."""
+    """Return the first column of each property, from ``name:type:count:name:type:count ...``."""
     fields = properties.split(":")
     if len(fields) % 3 or not all(count.isdigit() for count in fields[2::3]):
         raise UnreadableError("syntax", f"Properties are malformed: {properties[:60]!r}")

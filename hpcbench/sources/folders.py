@@ -1,4 +1,4 @@
-"""Find what lies in a folder and below it: files to read, and what is left out or not seen."""
+"""Search of a folder and the folders below it: files to read, and files that are left out."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ from hpcbench.sources.records import LeftOut, SourceFile
 RUN_FOLDER = "run folders of hpcbench"
 READ, AROUND = "links to folders that are read already", "links to a folder around them"
 SPECIAL, NOWHERE = "pipes and devices", "dead links"
-# An export leaves its settings there (see ``exchange.files``).
+# The file with an export's settings (``hpcbench.outputs.SETTINGS_FILE``).
 _SETTINGS = "hpcbench.json"
-# On the disks of clusters opening a file is mostly waiting.
+# On a cluster's file system, opening a file is mostly waiting.
 _THREADS = 8
 
 
 @dataclass
 class _Seen:
-    """Hold what a folder holds, as it is gone through."""
+    """The state of a search."""
 
     files: list[tuple[str, bool]] = field(default_factory=list)
-    """Files with whether there is a store beside them."""
+    """Files, and whether there is a store in the same folder."""
     others: list[SourceFile | LeftOut] = field(default_factory=list)
     entered: set[tuple[int, int]] = field(default_factory=set)
     """Folders by device and inode."""
     around: set[tuple[int, int]] = field(default_factory=set)
-    """Folders that hold the one that is gone through."""
+    """Folders around the one that is searched."""
     links: list[str] = field(default_factory=list)
-    """To folders, to be followed when everything else has been seen."""
+    """Links to folders, which are followed at the end."""
 
 
 def search(folder: str, limits: Limits) -> list[SourceFile | LeftOut]:
-    """Find everything in a folder, hidden files left out.
+    """Find everything in a folder, without hidden files.
 
-    Links to folders are followed, each folder is read once, under its own path where it has one
-    here. What cannot be seen is a source with a problem: an unreadable folder, or a dead link that
-    may have led to crystals.
+    Links to folders are followed, but each folder is read once, under its own path if that is in
+    this folder. An unreadable folder, or a dead link that may have led to crystals, is a source
+    with a problem.
 
     Parameters
     ----------
     folder : str
         The folder.
     limits : Limits
-        How much of a file is looked at.
+        How much of a file is examined.
 
     Returns
     -------
@@ -103,7 +103,7 @@ def _enter(folder: str, seen: _Seen) -> None:
 
 
 def _look_at(entries: list[os.DirEntry[str]], seen: _Seen) -> Iterator[str]:
-    """Sort what a folder holds; gives the folders in it."""
+    """Sort the entries of a folder; yield the folders among them."""
     names = {entry.name for entry in entries}
     beside_store = any(name.endswith((".h5", ".run")) for name in names)
     for entry in entries:
@@ -136,7 +136,7 @@ def _look_at(entries: list[os.DirEntry[str]], seen: _Seen) -> Iterator[str]:
 
 
 def dead_link(path: str) -> SourceFile | LeftOut:
-    """Return a link to nothing: a source with a problem, if it may have led to crystals."""
+    """Return the record of a dead link: a source with a problem, if it may have led to crystals."""
     name = os.path.basename(path)
     if not formats.holds_crystals(name) and os.path.splitext(name)[1]:
         return LeftOut(path, NOWHERE)
@@ -144,14 +144,14 @@ def dead_link(path: str) -> SourceFile | LeftOut:
 
 
 def closed(folder: str, error: OSError) -> SourceFile:
-    """Return a folder that the system does not let us read, as a source with a problem.
+    """Return an unreadable folder as a source with a problem.
 
     Parameters
     ----------
     folder : str
         The folder.
     error : OSError
-        What the system said.
+        The error of the system.
     """
     return _problem(folder, f"the folder cannot be read ({error.strerror})")
 
@@ -161,13 +161,13 @@ def _problem(path: str, problem: str) -> SourceFile:
 
 
 def is_run_folder(path: str) -> bool:
-    """Tell whether a run of this program works in a folder, or did."""
+    """Tell whether a folder is the run folder of a present or former run."""
     return os.path.isdir(os.path.join(path, "segments")) and any(
         os.path.exists(os.path.join(path, name)) for name in ("settings.json", "lock", "launches")
     )
 
 
 def sort_key(path: str) -> list[tuple[int, int, str]]:
-    """Order numbers by their value: gen_2 before gen_10."""
+    """Return a key that sorts numbers by their value: gen_2 before gen_10."""
     parts = re.split(r"(\d+)", path)
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts]

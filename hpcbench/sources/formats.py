@@ -1,4 +1,4 @@
-"""Formats by file name, decompression, and the way to each format's reader."""
+"""Formats by file name, decompression, and the choice of each format's reader."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ COMPRESSIONS = (".gz", ".bz2", ".xz", ".lzma")
 
 ARCHIVE = re.compile(r"\.(zip|tar|tgz|tbz2|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
 PHONOPY_FILE = re.compile(r"phonopy(?P<kind>_params|_disp|)(?P<rest>.*)", re.IGNORECASE)
-"""phonopy's own names for the files of one calculation, without endings."""
+"""phonopy's names for the files of one calculation, without endings."""
 BORN = "BORN"
-"""phonopy's name for Born charges; what follows ``phonopy_disp`` follows this as well."""
+"""phonopy's name for Born charges; a suffix of ``phonopy_disp`` is also a suffix of this."""
 LIST = re.compile(r"\.(txt|list|lst)$", re.IGNORECASE)
 _ENDINGS = {
     ".cif": "cif",
@@ -42,26 +42,26 @@ _ENDINGS = {
     ".pt": "torch",
     ".toml": "manifest",
 }
-# Files of other kinds, whatever their names begin with.
+# Endings of other formats, which exclude files with any beginning of the name.
 _FOREIGN = re.compile(
     r"\.(png|jpe?g|gif|svg|pdf|eps|html?|md|rst|log|out|err|dat|tsv|xlsx?|xml|h5|hdf5|npz|npy|pkl|"
     r"pth|ckpt|py|sh|ipynb|ini|cfg|jsonl|part|tmp|swp)$|~$",
     re.IGNORECASE,
 )
-# Stems that say what a file is, but not which crystal it holds.
+# Stems that name the kind of a file, but not its crystal.
 _MEANINGLESS = re.compile(
     r"(POSCAR|CONTCAR)([-_.]?unitcell)?|phonopy(_disp|_params)?", re.IGNORECASE
 )
 
 
 def format_of(path: str) -> str:
-    """Format by a file's name, compression left out.
+    """Return the format by a file's name, without its compression.
 
     Returns
     -------
     str
         "archive", "cif", "poscar", "xyz", "json", "database", "phonopy", "csv", "torch", "list",
-        "manifest", or an empty string where the name says nothing.
+        "manifest", or an empty string if the name is of no known format.
     """
     name = _base(path)
     if ARCHIVE.search(name):
@@ -76,22 +76,22 @@ def format_of(path: str) -> str:
 
 
 def holds_crystals(path: str) -> bool:
-    """Tell whether files called like this may hold crystals (archives included)."""
+    """Tell whether files with such a name may contain crystals (archives included)."""
     return format_of(path) not in ("", "list", "manifest")
 
 
 def is_read_as_a_whole(path: str) -> bool:
-    """Whether a file has to be in memory before its first crystal is known."""
+    """Tell whether a file has to be in memory before its first crystal is known."""
     return format_of(path) in ("json", "torch", "cif")
 
 
 def holds_several(path: str) -> bool:
-    """Whether files of this format are made to hold many crystals."""
+    """Tell whether files of this format may contain many crystals."""
     return format_of(path) in ("xyz", "json", "database", "csv", "torch")
 
 
 def is_hidden(path: str) -> bool:
-    """Whether a relative path is a dot file, in a dot folder, or macOS's copy of attributes."""
+    """Tell whether a relative path is hidden: a dot file, in a dot folder, or in ``__MACOSX``."""
     return any(
         part == "__MACOSX" or (part.startswith(".") and part not in (".", ".."))
         for part in path.replace("\\", "/").split("/")
@@ -99,10 +99,10 @@ def is_hidden(path: str) -> bool:
 
 
 def stem_of(path: str) -> str:
-    """What to call the only crystal of a file.
+    """Return a name for the only crystal of a file.
 
-    Where the file's name says nothing (POSCAR, phonopy_disp.yaml), the name of its folder is put
-    in front. For an archive's member at the top of the archive that is the archive's name.
+    If the file's name has no information (POSCAR, phonopy_disp.yaml), the name of its folder
+    precedes it. For a member at the top of an archive that is the archive's name.
     """
     location = path.replace("\\", "/").replace("::", "/")
     name = _without_compression(_base(location))
@@ -117,14 +117,14 @@ def stem_of(path: str) -> str:
 
 
 def phonopy_stem(name: str) -> str:
-    """The name of one of phonopy's files without its endings."""
+    """Return the name of one of phonopy's files without its endings."""
     while (parts := posixpath.splitext(name))[1].lower() in (*COMPRESSIONS, ".yaml", ".yml"):
         name = parts[0]
     return name
 
 
 def _born_beside(path: str) -> Path | None:
-    """The BORN file that belongs to a file of phonopy's; members of archives have none."""
+    """Return the BORN file that belongs to one of phonopy's files; archives' members have none."""
     match = PHONOPY_FILE.fullmatch(phonopy_stem(_base(path)))
     beside = Path(path).with_name(f"{BORN}{match['rest']}") if match else None
     return beside if beside is not None and beside.is_file() else None
@@ -133,25 +133,36 @@ def _born_beside(path: str) -> Path | None:
 def open_entries(
     stream: IO[bytes], path: str, *, with_supercell: bool, limits: Limits = DEFAULT
 ) -> Iterator[Entry | UnreadableError]:
-    """Entries of an open file, its format taken from ``path``.
+    """Return the entries of an open file, whose format follows from ``path``.
 
-    A bad entry comes as an :class:`UnreadableError` among the others; a file that cannot be read
-    on raises, whatever its library raises.
+    A bad entry is an :class:`UnreadableError` among the others. If the rest of a file cannot be
+    read, the exception of its library is raised.
+
+    Parameters
+    ----------
+    stream : file
+        The file, opened in binary mode.
+    path : str
+        Its path, or its name in an archive.
+    with_supercell : bool
+        Whether to keep the supercell matrix of a phonopy YAML file.
+    limits : Limits
+        How much is read.
     """
-    # Imported here, so that looking for files needs none of the parsers.
+    # Imported here, so that the search for files needs none of the parsers.
     from hpcbench.sources import cif, csv_rows, extxyz, readers
 
     kind = format_of(path)
     plain = decompressed(stream, path)
     if kind == "xyz":
-        # The only format that is read line by line: trajectories outgrow a node's memory.
+        # Read line by line, because trajectories may be larger than a node's memory.
         return extxyz.read_frames(plain, stem_of(path), limits)
     if kind == "database":
         return readers.read_database(plain, stem_of(path), limits)
     if kind == "csv":
         return csv_rows.read_rows(plain, path, stem_of(path), limits)
     if kind == "torch":
-        # Loads torch.
+        # This imports torch.
         from hpcbench.sources import torch_arrays
 
         return torch_arrays.read_arrays(io.BytesIO(read_whole(plain, kind, limits)), limits)
@@ -160,7 +171,7 @@ def open_entries(
         raise UnreadableError("unknown format", f"no crystal format is known by the name {name!r}")
     text = _read_text(plain, kind, limits)
     if kind == "json":
-        # Often one line.
+        # The text is often a single line.
         limits.check_tree(kind, text)
         return readers.read_json(text)
     limits.check_lines(kind, text)
@@ -183,7 +194,7 @@ def _without_compression(name: str) -> str:
 
 
 def decompressed(stream: IO[bytes], path: str) -> IO[bytes]:
-    """Return the content of a stream that is compressed where the ending of its name says so.
+    """Return the content of a stream, decompressed if the ending of its name says so.
 
     Parameters
     ----------
@@ -203,7 +214,7 @@ def decompressed(stream: IO[bytes], path: str) -> IO[bytes]:
 
 
 def _read_text(stream: IO[bytes], kind: str, limits: Limits) -> str:
-    """The whole text. Letters that are not UTF-8 occur in authors' names, and are replaced."""
+    """Return the whole text; bytes that are not UTF-8, as in authors' names, are replaced."""
     data = read_whole(stream, kind, limits)
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         text = data.decode("utf-16", errors="replace")

@@ -1,7 +1,7 @@
-"""Read a file in a process of its own, for one that may end the process that reads it.
+"""Reading of a file in a separate process, for files that may end the process that reads them.
 
-The process (``python -m hpcbench.sources.isolated_reading``) says what it reads next, so that the
-one that waits for it knows where it died, and starts another one that leaves that out.
+The process (``python -m hpcbench.sources.isolated_reading``) announces what it reads next. If it
+dies, its caller knows where, and starts another one that leaves that out.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from hpcbench.limits import Limits
 from hpcbench.sources.reading import KILLS, Place, Record, failure, read_part
 from hpcbench.sources.records import SourceFile
 
-# Processes that may die of the members of one archive before all of it is left out.
+# Number of processes that may die at members of one archive before all of it is left out.
 MOST_DEATHS = 5
 
 
 def read_apart(
     file: SourceFile, *, with_supercell: bool, limits: Limits
 ) -> Iterator[tuple[Place, Record]]:
-    """Yield the records of a file, as of :func:`read_part`; what ends the process is left out.
+    """Yield the records of a file as :func:`read_part` does, without parts that end the process.
 
     Parameters
     ----------
@@ -42,8 +42,8 @@ def read_apart(
     Yields
     ------
     (Place, Crystal or Unreadable)
-        Nothing before all of the file has been read. What has ended the process is one record of
-        kind "kills its process": a file as a whole, of an archive the member.
+        Only after all of the file has been read. A file, or an archive's member, that ended the
+        process is one record of kind "kills its process".
     """
     left_out: dict[str, str] = {}
     while len(left_out) < MOST_DEATHS:
@@ -58,14 +58,14 @@ def read_apart(
 
 
 def left_out_row(file: SourceFile, reason: str) -> tuple[Place, Record]:
-    """Return the record of a file that is not read, for it ends the process that reads it.
+    """Return the record of a file that is not read because it ends the process that reads it.
 
     Parameters
     ----------
     file : SourceFile
         The file.
     reason : str
-        What a row says of it.
+        The reason in its row.
     """
     return (0, 0), failure(UnreadableError(KILLS, reason), file.path, 0, file.made_by)
 
@@ -73,8 +73,8 @@ def left_out_row(file: SourceFile, reason: str) -> tuple[Place, Record]:
 def _read_once(
     file: SourceFile, with_supercell: bool, limits: Limits, left_out: dict[str, str]
 ) -> tuple[list[tuple[Place, Record]], str, str]:
-    """Return the records, what was read last, and how the process ended (empty: all is read)."""
-    # Where the package is, and not the working folder, tells the process what to import.
+    """Return the records, the last name read, and how the process ended (empty: all was read)."""
+    # The process must import this package, not one from the working folder.
     above = str(Path(__file__).parents[2])
     paths = [path for path in (os.environ.get("PYTHONPATH", ""), above) if path]
     records: list[tuple[Place, Record]] = []
@@ -88,7 +88,7 @@ def _read_once(
         assert process.stdin is not None, "it is a pipe"
         assert process.stdout is not None, "it is a pipe"
         try:
-            # It stays open: its end tells the process that nobody waits for it any more.
+            # The pipe stays open: when it closes, the process knows that its caller is gone.
             pickle.dump((file, with_supercell, limits, left_out), process.stdin)
             process.stdin.flush()
             while (told := pickle.load(process.stdout)) is not None:
@@ -106,11 +106,11 @@ def _read_once(
 
 
 def main() -> None:
-    """Read what the caller asks for, and write records to standard output, pickled."""
+    """Read the file that the caller names, and write records to standard output, pickled."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-        # They are for the caller, which goes on or ends this process.
+        # These signals are for the caller, which goes on or ends this process.
         signal.signal(number, signal.SIG_IGN)
-    # What libraries print must not come between.
+    # Output of libraries must not mix with the records.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     file, with_supercell, limits, left_out = pickle.load(sys.stdin.buffer)

@@ -1,18 +1,18 @@
-"""Manifests: TOML files that say which generator wrote which files.
+"""Manifests: TOML files that assign files to generators.
 
     [[generators]]
     name = "MatterGen"
     training_set = "MP-20"
     files = ["mattergen/run1", "mattergen/run2/*.extxyz"]
-    condition = "band gap 0.5 eV"       # where it was asked for something
-    hours = 20.2                        # that generating took,
-    generated = 16000                   # of so many (else: entries of the files),
+    condition = "band gap 0.5 eV"       # for conditional generation
+    hours = 20.2                        # that generation took,
+    generated = 16000                   # for so many (else: entries of the files),
     batch_size = 200                    # at this batch size
     architecture = "GNN"
     parameters = 53.7                   # millions
     columns = ["e_above_hull"]          # of the files, to carry along
 
-Only ``name`` and ``files`` must be there. ``hpcbench run manifest.toml`` reads them all, and the
+Only ``name`` and ``files`` are required. ``hpcbench run manifest.toml`` reads them all, and the
 report compares the generators.
 """
 
@@ -34,17 +34,17 @@ from hpcbench.sources.streams import read_whole
 
 @dataclass(frozen=True)
 class GeneratorFiles:
-    """What one generator wrote.
+    """The files of one generator.
 
     Attributes
     ----------
     generator : Generator
-        Who.
+        The generator.
     files : tuple of str
-        Sources: folders, files, patterns and lists, relative to the manifest's folder; with
-        variables of the environment.
+        Sources: folders, files, patterns and lists, relative to the manifest's folder; may contain
+        environment variables.
     columns : tuple of str
-        What the files say of each crystal that is to be carried along.
+        Names of the files' columns to carry along with each crystal.
     """
 
     generator: Generator
@@ -86,12 +86,19 @@ _KEYS: dict[str, Callable[[Any], Any]] = {
 
 
 def read_manifest(path: str, limits: Limits = DEFAULT) -> tuple[GeneratorFiles, ...]:
-    """The generators of a manifest, in its order.
+    """Return the generators of a manifest, in its order.
+
+    Parameters
+    ----------
+    path : str
+        The manifest.
+    limits : Limits
+        Largest number of bytes.
 
     Raises
     ------
     SourceError
-        If it cannot be read or is none; the message says what is expected.
+        If it cannot be read or is no manifest; the message says what is expected.
     """
     try:
         with Path(path).open("rb") as stream:

@@ -1,4 +1,4 @@
-"""Find what an archive holds: members to be read, and what is left out."""
+"""Members of an archive: those to read, and those that are left out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LINKS = "links and devices in archives"
 
 
 class Known(NamedTuple):
-    """Describe a member of an archive: name, size, a way to open it, its kind if it is left out."""
+    """A member of an archive: name, size, function that opens it, and kind if it is left out."""
 
     name: str
     size: int
@@ -31,7 +31,7 @@ def known_members(path: str, limits: Limits = DEFAULT) -> Iterator[Known]:
     path : str
         The archive.
     limits : Limits
-        How much of a member is looked at.
+        How much of a member is examined.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def known_members(path: str, limits: Limits = DEFAULT) -> Iterator[Known]:
                 continue
             folder = "".join(f"{above}/" for above in parts[:depth])
             if (folder, part) not in layouts:
-                # What lies beside it may come later.
+                # Members in the same folder may come later.
                 names = _names(path, limits) if names is None else names
                 beside = {n[len(folder) :].split("/")[0] for n in names if n.startswith(folder)}
                 layouts[folder, part] = contents.layout_of(part, beside)
@@ -64,7 +64,7 @@ def known_members(path: str, limits: Limits = DEFAULT) -> Iterator[Known]:
 
 
 def _is_above(member: Member, limits: Limits) -> bool:
-    """Tell whether a member is larger than its format allows: reading it will say so."""
+    """Tell whether a member is larger than its format allows; the reader will report it."""
     kind = formats.format_of(member.name)
     return formats.holds_crystals(member.name) and member.size > limits.of(kind, "bytes")
 
@@ -75,5 +75,5 @@ def _names(path: str, limits: Limits) -> list[str]:
         for member in archives.members(path, limits):
             names.append(member.name.replace("\\", "/"))
     except UnreadableError:
-        pass  # going through it for its content will say so
+        pass  # reading its content will report this
     return names

@@ -1,4 +1,4 @@
-"""Readers of POSCAR, pymatgen JSON, ASE databases and phonopy's YAML files."""
+"""Readers of POSCAR, pymatgen's JSON, ASE databases and phonopy's YAML files."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from hpcbench.sources.streams import Capped
 from hpcbench.sources.yaml_nodes import check_nodes, loader
 
 SQLITE = b"SQLite format 3\0"
-"""How a database begins."""
+"""The first bytes of a database."""
 FULL_OCCUPANCY = 0.99
 """Occupancy from which a site counts as full: refinements end at 0.998 and the like."""
-# Sections of phonopy's YAML files; those of versions before 2.18 have no section of their own.
+# Sections with Born charges in phonopy's YAML files; versions before 2.18 have no section ``nac``.
 _NAC = ("nac", "born_effective_charge", "dielectric_constant")
-# Of phonopy, in A.
+# phonopy's default, in A.
 _SYMPREC = 1e-5
 
 
 def read_poscar(text: str) -> Iterator[Entry]:
-    """The crystal of a POSCAR or CONTCAR (velocities after the positions are not looked at).
+    """Yield the crystal of a POSCAR or CONTCAR; velocities after the positions are ignored.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def read_poscar(text: str) -> Iterator[Entry]:
         raise UnreadableError("truncated", "a POSCAR has at least eight lines")
     words = lines[5].split()
     if words and words[0].isdigit():
-        # Without names, as before VASP 5: the comment may be nothing but the symbols.
+        # Without names, as before VASP 5: the comment may consist of the symbols.
         words = _symbols_of_comment(lines[0], len(_counts(lines[5])))
         lines.insert(5, "")
     # Names of elements may carry a potential's name and hash: "Na_pv/6a2f546d".
@@ -67,7 +67,7 @@ def read_poscar(text: str) -> Iterator[Entry]:
         raise UnreadableError(
             "syntax", f"{len(symbols)} elements are named, {len(counts)} numbers of atoms given"
         )
-    # ASE makes room for all atoms before it looks for them.
+    # ASE allocates memory for all atoms before it reads them.
     if sum(counts) > len(lines):
         raise UnreadableError("truncated", "there are fewer lines than atoms announced")
     # ASE knows no isotopes of hydrogen.
@@ -81,7 +81,7 @@ def read_poscar(text: str) -> Iterator[Entry]:
 
 
 def _counts(line: str) -> list[int]:
-    """Return numbers of atoms at the beginning of a line; what follows may be a comment."""
+    """Return the numbers of atoms at the beginning of a line; a comment may follow."""
     found = re.match(r"\s*((\d{1,9}\s+)*\d{1,9})?(?!\S)", line)
     return [int(word) for word in found[0].split()] if found else []
 
@@ -106,10 +106,10 @@ def _symbols_of_comment(comment: str, number: int) -> list[str]:
 
 
 def read_json(text: str) -> Iterator[Entry | UnreadableError]:
-    """Crystals of a JSON file with pymatgen structures.
+    """Yield the crystals of a JSON file with pymatgen structures.
 
     Known layouts: one structure; a list or a dictionary of names with structures, or with objects
-    that hold one under the key ``structure``; such an object alone.
+    that have one under the key ``structure``; such an object alone.
     """
     try:
         data = json.loads(text)
@@ -119,7 +119,7 @@ def read_json(text: str) -> Iterator[Entry | UnreadableError]:
 
 
 def read_structures(data: Any) -> Iterator[Entry | UnreadableError]:
-    """The pymatgen structures in JSON's types; layouts as of :func:`read_json`.
+    """Yield the pymatgen structures of parsed JSON; layouts are those of :func:`read_json`.
 
     Raises
     ------
@@ -146,7 +146,7 @@ def read_structures(data: Any) -> Iterator[Entry | UnreadableError]:
 
 
 def _structure_in(item: Any) -> dict[str, Any] | None:
-    """The structure that an object is or holds."""
+    """Return the structure that an object is or contains; ``None`` if there is none."""
     if not isinstance(item, dict):
         return None
     if "sites" in item:
@@ -195,8 +195,18 @@ def _site_symbol(species: list[dict[str, Any]]) -> str:
 def read_database(
     stream: IO[bytes], stem: str, limits: Limits = DEFAULT
 ) -> Iterator[Entry | UnreadableError]:
-    """Rows of an ASE database (SQLite) in the order of their row ids."""
-    # A member of a tar archive has a name, too, but not that of a file on the disk.
+    """Yield the rows of an ASE database (SQLite) in the order of their row ids.
+
+    Parameters
+    ----------
+    stream : file
+        The database, decompressed.
+    stem : str
+        First part of the names of crystals without a name of their own.
+    limits : Limits
+        Largest numbers of bytes, of rows, and of bytes in a row.
+    """
+    # A member of a tar archive also has a name, but that is no file on disk.
     raw = getattr(stream, "raw", None)
     if isinstance(raw, io.FileIO) and isinstance(raw.name, str):
         yield from _read_rows(raw.name, stem, limits)
@@ -218,7 +228,7 @@ def _read_rows(path: str, stem: str, limits: Limits) -> Iterator[Entry | Unreada
     if Path(path).stat().st_size == 0:
         raise UnreadableError("empty", "the file is empty")
     try:
-        # Looked at read-only first, as ASE would create its tables in a database of others.
+        # Opened read-only first, because ASE would create its tables in a foreign database.
         with closing(sqlite3.connect(f"{Path(path).resolve().as_uri()}?mode=ro", uri=True)) as raw:
             sizes = _sizes_of_rows(raw, limits)
     except sqlite3.Error as error:
@@ -257,12 +267,12 @@ def _sizes_of_rows(database: sqlite3.Connection, limits: Limits) -> list[tuple[i
     Raises
     ------
     sqlite3.Error
-        If there is no table of systems. A view is none: it may be without end.
+        If there is no table of systems. A view is not accepted: it may be endless.
     """
     named = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'systems'"
     if not database.execute(named).fetchone():
         raise sqlite3.DatabaseError("no such table: systems")
-    # A value that is computed when it is read may be of any size.
+    # A generated column may produce values of any size.
     hidden = [c[1] for c in database.execute("PRAGMA table_xinfo(systems)") if c[6] in (2, 3)]
     if hidden:
         raise sqlite3.DatabaseError(f"the column {hidden[0]!r} is computed")
@@ -275,9 +285,20 @@ def _sizes_of_rows(database: sqlite3.Connection, limits: Limits) -> list[tuple[i
 def read_phonopy(
     text: str, *, with_supercell: bool, born: Path | None = None, limits: Limits = DEFAULT
 ) -> Iterator[Entry]:
-    """The unit cell of a phonopy YAML file, in A whatever the calculator's unit was.
+    """Yield the unit cell of a phonopy YAML file, converted from its calculator's units to A.
 
-    Born charges that are in the file, or in the BORN file ``born``, come with it.
+    Born charges in the file, or in the file ``born``, come with it.
+
+    Parameters
+    ----------
+    text : str
+        The YAML file.
+    with_supercell : bool
+        Whether to keep the supercell matrix, which is part of the content id.
+    born : Path, optional
+        A BORN file that belongs to it.
+    limits : Limits
+        Largest numbers of nodes and levels.
 
     Raises
     ------
@@ -331,7 +352,7 @@ def _nac_params(
     numbers: list[int],
     born: Path | None,
 ) -> dict[str, Any] | None:
-    """Born charges of the atoms of a file's unit cell, and the dielectric tensor."""
+    """Return Born charges of the atoms of a file's unit cell, and the dielectric tensor."""
     from phonopy.interface.phonopy_yaml import load_phonopy_yaml
     from phonopy.physical_units import get_calculator_physical_units
     from phonopy.structure.atoms import PhonopyAtoms
@@ -366,16 +387,16 @@ def _nac_params(
 
 
 def _without_index(symbol: str) -> str:
-    """Phonopy numbers atoms that differ in their moments: Cr1, Cr2."""
+    """Remove the numbers by which phonopy distinguishes magnetic moments: Cr1, Cr2."""
     bare = symbol.rstrip("0123456789")
     return bare if is_element(bare) else symbol
 
 
 def _yaml_sections(text: str, wanted: tuple[str, ...], limits: Limits) -> dict[str, Any]:
-    """Those top-level sections of a YAML file, parsed.
+    """Parse some top-level sections of a YAML file.
 
-    Force constants and forces are megabytes, for which a YAML parser takes many seconds: they are
-    cut away before it, which the one-key-at-a-line form of these files allows.
+    Force constants and forces are megabytes, for which a YAML parser takes many seconds. They are
+    cut out of the text beforehand, which is possible because each key begins a line in these files.
     """
     import yaml
 

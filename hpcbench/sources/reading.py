@@ -1,4 +1,4 @@
-"""From a file or an archive to records."""
+"""Conversion of a file or an archive to records."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from hpcbench.sources import archives, formats, members
 from hpcbench.sources.records import Entry, SourceFile, Unreadable, columns_of
 
 KILLS = "kills its process"
-"""The kind of the reason of a file that ended the process that read it."""
+"""The kind of reason for a file that ended the process that read it."""
 Record = Crystal | Unreadable
 Place = tuple[int, int]
-"""Of a record in a file: the number of an archive's member, and the index in it."""
+"""The place of a record in a file: number of an archive's member, and index in that."""
 
 
 def read_file(
     file: SourceFile, *, with_supercell: bool = False, limits: Limits = DEFAULT
 ) -> Iterator[Record]:
-    """Crystals of a file or an archive, one after the other, and what of it could not be read.
+    """Yield the crystals of a file or an archive, and records of entries that could not be read.
 
     Parameters
     ----------
     file : SourceFile
         From :func:`hpcbench.sources.find_files`.
     with_supercell : bool, optional
-        Keep the supercell matrix that a phonopy YAML file asks for. It is part of the content id.
+        Keep the supercell matrix of a phonopy YAML file. It is part of the content id.
     limits : Limits, optional
         How much of a file is read.
 
     Yields
     ------
     Crystal or Unreadable
-        In the order of the file. Content never raises: a damaged file gives the records before
-        the damage, and one that says why it ended. At least one record comes from every file.
+        In the order of the file. Content never raises: a damaged file yields the records before
+        the damage, and one with the reason why it ended. Every file yields at least one record.
     """
     found = read_part(file, with_supercell=with_supercell, limits=limits)
     return (record for _, record in found)
@@ -59,12 +59,24 @@ def read_part(
     limits: Limits = DEFAULT,
     reads: Callable[[str], str] = lambda name: "",
 ) -> Iterator[tuple[Place, Record]]:
-    """The same of one of several parts of a file, each record with its place in the file.
+    """Yield the records of one of several parts of a file, each with its place in the file.
 
-    All parts together have all records; what says that the file is damaged may come from each.
-    Members of an archive that hold one crystal and belong to another part are not looked into.
+    All parts together have all records; a record of damage to the file may come from each. Members
+    of an archive that contain one crystal and belong to another part are not opened.
 
-    ``reads`` is told each file and member before it is read, and may return a reason not to.
+    Parameters
+    ----------
+    file : SourceFile
+        From :func:`hpcbench.sources.find_files`.
+    part, parts : int
+        Index of the part, and number of parts.
+    with_supercell : bool, optional
+        Keep the supercell matrix of a phonopy YAML file.
+    limits : Limits, optional
+        How much of a file is read.
+    reads : callable, optional
+        Called with the name of each file and member before it is read; may return a reason not to
+        read it.
     """
     read = _Reading(file.columns, with_supercell, limits, reads)
     records: Iterator[tuple[Place, Record]]
@@ -81,7 +93,7 @@ def read_part(
 
 @dataclass(frozen=True)
 class _Reading:
-    """Hold how files are read; see :func:`read_part`."""
+    """Parameters of :func:`read_part` that do not change within a file."""
 
     columns: Sequence[str]
     with_supercell: bool
@@ -145,7 +157,7 @@ def _read_archive(
 
 
 def _read_stream(opener: Callable[[], IO[bytes]], path: str, read: _Reading) -> Iterator[Record]:
-    """Records of one file, named: a file with one crystal gives it its own name."""
+    """Yield the records of one file; if it has only one crystal, that gets the file's name."""
     waiting: Record | None = None
     count = 0
     for record in _records(opener, path, read):
@@ -168,8 +180,8 @@ def _records(opener: Callable[[], IO[bytes]], path: str, read: _Reading) -> Iter
         return
     entries = _entries(opener, path, read)
     while True:
-        # The libraries' warnings concern formats, not the run. Switched off for one step at a
-        # time, as a filter set around a yield would stay on in the caller.
+        # The libraries' warnings concern formats, not the run. They are switched off for each
+        # step, because a filter set around a yield would also hold in the caller.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
@@ -192,7 +204,7 @@ def _records(opener: Callable[[], IO[bytes]], path: str, read: _Reading) -> Iter
 def _entries(
     opener: Callable[[], IO[bytes]], path: str, read: _Reading
 ) -> Iterator[Entry | UnreadableError]:
-    """Entries, with every error of opening, decompressing and parsing as the last of them."""
+    """Yield entries; any error of opening, decompressing or parsing is the last of them."""
     try:
         stream = opener()
     except archives.BROKEN as error:
@@ -213,7 +225,7 @@ def _entries(
     except (EOFError, zlib.error, lzma.LZMAError) as error:
         yield UnreadableError("compression", f"the compressed data are damaged ({error})")
     except OSError as error:
-        # The compression modules raise a bare OSError, the system one with its number.
+        # The compression modules raise an OSError without errno, the system one with it.
         if error.errno is None:
             yield UnreadableError("compression", f"the compressed data are damaged ({error})")
         else:
@@ -227,21 +239,21 @@ def _entries(
 def failure(
     error: UnreadableError, path: str, index: int, made_by: Generator = UNKNOWN
 ) -> Unreadable:
-    """Return the record of a file, or of one entry of it, that could not be read.
+    """Return the record of a file, or of one of its entries, that could not be read.
 
     Parameters
     ----------
     error : UnreadableError
-        Why.
+        The reason.
     path : str
         The file.
     index : int
-        Of the entry in it.
+        Index of the entry.
     made_by : Generator
-        Who made it.
+        The generator that wrote it.
     """
     stem = formats.stem_of(path)
-    # Messages become cells of tables: one line, and not a page of a file's content.
+    # Messages become cells of tables: they must be one short line.
     message = " ".join(str(error).split())[:300]
     name = f"{stem}-{index}" if index else stem
     return Unreadable(name, Origin(path, index, made_by), error.kind, message)

@@ -1,4 +1,4 @@
-"""The records of this package: what is read, what could not be read, and merging of both."""
+"""Records of read crystals and of entries that could not be read, and merging of both."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from hpcbench.texts import shortened
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One unit of reading work: a file or an archive.
+    """A file or an archive to be read.
 
     Attributes
     ----------
     path : str
-        The path as given, or below a folder as given (never made absolute, so that origins read
-        the same on every machine).
+        The path as given, or below a folder as given (never made absolute, so that origins are the
+        same on every machine).
     explicit : bool
-        True when a person named the file (or a pattern that matched it), False when it was found
+        True if a person named the file (or a pattern that matched it), false if it was found
         in a folder. A named file of unknown format becomes an :class:`Unreadable` record.
     made_by : Generator
-        Who wrote it, where a manifest says so.
+        The generator that wrote it, according to a manifest.
     columns : tuple of str
-        What it says of each crystal that is to be carried along.
+        Names of its columns to carry along with each crystal.
     size : int
-        In bytes, as whoever found it saw it.
+        In bytes, when it was found.
     problem : str
-        Why there is nothing to read: what a manifest names and does not exist.
+        Why there is nothing to read: a file of a manifest does not exist.
     """
 
     path: str
@@ -54,7 +54,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Name what lies among the sources and is not read, with its kind in the plural."""
+    """A file among the sources that is not read, with its kind in the plural."""
 
     path: str
     kind: str
@@ -62,7 +62,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A file, or one entry of it, that could not be read as a crystal.
+    """A file, or one of its entries, that could not be read as a crystal.
 
     ``kind`` is a short, stable word for counting, ``message`` is for people.
     """
@@ -82,16 +82,16 @@ class Unreadable:
 
     @property
     def reason(self) -> str:
-        """What a table shows: ``kind: message``."""
+        """The text for a table: ``kind: message``."""
         return shortened(f"{self.kind}: {self.message}")
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One crystal as a format's reader gives it: cell and positions in A, nothing checked.
+    """One crystal as a format's reader returns it: cell and positions in A, without checks.
 
-    ``labels`` is what else its file says of it, by name; ``masses`` in u, NaN where the file names
-    none; ``pbc`` its periodic boundary conditions; ``notes`` what was not taken as it stands.
+    ``labels`` are other data of its file, by name; ``masses`` are in u, NaN if the file gives none;
+    ``pbc`` are its periodic boundary conditions; ``notes`` name data that were changed or ignored.
     """
 
     cell: ArrayLike
@@ -107,7 +107,7 @@ class Entry:
     notes: tuple[str, ...] = ()
 
     def to_crystal(self, name: str, origin: Origin) -> Crystal:
-        """Check what every crystal must have, and make the record, in a right-handed cell.
+        """Check the data, and return the crystal in a right-handed cell.
 
         Parameters
         ----------
@@ -161,12 +161,12 @@ class Entry:
         )
 
 
-# Of the volume of a right angled cell of the same lengths.
+# Relative to the volume of a right-angled cell with the same lengths.
 _FLAT = 1e-9
 
 
 def _whole(numbers: ArrayLike) -> NDArray[np.int64]:
-    """Return atomic numbers as they are, of which none may wrap around."""
+    """Return atomic numbers as int64, and refuse those that are not whole numbers."""
     try:
         given = np.asarray(numbers)
         found = given.astype(np.int64)
@@ -174,7 +174,7 @@ def _whole(numbers: ArrayLike) -> NDArray[np.int64]:
     except (OverflowError, TypeError, ValueError):
         is_whole = False
     if not is_whole:
-        raise UnreadableError("unknown element", "an atomic number is none")
+        raise UnreadableError("unknown element", "an atomic number is not a whole number")
     return found
 
 
@@ -187,12 +187,12 @@ def _atomic_numbers() -> dict[str, int]:
 
 
 def is_element(symbol: str) -> bool:
-    """Whether ``symbol`` is an element's (D and T included)."""
+    """Tell whether ``symbol`` is that of an element (D and T included)."""
     return symbol in _atomic_numbers()
 
 
 def atomic_number(symbol: str) -> int:
-    """Atomic number of an element's symbol in any case; D and T count as hydrogen.
+    """Return the atomic number of an element's symbol in any case; D and T count as hydrogen.
 
     Raises
     ------
@@ -206,13 +206,13 @@ def atomic_number(symbol: str) -> int:
 
 
 def isotope_masses(symbols: Iterable[str]) -> list[float] | None:
-    """Return masses in u of D and T among symbols, NaN for the others; ``None`` without any."""
+    """Return masses in u of D and T, NaN for other symbols; ``None`` if there are only others."""
     masses = [ISOTOPES.get(symbol.strip().capitalize(), math.nan) for symbol in symbols]
     return None if all(map(math.isnan, masses)) else masses
 
 
 def boundary_conditions(value: Any) -> tuple[bool, bool, bool]:
-    """Return three flags as a file gives them; anything else says nothing, which is periodic."""
+    """Return the three flags of a file; periodic if it has anything else."""
     flags = value.tolist() if isinstance(value, np.ndarray) else value
     if isinstance(flags, list | tuple) and len(flags) == 3:
         return bool(flags[0]), bool(flags[1]), bool(flags[2])
@@ -220,10 +220,17 @@ def boundary_conditions(value: Any) -> tuple[bool, bool, bool]:
 
 
 def name_from_labels(labels: dict[str, object], stem: str = "") -> str:
-    """The name that a frame, database row or JSON object gives itself, or an empty string.
+    """Return the name of a frame, database row or JSON object, or an empty string.
 
-    ``name`` is taken as it is. An identifier is joined to the generator if there is one
-    ("DiffCSP-47"), else a mere number to the file's stem.
+    ``name`` is used unchanged. An identifier is joined to the generator if there is one
+    ("DiffCSP-47"); otherwise a mere number is joined to the file's stem.
+
+    Parameters
+    ----------
+    labels : dict
+        Data of the frame, row or object, by name.
+    stem : str
+        Of the file.
     """
     name = _label(labels, "name")
     if name:
@@ -241,12 +248,20 @@ def name_from_labels(labels: dict[str, object], stem: str = "") -> str:
 
 
 def generator_from_labels(labels: dict[str, object]) -> str:
-    """The program that made a crystal, as its frame or row says, or an empty string."""
+    """Return the generator of a crystal that its frame or row names, or an empty string."""
     return _label(labels, "generator")
 
 
 def columns_of(labels: Mapping[str, Any], wanted: Sequence[str]) -> tuple[tuple[str, Any], ...]:
-    """Those of the labels that are wanted, numbers as numbers; what is no single value is not."""
+    """Return some of the labels, with numbers as numbers; lists and other objects are left out.
+
+    Parameters
+    ----------
+    labels : mapping
+        Data of a crystal, by name.
+    wanted : sequence of str
+        Names of the labels.
+    """
     found = []
     for name in wanted:
         value = labels.get(name)
@@ -263,7 +278,7 @@ def columns_of(labels: Mapping[str, Any], wanted: Sequence[str]) -> tuple[tuple[
 
 def _label(labels: dict[str, object], key: str) -> str:
     value = labels.get(key)
-    # True is what a key without a value becomes in extended XYZ.
+    # In extended XYZ a key without a value becomes True.
     if value is None or isinstance(value, bool | list | dict | np.ndarray):
         return ""
     return re.sub(r"\s+", " ", str(value)).strip()
@@ -272,7 +287,7 @@ def _label(labels: dict[str, object], key: str) -> str:
 def merge(
     records: Iterable[Crystal | Unreadable],
 ) -> tuple[list[Crystal], list[Unreadable]]:
-    """Join crystals of one content id, and separate what could not be read.
+    """Join crystals of the same content id, and separate unreadable entries.
 
     Returns
     -------

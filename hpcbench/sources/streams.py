@@ -1,4 +1,4 @@
-"""Read no more of a stream than a limit."""
+"""Reading of streams up to a limit."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import IO, Any
 
 from hpcbench.limits import Limits
 
-# A reading of more than this at once would allocate it.
+# Bytes that are read at once: a larger request would allocate its whole size.
 _CHUNK = 2**20
 
 
 class Capped(io.RawIOBase):
-    """Give no more bytes of a stream than a format's limit.
+    """A stream that cannot be read beyond a format's limit.
 
     Raises
     ------
     UnreadableError
-        Kind "too large", from reading beyond it.
+        Kind "too large", when more is read.
     """
 
     def __init__(self, stream: IO[bytes], kind: str, limits: Limits) -> None:
@@ -27,12 +27,12 @@ class Capped(io.RawIOBase):
         self._read = 0
 
     def readable(self) -> bool:
-        """Tell that it is."""
+        """Return true."""
         return True
 
     def readinto(self, buffer: Any) -> int:
         """Read at most a MiB at once, and never more than the limit in all."""
-        # What is intact before damage comes first: so much as is there, and no more.
+        # read1 returns intact data before it meets damage; read would lose them.
         data = self._stream.read1(min(len(buffer), _CHUNK))
         self._read += len(data)
         self._limits.check(self._kind, "bytes", self._read)
@@ -50,12 +50,12 @@ def read_whole(stream: IO[bytes], kind: str, limits: Limits) -> bytes:
     kind : str
         Its format.
     limits : Limits
-        How much is read.
+        Largest number of bytes.
 
     Raises
     ------
     UnreadableError
-        Kind "too large", as soon as there are more than the limit of the format.
+        Kind "too large", as soon as the limit of the format is exceeded.
     """
     parts: list[bytes] = []
     with io.BufferedReader(Capped(stream, kind, limits), _CHUNK) as reader:
@@ -65,7 +65,7 @@ def read_whole(stream: IO[bytes], kind: str, limits: Limits) -> bytes:
 
 
 def lines_of(stream: IO[bytes], kind: str, limits: Limits) -> Iterator[str]:
-    """Yield lines of a text, with their ends as they are.
+    """Yield the lines of a text, with their line ends.
 
     Parameters
     ----------
@@ -74,12 +74,12 @@ def lines_of(stream: IO[bytes], kind: str, limits: Limits) -> Iterator[str]:
     kind : str
         Its format.
     limits : Limits
-        How much is read.
+        Largest numbers of bytes and of characters in a line.
 
     Raises
     ------
     UnreadableError
-        Kind "too large", at a line or after bytes above the limits of the format.
+        Kind "too large", if a line or the number of bytes exceeds the limits of the format.
     """
     most = limits.of(kind, "line")
     reader = io.BufferedReader(Capped(stream, kind, limits), _CHUNK)

@@ -1,13 +1,13 @@
-"""Arrays of crystals as generators save them with torch: the ``.pt`` files of CDVAE's family.
+"""Arrays of crystals that generators save with torch: the ``.pt`` files of CDVAE and its relatives.
 
 DiffCSP, DiffCSP++, InvDesFlow-AL: a dictionary of flat arrays ``frac_coords``, ``atom_types``,
-``num_atoms``, ``lengths`` (A), ``angles`` (degrees). CDVAE (``eval_gen.pt``): the same behind one
-more axis, of evaluations. CrystalFlow and FlowMM: lists of such dictionaries, or of one crystal
-each, or ``lattices`` in place of lengths and angles.
+``num_atoms``, ``lengths`` (A), ``angles`` (degrees). CDVAE (``eval_gen.pt``): the same with a first
+axis of evaluations. CrystalFlow and FlowMM: lists of such dictionaries, or of one crystal each, or
+``lattices`` in place of lengths and angles.
 
 Such a file is a pickle, which can run any program when it is loaded. Here torch loads it with
-``weights_only=True``: tensors and plain types, NumPy's arrays, and of other classes
-``argparse.Namespace`` alone, in which CDVAE keeps its settings.
+``weights_only=True``: tensors, plain types, NumPy's arrays, and only one other class,
+``argparse.Namespace``, in which CDVAE keeps its settings.
 """
 
 from __future__ import annotations
@@ -28,11 +28,18 @@ from hpcbench.limits import DEFAULT, Limits
 from hpcbench.sources.records import Entry
 
 _ELEMENTS = 100
-"""Columns of ``atom_types`` where it holds probabilities, first that of hydrogen."""
+"""Number of columns of ``atom_types`` if it has probabilities, beginning with hydrogen."""
 
 
 def read_arrays(stream: IO[bytes], limits: Limits = DEFAULT) -> Iterator[Entry | UnreadableError]:
-    """Crystals in the order of the file: evaluation by evaluation, batch by batch.
+    """Yield the crystals in the order of the file: evaluation by evaluation, batch by batch.
+
+    Parameters
+    ----------
+    stream : file
+        The file, decompressed and seekable.
+    limits : Limits
+        Largest numbers of bytes, of lists, and of levels.
 
     Raises
     ------
@@ -70,19 +77,19 @@ def read_arrays(stream: IO[bytes], limits: Limits = DEFAULT) -> Iterator[Entry |
 
 
 def _allowed() -> list[Any]:
-    """Classes and functions that may be called while a file is loaded: they make arrays."""
+    """Return the classes and functions that make arrays and may be called during loading."""
     multiarray = np._core.multiarray
     parts: list[Any] = [argparse.Namespace, np.ndarray, np.dtype]
     parts += [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "i2", "u1", "?")]
     for name in ("_reconstruct", "scalar"):
         function = getattr(multiarray, name)
-        # Before its version 2, NumPy had another name for the module.
+        # Before version 2, NumPy had another name for the module.
         parts += [(function, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core")]
     return parts
 
 
 def _check_unpacked(stream: IO[bytes], limits: Limits) -> None:
-    """Compare what a file becomes with the limit: what torch writes is not compressed."""
+    """Compare the decompressed size of a file with the limit; torch itself does not compress."""
     if not zipfile.is_zipfile(stream):
         stream.seek(0)
         return
@@ -96,7 +103,7 @@ def _check_unpacked(stream: IO[bytes], limits: Limits) -> None:
 
 
 class _Counted:
-    """Count what has been looked at of a file: its lists may share parts, and hold themselves."""
+    """Counts of the parts of a file; its lists may share parts, and contain themselves."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -105,13 +112,13 @@ class _Counted:
         """Lists and dictionaries without crystals, by their identity: all live to the end."""
 
     def enter(self, depth: int) -> None:
-        """Count a list or a dictionary that is looked into, with so many others around it."""
+        """Count a list or a dictionary at a depth."""
         self._lists += 1
         self.limits.check("torch", "members", self._lists)
         self.limits.check("torch", "nesting", depth)
 
     def add(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Count an array that is taken."""
+        """Count an array, and return it."""
         self._bytes += array.nbytes
         self.limits.check("torch", "bytes", self._bytes)
         return array
@@ -138,7 +145,7 @@ def _of_arrays(data: Mapping[str, Any], counted: _Counted) -> Iterator[Entry | U
         arrays = {name: _array(data[name], counted) for name in _ARRAYS if name in data}
         evaluations = [arrays]
         if arrays["frac_coords"].ndim == 3:
-            # Of several evaluations, one after the other.
+            # Several evaluations, one after the other.
             number = len(arrays["frac_coords"])
             evaluations = [{k: x[at] for k, x in arrays.items()} for at in range(number)]
     except _UNFIT as error:
@@ -183,14 +190,14 @@ _ARRAYS = ("frac_coords", "atom_types", "num_atoms", "lengths", "angles", "latti
 
 
 def _array(value: Any, counted: _Counted, depth: int = 1) -> NDArray[Any]:
-    """Return an array of a tensor, an array, or a list of numbers or batches.
+    """Convert a tensor, an array, or a list of numbers or batches to an array.
 
     Raises
     ------
     UnreadableError
         Kind "too large".
     ValueError
-        If it is none, or shows few numbers as many.
+        If it is none of these, or has more elements than its storage.
     """
     import torch
 
@@ -203,7 +210,7 @@ def _array(value: Any, counted: _Counted, depth: int = 1) -> NDArray[Any]:
     if isinstance(value, list | tuple):
         counted.enter(depth)
         if any(isinstance(part, list | tuple | torch.Tensor | np.ndarray) for part in value):
-            # Of several batches.
+            # Several batches.
             return np.concatenate([_array(part, counted, depth + 1) for part in value])
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":

@@ -1,4 +1,4 @@
-"""Count what a YAML text would become, before it does."""
+"""Limits on the nodes of a YAML text, checked before any of them is made."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hpcbench.limits import Limits
 
 
 def loader() -> Any:
-    """Return the safe loader, in C where there is one."""
+    """Return the safe loader, in C if available."""
     import yaml
 
     return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -18,26 +18,26 @@ def loader() -> Any:
 def check_nodes(text: str, limits: Limits) -> None:
     """Compare the nodes of a YAML text with the limits, before any of them is made.
 
-    An alias counts as what it stands for, which is what it becomes in an array.
+    An alias counts as many nodes as its anchor, which it becomes in an array.
 
     Parameters
     ----------
     text : str
         The text.
     limits : Limits
-        Most nodes and levels.
+        Largest numbers of nodes and levels.
 
     Raises
     ------
     UnreadableError
-        Kinds "too large", "syntax" (an alias that holds itself).
+        Kinds "too large", "syntax" (an alias that contains itself).
     yaml.YAMLError
         If it is not valid YAML.
     """
     import yaml
 
     sizes: dict[str, int] = {}
-    # The anchor of each node that is open, and the nodes in it so far.
+    # The anchor of each open node, and the number of nodes in it so far.
     levels: list[tuple[str | None, int]] = [(None, 0)]
     for event in yaml.parse(text, Loader=loader()):
         anchor = getattr(event, "anchor", None)
