@@ -25,14 +25,16 @@ html_show_copyright = False
 
 # Links to headings are checked, and equations are written as on the pages of a repository.
 myst_heading_anchors = 4
-myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_enable_extensions = ["dollarmath"]
 myst_fence_as_directive = ["math"]
 
 napoleon_google_docstring = False
 # Attributes are listed once, where the docstring of their class has them.
 napoleon_use_ivar = True
+napoleon_preprocess_types = True
+# The property of that name is not meant.
+napoleon_type_aliases = {"path": ":class:`path <os.PathLike>`"}
 autodoc_member_order = "bysource"
-autodoc_class_signature = "separated"
 autodoc_typehints = "none"
 
 
@@ -45,7 +47,7 @@ class CommandHelp(SphinxDirective):
         """Return the text as a block."""
         parser = build_parser()._commands.choices[self.arguments[0]]
         # The width must not depend on the terminal of whoever builds the pages.
-        parser.formatter_class = functools.partial(parser.formatter_class, width=96)
+        parser.formatter_class = functools.partial(parser.formatter_class, width=88)
         return [nodes.literal_block(text=parser.format_help(), language="text")]
 
 
