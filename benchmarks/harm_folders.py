@@ -125,7 +125,7 @@ FOLDERS: list[FileKind] = kinds(
             Bad("a.cif", _folder, must=AL, reason=False),
             Bad("POSCAR", _folder, must=AL, reason=False),
             Bad("a.zip", _folder, must=AL, reason=False),
-            Bad("a.h5", _folder, may=AL, words=("without crystals", ".h5 files", "stores")),
+            Bad("a.h5", _folder, must=AL, reason=False),
         ],
         "folders: very deep": [Bad("deep", _deep, must=AL, reason=False)],
         "folders: thousands of other files": [Bad("crowd", _crowded, must=AL, reason=False)],

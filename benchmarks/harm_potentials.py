@@ -81,8 +81,11 @@ def _hangs(name: str, number: signal.Signals) -> Callable[[Case], None]:
         def ask(pid: int) -> None:
             time.sleep(25)
             asked.append(time.monotonic())
-            if os.path.exists(f"/proc/{pid}"):
-                os.kill(pid, number)
+            # The first Ctrl-C waits for the potential, which may be at a large crystal.
+            for _ in range(2 if number == signal.SIGINT else 1):
+                if os.path.exists(f"/proc/{pid}"):
+                    os.kill(pid, number)
+                time.sleep(3)
 
         ended = case.place.run(
             "good", "--out", "s.h5", model=f"harm_lies:{name}",

@@ -160,6 +160,11 @@ def main() -> None:
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                 results[shape][way] = json.loads(done.stdout.splitlines()[-1])
                 print(shape, way, results[shape][way], flush=True)
+                write(results)
+
+
+def write(results: dict[str, Any]) -> None:
+    """Write what there is: all of it takes hours."""
     machine = {
         "date": str(date.today()),
         "processor": processor(),

@@ -40,8 +40,8 @@ from machine import processor
 
 import hpcbench
 from hpcbench.criteria import CRITERIA
-from hpcbench.engine.phonon_columns import rounded_bands
 from hpcbench.maintenance.verify import verify
+from hpcbench.results.phonon_columns import rounded_bands
 from hpcbench.store.consolidate import consolidate
 from hpcbench.store.run_folder import RunFolder
 from hpcbench.store.schema import DONE, result_schema

@@ -50,7 +50,7 @@ _leave_working_folder()
 from importlib import import_module  # noqa: E402
 from typing import TYPE_CHECKING, Any  # noqa: E402
 
-__version__ = "0.1.0"
+from hpcbench.version import __version__  # noqa: E402
 
 if TYPE_CHECKING:
     from hpcbench.api import RunResult, run

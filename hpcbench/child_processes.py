@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-import hpcbench
+from hpcbench.version import PACKAGE
 
 
 def command(module: str, *arguments: str) -> list[str]:
@@ -23,7 +23,7 @@ def environment() -> dict[str, str]:
 
     Without the working folder there, which an empty entry stands for.
     """
-    home = str(Path(hpcbench.__file__).resolve().parents[1])
+    home = str(PACKAGE.resolve().parent)
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     here = ""
     with contextlib.suppress(OSError):  # it may have been removed

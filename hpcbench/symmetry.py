@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from typing import Any
 
@@ -16,7 +17,9 @@ def symmetry_dataset(
     numbers: NDArray[np.integer[Any]],
     tolerance: float,
 ) -> Any | None:
-    """Spglib's symmetry dataset of a crystal, or ``None`` where it finds none.
+    """Return spglib's symmetry dataset of a crystal, or ``None`` where it finds none.
+
+    The answers to the last questions are kept: do not change them.
 
     Parameters
     ----------
@@ -32,6 +35,14 @@ def symmetry_dataset(
     # spglib ends the process with a segmentation fault on NaN.
     if not (np.isfinite(cell).all() and np.isfinite(positions).all()):
         return None
+    values = np.concatenate([cell, positions]).astype(np.float64)
+    return _asked(values.tobytes(), tuple(np.asarray(numbers).tolist()), tolerance)
+
+
+# The steps of a relaxation and the rows of its result ask for the same cells again.
+@functools.lru_cache(maxsize=64)
+def _asked(values: bytes, numbers: tuple[int, ...], tolerance: float) -> Any | None:
+    cell, positions = np.split(np.frombuffer(values).reshape(-1, 3), [3])
     try:
         fractional = np.linalg.solve(cell.T, positions.T).T
         with warnings.catch_warnings():

@@ -249,7 +249,7 @@ def test_an_element_without_a_mass_or_unknown_to_the_potential_is_a_recorded_rea
 
 def test_a_run_that_was_killed_before_its_list_was_written_is_not_done(tmp_path: Path) -> None:
     """A chain of jobs asks this way whether to go on."""
-    from hpcbench.cli.look import exit_code
+    from hpcbench.cli.stores import exit_code
 
     (tmp_path / "s.h5.run" / "segments").mkdir(parents=True)
     assert exit_code(str(tmp_path / "s.h5")) == 75
@@ -292,7 +292,7 @@ def test_what_nobody_foresaw_is_one_line_and_a_log(
     def broken(options: object) -> int:
         raise KeyError("x\ny")
 
-    monkeypatch.setattr("hpcbench.cli.look.status_command", broken)
+    monkeypatch.setattr("hpcbench.cli.status.run", broken)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert main(["status", "some.h5"]) == 3
     (line,) = capsys.readouterr().err.splitlines()

@@ -17,8 +17,8 @@ from chaos_harness import metals
 from launching import QUICK, mpiexec, run
 
 import hpcbench
-from hpcbench.engine.rows import schema_of
 from hpcbench.errors import StoreError
+from hpcbench.results.rows import schema_of
 from hpcbench.store.consolidate import consolidate
 from hpcbench.store.damage import find_damage
 from hpcbench.store.reader import Store

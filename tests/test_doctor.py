@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from launching import mpiexec
 
-from hpcbench.cli import doctor, doctor_ranks
-from hpcbench.cli.doctor import doctor_command
+from hpcbench.cli import doctor_checks, doctor_ranks
 from hpcbench.cli.findings import BAD, OK, Finding, show, split, survive
 from hpcbench.errors import PotentialError
 
@@ -25,11 +24,13 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     """The doctor's exit code and what it prints; what takes long is left out."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(doctor, "check_forces", lambda world, device: [])
-    monkeypatch.setattr(doctor, "_try_out", lambda *words: Finding("ok", "launcher", "tried"))
+    monkeypatch.setattr(doctor_checks, "check_forces", lambda world, device: [])
+    monkeypatch.setattr(
+        doctor_checks, "_try_out", lambda *words: Finding("ok", "launcher", "tried")
+    )
 
     def command(store: str | None = None) -> tuple[int, str]:
-        code = doctor_command(argparse.Namespace(store=store))
+        code = doctor_checks.run(argparse.Namespace(store=store))
         printed = capsys.readouterr()
         assert printed.err == ""
         return code, " ".join(printed.out.split())
@@ -59,11 +60,11 @@ def test_a_check_that_crashes_does_not_end_the_doctor(
 
 
 def test_a_torch_that_is_not_safe_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hpcbench.cli import doctor
+    from hpcbench.cli import doctor_checks
 
     for version, states in [("2.9.1+cu128", [OK, BAD]), ("2.10.0", [OK]), ("3.0", [OK])]:
-        monkeypatch.setattr(doctor, "installed", lambda package, version=version: version)
-        found = [*doctor._packages()]
+        monkeypatch.setattr(doctor_checks, "installed", lambda package, version=version: version)
+        found = [*doctor_checks._packages()]
         assert [finding.state for finding in found] == states
     assert found[-1].advice == ""
 

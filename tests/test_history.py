@@ -16,13 +16,13 @@ from ase.io import write
 import hpcbench
 from hpcbench.cli import main
 from hpcbench.criteria import CRITERIA
-from hpcbench.engine.rows import Computation, row_of, rows_of
 from hpcbench.errors import UsageError
 from hpcbench.interop.phononbench import label_of
 from hpcbench.report.benchmark_json import benchmark_json
 from hpcbench.report.drawings import bands_svg
 from hpcbench.report.history import history_of
 from hpcbench.report.html import write_report
+from hpcbench.results.rows import Computation, row_of, rows_of
 from hpcbench.store.schema import BESIDE
 
 QUICK = ["--mesh", "4", "4", "4", "--band-points", "11", "--workers", "0", "--no-report"]

@@ -26,13 +26,13 @@ from flips import Elsewhere, flip
 import hpcbench
 from hpcbench.cli import main
 from hpcbench.engine import worker
-from hpcbench.engine.rows import schema_of
 from hpcbench.errors import DamageError, StoreError, StoreMismatchError
 from hpcbench.events import read_events
 from hpcbench.maintenance.diff import diff
 from hpcbench.maintenance.merge import merge
 from hpcbench.maintenance.repair import is_derived, repair
 from hpcbench.maintenance.verify import verify
+from hpcbench.results.rows import schema_of
 from hpcbench.store import joining
 from hpcbench.store.consolidate import consolidate
 from hpcbench.store.fields import Field, Schema
@@ -414,7 +414,7 @@ def test_consolidation_that_is_killed_loses_nothing(
 ) -> None:
     script = (
         "import sys\n"
-        "from hpcbench.engine.rows import schema_of\n"
+        "from hpcbench.results.rows import schema_of\n"
         "from hpcbench.store.consolidate import consolidate\n"
         "from hpcbench.store.run_folder import RunFolder\n"
         f"folder = RunFolder({str(tmp_path / 's.h5')!r})\n"
@@ -456,7 +456,7 @@ def test_consolidation_while_others_write_and_consolidate(
     consolidating = (
         "import sys, time\n"
         "from hpcbench.errors import StoreError\n"
-        "from hpcbench.engine.rows import schema_of\n"
+        "from hpcbench.results.rows import schema_of\n"
         "from hpcbench.store.consolidate import consolidate\n"
         "from hpcbench.store.run_folder import RunFolder\n"
         f"folder = RunFolder({str(folder.store)!r})\n"
@@ -603,7 +603,7 @@ def test_who_joins_segments_may_be_killed_while_others_read_and_consolidate(
     folder, schema, settings, commit = many_segments(finished, tmp_path / "s.h5")
     joining = (
         "import hpcbench.store.joining as joining\n"
-        "from hpcbench.engine.rows import schema_of\n"
+        "from hpcbench.results.rows import schema_of\n"
         "from hpcbench.store.run_folder import RunFolder\n"
         f"folder = RunFolder({str(folder.store)!r})\n"
         "settings = folder.settings()\n"
@@ -761,7 +761,7 @@ def test_what_is_no_damage_is_left_alone(
 def test_segments_that_cannot_be_read_just_now_are_not_set_aside(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hpcbench.engine.rows import schema_of
+    from hpcbench.results.rows import schema_of
     from hpcbench.store.consolidate import consolidate
     from hpcbench.store.run_folder import RunFolder
 
@@ -788,7 +788,7 @@ def test_consolidation_without_segments_notices_one_with(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has new names to write, is stopped, and another one brings new results meanwhile."""
-    from hpcbench.engine.rows import schema_of
+    from hpcbench.results.rows import schema_of
     from hpcbench.store import consolidate as module
     from hpcbench.store.run_folder import RunFolder
 

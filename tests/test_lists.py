@@ -177,7 +177,7 @@ def test_of_a_run_under_way_its_list_counts(store: Path) -> None:
     assert not opened.table[EARLIER_LIST].any() and opened.earlier.table[EARLIER_LIST].all()
     assert not opened.row(opened.ids[0])[EARLIER_LIST]
     settings = RunFolder(store).settings()
-    from hpcbench.engine.rows import schema_of
+    from hpcbench.results.rows import schema_of
 
     rows = consolidate(RunFolder(store), schema_of(settings), settings)
     assert rows >= 6
@@ -187,7 +187,7 @@ def test_of_a_run_under_way_its_list_counts(store: Path) -> None:
 
 def without_marks(store: Path) -> None:
     """Write a store as an older version did."""
-    from hpcbench.engine.rows import schema_of
+    from hpcbench.results.rows import schema_of
     from hpcbench.store.fields import Schema
 
     with TableReader(store) as reader:

@@ -29,7 +29,8 @@ from hpcbench.phonons.nondiagonal import displace_at
 from hpcbench.phonons.rational import RationalQ
 from hpcbench.phonons.spectrum import seekpath_band_path
 from hpcbench.phonons.supercells import displace
-from hpcbench.planning.crystal_list import CRYSTALS, ListedCrystal, _row, crystal_of
+from hpcbench.planning.crystal_list import CRYSTALS, ListedCrystal, _row
+from hpcbench.results.identity import crystal_of
 from hpcbench.sources import Unreadable, find_files, read_file
 from hpcbench.store.reader import Store
 

@@ -18,7 +18,6 @@ from conftest import DEMO
 from phonopy.physical_units import get_physical_units
 
 from hpcbench.criteria import CRITERIA, EXACT_Q, PLACES, SUPERCELL_Q
-from hpcbench.engine.phonon_columns import Keep, phonon_columns
 from hpcbench.errors import PhononError
 from hpcbench.phonons.calculate import PhononResult, PhononSettings, analyse, prepare
 from hpcbench.phonons.force_constants import fit_force_constants, subtract_drift
@@ -27,6 +26,7 @@ from hpcbench.phonons.stability import Spectrum, is_stable, margin, verdicts
 from hpcbench.phonons.supercells import full_matrix
 from hpcbench.potentials.ase_calculator import CalculatorPotential, PotentialCalculator
 from hpcbench.potentials.protocol import Potential, PotentialInfo
+from hpcbench.results.phonon_columns import Keep, phonon_columns
 
 TEMPERATURES = (0.0, 75.0, 150.0, 300.0, 600.0, 1000.0)
 

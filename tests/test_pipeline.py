@@ -32,7 +32,6 @@ from hpcbench.crystal import Crystal
 from hpcbench.engine import one_supercell
 from hpcbench.engine.displacement_tasks import analyse_forces, displace_supercell
 from hpcbench.engine.io_threads import BlockRead, ListEnded, Reader, Writer, WritingFailed
-from hpcbench.engine.phonon_columns import Keep
 from hpcbench.engine.pipeline import Pipeline
 from hpcbench.engine.stopping import Stop, StoppablePotential, StopRequested
 from hpcbench.engine.timing import Timing, read_stages
@@ -61,6 +60,7 @@ from hpcbench.potentials.copies import DisplacedCopies
 from hpcbench.potentials.one_by_one import OneByOne
 from hpcbench.potentials.protocol import PotentialInfo, PreparedCopies
 from hpcbench.relaxation import start as relaxation_start
+from hpcbench.results.phonon_columns import Keep
 from hpcbench.scheduler import launch as launching
 from hpcbench.scheduler.devices import own_cores
 from hpcbench.scheduler.launch import launch

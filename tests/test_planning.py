@@ -20,7 +20,7 @@ from hpcbench.crystal import Crystal
 from hpcbench.curation.validation import examine
 from hpcbench.errors import HpcbenchError
 from hpcbench.events import ProgressReader
-from hpcbench.phonons.supercells import displace
+from hpcbench.phonons.supercells import displace, supercell_of
 from hpcbench.planning import costs
 from hpcbench.planning.calibration import accuracy, learn, listed_costs, taken
 from hpcbench.planning.costs import (
@@ -32,7 +32,6 @@ from hpcbench.planning.costs import (
     kind_of,
     load_cost_model,
     predict_work,
-    supercell_of,
 )
 from hpcbench.planning.displacements import count
 from hpcbench.planning.prediction import span

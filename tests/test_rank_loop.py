@@ -47,16 +47,22 @@ class TwoRanks:
         self.theirs = self.lease_and_begin()
         journal = Journal(journal_path(self.launch, "rank-00000"))
         self.assigned = AssignedWork(journal)
-        self.share = RankLoop(
-            SimpleNamespace(lease_minutes=10.0),  # type: ignore[arg-type]
-            SimpleNamespace(launch_folder=lambda name: self.launch, committed_ids=lambda r: set()),  # type: ignore[arg-type]
-            SimpleNamespace(launch="one", blocks=self.blocks, suspicions={}, measured=False),  # type: ignore[arg-type]
-            0,
-            2,
-            SimpleNamespace(requested=False, seconds_left=math.inf, pause=time.sleep),  # type: ignore[arg-type]
+        process = SimpleNamespace(
+            config=SimpleNamespace(lease_minutes=10.0),
+            folder=SimpleNamespace(
+                launch_folder=lambda name: self.launch, committed_ids=lambda ranks: set()
+            ),
+            rank=0,
+            size=2,
+            stop=SimpleNamespace(requested=False, seconds_left=math.inf, pause=time.sleep),
+            log=Mock(),
+        )
+        plan = SimpleNamespace(launch="one", blocks=self.blocks, suspicions={}, measured=False)
+        self.loop = RankLoop(
+            process,  # type: ignore[arg-type]
+            plan,  # type: ignore[arg-type]
             self.heartbeat,
             journal,
-            Mock(),
             Mock(),
             self.assigned,
             None,
@@ -102,7 +108,7 @@ def test_suspects_of_a_dead_rank_do_not_keep_a_rank_from_ending_its_list(
     computed: list[str] = []
 
     def compute() -> None:
-        for crystals in two_ranks.share._crystals(threading.Event(), None):
+        for crystals in two_ranks.loop._crystals(threading.Event(), None):
             for crystal in crystals:
                 time.sleep(SECONDS_A_CRYSTAL)
                 computed.append(crystal.id)
@@ -114,7 +120,7 @@ def test_suspects_of_a_dead_rank_do_not_keep_a_rank_from_ending_its_list(
     thread.join(20)
     assert not thread.is_alive(), "it waits for ever"
     assert len(computed) == 3
-    assert sorted(two_ranks.share._suspects) == two_ranks.theirs
+    assert sorted(two_ranks.loop._suspects) == two_ranks.theirs
 
 
 def test_a_rank_that_dies_while_one_looks_leaves_its_estate(
@@ -128,7 +134,7 @@ def test_a_rank_that_dies_while_one_looks_leaves_its_estate(
         return answer
 
     monkeypatch.setattr(two_ranks.heartbeat, "lost", lost_just_before)
-    lease = two_ranks.share._wait_for_estate()
+    lease = two_ranks.loop._wait_for_estate()
     assert lease is not None
     assert [f"crystal-{row}" for row in lease.block.rows] == two_ranks.theirs
 
@@ -137,30 +143,30 @@ def test_who_has_suspects_leaves_the_rest_of_an_estate_to_others(two_ranks: TwoR
     """Suspects are computed one after the other: many of them want many ranks."""
     two_ranks.lease_and_begin()
     two_ranks.kill()
-    assert list(two_ranks.share._crystals(threading.Event(), None)) == [[]]
-    assert len(two_ranks.share._suspects) == 3
+    assert list(two_ranks.loop._crystals(threading.Event(), None)) == [[]]
+    assert len(two_ranks.loop._suspects) == 3
     # Those are done.
-    two_ranks.share._suspects.clear()
-    assert list(two_ranks.share._crystals(threading.Event(), None)) == [[]]
-    assert len(two_ranks.share._suspects) == 3
+    two_ranks.loop._suspects.clear()
+    assert list(two_ranks.loop._crystals(threading.Event(), None)) == [[]]
+    assert len(two_ranks.loop._suspects) == 3
 
 
 def test_an_isolated_worker_stays_for_the_next_block_of_suspects(two_ranks: TwoRanks) -> None:
     """It takes seconds to start, and on a GPU a part of its memory."""
-    share = two_ranks.share
-    share.isolated_worker = Mock()
-    share.isolated_worker.compute.return_value = Fate.DONE
+    loop = two_ranks.loop
+    loop.isolated_worker = Mock()
+    loop.isolated_worker.compute.return_value = Fate.DONE
     two_ranks.lease_and_begin()
     two_ranks.kill()
     for blocks in (1, 2):
-        assert list(share._crystals(threading.Event(), None)) == [[]]
-        assert share._compute_suspects()
-        assert share.isolated_worker.compute.call_count == 3 * blocks
-    share.isolated_worker.close.assert_not_called()
+        assert list(loop._crystals(threading.Event(), None)) == [[]]
+        assert loop._compute_suspects()
+        assert loop.isolated_worker.compute.call_count == 3 * blocks
+    loop.isolated_worker.close.assert_not_called()
 
 
 def test_an_isolated_worker_makes_room_for_other_work(two_ranks: TwoRanks) -> None:
-    two_ranks.share.isolated_worker = Mock()
-    work = two_ranks.share._crystals(threading.Event(), None)
+    two_ranks.loop.isolated_worker = Mock()
+    work = two_ranks.loop._crystals(threading.Event(), None)
     assert [crystal.id for crystal in next(work)] != two_ranks.theirs
-    two_ranks.share.isolated_worker.close.assert_called_once()
+    two_ranks.loop.isolated_worker.close.assert_called_once()

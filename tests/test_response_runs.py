@@ -14,14 +14,15 @@ from conftest import DEMO
 import hpcbench
 from hpcbench.cli import main
 from hpcbench.criteria import LONG_WAVES
-from hpcbench.engine.response_tasks import plan_check, surely_below
-from hpcbench.engine.workflow_context import phonon_settings
+from hpcbench.engine.response_tasks import plan_check
 from hpcbench.errors import EvaluationError
 from hpcbench.phonons.exact_q import Answer, decide_checked
 from hpcbench.phonons.rational import NO_SUSPICIONS, Suspicions
 from hpcbench.phonons.supercells import displace, half_again
 from hpcbench.potentials.columns import Columns, Response
 from hpcbench.potentials.protocol import Linearised
+from hpcbench.results.analysis_settings import phonon_settings
+from hpcbench.results.checked_columns import surely_below
 
 QUICK: dict[str, Any] = {"mesh": (6, 6, 6), "band_points": 21, "report": False}
 

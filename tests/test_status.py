@@ -16,7 +16,7 @@ from ase.build import bulk
 from ase.io import write
 
 from hpcbench.cli import main
-from hpcbench.cli.look import signs_of_life
+from hpcbench.cli.status import signs_of_life
 from hpcbench.events import Progress, ProgressReader, RankProgress
 from hpcbench.report.status import SILENCE, state
 from hpcbench.store.run_folder import RunFolder

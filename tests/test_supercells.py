@@ -28,8 +28,8 @@ from hpcbench.phonons.supercells import (
     matrix_of_length,
     next_larger,
     require_size,
+    supercell_of,
 )
-from hpcbench.planning.costs import supercell_of
 from hpcbench.report.html import write_report
 
 CELLS = {

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hpcbench.cli.commands import COMMANDS
 from hpcbench.cli.complaints import complain, is_first_here
 from hpcbench.cli.parser import build_parser
 from hpcbench.config_loading import DEFAULT_FILE
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     """Run the command; its exit code, whatever becomes of it."""
     try:
-        return _dispatch(options)
+        return int(COMMANDS[options.command].run(options))
     except HpcbenchError as error:
         # What is wrong with the command or the launch is so on every rank.
         if not isinstance(error, UsageError | LaunchError) or is_first_here():
@@ -74,35 +75,3 @@ def _about(options: argparse.Namespace) -> str:
         names += [given] if isinstance(given, str) else given
     more = ["..."] if len(names) > MOST_NAMED else []
     return " ".join([options.command, *names[:MOST_NAMED], *more])
-
-
-def _dispatch(options: argparse.Namespace) -> int:
-    # Imported here: each command loads what it needs and no more.
-    command = options.command
-    if command == "reanalyse":
-        from hpcbench.cli.run import reanalyse_command as handler
-    elif command == "run":
-        from hpcbench.cli.run import run_command as handler
-    elif command == "plan":
-        from hpcbench.cli.plan import plan_command as handler
-    elif command in ("status", "show"):
-        from hpcbench.cli import look
-
-        handler = getattr(look, f"{command}_command")
-    elif command in ("export", "import", "report"):
-        from hpcbench.cli import output
-
-        handler = getattr(output, f"{command}_command")
-    elif command in ("verify", "repair"):
-        from hpcbench.cli import check
-
-        handler = getattr(check, f"{command}_command")
-    elif command in ("consolidate", "merge", "diff"):
-        from hpcbench.cli import combine
-
-        handler = getattr(combine, f"{command}_command")
-    elif command == "models":
-        from hpcbench.cli.setup import models_command as handler
-    else:
-        from hpcbench.cli.doctor import doctor_command as handler
-    return int(handler(options))

@@ -12,9 +12,9 @@ from typing import Any
 
 from hpcbench.cli.findings import BAD, NOTE, OK, Finding, split, survive
 from hpcbench.errors import LaunchError, PotentialError, StoreError
+from hpcbench.package_versions import installed
 from hpcbench.scheduler.devices import RankDevice, examine_devices, gather_devices
 from hpcbench.scheduler.world import World, places
-from hpcbench.versions import installed
 
 # What the problems that ``scheduler.checks`` finds are about.
 SUBJECTS = {LaunchError: "software", PotentialError: "weights", StoreError: "store"}

@@ -1,4 +1,4 @@
-"""``hpcbench plan``: what a run will take."""
+"""``hpcbench plan``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpcbench.cli.options import add_settings, positive
 from hpcbench.config import RunConfig
 
 if TYPE_CHECKING:
@@ -16,9 +17,33 @@ if TYPE_CHECKING:
 RANKS = (1, 4, 32, 256, 1024)
 
 
-def plan_command(options: argparse.Namespace) -> int:
+HELP = "how long a run will take, and what it needs"
+DESCRIPTION = """\
+Predict rank-hours, wall time, memory and the size of the store, before anything runs. Takes
+SOURCE and settings as `hpcbench run` does; reads the crystals, loads no potential.
+
+How fast a potential is on a device is learnt from runs (in ~/.cache/hpcbench/rates.json) and
+guessed before the first one. What the store has already is left out.
+"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument("sources", nargs="*", metavar="SOURCE", help="where the crystals are")
+    parser.add_argument(
+        "--ranks",
+        nargs="+",
+        type=positive,
+        metavar="N",
+        help="numbers of ranks to say the wall time for (default: some from 1 to 1024)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON: seconds and bytes")
+    add_settings(parser)
+
+
+def run(options: argparse.Namespace) -> int:
     """Predict, and print a table or JSON."""
-    from hpcbench.cli.run import config_of
+    from hpcbench.cli.as_rank import config_of
     from hpcbench.limits import Limits
     from hpcbench.planning.costs import load_cost_model
     from hpcbench.planning.prediction import predict

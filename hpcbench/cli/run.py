@@ -3,292 +3,71 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
-import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
-from hpcbench.cli.complaints import complain
-from hpcbench.config import RunConfig, settings
-from hpcbench.config_loading import DEFAULT_FILE, load_config
-from hpcbench.counting import counted
-from hpcbench.engine.stopping import STOPPED, Stop, end_at_start
-from hpcbench.errors import (
-    DeviceError,
-    HpcbenchError,
-    PotentialError,
-    StoreError,
-    UsageError,
-)
-from hpcbench.outputs import appended, target_of
-from hpcbench.scheduler.startup_watchdog import StartupWatchdog
-from hpcbench.scheduler.world import World, join_world, lonely
-from hpcbench.settings_hash import REANALYSED
-from hpcbench.standard_streams import own_output
-from hpcbench.texts import printable
-from hpcbench.threads import cap_threads
+from hpcbench.cli.options import add_settings
+from hpcbench.config_loading import DEFAULT_FILE
+from hpcbench.outputs import target_of
 
-if TYPE_CHECKING:
-    from hpcbench.maintenance.reanalysis import Reanalysis
-    from hpcbench.scheduler.run_plan import Plan
+HELP = "compute phonons and verdicts of crystals"
+DESCRIPTION = """\
+Relax crystals, compute their phonons, and write verdicts, force constants and bands
+into one HDF5 store.
 
-LOG_INTERVAL = 60.0
-RANKS_A_SECOND = 8
-SOME_FAILED = 1
+SOURCE is a folder (searched recursively), a file, a pattern, a .zip or .tar(.gz), or a
+list of such in a .txt file. Files may be CIF, POSCAR, extended XYZ, pymatgen JSON, an ASE
+database, phonopy.yaml, or what generators write: .pt files of arrays (CDVAE, DiffCSP,
+CrystalFlow, FlowMM), and CSV tables with structures or Wyckoff positions. A manifest.toml
+with tables [[generators]] (name, files) says who wrote what: the report compares them,
+with duplicates and known crystals told apart (--unique, --against).
+
+What lies in a folder is taken by its content, links to folders are followed, and what is
+left out is counted by its kind: tables, metrics, stores and exports of this program, and
+of MatterGen's results the trajectories and the second copy. Name a file itself to read it.
+
+A run that was killed is continued by the same command; crystals that are finished are
+not computed again.
+"""
+EPILOG = f"""\
+Settings may also stand in a TOML file (--config; {DEFAULT_FILE} of the working folder where
+no SOURCE is given), with underscores for dashes, and in environment variables
+(HPCBENCH_MAX_STEPS for --max-steps). Flags win over the environment, the environment over
+the file.
+
+examples:
+  hpcbench run generated/ --model mattersim-v1.0.0-5M --out generated.h5
+  hpcbench run manifest.toml --unique --sample 4000 --against mp_20.csv
+  hpcbench run POSCAR --relax none --supercell 3 3 3 --dtype float64
+  srun -n 32 python -m hpcbench run list.txt --protocol phononbench --out bench.h5
+"""
 
 
-def run_command(options: argparse.Namespace) -> int:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument("sources", nargs="*", metavar="SOURCE", help="where the crystals are")
+    groups = add_settings(parser)
+    groups["where it is computed"].add_argument(
+        "--retry-failed",
+        nargs="?",
+        const="",
+        metavar="REASON",
+        help="compute crystals again that failed; only those whose reason (see hpcbench status) "
+        "begins with REASON, if it is given",
+    )
+    groups["input and output"].add_argument(
+        "--where", action="store_true", help="only check the settings and print the store's path"
+    )
+    # For launch.sh --stage.
+    parser.add_argument("--where-weights", action="store_true", help=argparse.SUPPRESS)
+
+
+def run(options: argparse.Namespace) -> int:
     """Compute, as one rank of the world that this process belongs to."""
+    from hpcbench.cli.as_rank import as_a_rank, config_of, weights_path
+
     if options.where:
         print(target_of(config_of(options).out))
         return 0
     if options.where_weights:
-        print(_weights_path(config_of(options).model))
+        print(weights_path(config_of(options).model))
         return 0
-    return _as_a_rank(options.command, lambda: (config_of(options), None), options.retry_failed)
-
-
-def reanalyse_command(options: argparse.Namespace) -> int:
-    """Analyse a store again, as one rank of the world that this process belongs to."""
-
-    def prepare() -> tuple[RunConfig, Reanalysis]:
-        from hpcbench.cli.look import store_path
-        from hpcbench.maintenance.reanalysis import reanalysis
-
-        flags = {name: getattr(options, name) for name in REANALYSED}
-        parent = Path(store_path(options.store))
-        workload = reanalysis(parent, flags, options.config, options.out)
-        return workload.config, workload
-
-    return _as_a_rank(options.command, prepare, None)
-
-
-def _as_a_rank(
-    command: str,
-    prepare: Callable[[], tuple[RunConfig, Reanalysis | None]],
-    retry: str | None,
-) -> int:
-    # First of all: a signal during the imports below must not kill the rank.
-    stop = Stop()
-    stop.when_asked = end_at_start
-    stop.install()
-    cap_threads()
-    config, workload = prepare()
-    world = join_world()
-    # Before the heavy imports: they take longest of all that comes before the work.
-    startup = StartupWatchdog(world)
-    if world.size == 1:
-        return _run(config, world, startup, stop, workload, retry)[0]
-    try:
-        code, everyone_is_there = _run(config, world, startup, stop, workload, retry)
-    except HpcbenchError as error:
-        # Before the work began an error is every rank's: one says it.
-        if world.rank == 0:
-            complain(error, command)
-        code, everyone_is_there = error.exit_code, True
-    except Exception as error:
-        # Left to itself, the error would end in MPI_Abort and take the other ranks along.
-        code, everyone_is_there = complain(error, command, f"rank {world.rank}"), False
-    # Launchers mix the codes of their ranks: what failed is asked of the store.
-    code = 0 if code == SOME_FAILED else code
-    if everyone_is_there:
-        world.leave()
-        return code
-    _leave(code)
-
-
-def config_of(options: argparse.Namespace) -> RunConfig:
-    """The settings that the command line, the environment and the file give.
-
-    Raises
-    ------
-    UsageError
-        If they are wrong, or name no sources.
-    """
-    flags = {f.name: getattr(options, f.name, None) for f in settings()}
-    file = options.config
-    if not options.sources:
-        flags["sources"] = None
-        if file is None and Path(DEFAULT_FILE).is_file():
-            file = DEFAULT_FILE
-    config = load_config(flags, file)
-    if not config.sources:
-        raise UsageError(
-            "no crystals: give a folder, files, an archive or a list, or `sources` in "
-            f"{DEFAULT_FILE} (hpcbench run --help)"
-        )
-    return config
-
-
-def _weights_path(model: str) -> str:
-    """Empty where there is no file: missing weights are fetched, or missed, when the run starts."""
-    from hpcbench.potentials.registry import weights_file
-
-    with contextlib.suppress(PotentialError):
-        if path := weights_file(model):
-            return str(path.absolute())
-    return ""
-
-
-def _run(
-    config: RunConfig,
-    world: World,
-    startup: StartupWatchdog,
-    stop: Stop,
-    workload: Reanalysis | None,
-    retry: str | None,
-) -> tuple[int, bool]:
-    """The exit code, and whether no rank died."""
-    from hpcbench.scheduler.launch import launch
-
-    if world.size == 1 and (note := lonely()):
-        _tell_note(note, world)
-    with own_output() as output, _progress(config, world, output) as (on_plan, on_result):
-
-        def on_end(config: RunConfig) -> None:
-            # Of several ranks one shows the results while the others still wait for it; a single
-            # process takes its bar away first.
-            if world.size > 1:
-                with contextlib.redirect_stdout(output):
-                    _show_results(config)
-
-        outcome = launch(
-            config,
-            world,
-            startup=startup,
-            stop=stop,
-            workload=workload,
-            retry=retry,
-            on_note=lambda note: _tell_note(note, world),
-            on_plan=on_plan,
-            on_result=on_result,
-            on_end=on_end,
-        )
-    if outcome.problem is not None:
-        return _tell(outcome.problem, world), outcome.nobody_died
-    if world.size == 1:
-        _show_results(config)
-    if not outcome.complete:
-        if world.rank == 0:
-            print(_stopped(config), file=sys.stderr)
-        return STOPPED, outcome.nobody_died
-    if world.size > 1:
-        return 0, outcome.nobody_died
-    from hpcbench.cli.look import exit_code
-
-    return exit_code(config.out), True
-
-
-def _tell(problem: Exception, world: World) -> int:
-    """Say what ended this rank's work; returns the exit code."""
-    # A device problem is every rank's.
-    if world.rank != 0 and isinstance(problem, DeviceError):
-        return problem.exit_code
-    return complain(problem, "run", f"rank {world.rank}" if world.size > 1 else "")
-
-
-def _stopped(config: RunConfig) -> str:
-    """Say what there is after a stop."""
-    from hpcbench.store.reader import Store
-
-    with contextlib.suppress(StoreError):
-        if Store(config.out).finished_ids():
-            return "stopped before the end: the same command goes on from here"
-    return "stopped before a crystal was finished: the same command begins anew"
-
-
-def _tell_note(note: str, world: World) -> None:
-    if world.rank == 0:
-        print(f"hpcbench: {printable(note)}", file=sys.stderr, flush=True)
-
-
-def _show_results(config: RunConfig) -> None:
-    from hpcbench.engine.timing import read_stages
-    from hpcbench.report.terminal import print_results
-    from hpcbench.store.reader import Store
-    from hpcbench.store.schema import REANALYSIS_OF
-
-    store = Store(config.out)
-    if store.unfinished_ids() and not store.finished_ids():
-        # Stopped at once: there is nothing to show.
-        return
-    print_results(store)
-    stages = read_stages(store.folder.events)
-    if stages is not None and REANALYSIS_OF not in store.settings:
-        print(stages.lines())
-    if config.report:
-        _write_report(store)
-    sys.stdout.flush()
-
-
-def _write_report(store: Any) -> None:
-    try:
-        from hpcbench.report.html import write_report
-    except ImportError as error:
-        print(f"no report: {error}; ./launch.sh setup report", file=sys.stderr)
-        return
-    try:
-        print(f"report: {write_report(store, appended(store.path, '.html'))}")
-    except UsageError as error:
-        # The results are there: a file of somebody else is no failure of theirs.
-        print(f"no report: {error}", file=sys.stderr)
-
-
-@contextlib.contextmanager
-def _progress(
-    config: RunConfig, world: World, output: TextIO
-) -> Iterator[tuple[Callable[[Plan], None], Callable[[Mapping[str, Any]], None]]]:
-    """What is told about the progress: a bar on a terminal, else a line now and then."""
-    if world.rank != 0:
-        yield lambda plan: None, lambda row: None
-    elif world.size == 1 and sys.stderr.isatty():
-        from hpcbench.report.progress import progress_bar
-
-        with progress_bar() as (start, advance):
-            yield lambda plan: start(plan.total, plan.before), advance
-    else:
-        ended = threading.Event()
-        # Each line costs a look at the log of every rank.
-        interval = max(LOG_INTERVAL, world.size / RANKS_A_SECOND)
-        thread = threading.Thread(
-            target=_log_lines,
-            args=(os.path.abspath(config.out), interval, ended, output),
-            daemon=True,
-        )
-
-        def on_plan(plan: Plan) -> None:
-            pending = plan.total - plan.before
-            aside = f" ({plan.aside} more set aside)" if plan.aside else ""
-            print(
-                f"{counted(plan.total, 'crystal')}{aside}, {pending} to compute on "
-                f"{counted(world.size, 'rank')} with {config.model}, {config.dtype}, "
-                f"protocol {config.protocol}",
-                file=output,
-                flush=True,
-            )
-            if pending:
-                thread.start()
-
-        try:
-            yield on_plan, lambda row: None
-        finally:
-            ended.set()
-
-
-def _log_lines(out: str, interval: float, ended: threading.Event, output: TextIO) -> None:
-    from hpcbench.events import ProgressReader
-    from hpcbench.store.run_folder import RunFolder
-
-    reader = ProgressReader(RunFolder(out).events)
-    while not ended.wait(interval):
-        print(reader.read().line(), file=output, flush=True)
-
-
-def _leave(code: int) -> NoReturn:
-    """End this rank without MPI_Finalize, which waits for ranks that may be dead."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    return as_a_rank(options.command, lambda: (config_of(options), None), options.retry_failed)

@@ -22,21 +22,17 @@ from hpcbench.engine.one_supercell import (
     displace,
     request_responses,
 )
-from hpcbench.engine.phonon_columns import decided_columns
-from hpcbench.engine.response_tasks import (
-    Checked,
-    checked_columns,
-    compare,
-    plan_check,
-    surely_below,
-)
-from hpcbench.engine.rows import Computation
-from hpcbench.engine.workflow_context import WorkflowContext, analysis_settings, phonon_settings
+from hpcbench.engine.response_tasks import compare, plan_check
+from hpcbench.engine.workflow_context import WorkflowContext
 from hpcbench.errors import CrystalError, EvaluationError, PotentialError
 from hpcbench.phonons.displacement_length import NOT_SMOOTH
 from hpcbench.phonons.exact_q import AtQ
 from hpcbench.phonons.supercells import CHECKS, half_again, next_larger, require_size
 from hpcbench.protocols import BOTH, RESPONSE
+from hpcbench.results.analysis_settings import analysis_settings, phonon_settings
+from hpcbench.results.checked_columns import Checked, checked_columns, surely_below
+from hpcbench.results.phonon_columns import decided_columns
+from hpcbench.results.rows import Computation
 from hpcbench.store.schema import BY_RESPONSE, DOUBLE, EXTRAPOLATED, LARGER, REFINED
 from hpcbench.store.schema import RESPONSE as RESPONDED
 from hpcbench.work_requests import ANALYSIS, DISPLACEMENTS, ForcesOn, OnCpu, Request
@@ -155,7 +151,7 @@ def _more_exact(
         analysed = yield OnCpu(
             ANALYSIS,
             analyse_forces,
-            (done.phonon, forces, *analysis_settings(context), False, CHECKS + 1),
+            (done.phonon, forces, *analysis_settings(context.config), False, CHECKS + 1),
         )
         if analysed.columns["roughness"] >= NOT_SMOOTH:
             done = ComputedPhonons(done.kind, done.phonon, analysed)

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from phonopy import Phonopy
 
 from hpcbench.criteria import EXACT
-from hpcbench.engine.phonon_columns import Analysed, Keep, exact_cause, phonon_columns
 from hpcbench.phonons.calculate import PhononSettings, analyse, analyse_lengths, prepare
 from hpcbench.phonons.displacement_length import pairs_of, with_shorter
 from hpcbench.phonons.exact_q import AtQ, analyse_at
@@ -22,6 +21,7 @@ from hpcbench.phonons.nondiagonal import displace_at
 from hpcbench.phonons.rational import RationalQ
 from hpcbench.phonons.supercells import CHECKS, displaced_copies, with_checks
 from hpcbench.potentials.copies import DisplacedCopies
+from hpcbench.results.phonon_columns import Analysed, Keep, exact_cause, phonon_columns
 from hpcbench.store.schema import BY_RESPONSE
 
 

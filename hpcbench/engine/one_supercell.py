@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcbench.engine.displacement_tasks import Displaced, analyse_forces, displace_supercell
-from hpcbench.engine.phonon_columns import Analysed
 from hpcbench.engine.response_tasks import Planned, analyse_columns, plan_response
-from hpcbench.engine.rows import Computation
-from hpcbench.engine.workflow_context import WorkflowContext, analysis_settings, phonon_settings
+from hpcbench.engine.workflow_context import WorkflowContext
 from hpcbench.protocols import Protocol
+from hpcbench.results.analysis_settings import analysis_settings, phonon_settings
+from hpcbench.results.phonon_columns import Analysed
+from hpcbench.results.rows import Computation
 from hpcbench.store.schema import FIRST
 from hpcbench.work_requests import ANALYSIS, DISPLACEMENTS, ForcesOn, OnCpu, Request, ResponseTo
 
@@ -70,7 +71,7 @@ def compute_by_response(
     )
     answers = yield from request_responses(planned, in_double=in_double)
     analysed = yield OnCpu(
-        ANALYSIS, analyse_columns, (planned, *answers, *analysis_settings(context))
+        ANALYSIS, analyse_columns, (planned, *answers, *analysis_settings(context.config))
     )
     return ComputedPhonons(kind, planned.phonon, analysed, in_double)
 
@@ -82,7 +83,7 @@ def _by_linear_forces(
     supercell_matrix: NDArray[np.int64],
     in_double: bool,
 ) -> Generator[Request, Any, ComputedPhonons]:
-    settings, *rest = analysis_settings(context)
+    settings, *rest = analysis_settings(context.config)
     settings = replace(settings, linear=True)
     displaced: Displaced = yield OnCpu(
         DISPLACEMENTS, displace_supercell, (atoms, supercell_matrix, settings)
@@ -135,7 +136,7 @@ def analyse_displaced(
     ``known`` are forces of the same displacements with those that tell the noise: then those
     of other lengths alone are asked for.
     """
-    how = analysis_settings(context, protocol)
+    how = analysis_settings(context.config, protocol)
     copies = displaced.copies
     if known is not None:
         # Its last one is the first displacement at half its length, which is among the others.

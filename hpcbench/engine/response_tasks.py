@@ -13,8 +13,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 from phonopy import Phonopy
 
-from hpcbench.criteria import BETWEEN_Q, EXACT, LONG_WAVES, ROUNDING, column_of
-from hpcbench.engine.phonon_columns import Analysed, Keep, exact_cause, mode_columns, phonon_columns
+from hpcbench.criteria import EXACT, ROUNDING
 from hpcbench.phonons.calculate import PhononSettings, analyse_response, prepare
 from hpcbench.phonons.elasticity import (
     lowest_stiffness,
@@ -22,7 +21,7 @@ from hpcbench.phonons.elasticity import (
     stiffness,
     strain_columns,
 )
-from hpcbench.phonons.exact_q import STABLE, UNDETERMINED, UNSTABLE, AtQ, decide_checked
+from hpcbench.phonons.exact_q import AtQ
 from hpcbench.phonons.noise import rounding_of_response
 from hpcbench.phonons.rational import Suspicions
 from hpcbench.phonons.response import (
@@ -34,10 +33,17 @@ from hpcbench.phonons.response import (
     force_constants_at,
     plan_columns,
 )
-from hpcbench.phonons.spectrum import imaginary_modes, mode_of
+from hpcbench.phonons.spectrum import mode_of
 from hpcbench.phonons.stability import Spectrum, is_undetermined
 from hpcbench.phonons.supercells import primitive_atoms
 from hpcbench.potentials.columns import Columns, Response, joined
+from hpcbench.results.checked_columns import Checked, is_among
+from hpcbench.results.phonon_columns import (
+    Analysed,
+    Keep,
+    exact_cause,
+    phonon_columns,
+)
 from hpcbench.store.schema import BY_RESPONSE
 
 # In reciprocal lattice vectors: q without any symmetry, where branches are compared as well.
@@ -81,28 +87,6 @@ class Planned:
     def cost(self) -> int:
         """Real columns; a complex one is two."""
         return self.plan.cost + _STRAINS
-
-
-@dataclass(frozen=True, eq=False)
-class Checked:
-    """Frequencies that were interpolated and computed.
-
-    Attributes
-    ----------
-    error : float
-        Largest difference in THz.
-    computed : tuple of AtQ
-        What was computed.
-    cost : int
-        Real columns.
-    elastic : mapping
-        The columns of elastic constants.
-    """
-
-    error: float
-    computed: tuple[AtQ, ...]
-    cost: int
-    elastic: Mapping[str, Any]
 
 
 def plan_response(
@@ -166,7 +150,7 @@ def plan_check(
     phonon : bytes
         Of the crystal, without force constants.
     columns : mapping
-        Those of :func:`hpcbench.engine.phonon_columns.phonon_columns`.
+        Those of :func:`hpcbench.results.phonon_columns.phonon_columns`.
     found : Suspicions
         Of the same result.
     below : sequence of ndarray, shape (3,)
@@ -185,7 +169,7 @@ def plan_check(
     exact = np.asarray(columns["commensurate_qpoints"])
     qpoints = [suspicion.qpoint.coordinates for suspicion in found.chosen]
     for qpoint in known:
-        if not _is_among(qpoint, np.array([*exact, *qpoints])):
+        if not is_among(qpoint, np.array([*exact, *qpoints])):
             qpoints.append(np.asarray(qpoint))
     chosen = np.concatenate([np.reshape(qpoints, (-1, 3)), GENERIC])
     frequencies = np.sort(crystal.run_qpoints(chosen).frequencies, axis=1)
@@ -209,7 +193,7 @@ def compare(
     real, complex_ : Response
         To its columns; None where it has none of a kind.
     columns : mapping
-        Those of :func:`hpcbench.engine.phonon_columns.phonon_columns`.
+        Those of :func:`hpcbench.results.phonon_columns.phonon_columns`.
     """
     phonon: Phonopy = pickle.loads(planned.phonon)
     (criterion,) = (one for one in settings.criteria if one.name == EXACT)
@@ -228,91 +212,6 @@ def compare(
         below = not cause and bool(frequencies[0] < criterion.threshold)
         computed.append(AtQ(frequencies, mode, np.eye(3, dtype=np.int64), 0, below, cause))
     return Checked(error, tuple(computed), planned.cost, elastic)
-
-
-def surely_below(columns: Mapping[str, Any], settings: PhononSettings) -> list[NDArray[np.float64]]:
-    """Return the q at which a frequency below the threshold of ``exact-q`` was computed.
-
-    ``columns`` are those of :func:`checked_columns`.
-    """
-    (exact,) = (one for one in settings.criteria if one.name == EXACT)
-    if columns[column_of(EXACT)] != UNSTABLE:
-        return []
-    found = [columns["min_q_commensurate"]] * (
-        columns["min_frequency_commensurate"] < exact.threshold
-    )
-    qpoints = columns["computed_qpoints"]
-    lowest = np.reshape(columns["computed_frequencies"], (len(qpoints), -1)).min(axis=1)
-    return [
-        *found,
-        *(q for q, value in zip(qpoints, lowest, strict=True) if value < exact.threshold),
-    ]
-
-
-def checked_columns(
-    columns: Mapping[str, Any],
-    analysed: Analysed,
-    checked: Checked,
-    settings: PhononSettings,
-    criterion: str,
-) -> dict[str, Any]:
-    """Return the columns of a row whose interpolated frequencies were checked.
-
-    Parameters
-    ----------
-    columns : mapping
-        Those of :func:`hpcbench.engine.phonon_columns.phonon_columns`.
-    analysed : Analysed
-        What they are from.
-    checked : Checked
-        From :func:`compare`.
-    criterion : str
-        The one whose answer is the verdict.
-    """
-    (exact,) = (one for one in settings.criteria if one.name == EXACT)
-    column = column_of(EXACT)
-    changed: dict[str, Any] = {}
-    # Nothing between the q of the supercell changes what is sure at them, or what rounding, the
-    # length of displacements or forces that hold nothing leave open there.
-    is_open = analysed.exact_cause in (BETWEEN_Q, LONG_WAVES)
-    if is_open or columns[column] == STABLE:
-        known = np.concatenate(
-            [
-                np.reshape(columns["commensurate_qpoints"], (-1, 3)),
-                [one.mode.qpoint for one in checked.computed],
-            ]
-        )
-        seen = all(_is_among(columns[f"min_q_{place}"], known) for place in ("path", "mesh"))
-        answer = decide_checked(
-            analysed.suspicions, checked.computed, exact.threshold, lowest_seen=seen
-        )
-        below = [one for one in columns["within_noise"].split(", ") if one and one != EXACT]
-        changed[column] = answer.verdict
-        changed["within_noise"] = ", ".join([*below, *[EXACT] * bool(answer.cause)])
-        if answer.verdict != UNDETERMINED:
-            changed["open_regions"] = 0
-        if criterion == EXACT:
-            changed |= {"verdict": answer.verdict, "cause": answer.cause}
-    if criterion == EXACT:
-        lowest = min(one.mode.frequency for one in checked.computed)
-        changed["margin"] = min(columns["margin"], lowest - exact.threshold)
-    modes = mode_columns(imaginary_modes([one.mode for one in checked.computed]))
-    return {
-        **columns,
-        **changed,
-        "interpolation_error": checked.error,
-        "response_columns": columns.get("response_columns", 0) + checked.cost,
-        **checked.elastic,
-        "computed_qpoints": [one.mode.qpoint for one in checked.computed],
-        "computed_frequencies": np.concatenate([one.frequencies for one in checked.computed]),
-        "computed_supercells": [one.supercell_matrix for one in checked.computed],
-        **{name: [*columns[name], *values] for name, values in modes.items()},
-    }
-
-
-def _is_among(qpoint: NDArray[np.float64], known: NDArray[np.float64]) -> bool:
-    apart = known - qpoint
-    return bool((np.abs(apart - np.rint(apart)).max(axis=1) < _SAME).any())
 
 
 def _planned(phonon: Phonopy, qpoints: NDArray[np.float64]) -> Planned:

@@ -129,9 +129,15 @@ class Stop:
 
     def _listen(self, bell: int) -> None:
         with contextlib.suppress(OSError):  # a potential that closes all files is found elsewhere
-            while not self._hears(os.read(bell, 64)):
+            while not self._hears(numbers := os.read(bell, 64)):
                 pass
             self._asked.set()
+            if signal.SIGINT in numbers and sys.stderr.isatty():
+                print(
+                    "\nhpcbench: stopping when the potential comes back; Ctrl-C again ends at once "
+                    "and loses what is under way",
+                    file=sys.stderr,
+                )
             start = time.monotonic()
             os.set_blocking(bell, False)
             while True:

@@ -12,15 +12,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from hpcbench.config import RunConfig
 from hpcbench.crystal import Crystal
 from hpcbench.engine.io_threads import Inbox, Reader, Row, Writer
 from hpcbench.engine.peak_memory import peak_device_memory, peak_memory
 from hpcbench.engine.pipeline import ActiveCrystal, Pipeline, Workflow
-from hpcbench.engine.rows import failed_row, provenance_of, schema_of
-from hpcbench.engine.stopping import STOPPED, Stop, StoppablePotential, StopRequested
+from hpcbench.engine.rank_process import RankProcess
+from hpcbench.engine.stopping import STOPPED, StoppablePotential, StopRequested
 from hpcbench.engine.timing import EVENT, FORCES, PREPARING, RELAXATION, Timing
-from hpcbench.engine.watchdog import PATIENCE, Watchdog, names
+from hpcbench.engine.watchdog import PATIENCE, names
 from hpcbench.engine.worker_processes import Crew
 from hpcbench.engine.workflow import workflow
 from hpcbench.engine.workflow_context import WorkflowContext
@@ -32,35 +31,24 @@ from hpcbench.errors import (
     StoreError,
     TooLargeError,
 )
-from hpcbench.events import EventLog
 from hpcbench.potentials.boundary import Surroundings, files_below, identity_of
 from hpcbench.potentials.protocol import Potential
 from hpcbench.potentials.selftest import self_test
 from hpcbench.process_end import leave_at_once
+from hpcbench.results.rows import failed_row, provenance_of, schema_of
 from hpcbench.store.joining import TOGETHER, join_segments
-from hpcbench.store.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
 class Worker:
-    """Computes crystals, one rank's way: the potential and the folder are handed in.
+    """Compute crystals with a potential, and commit their results.
 
     Attributes
     ----------
-    config : RunConfig
-        Resolved settings.
+    process : RankProcess
+        Of which this is the work.
     potential : Potential
         Owned by the calling thread.
-    folder : RunFolder
-        Where results go.
-    result_settings : mapping
-        The settings that decide results, written into each segment.
-    rank : int
-        Of this process.
-    log : EventLog
-        What happens is told there.
-    stop : Stop
-        Whether the run was asked to stop.
     crew : Crew
         Does what needs no potential.
     inbox : Inbox
@@ -78,19 +66,12 @@ class Worker:
         By id, how often a crystal was begun before, where that is known.
     load_double : callable, optional
         Loads the potential in double precision, where the run is in single and there is one.
-    way : callable, optional
-        The way of a crystal, if it is not that of a run.
-    watch : Watch
-        Told what the potential is called for.
+    workflow_of : callable, optional
+        Starts the workflow of a crystal, if it is not that of a run.
     """
 
-    config: RunConfig
+    process: RankProcess
     potential: Potential
-    folder: RunFolder
-    result_settings: Mapping[str, Any]
-    rank: int
-    log: EventLog
-    stop: Stop
     crew: Crew
     inbox: Inbox
     most_under_way: int
@@ -99,8 +80,7 @@ class Worker:
     on_hang: Callable[[list[str]], None] = lambda ids: None
     attempts: dict[str, int] = field(default_factory=dict)
     load_double: Callable[[], Potential] | None = None
-    way: Callable[[Crystal], Workflow] | None = None
-    watch: Watchdog = field(default_factory=Watchdog)
+    workflow_of: Callable[[Crystal], Workflow] | None = None
     _commits: Iterator[int] = field(default_factory=lambda: itertools.count(1), init=False)
 
     def work(
@@ -128,23 +108,25 @@ class Worker:
         account = Timing()
         finished = False
         with contextlib.ExitStack() as cleaning:
-            cleaning.callback(lambda: self.log.write(EVENT, **account.event()))
-            interval = self.config.commit_interval
+            cleaning.callback(lambda: self.process.log.write(EVENT, **account.event()))
+            interval = self.process.config.commit_interval
             writer = Writer(self._commit, interval, self.inbox, account)
             cleaning.callback(writer.close)
-            self.stop.when_asked = lambda seconds: self._end_if_hung(seconds, writer)
+            self.process.stop.when_asked = lambda seconds: self._end_if_hung(seconds, writer)
             # What comes then has an end of its own.
             cleaning.callback(self._leave_alone)
             reader = Reader(self._said_well(blocks), self.inbox, account)
             cleaning.callback(reader.close)
             if ending is not None:
                 cleaning.callback(ending.set)
-            surroundings = Surroundings(files_below(self.folder.path), self._end_without_files)
-            potential = StoppablePotential(self.potential, self.stop, surroundings)
+            surroundings = Surroundings(
+                files_below(self.process.folder.path), self._end_without_files
+            )
+            potential = StoppablePotential(self.potential, self.process.stop, surroundings)
             load_double = self._load_stoppable_double if self.load_double else None
             has_double = load_double is not None
             context = WorkflowContext.of(
-                self.config, potential.info, self.rank, has_double=has_double
+                self.process.config, potential.info, self.process.rank, has_double=has_double
             )
 
             def on_end(
@@ -160,16 +142,16 @@ class Worker:
 
             pipeline = Pipeline(
                 potential,
-                self.way or partial(workflow, context),
+                self.workflow_of or partial(workflow, context),
                 reader,
                 self.crew,
                 self.inbox,
                 account,
                 self.most_under_way,
-                self.stop,
+                self.process.stop,
                 on_end,
                 load_double,
-                self.watch,
+                self.process.watchdog,
             )
             try:
                 pipeline.run()
@@ -185,25 +167,28 @@ class Worker:
         return finished
 
     def _leave_alone(self) -> None:
-        self.stop.when_asked = lambda seconds: None
+        self.process.stop.when_asked = lambda seconds: None
 
     def _end_if_hung(self, seconds: float, writer: Writer) -> None:
         """End a process that was asked to stop, and whose potential does not come back."""
-        if not self.stop.owns_process or min(seconds, self.watch.seconds) < PATIENCE:
+        if (
+            not self.process.stop.owns_process
+            or min(seconds, self.process.watchdog.seconds) < PATIENCE
+        ):
             return
         # A large crystal takes its time, and nobody is about to kill the process.
-        if not (self.stop.is_urgent or self.watch.is_overdue()):
+        if not (self.process.stop.is_urgent or self.process.watchdog.is_overdue()):
             return
-        crystals = self.watch.crystals()
-        overdue = [one.id for one in crystals] if self.watch.is_overdue() else []
+        crystals = self.process.watchdog.crystals()
+        overdue = [one.id for one in crystals] if self.process.watchdog.is_overdue() else []
         self.on_hang(overdue)
         with contextlib.suppress(HpcbenchError, OSError):
             writer.close()
-        self.watch.tell(
+        self.process.watchdog.tell(
             f"stopped while the potential was at {names(crystals)}, from where it did not come "
             f"back: what was finished is saved, and the same command goes on"
         )
-        self.log.close()
+        self.process.log.close()
         leave_at_once(STOPPED)
 
     def _end_without_files(self) -> None:
@@ -219,21 +204,22 @@ class Worker:
         """
         text = (
             f"the potential closed files of the program while it was at "
-            f"{names(self.watch.crystals())}; the same command goes on, and computes that alone"
+            f"{names(self.process.watchdog.crystals())}; the same command goes on, and computes "
+            f"that alone"
         )
-        if not self.stop.owns_process:
+        if not self.process.stop.owns_process:
             raise PotentialError(text)
         if identity_of(2) is None:
             leave_at_once(PotentialError.exit_code, text)
-        self.watch.tell(text)
+        self.process.watchdog.tell(text)
         leave_at_once(PotentialError.exit_code)
 
     def _load_stoppable_double(self) -> Potential:
         assert self.load_double is not None, "asked for where there is one"
         return StoppablePotential(
             self.load_double(),
-            self.stop,
-            Surroundings(files_below(self.folder.path), self._end_without_files),
+            self.process.stop,
+            Surroundings(files_below(self.process.folder.path), self._end_without_files),
         )
 
     def _said_well(self, blocks: Iterable[Iterable[Crystal]]) -> Iterator[list[Crystal]]:
@@ -243,20 +229,20 @@ class Worker:
         except OSError as error:
             # Of the run folder itself: no lease can be taken, or the list cannot be read.
             raise StoreError(
-                f"{self.folder.path}: {error}; what was computed is safe: mend this and give "
-                f"the same command again"
+                f"{self.process.folder.path}: {error}; what was computed is safe: mend this and "
+                f"give the same command again"
             ) from error
 
     def _tell(self, active: ActiveCrystal, outcome: list[dict[str, Any]] | HpcbenchError) -> None:
         """Write warnings and unexpected errors into the event log, with the crystal's id."""
         crystal = active.crystal
         for message in sorted(active.warnings):
-            self.log.write("warning", id=crystal.id, message=message)
+            self.process.log.write("warning", id=crystal.id, message=message)
         trace = active.traceback
         if isinstance(outcome, EvaluationError):
             trace = "".join(traceback.format_exception(outcome))
         if trace:
-            self.log.write("error", id=crystal.id, traceback=trace)
+            self.process.log.write("error", id=crystal.id, traceback=trace)
 
     def _require_sound(
         self, potential: Potential, last_good: Crystal | None, error: HpcbenchError
@@ -269,7 +255,7 @@ class Worker:
         if last_good is None:
             self_test(potential)
             return
-        self.watch.begin([last_good], potential)
+        self.process.watchdog.begin([last_good], potential)
         try:
             potential.evaluate([last_good.to_ase()])
         except (EvaluationError, TooLargeError):
@@ -281,7 +267,7 @@ class Worker:
         except CrystalError:
             return
         finally:
-            self.watch.end()
+            self.process.watchdog.end()
 
     def _rows(
         self, active: ActiveCrystal, outcome: list[dict[str, Any]] | HpcbenchError, provenance: str
@@ -289,7 +275,7 @@ class Worker:
         if isinstance(outcome, HpcbenchError):
             if not isinstance(outcome, CrystalError):
                 outcome = CrystalError("potential", str(outcome))
-            outcome = [failed_row(active.crystal, outcome, self.rank, provenance)]
+            outcome = [failed_row(active.crystal, outcome, self.process.rank, provenance)]
         seconds = active.seconds
         relaxation, forces = seconds[RELAXATION], seconds[FORCES] + seconds[PREPARING]
         attempt = self._attempt(active.crystal)
@@ -310,7 +296,7 @@ class Worker:
         }
 
     def _log_result(self, active: ActiveCrystal, row: Row) -> None:
-        self.log.write(
+        self.process.log.write(
             "crystal",
             id=active.crystal.id,
             name=active.crystal.name,
@@ -321,18 +307,22 @@ class Worker:
         )
 
     def _commit(self, rows: Sequence[Row]) -> None:
-        schema = schema_of(self.result_settings, self.config.band_dtype)
-        path = self.folder.commit(rows, schema, self.result_settings, self.rank)
-        self.log.write("commit", rows=len(rows), segment=path.name)
+        schema = schema_of(self.process.result_settings, self.process.config.band_dtype)
+        path = self.process.folder.commit(
+            rows, schema, self.process.result_settings, self.process.rank
+        )
+        self.process.log.write("commit", rows=len(rows), segment=path.name)
         self.on_commit([row["id"] for row in rows])
         if next(self._commits) % TOGETHER == 0:
             try:
-                joined = join_segments(self.folder, schema, self.result_settings, self.rank)
+                joined = join_segments(
+                    self.process.folder, schema, self.process.result_settings, self.process.rank
+                )
             except (OSError, StoreError) as error:
                 # They are as good as they were; a damaged one is found where it matters.
-                self.log.write("warning", id="", message=f"segments not joined: {error}")
+                self.process.log.write("warning", id="", message=f"segments not joined: {error}")
             else:
-                self.log.write("join", segments=joined)
+                self.process.log.write("join", segments=joined)
 
     def fail(self, crystal: Crystal, error: CrystalError) -> None:
         """Commit the failure of a crystal that has not been computed here.
@@ -343,11 +333,11 @@ class Worker:
             If it cannot be written.
         """
         row = {
-            **failed_row(crystal, error, self.rank, provenance_of(self.potential.info)),
+            **failed_row(crystal, error, self.process.rank, provenance_of(self.potential.info)),
             **self._attempt(crystal),
         }
         self._commit([row])
-        self.log.write(
+        self.process.log.write(
             "crystal",
             id=crystal.id,
             name=crystal.name,

@@ -26,17 +26,16 @@ from hpcbench.engine.one_supercell import (
     compute_phonons,
     displace,
 )
-from hpcbench.engine.phonon_columns import Keep
-from hpcbench.engine.rows import done_row, failed_row, row_of, rows_of
 from hpcbench.engine.workflow_context import WorkflowContext
 from hpcbench.errors import CrystalError, HpcbenchError, RelaxationError, UnsuitableError
-from hpcbench.maintenance.recompute import columns_without_nac
-from hpcbench.phonons.supercells import require_size
-from hpcbench.planning.costs import supercell_of
+from hpcbench.phonons.supercells import require_size, supercell_of
 from hpcbench.potentials.protocol import PotentialInfo
 from hpcbench.protocols import PROTOCOLS, RESPONSE, Protocol, Stage
 from hpcbench.relaxation.relax import Relaxation, continued, relaxation_requests
 from hpcbench.relaxation.symmetry import space_group_numbers
+from hpcbench.results.phonon_columns import Keep
+from hpcbench.results.recompute import columns_without_nac
+from hpcbench.results.rows import done_row, failed_row, row_of, rows_of
 from hpcbench.store.schema import BESIDE, FIRST, LARGER, WITHOUT_NAC
 from hpcbench.work_requests import ANALYSIS, OnCpu, Request
 

@@ -10,13 +10,13 @@ from typing import Any
 
 from hpcbench.config import RunConfig
 from hpcbench.config_loading import load_config
-from hpcbench.engine.phonon_columns import Keep
-from hpcbench.engine.rows import schema_of
-from hpcbench.engine.workflow_context import phonon_settings
 from hpcbench.errors import SetupError, StoreError
 from hpcbench.interop import phononbench
 from hpcbench.interop.finding import Found, Job
 from hpcbench.interop.one_crystal import MODEL, NOTHING, How, id_by_origin, import_one
+from hpcbench.results.analysis_settings import phonon_settings
+from hpcbench.results.phonon_columns import Keep
+from hpcbench.results.rows import schema_of
 from hpcbench.settings_hash import IMPORTING, settings_hash
 from hpcbench.store.dimension_scales import decorate
 from hpcbench.store.run_folder import RunFolder

@@ -16,25 +16,25 @@ import numpy as np
 
 from hpcbench.born import of_cell
 from hpcbench.crystal import Crystal
-from hpcbench.engine.phonon_columns import Keep, phonon_columns
-from hpcbench.engine.rows import row_of
 from hpcbench.errors import CrystalError, PhononError, UnreadableError
 from hpcbench.interop.calculation import Calculation, forces_in, read_calculation
 from hpcbench.interop.finding import Job
-from hpcbench.maintenance.recompute import columns_without_nac
 from hpcbench.masses import named
 from hpcbench.origin import Origin, origins_to_json
+from hpcbench.package_versions import deciding_versions
 from hpcbench.phonons.calculate import (
     PhononResult,
     PhononSettings,
     analyse,
     analyse_force_constants,
 )
-from hpcbench.planning.crystal_list import identity
 from hpcbench.relaxation.symmetry import find_space_group
+from hpcbench.results.identity import identity
+from hpcbench.results.phonon_columns import Keep, phonon_columns
+from hpcbench.results.recompute import columns_without_nac
+from hpcbench.results.rows import row_of
 from hpcbench.sources import SourceFile, Unreadable, read_file
 from hpcbench.store.schema import DONE, FAILED, UNREADABLE, WITHOUT_NAC
-from hpcbench.versions import deciding_versions
 
 if TYPE_CHECKING:
     from phonopy import Phonopy

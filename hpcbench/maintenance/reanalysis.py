@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from hpcbench.config import RunConfig
 from hpcbench.config_loading import load_config
 from hpcbench.crystal import Crystal
-from hpcbench.engine.phonon_columns import Keep
 from hpcbench.errors import EvaluationError, StoreError
-from hpcbench.maintenance.recompute import analyse_stored
 from hpcbench.planning.costs import CostModel
-from hpcbench.planning.crystal_list import crystal_of
 from hpcbench.potentials.one_by_one import OneByOne
 from hpcbench.potentials.protocol import Evaluation, PotentialInfo
+from hpcbench.results.identity import crystal_of
+from hpcbench.results.phonon_columns import Keep
+from hpcbench.results.recompute import analyse_stored
 from hpcbench.settings_hash import ANALYSING, REANALYSED, settings_hash
 from hpcbench.store.reader import Store
 from hpcbench.store.schema import REANALYSIS_OF, SET_ASIDE

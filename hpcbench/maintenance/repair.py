@@ -19,8 +19,8 @@ import h5py
 from hpcbench.child_processes import command, environment
 from hpcbench.criteria import PLACES, criteria_of
 from hpcbench.errors import DamageError, HpcbenchError, NoStoreError, StoreError
-from hpcbench.maintenance.recompute import columns_again
 from hpcbench.outputs import says_at_work, temporary_name
+from hpcbench.results.recompute import columns_again
 from hpcbench.store.consolidate import alone
 from hpcbench.store.contents import can_be_put_together, read_contents
 from hpcbench.store.damage import SUFFIX, find_damage, find_damage_apart, set_aside

@@ -373,22 +373,22 @@ def _result(
             if cause := undecided(found):
                 undetermined.setdefault(criterion.name, cause)
     return PhononResult(
-        phonon,
-        0,
-        math.nan,
-        math.nan,
-        noise,
-        np.zeros((0, len(phonon.supercell), 3)),
-        path,
-        spectra,
-        mesh,
-        lowest_modes(phonon, spectra),
-        _character(phonon, spectra, noise, mesh),
-        answers,
-        undetermined,
-        {c.name: margin(c, judged[c.place]) for c in settings.criteria},
-        decay(phonon),
-        found,
+        phonon=phonon,
+        displacements=0,
+        largest_drift=math.nan,
+        symmetrisation_change=math.nan,
+        noise=noise,
+        forces=np.zeros((0, len(phonon.supercell), 3)),
+        path=path,
+        spectra=spectra,
+        mesh=mesh,
+        lowest_modes=lowest_modes(phonon, spectra),
+        character=_character(phonon, spectra, noise, mesh),
+        verdicts=answers,
+        undetermined=undetermined,
+        margins={c.name: margin(c, judged[c.place]) for c in settings.criteria},
+        decay=decay(phonon),
+        suspicions=found,
     )
 
 

@@ -375,12 +375,12 @@ def run_mesh(
     weights = np.array(result.weights, dtype=np.int64)
     below = (spectrum.frequencies < cutoff_frequency).sum(axis=1)
     return MeshResult(
-        spectrum,
-        weights,
-        np.array(thermal.temperatures),
-        np.array(thermal.free_energy),
-        np.array(thermal.entropy),
-        np.array(thermal.heat_capacity),
-        float((below * weights).sum() / (weights.sum() * spectrum.frequencies.shape[1])),
-        float(change),
+        spectrum=spectrum,
+        weights=weights,
+        temperatures=np.array(thermal.temperatures),
+        free_energy=np.array(thermal.free_energy),
+        entropy=np.array(thermal.entropy),
+        heat_capacity=np.array(thermal.heat_capacity),
+        left_out=float((below * weights).sum() / (weights.sum() * spectrum.frequencies.shape[1])),
+        change=float(change),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from hpcbench.born import NAC_PARAMS, of_primitive
 from hpcbench.cells import EMPTY, gaps, heights
+from hpcbench.crystal import Crystal
 from hpcbench.errors import PhononError, UnsuitableError
 from hpcbench.masses import make_phonopy, phonopy_atoms
 from hpcbench.potentials.copies import DisplacedCopies
@@ -307,3 +309,33 @@ def displaced_copies(phonon: Phonopy) -> DisplacedCopies:
         np.array([entry["number"] for entry in displaced], dtype=np.int64),
         np.array([entry["displacement"] for entry in displaced], dtype=np.float64).reshape(-1, 3),
     )
+
+
+def supercell_of(
+    crystal: Crystal,
+    supercell: str | Sequence[float],
+    most_atoms: int = 0,
+    shape: str = "diagonal",
+) -> NDArray[np.int64]:
+    """Return the supercell matrix that a run's settings ask for, shape (3, 3).
+
+    It depends on the crystal as given, so that it is the same before the run and in it. Where the
+    settings leave it to a source that names none, the crystal will fail: the cell itself.
+
+    Parameters
+    ----------
+    crystal : Crystal
+        As it was read.
+    supercell : str or sequence of float
+        ``source``, three or nine whole numbers, or the least height in A.
+    most_atoms : int
+        Most atoms of a supercell that is found by its height; 0 for any number.
+    shape : str
+        As ``--supercell-shape`` takes it.
+    """
+    if not isinstance(supercell, str):
+        if len(supercell) > 1:
+            return full_matrix([int(n) for n in supercell])
+        return matrix_of_length(crystal.cell, crystal.positions, supercell[0], most_atoms, shape)
+    asked = crystal.supercell_matrix
+    return np.eye(3, dtype=np.int64) if asked is None else np.asarray(asked, dtype=np.int64)

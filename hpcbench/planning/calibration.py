@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcbench.phonons.supercells import supercell_of
 from hpcbench.planning.costs import (
     CostModel,
     device_name,
@@ -21,9 +22,8 @@ from hpcbench.planning.costs import (
     kind_of,
     load_cost_model,
     predict_work,
-    supercell_of,
 )
-from hpcbench.planning.crystal_list import crystal_of
+from hpcbench.results.identity import crystal_of
 from hpcbench.store.schema import DONE, REANALYSIS_OF
 from hpcbench.store.table_reader import TableReader
 

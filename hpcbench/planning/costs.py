@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcbench.crystal import Crystal
-from hpcbench.phonons.supercells import CHECKS, full_matrix, matrix_of_length
+from hpcbench.phonons.supercells import CHECKS
 from hpcbench.planning.displacements import count
 
 # Of a typical potential, in A; the number of edges needs to be right only in proportion.
@@ -162,25 +162,6 @@ def predict_work(
         counts.copies,
         supercell_atoms,
     )
-
-
-def supercell_of(
-    crystal: Crystal,
-    supercell: str | Sequence[float],
-    most_atoms: int = 0,
-    shape: str = "diagonal",
-) -> NDArray[np.int64]:
-    """The supercell matrix that a run's settings ask for, shape (3, 3).
-
-    Of the crystal as given: the same before the run and in it. Where the settings leave it to a
-    source that names none, the crystal will fail: the cell itself.
-    """
-    if not isinstance(supercell, str):
-        if len(supercell) > 1:
-            return full_matrix([int(n) for n in supercell])
-        return matrix_of_length(crystal.cell, crystal.positions, supercell[0], most_atoms, shape)
-    asked = crystal.supercell_matrix
-    return np.eye(3, dtype=np.int64) if asked is None else np.asarray(asked, dtype=np.int64)
 
 
 def fit(works: Sequence[Work], seconds: NDArray[np.float64]) -> CostModel:

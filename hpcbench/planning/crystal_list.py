@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcbench.born import from_json, to_json
+from hpcbench.born import to_json
 from hpcbench.config import RunConfig
 from hpcbench.crystal import Crystal
 from hpcbench.curation.primitive import primitive_of
@@ -25,9 +25,10 @@ from hpcbench.errors import (
     UnsuitableError,
 )
 from hpcbench.limits import DEFAULT, Limits
-from hpcbench.origin import origins_from_json, origins_to_json
-from hpcbench.phonons.supercells import require_size
-from hpcbench.planning.costs import Work, predict_work, supercell_of
+from hpcbench.origin import origins_to_json
+from hpcbench.phonons.supercells import require_size, supercell_of
+from hpcbench.planning.costs import Work, predict_work
+from hpcbench.results.identity import identity
 from hpcbench.sources import SourceFile, Unreadable, formats, merge, read_part
 from hpcbench.sources.isolated_reading import left_out_row, read_apart
 from hpcbench.sources.reading import KILLS, Place
@@ -295,35 +296,4 @@ def _row_of_unreadable(entry: Unreadable) -> dict[str, Any]:
         "origins": origins_to_json((entry.origin,)),
         "status": UNREADABLE,
         "reason": entry.reason,
-    }
-
-
-def crystal_of(row: Mapping[str, Any]) -> Crystal:
-    """The crystal of a row of the list."""
-    return Crystal(
-        row["id"],
-        row["name"],
-        origins_from_json(row["origins"]),
-        row["cell"],
-        row["positions"],
-        row["numbers"],
-        row["supercell_matrix"] if row["has_supercell"] else None,
-        # The list of a run that an older version began does not have them.
-        from_json(row.get("nac_params", "")),
-        row["masses"] if len(row.get("masses", ())) else None,
-    )
-
-
-def identity(crystal: Crystal) -> dict[str, Any]:
-    """The columns of a row, of the list or of results, that say which crystal it is."""
-    return {
-        "id": crystal.id,
-        "name": crystal.name,
-        "origins": origins_to_json(crystal.origins),
-        "formula": crystal.formula,
-        "natoms": crystal.natoms,
-        "cell": crystal.cell,
-        "numbers": crystal.numbers,
-        "positions": crystal.positions,
-        "masses": () if crystal.masses is None else crystal.masses,
     }

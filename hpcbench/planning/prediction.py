@@ -154,17 +154,19 @@ def predict(
     supercells = np.array([work.supercell_atoms for work in works], dtype=np.float64)
     per_edge = BYTES_PER_EDGE.get(config.model)
     return Prediction(
-        len(entries) + len(unreadable),
-        sum(entry.record.id in finished for entry in entries),
-        dict(aside.most_common()),
-        [crystal.name for crystal, _ in pending],
-        natoms,
-        works,
-        seconds,
-        rates,
-        None if per_edge is None else per_edge * max((w.largest for w in works), default=0.0),
-        row_bytes(natoms, supercells),
-        [span(seconds, number, config.block, rates.factor) for number in ranks],
+        listed=len(entries) + len(unreadable),
+        finished=sum(entry.record.id in finished for entry in entries),
+        aside=dict(aside.most_common()),
+        names=[crystal.name for crystal, _ in pending],
+        natoms=natoms,
+        works=works,
+        seconds=seconds,
+        rates=rates,
+        pass_bytes=None
+        if per_edge is None
+        else per_edge * max((w.largest for w in works), default=0.0),
+        store_bytes=row_bytes(natoms, supercells),
+        spans=[span(seconds, number, config.block, rates.factor) for number in ranks],
     )
 
 

@@ -139,17 +139,17 @@ def relaxation_requests(
     last = rounds[-1].minimum
     after = yield OnCpu("symmetry", find_space_group, (last.atoms, EXACT))
     return Relaxation(
-        last.atoms,
-        last.energy,
-        last.fmax,
-        last.stress,
-        sum(one.minimum.steps for one in rounds),
-        sum(one.minimum.force_calls for one in rounds),
-        rounds[0].ready.found.space_group,
-        after,
-        any(one.ready.idealised for one in rounds),
-        tuple(one.minimum for one in rounds),
-        tuple(dict.fromkeys(complaints)),
+        atoms=last.atoms,
+        energy=last.energy,
+        fmax=last.fmax,
+        stress=last.stress,
+        steps=sum(one.minimum.steps for one in rounds),
+        force_calls=sum(one.minimum.force_calls for one in rounds),
+        space_group_before=rounds[0].ready.found.space_group,
+        space_group_after=after,
+        idealised=any(one.ready.idealised for one in rounds),
+        rounds=tuple(one.minimum for one in rounds),
+        complaints=tuple(dict.fromkeys(complaints)),
     )
 
 

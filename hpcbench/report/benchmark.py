@@ -196,16 +196,16 @@ def _row(outcome: Outcome, ranking: Ranking, place: int) -> GeneratorRow:
     rates = outcome.rates
     first, last = ranking.ranks[place]
     return GeneratorRow(
-        label_of(outcome),
-        outcome,
-        rate_words(rates["determined"]),
-        interval_words(rates["determined"]),
-        rate_words(rates["suitable"]),
-        rate_words(rates["sampled"]),
-        str(first) if first == last else f"{first}–{last}",
-        _chance(ranking.above_next[place]),
-        _of_generated(outcome, outcome.stable_and_novel),
-        _of_generated(outcome, outcome.near_hull),
+        label=label_of(outcome),
+        outcome=outcome,
+        share=rate_words(rates["determined"]),
+        interval=interval_words(rates["determined"]),
+        share_of_suitable=rate_words(rates["suitable"]),
+        share_of_sampled=rate_words(rates["sampled"]),
+        ranks=str(first) if first == last else f"{first}–{last}",
+        above_next=_chance(ranking.above_next[place]),
+        dun=_of_generated(outcome, outcome.stable_and_novel),
+        sun=_of_generated(outcome, outcome.near_hull),
     )
 
 

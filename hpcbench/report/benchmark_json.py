@@ -8,11 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hpcbench
 from hpcbench.analysis.breakdown import by_crystal_system, by_number_of_elements, elements_in_stable
 from hpcbench.analysis.generators import Outcome, ranked_outcomes
 from hpcbench.analysis.rates import Rate, rank
 from hpcbench.outputs import file_to_write, replacing
+from hpcbench.version import __version__
 
 if TYPE_CHECKING:
     from hpcbench.store.reader import Store
@@ -34,7 +34,7 @@ def benchmark_json(store: Store) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
-        "hpcbench": hpcbench.__version__,
+        "hpcbench": __version__,
         "settings": store.settings,
         "unfinished": unfinished,
         "of_earlier_lists": len(store.earlier),

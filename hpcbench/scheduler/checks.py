@@ -20,13 +20,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import hpcbench
 from hpcbench.errors import HpcbenchError, LaunchError, PotentialError, SetupError, StoreError
+from hpcbench.package_versions import deciding_versions
 from hpcbench.potentials.registry import CHGNET, SEVENNET, weights_sha256
 from hpcbench.potentials.weights import MATTERSIM_FILES
 from hpcbench.scheduler.disk import look, remedy, write_probe
 from hpcbench.scheduler.world import World, places
-from hpcbench.versions import deciding_versions
+from hpcbench.version import PACKAGE
 
 # Clocks that agree so well have some service that sets them, in seconds.
 CLOCK_TOLERANCE = 5.0
@@ -184,16 +184,16 @@ def _facts(world: World, folder: Path, name: str, model: str, leads: bool) -> Fa
             software = {"Python": ".".join(platform.python_version_tuple()[:2])}
             software |= deciding_versions(*_packages(model))
         return Facts(
-            world.rank,
-            facts.host,
-            software,
-            code_digest() if leads else "",
-            str(Path(hpcbench.__file__).parent),
-            _weights_here(model) if leads else "",
-            facts.folder,
-            absent,
-            unwritable,
-            advice,
+            rank=world.rank,
+            host=facts.host,
+            software=software,
+            code=code_digest() if leads else "",
+            home=str(PACKAGE),
+            weights=_weights_here(model) if leads else "",
+            folder=facts.folder,
+            absent=absent,
+            unwritable=unwritable,
+            advice=advice,
         )
     except Exception as error:
         return Facts(
@@ -232,7 +232,7 @@ def _weights_here(model: str) -> str:
 def code_digest() -> str:
     """A digest of hpcbench's code: two copies of one version need not be the same."""
     digest = hashlib.sha256()
-    folder = Path(hpcbench.__file__).parent
+    folder = PACKAGE
     for path in sorted(folder.rglob("*.py")):
         digest.update(os.fsencode(path.relative_to(folder)) + path.read_bytes())
     return digest.hexdigest()[:12]

@@ -208,6 +208,7 @@ def main() -> None:
         os.dup2(nothing.fileno(), 0)
     order: Order = pickle.load(asked)
 
+    from hpcbench.engine.rank_process import RankProcess
     from hpcbench.engine.worker import Worker
     from hpcbench.engine.worker_processes import make_crew
     from hpcbench.planning.blocks import MOST_UNDER_WAY
@@ -230,20 +231,17 @@ def main() -> None:
     inbox: Any = queue.SimpleQueue()
     with contextlib.closing(make_crew(order.workers, inbox)) as crew, load_crystals(folder) as load:
         potential = load_for(order.config, order.device, order.ranks_on_host)
+        process = RankProcess(
+            order.config, order.result_settings, folder, order.rank, 1, log, stop, watch
+        )
         worker = Worker(
-            order.config,
+            process,
             potential,
-            folder,
-            order.result_settings,
-            order.rank,
-            log,
-            stop,
             crew,
             inbox,
             MOST_UNDER_WAY,
             load_double=double_of(order.config, order.device, order.ranks_on_host),
             on_hang=on_hang,
-            watch=watch,
         )
         while not stop.requested:
             try:

@@ -17,6 +17,7 @@ from typing import Any
 
 from hpcbench.config import RunConfig
 from hpcbench.engine.io_threads import Inbox
+from hpcbench.engine.rank_process import RankProcess
 from hpcbench.engine.stopping import Stop
 from hpcbench.engine.watchdog import MOST_NAMED, Watchdog
 from hpcbench.engine.worker import Worker
@@ -159,23 +160,13 @@ def launch(
         if note := compare_room(folder.path, 2 * plan.results_bytes):
             on_note(note)
         on_plan(plan)
-        call = _Call(
-            config,
-            world,
-            folder,
-            result_settings,
-            plan,
-            heartbeat,
-            journal,
-            log,
-            startup,
-            stop,
-            watch,
-            potential,
-            workload,
-            on_result,
-            on_end,
+        process = RankProcess(
+            config, result_settings, folder, world.rank, world.size, log, stop, watch
         )
+        call = _Call(
+            process, world, plan, startup, heartbeat, journal, potential, workload, on_result,
+            on_end,
+        )  # fmt: skip
         return _work_to_the_end(call)
     except UsageError:
         is_refused = True
@@ -191,19 +182,14 @@ def launch(
 
 @dataclass(frozen=True)
 class _Call:
-    """What a launch is about, as of this rank."""
+    """Hold a launch, as of this rank."""
 
-    config: RunConfig
+    process: RankProcess
     world: World
-    folder: RunFolder
-    result_settings: Mapping[str, Any]
     plan: Plan
+    startup: StartupWatchdog
     heartbeat: Heartbeat
     journal: Journal
-    log: EventLog
-    startup: StartupWatchdog
-    stop: Stop
-    watch: Watchdog
     potential: Potential | None
     workload: Workload | None
     on_result: Callable[[Mapping[str, Any]], None]
@@ -211,7 +197,7 @@ class _Call:
 
 
 def _work_to_the_end(call: _Call) -> Outcome:
-    log = call.log
+    process, log = call.process, call.process.log
     log.write(
         "start",
         ranks=call.world.size,
@@ -225,14 +211,12 @@ def _work_to_the_end(call: _Call) -> Outcome:
         left_undone = _work(call)
     except Exception as error:
         log.write("error", traceback=traceback.format_exc())
-        problem = in_words(error, call.folder)
+        problem = in_words(error, process.folder)
     finally:
-        _let_finish(call.stop)
+        _let_finish(process.stop)
         # After an error as well: ranks leave together, and what they did is consolidated.
-        ending = Shutdown(
-            call.folder, call.result_settings, call.heartbeat, call.journal, log, call.stop
-        )
-        outcome = ending.leave(left_undone, problem, lambda: call.on_end(call.config))
+        ending = Shutdown(process, call.heartbeat, call.journal)
+        outcome = ending.leave(left_undone, problem, lambda: call.on_end(process.config))
     return outcome
 
 
@@ -354,9 +338,10 @@ def _all_or_none(world: World, action: Callable[[], Any]) -> Any:
 
 def _work(call: _Call) -> bool:
     """Do this rank's share of the work; whether something was left undone."""
-    config, world, plan, folder, log = call.config, call.world, call.plan, call.folder, call.log
+    process, world, plan = call.process, call.world, call.plan
+    config, log = process.config, process.log
     if not plan.blocks:
-        _let_finish(call.stop)
+        _let_finish(process.stop)
         call.startup.end()
         return False
     cores = own_cores(world)
@@ -372,7 +357,7 @@ def _work(call: _Call) -> bool:
     processes = number_of_processes(config.workers, place, cores, plan.pending / world.size)
     inbox: Inbox = queue.SimpleQueue()
     assigned = AssignedWork(call.journal)
-    call.watch.predicted = assigned.predicted
+    process.watchdog.predicted = assigned.predicted
 
     def on_hang(crystals: list[str]) -> None:
         call.journal.hung(crystals)
@@ -385,55 +370,37 @@ def _work(call: _Call) -> bool:
     with contextlib.ExitStack() as cleaning:
         # First the processes, so that they start while the potential is loaded.
         crew = cleaning.enter_context(contextlib.closing(make_crew(processes, inbox)))
-        load = cleaning.enter_context(load_crystals(folder))
+        load = cleaning.enter_context(load_crystals(process.folder))
         isolated_worker = None
         if potential is None:
             potential = load_for(config, device, world.local_size)
             order = Order(
-                config, call.result_settings, plan.launch, world.rank, os.getpid(), device,
+                config, process.result_settings, plan.launch, world.rank, os.getpid(), device,
                 world.local_size, processes,
             )  # fmt: skip
             isolated_worker = cleaning.enter_context(
-                contextlib.closing(IsolatedWorker(order, call.stop))
+                contextlib.closing(IsolatedWorker(order, process.stop))
             )
         log.write("ready", device=device, workers=processes)
         worker = Worker(
-            config,
+            process,
             potential,
-            folder,
-            call.result_settings,
-            world.rank,
-            log,
-            call.stop,
             crew,
             inbox,
             MOST_UNDER_WAY,
             on_result,
             assigned.commit,
-            on_hang=on_hang,
-            watch=call.watch,
-            way=None if call.workload is None else call.workload.way,
+            on_hang,
             load_double=(
                 double_of(config, device, world.local_size) if call.potential is None else None
             ),
+            workflow_of=None if call.workload is None else call.workload.way,
         )
-        share = RankLoop(
-            config,
-            folder,
-            plan,
-            world.rank,
-            world.size,
-            call.stop,
-            call.heartbeat,
-            call.journal,
-            log,
-            worker,
-            assigned,
-            isolated_worker,
-            load,
+        loop = RankLoop(
+            process, plan, call.heartbeat, call.journal, worker, assigned, isolated_worker, load
         )
-        share.work()
-    return share.left_undone
+        loop.work()
+    return loop.left_undone
 
 
 def result_settings_of(config: RunConfig, weights: str) -> dict[str, Any]:

@@ -13,12 +13,10 @@ from dataclasses import dataclass, field
 
 from hpcbench.config import RunConfig
 from hpcbench.crystal import Crystal
-from hpcbench.engine.stopping import Stop
+from hpcbench.engine.rank_process import RankProcess
 from hpcbench.engine.worker import Worker
 from hpcbench.errors import StoreError
-from hpcbench.events import EventLog
 from hpcbench.planning.blocks import Block
-from hpcbench.planning.crystal_list import crystal_of
 from hpcbench.planning.prefetch_limit import most_seconds_held
 from hpcbench.potentials.protocol import Potential
 from hpcbench.potentials.registry import (
@@ -26,6 +24,7 @@ from hpcbench.potentials.registry import (
     load_potential,
     require_response,
 )
+from hpcbench.results.identity import crystal_of
 from hpcbench.scheduler.assigned_work import AssignedWork
 from hpcbench.scheduler.heartbeat import Heartbeat
 from hpcbench.scheduler.isolated_worker import Fate, IsolatedWorker
@@ -56,25 +55,17 @@ Load = Callable[[Sequence[int]], list[tuple[Crystal, float]]]
 
 @dataclass
 class RankLoop:
-    """The work of this rank in a launch.
+    """Do the work of this rank in a launch.
 
     Attributes
     ----------
-    config : RunConfig
-        Resolved settings.
-    folder : RunFolder
-        Where everything lies.
+    process : RankProcess
+        Settings, folder and log of this rank.
     plan : Plan
         The launch's.
-    rank, size : int
-        This rank, and the number of ranks.
-    stop : Stop
-        Whether the run was asked to stop.
     heartbeat : Heartbeat
         Of the ranks.
     journal : Journal
-        This rank's.
-    log : EventLog
         This rank's.
     worker : Worker
         Computes crystals; told to tell ``assigned``.
@@ -88,15 +79,10 @@ class RankLoop:
         There was something that this rank could not do, or not in the time that is left.
     """
 
-    config: RunConfig
-    folder: RunFolder
+    process: RankProcess
     plan: Plan
-    rank: int
-    size: int
-    stop: Stop
     heartbeat: Heartbeat
     journal: Journal
-    log: EventLog
     worker: Worker
     assigned: AssignedWork
     isolated_worker: IsolatedWorker | None
@@ -109,9 +95,11 @@ class RankLoop:
     left_undone: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        launch = self.folder.launch_folder(self.plan.launch)
+        launch = self.process.folder.launch_folder(self.plan.launch)
         self._launch = launch
-        self._leases = Leases(launch, self.rank, self.size, self.plan.blocks, self.journal)
+        self._leases = Leases(
+            launch, self.process.rank, self.process.size, self.plan.blocks, self.journal
+        )
 
     def work(self) -> bool:
         """Compute until there is nothing left that this rank could do.
@@ -127,7 +115,7 @@ class RankLoop:
             If the potential does not compute any more.
         """
         lease = None
-        while not self.stop.requested:
+        while not self.process.stop.requested:
             ending = threading.Event()
             if not self.worker.work(self._crystals(ending, lease), ending):
                 break
@@ -137,17 +125,19 @@ class RankLoop:
             lease = self._wait_for_estate()
             if lease is None:
                 break
-        return not self.stop.requested
+        return not self.process.stop.requested
 
     def _crystals(self, ending: threading.Event, lease: Lease | None) -> Iterator[list[Crystal]]:
         """Crystals of blocks, as long as there are any for this rank; for a thread."""
         if lease is not None:
             yield self._open(lease)
-        while not (ending.is_set() or self.stop.requested):
+        while not (ending.is_set() or self.process.stop.requested):
             # Suspects wait until there is nothing else, and must not keep this rank from seeing it.
             held = self.assigned.seconds_left(without=self._suspects)
             left = self.assigned.seconds_left(self._leases.seconds_left(), self._suspects) - held
-            if held > most_seconds_held(left, self.size, self.config.lease_minutes * 60):
+            if held > most_seconds_held(
+                left, self.process.size, self.process.config.lease_minutes * 60
+            ):
                 time.sleep(POLL)
                 continue
             lease = self._leases.take(self._fits)
@@ -159,14 +149,14 @@ class RankLoop:
             yield self._open(lease)
 
     def _fits(self, block: Block) -> bool:
-        fits = self.assigned.seconds_left(block.seconds) <= self.stop.seconds_left
+        fits = self.assigned.seconds_left(block.seconds) <= self.process.stop.seconds_left
         self.left_undone |= not fits
         return fits
 
     def _inherit(self) -> Lease | None:
         """Take over a block of a rank that has died or given up; ``None`` if there is none."""
         for rank in self.heartbeat.lost():
-            if rank == self.rank:
+            if rank == self.process.rank:
                 continue
             told = read_journal(journal_path(self._launch, f"rank-{rank:05d}"))
             for number, holder in self._leases.held_by(rank, told, self._tried):
@@ -181,7 +171,7 @@ class RankLoop:
 
     def _wait_for_estate(self) -> Lease | None:
         """Wait until no rank works any more, or one leaves a block behind."""
-        while not self.stop.requested:
+        while not self.process.stop.requested:
             # Before looking for estates: who dies meanwhile leaves one.
             working = self.heartbeat.working()
             if lease := self._inherit():
@@ -189,7 +179,7 @@ class RankLoop:
             self.heartbeat.rest()
             if not working:
                 return None
-            self.stop.pause(self.heartbeat.poll)
+            self.process.stop.pause(self.heartbeat.poll)
         return None
 
     def _open(self, lease: Lease) -> list[Crystal]:
@@ -204,7 +194,7 @@ class RankLoop:
             suspects = {key: self.plan.suspicions[key] for key in crystals}
         if lease.holder:
             holders = self._leases.holders(lease)
-            committed = self.folder.committed_ids(holders)
+            committed = self.process.folder.committed_ids(holders)
             finished = committed & crystals.keys()
             before = (suspects_of_rank(self._launch, rank, committed) for rank in holders)
             suspects = joined([suspects, *before])
@@ -214,7 +204,7 @@ class RankLoop:
         self._suspects = joined([self._suspects, suspects])
         seconds = {crystal.id: cost for crystal, cost in listed if crystal.id in crystals}
         self.assigned.add(lease.number, seconds)
-        self.log.write(
+        self.process.log.write(
             "lease",
             block=lease.number,
             crystals=len(crystals),
@@ -233,7 +223,7 @@ class RankLoop:
 
     def _compute_suspects(self) -> bool:
         """Compute all suspects there are; false if asked to stop before."""
-        while not self.stop.requested:
+        while not self.process.stop.requested:
             if not self._suspects:
                 lease = self._leases.take(self._fits, suspect=True)
                 if lease is None:
@@ -244,7 +234,7 @@ class RankLoop:
             key = min(self._suspects, key=lambda key: (self._suspects[key].deaths, key))
             if not self._compute_suspect(key):
                 return False
-        return not self.stop.requested
+        return not self.process.stop.requested
 
     def _compute_suspect(self, key: str) -> bool:
         """Have a suspect computed, alone; false if asked to stop before."""
@@ -261,7 +251,7 @@ class RankLoop:
         if self.plan.measured and self.assigned.predicted(key):
             longest = max(SHORTEST_LIMIT, TIMES_PREDICTED * self.assigned.predicted(key))
         fate = self.isolated_worker.compute(row, attempts, longest)
-        if fate is Fate.DONE or key in self.folder.committed_ids([self.rank]):
+        if fate is Fate.DONE or key in self.process.folder.committed_ids([self.process.rank]):
             del self._suspects[key]
             self.assigned.finish(key)
             self.assigned.commit([key])
@@ -269,7 +259,7 @@ class RankLoop:
             self._note_death(key)
         if fate is Fate.UNABLE:
             # A GPU may allow one process only. Then this rank takes the risk.
-            self.log.write(
+            self.process.log.write(
                 "warning", id="", message=f"no process apart: {self.isolated_worker.how}"
             )
             self.isolated_worker = None
@@ -278,7 +268,7 @@ class RankLoop:
     def _note_death(self, key: str) -> None:
         """The isolated worker died of a suspect."""
         assert self.isolated_worker is not None, "it has died"
-        self.log.write("death", ids=[key], how=self.isolated_worker.how)
+        self.process.log.write("death", ids=[key], how=self.isolated_worker.how)
         self.journal.died(key)
         suspicion = self._suspects[key].and_also(Suspicion(1))
         self._suspects[key] = suspicion

@@ -126,15 +126,15 @@ def make_plan(
     natoms, supercell_atoms = np.array(sizes, dtype=np.int64).reshape(-1, 2).T
     results_bytes = float(row_bytes(natoms, supercell_atoms.astype(float)).sum())
     return Plan(
-        launch,
-        total,
-        aside,
-        total - len(pending),
-        len(pending),
-        blocks,
-        suspicions,
-        results_bytes,
-        rates.measured,
+        launch=launch,
+        total=total,
+        aside=aside,
+        before=total - len(pending),
+        pending=len(pending),
+        blocks=blocks,
+        suspicions=suspicions,
+        results_bytes=results_bytes,
+        measured=rates.measured,
     )
 
 

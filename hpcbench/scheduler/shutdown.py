@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from hpcbench.engine.rows import schema_of
-from hpcbench.engine.stopping import Stop
+from hpcbench.engine.rank_process import RankProcess
 from hpcbench.errors import PotentialError, StoreError
-from hpcbench.events import EventLog, ProgressReader
+from hpcbench.events import ProgressReader
 from hpcbench.planning.calibration import learn
+from hpcbench.results.rows import schema_of
 from hpcbench.scheduler.heartbeat import Heartbeat
 from hpcbench.scheduler.journal import Journal
 from hpcbench.store.consolidate import consolidate
@@ -41,30 +40,21 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Shutdown:
-    """What a rank needs to leave a launch.
+    """Leave a launch.
 
     Attributes
     ----------
-    folder : RunFolder
-        Where everything lies.
-    result_settings : mapping
-        The settings that decide results, written into the store.
+    process : RankProcess
+        Of this rank; its log is closed when it has left.
     heartbeat : Heartbeat
         Of the ranks.
     journal : Journal
         This rank's.
-    log : EventLog
-        This rank's; closed when it has left.
-    stop : Stop
-        Whether the run was asked to stop.
     """
 
-    folder: RunFolder
-    result_settings: Mapping[str, Any]
+    process: RankProcess
     heartbeat: Heartbeat
     journal: Journal
-    log: EventLog
-    stop: Stop
 
     def leave(
         self, left_undone: bool, problem: Exception | None, on_end: Callable[[], None]
@@ -85,32 +75,32 @@ class Shutdown:
             self.journal.stop()
         last = False
         try:
-            if problem is not None or left_undone or self.stop.requested:
+            if problem is not None or left_undone or self.process.stop.requested:
                 self.heartbeat.give_up()
             self.heartbeat.rest()
             last = self.heartbeat.end()
         except OSError as error:
             # The others see this rank leave.
-            problem = problem or in_words(error, self.folder)
+            problem = problem or in_words(error, self.process.folder)
         if last:
             problem = self._have_the_last_word(problem, on_end)
         complete = False
         try:
             self._leave_nothing_in_segments(last)
-            complete = not self.stop.requested
+            complete = not self.process.stop.requested
             if complete and (last or left_undone):
                 # Others may have done what this rank could not, or died at the very end.
-                complete = not Store(self.folder.store).unfinished_ids()
+                complete = not Store(self.process.folder.store).unfinished_ids()
         except (OSError, StoreError) as error:
             problem = problem or error
-        self.log.write("end", complete=complete)
-        self.log.close()
+        self.process.log.write("end", complete=complete)
+        self.process.log.close()
         nobody_died = False
         try:
             nobody_died = self.heartbeat.complete()
         except OSError as error:
             # The run folder has been moved away.
-            problem = problem or in_words(error, self.folder)
+            problem = problem or in_words(error, self.process.folder)
         return Outcome(complete, last, nobody_died, problem)
 
     def _have_the_last_word(
@@ -119,11 +109,18 @@ class Shutdown:
         """Consolidate the store, and let the other ranks go; the first problem there was."""
         try:
             # A start that failed leaves no store behind.
-            has_results = problem is None or self.folder.segment_paths()
+            has_results = problem is None or self.process.folder.segment_paths()
             if has_results and self._there_is_time():
-                consolidate(self.folder, schema_of(self.result_settings), self.result_settings)
+                consolidate(
+                    self.process.folder,
+                    schema_of(self.process.result_settings),
+                    self.process.result_settings,
+                )
                 # How fast it was, for the next plan.
-                learn(Store(self.folder.store), ProgressReader(self.folder.events).read())
+                learn(
+                    Store(self.process.folder.store),
+                    ProgressReader(self.process.folder.events).read(),
+                )
                 on_end()
         except Exception as error:
             # A rank that was stopped may have been replaced meanwhile.
@@ -140,25 +137,25 @@ class Shutdown:
         One that was stopped and taken for dead may have committed something after the others
         had consolidated.
         """
-        self.folder.unlock()
+        self.process.folder.unlock()
         if self._there_is_time():
-            consolidate_if_idle(self.folder.store)
+            consolidate_if_idle(self.process.folder.store)
         elif last:
             print(
-                f"hpcbench: no time to bring {self.folder.store} together: results are safe "
-                f"beside it, and can be read; the next start does it, or hpcbench consolidate",
+                f"hpcbench: no time to bring {self.process.folder.store} together: results are "
+                f"safe beside it, and can be read; the next start does it, or hpcbench consolidate",
                 file=sys.stderr,
                 flush=True,
             )
 
     def _there_is_time(self) -> bool:
         """Whether segments and store can be joined before this process may be killed."""
-        segments = self.folder.segment_paths()
+        segments = self.process.folder.segment_paths()
         size = 0
-        for path in (self.folder.store, *segments):
+        for path in (self.process.folder.store, *segments):
             with contextlib.suppress(OSError):
                 size += path.stat().st_size
-        return not segments or size / CONSOLIDATED_A_SECOND < self.stop.seconds_to_the_kill
+        return not segments or size / CONSOLIDATED_A_SECOND < self.process.stop.seconds_to_the_kill
 
 
 def in_words(error: Exception, folder: RunFolder) -> Exception:

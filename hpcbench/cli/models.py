@@ -1,11 +1,21 @@
-"""``hpcbench models``: the potentials, and their weights."""
+"""``hpcbench models``."""
 
 from __future__ import annotations
 
 import argparse
 
+HELP = "potentials: which there are, which can be used here"
+DESCRIPTION = "List the potentials, or fetch weights."
 
-def models_command(options: argparse.Namespace) -> int:
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION")
+    fetch = actions.add_parser("fetch", help="download the weights of a MatterSim potential")
+    fetch.add_argument("name", metavar="NAME", help="e.g. mattersim-v1.0.0-5M")
+
+
+def run(options: argparse.Namespace) -> int:
     """List potentials, or fetch weights."""
     if options.action == "fetch":
         from hpcbench.potentials.fetch import fetch_mattersim

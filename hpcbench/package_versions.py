@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-from hpcbench import __version__
+from hpcbench.version import __version__
 
 DECIDING = ("phonopy", "ase", "spglib", "seekpath", "numpy", "torch")
 

@@ -1,4 +1,4 @@
-"""``hpcbench status`` and ``hpcbench show``: looking at a store."""
+"""``hpcbench status``."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpcbench.config_loading import DEFAULT_FILE, load_config
+from hpcbench.cli.options import add_store
+from hpcbench.cli.stores import counts, exit_code, store_path
 from hpcbench.texts import shown_reason
 
 if TYPE_CHECKING:
     from hpcbench.events import Progress, ProgressReader
-    from hpcbench.store.reader import Store
 
 WATCH_INTERVAL = 0.5
 # Seconds without an event after which a launch that did not end counts as killed, until it shows
@@ -22,38 +22,28 @@ WATCH_INTERVAL = 0.5
 SILENCE = 60.0
 
 
-def store_path(given: str | None) -> str:
-    """The store that a command is about."""
-    if given is not None:
-        return given
-    file = DEFAULT_FILE if Path(DEFAULT_FILE).is_file() else None
-    return load_config({}, file).out
+HELP = "how far a run has come"
+DESCRIPTION = (
+    "Say how many crystals are done, failed (by reason), under way and left, the "
+    "rate, and when it will end; after the run, what was predicted and what it took. Reads "
+    "the event logs: works while a run is under way, and from another machine."
+)
 
 
-def exit_code(path: str) -> int:
-    """0 if all crystals are done, 1 if all are finished but some failed, 75 otherwise."""
-    from hpcbench.store.reader import Store
-
-    store = Store(path)
-    unfinished, failed, _ = counts(store)
-    folder = store.folder
-    # Killed before the list was written: nobody knows yet what there is to do.
-    if unfinished or not (folder.crystals.exists() or folder.store.exists()):
-        return 75
-    return 1 if failed else 0
-
-
-def counts(store: Store) -> tuple[int, int, int]:
-    """Crystals that want computing, that failed or could not be read, and that are stable."""
-    from hpcbench.store.schema import FAILED, UNREADABLE
-
-    table = store.table
-    failed = int(table["status"].isin([FAILED, UNREADABLE]).sum())
-    stable = int((table["verdict"] == "stable").sum()) if "verdict" in table else 0
-    return len(store.unfinished_ids()), failed, stable
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    add_store(parser)
+    parser.add_argument("--watch", action="store_true", help="draw a bar until the run has ended")
+    parser.add_argument("--ranks", action="store_true", help="a line for each rank as well")
+    parser.add_argument(
+        "--exit-code",
+        action="store_true",
+        help="say it by the exit code: 0 all done, 1 done but some failed, 75 not at the end",
+    )
+    parser.add_argument("--quiet", action="store_true", help="print nothing")
 
 
-def status_command(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Print, draw, or tell by the exit code how far a run has come."""
     path = store_path(options.store)
     if options.watch:
@@ -154,32 +144,3 @@ def _watch(path: str) -> None:
                 if progress.ranks and progress.ended >= progress.ranks:
                     return
             time.sleep(WATCH_INTERVAL)
-
-
-def show_command(options: argparse.Namespace) -> int:
-    """Print a crystal's data and draw its bands."""
-    from hpcbench.report.terminal import draw_bands, print_crystal
-    from hpcbench.store.schema import DONE
-
-    store = _open(options.store_option or options.store)
-    key = store.find(options.crystal)
-    row = store.row(key)
-    crystal = row.get("parent") or key
-    others = [store.row(other) for other in store.versions(crystal) if other != key]
-    print_crystal(row, store.settings["temperatures"], others)
-    if row["status"] != DONE:
-        return 1
-    if options.png:
-        from hpcbench.report.band_plots import save_bands
-
-        picture = Path(options.png)
-        print(save_bands(store.bands(key), picture, title=row["name"], force=options.force))
-    else:
-        draw_bands(store.bands(key))
-    return 0
-
-
-def _open(given: str | None) -> Store:
-    from hpcbench.store.reader import Store
-
-    return Store(store_path(given))

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from hpcbench.criteria import criteria_of
 from hpcbench.crystal import Crystal
-from hpcbench.engine.phonon_columns import joined_notes
 from hpcbench.errors import CrystalError
 from hpcbench.origin import notes_of
-from hpcbench.planning.crystal_list import identity
+from hpcbench.package_versions import deciding_versions
 from hpcbench.potentials.protocol import PotentialInfo
+from hpcbench.results.identity import identity
+from hpcbench.results.phonon_columns import joined_notes
 from hpcbench.store.fields import Schema
 from hpcbench.store.schema import AGAIN, DONE, DOUBLE, FAILED, result_schema
-from hpcbench.versions import deciding_versions
 
 if TYPE_CHECKING:
     from hpcbench.relaxation.relax import Relaxation

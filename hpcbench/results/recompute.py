@@ -21,7 +21,14 @@ from hpcbench.criteria import (
     column_of,
     criteria_of,
 )
-from hpcbench.engine.phonon_columns import (
+from hpcbench.phonons.calculate import PhononSettings, analyse_force_constants
+from hpcbench.phonons.exact_q import AtQ
+from hpcbench.phonons.noise import Noise
+from hpcbench.phonons.rational import Suspicions
+from hpcbench.phonons.spectrum import Mode
+from hpcbench.protocols import PROTOCOLS
+from hpcbench.results.checked_columns import Checked, checked_columns
+from hpcbench.results.phonon_columns import (
     Analysed,
     Keep,
     decided_columns,
@@ -29,13 +36,6 @@ from hpcbench.engine.phonon_columns import (
     joined_notes,
     phonon_columns,
 )
-from hpcbench.engine.response_tasks import Checked, checked_columns
-from hpcbench.phonons.calculate import PhononSettings, analyse_force_constants
-from hpcbench.phonons.exact_q import AtQ
-from hpcbench.phonons.noise import Noise
-from hpcbench.phonons.rational import Suspicions
-from hpcbench.phonons.spectrum import Mode
-from hpcbench.protocols import PROTOCOLS
 from hpcbench.store.physics import phonopy_of
 from hpcbench.store.reader import Store
 from hpcbench.store.schema import BY_RESPONSE, DONE, UNDETERMINED
@@ -81,18 +81,18 @@ def columns_again(
         protocol = PROTOCOLS[protocol.beside]
         criterion = protocol.criterion
     phonons = PhononSettings(
-        protocol.primitive_matrix,
+        primitive_matrix=protocol.primitive_matrix,
         # An import has none, and nothing here depends on it.
-        settings.get("displacement", math.nan),
-        settings["symprec"],
-        settings["band_points"],
-        tuple(settings["mesh"]),
-        tuple(settings["temperatures"]),
-        settings["cutoff_frequency"],
-        criteria_of(settings),
-        protocol.literal,
-        settings.get("q_denominator", RunConfig.q_denominator),
-        settings.get("q_checks", RunConfig.q_checks),
+        displacement=settings.get("displacement", math.nan),
+        symprec=settings["symprec"],
+        band_points=settings["band_points"],
+        mesh=tuple(settings["mesh"]),
+        temperatures=tuple(settings["temperatures"]),
+        cutoff_frequency=settings["cutoff_frequency"],
+        criteria=criteria_of(settings),
+        literal=protocol.literal,
+        most_denominator=settings.get("q_denominator", RunConfig.q_denominator),
+        most_qpoints=settings.get("q_checks", RunConfig.q_checks),
     )
     phonon = phonopy_of(row, settings["symprec"])
     # An older store does not have it.

@@ -1,0 +1,45 @@
+"""The commands by name. A command is a module: ``HELP``, ``DESCRIPTION``, ``add_options``, ``run``.
+
+Each loads what it needs when it runs, and no more: ``--help`` must be instant.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from hpcbench.cli import (
+    consolidate,
+    diff,
+    doctor,
+    export,
+    import_,
+    merge,
+    models,
+    plan,
+    reanalyse,
+    repair,
+    report,
+    run,
+    show,
+    status,
+    verify,
+)
+
+# In the order of the help.
+COMMANDS: dict[str, ModuleType] = {
+    "run": run,
+    "plan": plan,
+    "status": status,
+    "show": show,
+    "export": export,
+    "import": import_,
+    "reanalyse": reanalyse,
+    "report": report,
+    "verify": verify,
+    "repair": repair,
+    "consolidate": consolidate,
+    "merge": merge,
+    "diff": diff,
+    "models": models,
+    "doctor": doctor,
+}
