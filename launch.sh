@@ -28,7 +28,7 @@ usage: ./launch.sh [-n RANKS] [--stage] [--dry-run] COMMAND [ARGUMENT...]
   test [ARGUMENT...]    install what the tests need; lint, types, tests
                         (with arguments: only pytest, with those)
   setup [EXTRA...]      only install (extras: mpi, mpich, report, tables, chgnet, sevennet,
-                        dev; default: mpich report)
+                        docs, dev; default: mpich report)
   status, show, report, export, models, doctor ...
                         as python -m hpcbench
 
@@ -80,7 +80,7 @@ run() {
 tests() {
     local step failed=
     unset PYTHONSAFEPATH # pytest looks for the tests there
-    choose_python "hpcbench pytest xdist" dev mpich report tables chgnet sevennet
+    choose_python "hpcbench pytest xdist" dev docs mpich report tables chgnet sevennet
     cd "$ROOT"
     if [ $# -gt 0 ]; then
         plainly -m pytest "$@"

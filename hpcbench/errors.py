@@ -1,5 +1,7 @@
 """The errors of hpcbench, as a tree.
 
+::
+
     HpcbenchError
     ├── UsageError             exit code 2: the command or its settings are wrong
     │   ├── ConfigError        an unknown key, a wrong type, a value out of range

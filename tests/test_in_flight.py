@@ -707,7 +707,7 @@ def test_minima_and_calls_of_ase_by_hand_for_metals(emt) -> None:
     assert all(ours == ases for ours, ases in comparison.calls)
 
 
-# DESIGN.md has the numbers for 64, which take four minutes.
+# docs/decisions/relaxation.md has the numbers for 64, which take four minutes.
 GENERATED = 20
 
 
