@@ -6,6 +6,7 @@ set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 VENV=${HPCBENCH_VENV:-$ROOT/.venv}
 [ "${VENV#/}" != "$VENV" ] || VENV=$PWD/$VENV
+CONSTRAINTS=${HPCBENCH_CONSTRAINTS:-constraints.txt}
 RANKS=${HPCBENCH_RANKS:-}
 DRY_RUN=no
 STAGE=no
@@ -25,7 +26,7 @@ usage: ./launch.sh [-n RANKS] [--stage] [--dry-run] COMMAND [ARGUMENT...]
   run SOURCE...         hpcbench run: under srun in a Slurm allocation, flux run in a Flux instance,
                         elsewhere (also in a PBS job) under mpiexec, with one rank plain Python;
                         the command is printed before it runs
-  test [ARGUMENT...]    install what the tests need; lint, types, tests
+  test [ARGUMENT...]    install what the tests need; lint, spelling, types, tests
                         (with arguments: only pytest, with those)
   setup [EXTRA...]      only install (extras: mpi, mpich, report, tables, chgnet, sevennet,
                         docs, dev; default: mpich report)
@@ -42,6 +43,8 @@ usage: ./launch.sh [-n RANKS] [--stage] [--dry-run] COMMAND [ARGUMENT...]
 Python:   $HPCBENCH_PYTHON; else the active environment (VIRTUAL_ENV, CONDA_PREFIX) if hpcbench
           is installed there; else $HPCBENCH_VENV or .venv beside this file, made on first use.
           So on a cluster: load the site's MPI, install into an environment of your own, activate.
+Versions: as in $HPCBENCH_CONSTRAINTS, a constraints file of pip; default constraints.txt beside
+          this file. /dev/null takes the newest.
 Launcher: words in HPCBENCH_SRUN_ARGS, HPCBENCH_MPIEXEC_ARGS, HPCBENCH_FLUX_ARGS are added, e.g.
           HPCBENCH_SRUN_ARGS="--mpi=pmix --cpu-bind=cores".
 Ctrl-C:   once, and every rank writes what it has finished (so do SIGTERM and SIGUSR2); twice
@@ -80,14 +83,14 @@ run() {
 tests() {
     local step failed=
     unset PYTHONSAFEPATH # pytest looks for the tests there
-    choose_python "hpcbench pytest xdist" dev docs mpich report tables chgnet sevennet
+    choose_python "hpcbench pytest xdist codespell_lib" dev docs mpich report tables chgnet sevennet
     cd "$ROOT"
     if [ $# -gt 0 ]; then
         plainly -m pytest "$@"
         return
     fi
     # The tests of a file stay together, as they share what is slow to make.
-    for step in "ruff check ." "ruff format --check ." mypy "pytest -n 2 --dist loadfile"; do
+    for step in "ruff check ." "ruff format --check ." codespell_lib mypy "pytest -n 2 --dist loadfile"; do
         # shellcheck disable=SC2086  # several words
         plainly -m $step || failed="$failed $step;"
     done

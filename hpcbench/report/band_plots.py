@@ -144,7 +144,7 @@ def _figure(bands: Bands, title: str) -> Any:
         from matplotlib.collections import LineCollection
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise SetupError(f"{error}: pip install 'hpcbench[report]'") from error
+        raise SetupError(f"{error}: pip install 'hpcbench-phonons[report]'") from error
 
     figure = Figure(figsize=(5.4, 3.6), layout="constrained")
     axes = figure.add_subplot()

@@ -29,7 +29,7 @@ sys.exit(any(find_spec(name) is None for name in sys.argv[1:]))' "$@") >/dev/nul
 }
 
 installation_key() {
-    { cat "$ROOT/pyproject.toml" "$ROOT/constraints.txt" && echo "$ROOT" && "$1" --version; } | cksum
+    (cd "$ROOT" && cat pyproject.toml "$CONSTRAINTS" && echo "$ROOT" && "$1" --version) | cksum
 }
 
 installed_extras() {
@@ -40,7 +40,7 @@ installed_extras() {
     fi
 }
 
-# Everything in .venv is as pyproject.toml and constraints.txt say, with these extras.
+# Everything in .venv is as pyproject.toml and the constraints say, with these extras.
 ensure_venv() {
     local have extra missing=no base wanted=$*
     have=$(installed_extras)
@@ -54,7 +54,7 @@ ensure_venv() {
     PYTHON=$VENV/bin/python
     [ $missing = yes ] || return 0
     if [ $DRY_RUN = yes ]; then
-        say "# would first install hpcbench[$(join "$wanted")] into $VENV"
+        say "# would first install hpcbench-phonons[$(join "$wanted")] into $VENV"
         return 0
     fi
     if [ -n "${SLURM_JOB_ID:-}" ]; then
@@ -70,9 +70,9 @@ give ./launch.sh setup on the login node, or activate an environment that has hp
     fi
     wanted=$(for extra in $wanted $have; do echo "$extra"; done | grep -v '^base$' | sort -u | xargs)
     rm -f "$STAMP"
-    say "launch.sh: installing hpcbench[$(join "$wanted")]; this takes some minutes, once"
+    say "launch.sh: installing hpcbench-phonons[$(join "$wanted")]; this takes some minutes, once"
     (cd "$ROOT" && "$PYTHON" -m pip install --disable-pip-version-check \
-        -c constraints.txt -e ".[$(join "$wanted")]") ||
+        -c "$CONSTRAINTS" -e ".[$(join "$wanted")]") ||
         die $WRONG_ENVIRONMENT "the installation failed; the reason is above"
     drop_broken_torchvision
     # Once, and not by each rank: Python may be told to write no bytecode, or may not be able to.
