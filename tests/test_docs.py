@@ -172,7 +172,7 @@ def test_commands_are_understood(path: Path) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "hpcbench runn crystals/",
+        "hpcbench runs crystals/",
         "hpcbench run crystals/ --supercel 12",
         "./launch.sh --stag run list.txt",
         "srun -n 2 python -m hpcbench diff a.h5",
