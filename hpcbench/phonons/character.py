@@ -44,8 +44,7 @@ class Character:
     Attributes
     ----------
     kinds : tuple of str
-        Of ``CHARACTERS``, the most serious first; of the kinds after ``AT_COMMENSURATE`` only the
-        first that applies.
+        Of ``CHARACTERS``: ``AT_GAMMA`` and ``AT_COMMENSURATE`` where they apply, else one other.
     gamma_acoustic : float
         The lowest of the three acoustic modes at Gamma, in THz: zero but for errors.
     gamma_optical : float

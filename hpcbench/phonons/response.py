@@ -3,8 +3,8 @@
 One q of each star is computed. The response to a displacement there also gives the responses to its
 images: by the operations that keep q, and by those that turn it into -q followed by complex
 conjugation (Maradudin and Vosko, Rev. Mod. Phys. 40, 1 (1968)). The number of columns needed is the
-largest ratio of multiplicity to dimension of an irreducible representation. This module depends on
-no particular potential.
+largest ratio of multiplicity to dimension of an irreducible representation, rounded up. This module
+depends on no particular potential.
 """
 
 from __future__ import annotations

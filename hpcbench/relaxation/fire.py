@@ -1,4 +1,4 @@
-"""The optimiser FIRE for many structures at once, with a time step of each.
+"""The optimiser FIRE for many structures at once, each with its own time step.
 
 E. Bitzek, P. Koskinen, F. Gaehler, M. Moseler and P. Gumbsch, Phys. Rev. Lett. 97, 170201 (2006),
 in the form and with the defaults of ASE's ``FIRE``: the velocity is mixed before it is

@@ -28,7 +28,7 @@ __all__ = ["InFlight", "Minimum", "Start"]
 
 # PhononBench's scripts give a crystal up above this force (eV/A).
 HOPELESS_FORCE = 1e4
-# A crystal whose volume changes by more than this factor has nothing to do with the given one.
+# A crystal whose volume changes by more than this factor is no longer the given one.
 LARGEST_VOLUME_CHANGE = 5.0
 
 

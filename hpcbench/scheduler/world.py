@@ -14,7 +14,7 @@ from hpcbench.errors import HpcbenchError, LaunchError, SetupError
 
 # Seconds for all ranks to reach MPI_Init: they may load Python from a slow file system.
 LONGEST_START = 900.0
-# Seconds for MPI_Finalize; by then all files are closed.
+# Seconds after which MPI_Finalize is given up; all files are closed before it.
 LONGEST_FAREWELL = 120.0
 # Largest number of hosts that a message names.
 MOST_HOSTS = 8
