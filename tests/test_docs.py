@@ -18,7 +18,7 @@ from urllib.parse import unquote
 import pytest
 
 import hpcbench
-from hpcbench.cli.parser import build_parser
+from hpcbench.cli.parser import Parser, build_parser
 from hpcbench.config import settings
 from hpcbench.criteria import own_criteria
 from hpcbench.sources.manifest import read_manifest
@@ -136,11 +136,16 @@ def words_for_hpcbench(line: str) -> list[str] | None:
     return None
 
 
+@functools.cache
+def parser_of_all() -> Parser:
+    return build_parser()
+
+
 def check_command(line: str) -> None:
     words = words_for_hpcbench(line)
     if words is None or words[0] == "COMMAND":
         return
-    parser = build_parser()
+    parser = parser_of_all()
     if len(words) == 1:
         # In the text it may be a name and no whole command.
         assert words[0] in parser._commands.choices, line
@@ -188,7 +193,7 @@ def test_a_wrong_command_would_be_noticed(line: str) -> None:
 
 
 def known_options() -> set[str]:
-    parser = build_parser()
+    parser = parser_of_all()
     fetch = parser._commands.choices["models"]
     parsers = [parser, fetch, *parser._commands.choices.values()]
     ours = {flag for one in parsers for action in one._actions for flag in action.option_strings}
@@ -249,7 +254,7 @@ def test_the_house_is_as_the_design_says() -> None:
 def test_every_command_has_its_help_on_the_page() -> None:
     page = ROOT / "docs" / "commands.md"
     shown = re.findall(r"^```\{command-help\} (\S+)$", page.read_text(), re.MULTILINE)
-    assert sorted(shown) == sorted(build_parser()._commands.choices)
+    assert sorted(shown) == sorted(parser_of_all()._commands.choices)
 
 
 @pytest.mark.parametrize("path", [README, *PAGES], ids=name_of)
