@@ -407,7 +407,7 @@ def _add_models(commands: Any) -> None:
         description="List the potentials, or fetch weights.",
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
-    fetch = actions.add_parser("fetch", help="download the weights of a MatterSim potential")
+    fetch = actions.add_parser("fetch", help="download the weights of a potential")
     fetch.add_argument("name", metavar="NAME", help="e.g. mattersim-v1.0.0-5M")
 
 

@@ -126,33 +126,6 @@ def edge_vectors(batch: Structures, neighbours: NeighbourList) -> torch.Tensor:
     return vectors + torch.bmm(shifts.unsqueeze(1), cells).squeeze(1)
 
 
-def triplets(edges: torch.Tensor, short: torch.Tensor) -> torch.Tensor:
-    """All ordered pairs of different short edges of one centre, sorted by the first.
-
-    Parameters
-    ----------
-    edges : Tensor, shape (2, nedges), int64
-        Centre and neighbour of each edge, sorted by centre.
-    short : Tensor, shape (nedges,), bool
-        Which edges take part.
-
-    Returns
-    -------
-    Tensor, shape (ntriplets, 2), int64
-        Indices of two edges.
-    """
-    chosen = short.nonzero().squeeze(1)
-    counts = torch.unique_consecutive(edges[0].index_select(0, chosen), return_counts=True)[1]
-    # Each edge meets all others of its centre, which are a run in the list of chosen edges.
-    others = torch.repeat_interleave(counts - 1, counts)
-    begin = torch.repeat_interleave(_starts(counts), counts) - _starts(others)
-    first = torch.repeat_interleave(others)
-    second = begin.index_select(0, first)
-    second += torch.arange(len(second), device=second.device)
-    second += second >= first  # the edge itself is passed over
-    return torch.stack([chosen.index_select(0, first), chosen.index_select(0, second)], dim=1)
-
-
 @dataclass(frozen=True, eq=False)
 class _Wrapped:
     """Atoms moved into their cells.

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hpcbench.potentials.neighbours import edge_vectors, neighbour_list
 from hpcbench.potentials.structures import Structures
 
 
@@ -31,6 +32,61 @@ class Graph:
     numbers: torch.Tensor
     edges: torch.Tensor
     vectors: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class BatchEdges:
+    """The edges of some structures of a batch.
+
+    Attributes
+    ----------
+    batch : Structures
+        The whole batch.
+    first : int
+        Where the structures begin in it.
+    part : Structures
+        The structures.
+    edges, vectors : Tensor
+        As in ``Graph``.
+    first_edge : ndarray, shape (nstructures + 1,)
+        Where the edges of each structure begin, and their number at the end.
+    costs : ndarray, shape (nstructures,)
+        What each takes of a pass's capacity: its edges.
+    counted : ndarray, shape (nstructures,), bool
+        As in ``NeighbourList``.
+    """
+
+    batch: Structures
+    first: int
+    part: Structures
+    edges: torch.Tensor
+    vectors: torch.Tensor
+    first_edge: NDArray[np.int64]
+    costs: NDArray[np.float64]
+    counted: NDArray[np.bool_]
+
+
+def edges_of(batch: Structures, first: int, end: int, cutoff: float) -> BatchEdges:
+    """Find the edges of structures ``first`` up to ``end`` of a batch.
+
+    Parameters
+    ----------
+    batch : Structures
+        The whole batch.
+    first, end : int
+        Which structures.
+    cutoff : float
+        Longest edge, in A.
+    """
+    part = batch.part(first, end)
+    neighbours = neighbour_list(part, cutoff)
+    vectors = edge_vectors(part, neighbours)
+    bounds = torch.tensor(part.first_atom, device=vectors.device)
+    # Edges are sorted by centre: those of a structure are a run. One transfer for the batch.
+    first_edge = torch.searchsorted(neighbours.edges[0].contiguous(), bounds).cpu().numpy()
+    costs = np.diff(first_edge).astype(np.float64)
+    counted = neighbours.counted.cpu().numpy()
+    return BatchEdges(batch, first, part, neighbours.edges, vectors, first_edge, costs, counted)
 
 
 def forces_from(graph: Graph, gradient: torch.Tensor) -> torch.Tensor:

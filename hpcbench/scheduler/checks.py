@@ -22,8 +22,7 @@ from pathlib import Path
 
 import hpcbench
 from hpcbench.errors import HpcbenchError, LaunchError, PotentialError, SetupError, StoreError
-from hpcbench.potentials.registry import CHGNET, SEVENNET, weights_sha256
-from hpcbench.potentials.weights import MATTERSIM_FILES
+from hpcbench.potentials.registry import spec_of, weights_sha256
 from hpcbench.scheduler.disk import look, remedy, write_probe
 from hpcbench.scheduler.world import World, places
 from hpcbench.versions import deciding_versions
@@ -206,15 +205,8 @@ def _facts(world: World, folder: Path, name: str, model: str, leads: bool) -> Fa
 
 
 def _packages(model: str) -> tuple[str, ...]:
-    """The package that the model is computed by."""
-    if model in MATTERSIM_FILES or model.endswith((".pth", ".pt")):
-        return ("mattersim",)
-    if model in SEVENNET:
-        return ("sevenn",)
-    if model == CHGNET:
-        return ("chgnet",)
-    module = model.partition(":")[0].partition(".")[0]
-    return (module,) if ":" in model and module else ()
+    """Return the package that the model is computed by, as pip calls it."""
+    return (spec_of(model).distribution,) if model else ()
 
 
 def _weights_here(model: str) -> str:
