@@ -41,7 +41,7 @@ from hpcbench.scheduler import disk
 from hpcbench.scheduler.checks import check_world
 from hpcbench.scheduler import shared_weights
 from hpcbench.scheduler.world import join_world
-disk.PATIENCE = weights.PATIENCE = 0.5
+disk.PATIENCE = shared_weights.PATIENCE = 0.5
 world = join_world()
 shift = -75.0 if world.rank == 1 and os.environ.get("LATE") else 0.0
 def fetched(name, folder):
@@ -54,7 +54,7 @@ try:
         if world.rank == 0:
             from hpcbench.potentials import fetch
             fetch.download_mattersim = fetched
-        weights.provide_weights(model, world, print)
+        shared_weights.provide_weights(model, world, print)
     folder = Path("out")
     notes = check_world(world, folder, model, clock=lambda: time.time() + shift)
     said = "; ".join(notes) or "fine"
