@@ -50,7 +50,15 @@ class CalculatorPotential(OneByOne):
         self.info = info
 
     def evaluate(self, structures: Sequence[Atoms], *, stress: bool = False) -> list[Evaluation]:
-        """Energies, forces and, if asked, stresses; see the protocol."""
+        """Evaluate structures one after the other; see the protocol.
+
+        Parameters
+        ----------
+        structures : sequence of Atoms
+            All are taken as periodic.
+        stress : bool
+            Whether stresses are wanted.
+        """
         results = []
         for structure in structures:
             self.at = structure
@@ -164,7 +172,15 @@ class PotentialCalculator(Calculator):
         properties: list[str] | None = None,
         system_changes: list[str] = all_changes,
     ) -> None:
-        """Evaluate the structure and keep the results as ASE asks."""
+        """Evaluate the structure, and keep the results as ASE asks.
+
+        Parameters
+        ----------
+        atoms : Atoms, optional
+            The structure.
+        properties, system_changes : list of str, optional
+            As ASE gives them. All properties are computed, whatever is asked for.
+        """
         super().calculate(atoms, properties, system_changes)
         self.calls += 1
         (evaluation,) = self._potential.evaluate([self.atoms], stress=self._stress)
@@ -178,7 +194,7 @@ class PotentialCalculator(Calculator):
 
 
 def from_calculator(calculator: Any) -> CalculatorPotential:
-    """An ASE calculator that a program made as a potential; recorded as single precision."""
+    """Return a calculator that a program made as a potential, recorded as single precision."""
     kind = type(calculator)
     package = kind.__module__.partition(".")[0]
     info = PotentialInfo(

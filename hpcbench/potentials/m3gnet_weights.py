@@ -62,7 +62,7 @@ class Block:
 
 
 def columns(weight: torch.Tensor) -> torch.Tensor:
-    """A linear layer's weight as the right factor of a product."""
+    """Return a linear layer's weight as the right factor of a product."""
     return weight.T.contiguous()
 
 
@@ -82,7 +82,15 @@ def _gated_layers(weights: Mapping[str, torch.Tensor], name: str) -> GatedLayers
 
 
 def block_weights(weights: Mapping[str, torch.Tensor], name: str) -> Block:
-    """The weights of the block whose names begin with ``name``."""
+    """Return the weights of one block.
+
+    Parameters
+    ----------
+    weights : mapping of str to Tensor
+        The state of MatterSim's ``M3Gnet``.
+    name : str
+        What the names of the block's weights begin with.
+    """
     threebody = [
         weights[f"{name}three_body.edge_gate_mlp.{branch}.0.linear.weight"]
         for branch in ("g", "sigma")

@@ -135,7 +135,14 @@ class MatterSim:
         self.capacity = min(found.edges, self._largest)
 
     def evaluate(self, structures: Sequence[Atoms], *, stress: bool = False) -> list[Evaluation]:
-        """Energies, forces and, if asked, stresses; see the protocol.
+        """Evaluate structures in as few passes as possible; see the protocol.
+
+        Parameters
+        ----------
+        structures : sequence of Atoms
+            All are taken as periodic.
+        stress : bool
+            Whether stresses are wanted.
 
         Raises
         ------
@@ -174,7 +181,7 @@ class MatterSim:
         return result
 
     def cost(self, natoms: int, volume: float) -> float:
-        """Edges of a homogeneous structure of this density; see the protocol."""
+        """See the protocol: the edges of a homogeneous structure of this density."""
         if volume <= 0.0:
             return 0.0
         return float(natoms * 4 / 3 * np.pi * self._model.cutoff**3 * natoms / volume)

@@ -64,13 +64,22 @@ class NeighbourList:
 
     @property
     def nedges(self) -> int:
-        """Number of edges."""
+        """Return the number of edges."""
         return self.edges.shape[1]
 
 
 def neighbour_list(batch: Structures, cutoff: float) -> NeighbourList:
-    """All pairs within ``cutoff`` (A) in every structure of a batch.
+    """Find all pairs of atoms within a cutoff in every structure of a batch.
 
+    Parameters
+    ----------
+    batch : Structures
+        The structures.
+    cutoff : float
+        Longest distance, in A.
+
+    Notes
+    -----
     Cells may be of any shape and smaller than the cutoff: an atom's own images are among its
     neighbours, the atom itself is not. Two atoms at the same place are neighbours. The edges of
     one centre are sorted by neighbour, and do not depend on what else is in the batch.
@@ -111,8 +120,22 @@ def _countable(batch: Structures, atoms: _Wrapped, radius: float) -> torch.Tenso
 
 
 def edge_vectors(batch: Structures, neighbours: NeighbourList) -> torch.Tensor:
-    """Vectors in A from centre to neighbour, shape (nedges, 3), float64.
+    """Compute the vectors from centre to neighbour.
 
+    Parameters
+    ----------
+    batch : Structures
+        The structures.
+    neighbours : NeighbourList
+        Theirs.
+
+    Returns
+    -------
+    Tensor, shape (nedges, 3), float64
+        In A.
+
+    Notes
+    -----
     They are differences of positions inside the cell, so that atoms far outside lose no
     precision. Gradients with respect to positions and cells pass.
     """
