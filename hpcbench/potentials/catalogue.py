@@ -187,7 +187,7 @@ class LoadRequest:
         elements : frozenset of int, optional
             Atomic numbers that it knows, where the table does not have them.
         differentiable : bool
-            Whether it is ``Differentiable``.
+            Whether it is ``Differentiable``; one with linear response is else ``Responsive``.
 
         Raises
         ------
@@ -202,6 +202,7 @@ class LoadRequest:
             self.dtype,
             self.device,
             elements or self.spec.elements,
+            responds=self.spec.response and not differentiable,
             differentiable=differentiable,
         )
 
