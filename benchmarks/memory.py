@@ -4,9 +4,9 @@
 
 Each point is a process of its own, since peak memory never goes down. The models have the sizes
 of MatterSim's 1M and 5M with random weights; each goes once through the re-arranged pass and once
-through MatterSim's own layers. What it prints by edge is what ``_bytes_per_edge`` and the costs of
-the layers in hpcbench/potentials/mattersim.py rest on; the second table shows that a run's memory
-does not follow the number of crystals.
+through MatterSim's own layers. What it prints by edge is what ``bytes_per_edge`` in
+hpcbench/potentials/checkpoint.py rests on; the second table shows that a run's memory does not
+follow the number of crystals.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from pathlib import Path
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
+# For MatterSim's own layers.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
 SHAPES = {"1M": (3, 128), "5M": (4, 256)}
 
 
@@ -34,11 +37,11 @@ def one_pass(way: str, shape: str, name: str, repeat: int) -> None:
     import torch
     from ase.build import bulk
     from mattersim.forcefield.m3gnet.m3gnet import M3Gnet
+    from mattersim_layers import LayeredM3GNet, triplets
 
-    from hpcbench.potentials.layered import LayeredM3GNet
+    from hpcbench.potentials.checkpoint import bytes_per_edge
     from hpcbench.potentials.m3gnet import RearrangedM3GNet
-    from hpcbench.potentials.mattersim import _bytes_per_edge
-    from hpcbench.potentials.neighbours import edge_vectors, neighbour_list, triplets
+    from hpcbench.potentials.neighbours import edge_vectors, neighbour_list
     from hpcbench.potentials.structures import Structures
 
     atoms = {"diamond": bulk("C"), "salt": bulk("NaCl", "rocksalt", a=5.64)}[name].repeat(repeat)
@@ -57,7 +60,7 @@ def one_pass(way: str, shape: str, name: str, repeat: int) -> None:
     ntriplets = len(triplets(neighbours.edges, short))
     before = peak()
     model(batch.numbers, neighbours.edges, vectors)
-    counted = _bytes_per_edge(theirs.model_args, torch.float32)
+    counted = bytes_per_edge(theirs.model_args, torch.float32)
     print(json.dumps([neighbours.nedges, ntriplets, peak() - before, counted]))
 
 

@@ -66,9 +66,9 @@ def chgnet(_: str) -> Model:
     from chgnet.model.model import BatchedGraph
     from pymatgen.io.ase import AseAtomsAdaptor
 
-    from hpcbench.potentials.ase_calculator import load_chgnet
+    from hpcbench.potentials.registry import load_potential
 
-    model = load_chgnet("float64", "cpu")._calculator.model
+    model = load_potential("chgnet", dtype="float64")._calculator.model
 
     def forces(atoms: Atoms, _: bool) -> tuple[torch.Tensor, torch.Tensor]:
         graph = BatchedGraph.from_graphs(
@@ -87,9 +87,9 @@ def sevennet(name: str) -> Model:
     from sevenn.nn.node_embedding import OnehotEmbedding
     from sevenn.train.dataload import unlabeled_atoms_to_graph
 
-    from hpcbench.potentials.ase_calculator import load_sevennet
+    from hpcbench.potentials.registry import load_potential
 
-    calculator = load_sevennet(name, "float32", "cpu")._calculator
+    calculator = load_potential(name)._calculator
     model = calculator.model.double()
 
     def doubled(module: OnehotEmbedding, _: Any, data: Any) -> Any:

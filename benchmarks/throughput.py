@@ -250,7 +250,7 @@ def way_hpcbench(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def way_saturated(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """The work in edges, and the rate of the best pass, also through MatterSim's layers."""
+    """The work in edges, and the rate of the best pass."""
     import hpcbench
     from hpcbench.potentials.structures import DisplacedCopies, Structures
 

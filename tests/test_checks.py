@@ -41,7 +41,7 @@ from hpcbench.scheduler import disk
 from hpcbench.scheduler.checks import check_world
 from hpcbench.scheduler import shared_weights
 from hpcbench.scheduler.world import join_world
-disk.PATIENCE = weights.PATIENCE = 0.5
+disk.PATIENCE = shared_weights.PATIENCE = 0.5
 world = join_world()
 shift = -75.0 if world.rank == 1 and os.environ.get("LATE") else 0.0
 def fetched(name, folder):
@@ -53,8 +53,8 @@ try:
     if model.startswith("mattersim-v"):
         if world.rank == 0:
             from hpcbench.potentials import fetch
-            fetch._download = fetched
-        weights.provide_weights(model, world, print)
+            fetch.download_mattersim = fetched
+        shared_weights.provide_weights(model, world, print)
     folder = Path("out")
     notes = check_world(world, folder, model, clock=lambda: time.time() + shift)
     said = "; ".join(notes) or "fine"
@@ -154,7 +154,7 @@ def test_clocks_that_disagree_are_a_note(nodes: Callable[..., str]) -> None:
 
 
 PUBLISHED = "mattersim-v1.0.0-1M"
-PLACE = Path(".local/mattersim/pretrained_models") / weights.MATTERSIM_FILES[PUBLISHED]
+PLACE = Path(".local/mattersim/pretrained_models") / f"{PUBLISHED}.pth"
 
 
 @pytest.mark.mpi
@@ -386,7 +386,7 @@ def test_a_download_without_an_end_is_given_up(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(fetch, "LONGEST_DOWNLOAD", 0.2)
-    monkeypatch.setattr(fetch, "_download", lambda name, folder: time.sleep(3))
+    monkeypatch.setattr(fetch, "download_mattersim", lambda name, folder: time.sleep(3))
     start = time.monotonic()
     with pytest.raises(PotentialError, match=r"could not be downloaded here \(TimeoutError\)"):
         provide_weights(PUBLISHED, SingleProcess(), print)

@@ -127,7 +127,7 @@ def test_mistakes_are_one_sentence_and_an_exit_code(
     def offline(filename: str, folder: Path) -> None:
         raise ConnectionError("no route")
 
-    monkeypatch.setattr("hpcbench.potentials.fetch._download", offline)
+    monkeypatch.setattr("hpcbench.potentials.fetch.download_mattersim", offline)
     monkeypatch.setenv("HOME", str(copper.parent))
     (copper.parent / "empty").mkdir()
     (copper.parent / "junk.cif").write_text("no crystal")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +15,16 @@ from ase import Atoms
 from ase.build import bulk
 from ase.io import read
 from conftest import DEMO
+from mattersim_layers import LayeredM3GNet, require_known_layers, require_mattersim
 from numpy.typing import NDArray
 
-from hpcbench.potentials.layered import LayeredM3GNet
+from hpcbench.errors import PotentialError
 from hpcbench.potentials.m3gnet import RearrangedM3GNet
+from hpcbench.potentials.m3gnet_constants import BASES, DEFAULTS, constants
 from hpcbench.potentials.m3gnet_weights import UnknownArchitectureError
-from hpcbench.potentials.mattersim import LAYERED, REARRANGED, MatterSim
+from hpcbench.potentials.mattersim import REARRANGED, MatterSim
 from hpcbench.potentials.neighbours import edge_vectors, neighbour_list
+from hpcbench.potentials.registry import load_potential
 from hpcbench.potentials.structures import Structures
 from hpcbench.potentials.weights import DEMO_WEIGHTS
 
@@ -29,6 +35,7 @@ CPU = torch.device("cpu")
 
 def m3gnet(shape: str) -> Any:
     """MatterSim's model: the demo's weights, or random ones in a published shape."""
+    require_mattersim()
     from mattersim.forcefield.m3gnet.m3gnet import M3Gnet
 
     if shape == "demo":
@@ -46,6 +53,7 @@ def m3gnet(shape: str) -> Any:
 
 
 def both(shape: str, precision: str) -> tuple[RearrangedM3GNet, LayeredM3GNet]:
+    require_known_layers()
     dtype = DTYPES[precision]
     model = m3gnet(shape)
     ours = RearrangedM3GNet(model.model_args, model.state_dict(), CPU, dtype)
@@ -156,6 +164,7 @@ def test_real_crystals_as_mattersims_own_potential(
 
     In single precision, through all of MatterSim's own code: converter, batching, autograd.
     """
+    require_mattersim()
     from mattersim.forcefield.potential import Potential
 
     path = tmp_path / "model.pth"
@@ -202,9 +211,11 @@ def test_single_precision_is_no_noisier_than_mattersims_layers() -> None:
 
 
 @pytest.mark.parametrize("what", ["max_l", "extra weight", "unknown argument"])
-def test_an_unknown_architecture_goes_through_mattersims_own_layers(
-    what: str, tmp_path: Path
+def test_an_unknown_architecture_is_refused_with_the_calculator_to_use_instead(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    require_mattersim()
+    from mattersim.forcefield import MatterSimCalculator
     from mattersim.forcefield.m3gnet.m3gnet import M3Gnet
 
     arguments = dict(m3gnet("demo").model_args) | ({"max_l": 3} if what == "max_l" else {})
@@ -217,11 +228,50 @@ def test_an_unknown_architecture_goes_through_mattersims_own_layers(
     with pytest.raises(UnknownArchitectureError):
         RearrangedM3GNet(arguments, state, CPU, torch.float32)
     path = tmp_path / "other.pth"
-    torch.save({"model": state, "model_args": arguments}, path)
-    potential = MatterSim(path, "other", dtype="float64")
-    assert potential.info.forward_pass == LAYERED
-    atoms = STRUCTURES["salt"]
-    together = potential.evaluate([atoms, STRUCTURES["diamond, dense"]], stress=True)
-    (alone,) = potential.evaluate([atoms], stress=True)
-    np.testing.assert_allclose(together[0].forces, alone.forces, atol=1e-12)
-    assert np.isfinite(alone.forces).all()
+    torch.save({"model_name": "m3gnet", "model": state, "model_args": arguments}, path)
+    with pytest.raises(PotentialError, match="not the M3GNet of MatterSim v1") as caught:
+        load_potential(str(path))
+    # What it says is done to the letter.
+    lines = [line.strip() for line in str(caught.value).splitlines() if line.startswith("    ")]
+    (file,) = re.findall(r"into a file (\S+)", str(caught.value))
+    (model,) = re.findall(r"give --model (\S+)$", str(caught.value))
+    (tmp_path / file).write_text("\n".join(lines))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "own_mattersim", raising=False)
+    atoms = STRUCTURES["salt"].copy()
+    (result,) = load_potential(model).evaluate([atoms])
+    monkeypatch.delitem(sys.modules, "own_mattersim")
+    atoms.calc = MatterSimCalculator(load_path=str(path), device="cpu")
+    np.testing.assert_allclose(result.forces, atoms.get_forces(), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", ["demo", "1M"])
+def test_what_an_older_checkpoint_leaves_out_is_what_mattersim_adds(
+    shape: str, tmp_path: Path
+) -> None:
+    model = m3gnet(shape)
+    state = model.state_dict()
+    for name, ours in constants(5.0).items():
+        torch.testing.assert_close(ours, state[name], rtol=3e-7, atol=0)
+    assert constants(5.0).keys() == BASES
+    torch.save({"model": state, "model_args": model.model_args}, tmp_path / "whole.pth")
+    for name in BASES:
+        state.pop(name)
+    arguments = {name: model.model_args[name] for name in ("num_blocks", "units")}
+    torch.save({"model": state, "model_args": arguments}, tmp_path / "older.pth")
+    atoms = STRUCTURES["diamond, dense"]
+    (whole,), (older,) = (
+        MatterSim(tmp_path / name, shape, dtype="float64").evaluate([atoms])
+        for name in ("whole.pth", "older.pth")
+    )
+    scale = np.abs(whole.forces).max()
+    np.testing.assert_allclose(older.forces, whole.forces, atol=2e-6 * scale, rtol=0)
+
+
+def test_the_defaults_are_mattersims() -> None:
+    require_mattersim()
+    from mattersim.forcefield.m3gnet.m3gnet import M3Gnet
+
+    parameters = inspect.signature(M3Gnet.__init__).parameters
+    assert {name: parameters[name].default for name in DEFAULTS} == DEFAULTS

@@ -10,6 +10,7 @@ import torch
 from ase import Atoms
 from ase.io import read
 from conftest import DEMO
+from mattersim_layers import require_mattersim
 
 from hpcbench.errors import EvaluationError, OutOfMemoryError, PotentialError, UnsuitableError
 from hpcbench.potentials.mattersim import MatterSim
@@ -34,6 +35,7 @@ MIXED = [
 
 
 def test_single_precision_equals_mattersims_own_calculator(demo32, demo64) -> None:
+    require_mattersim()
     from mattersim.forcefield import MatterSimCalculator
 
     calculator = MatterSimCalculator(load_path=str(DEMO_WEIGHTS), device="cpu")
@@ -302,6 +304,7 @@ def test_what_is_no_checkpoint_is_said_so(tmp_path: Path) -> None:
 
 def test_a_larger_model_is_read_from_its_checkpoint(tmp_path: Path) -> None:
     """The published 5M model has other sizes than the demo: they come from ``model_args``."""
+    require_mattersim()
     from mattersim.forcefield.m3gnet.m3gnet import M3Gnet
 
     arguments = {

@@ -18,6 +18,8 @@ from hpcbench.potentials.protocol import Evaluation, Potential
 from hpcbench.potentials.registry import check_name, listed_potentials, load_potential
 from hpcbench.potentials.selftest import self_test
 
+FOLDER = ".local/mattersim/pretrained_models"
+
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -35,7 +37,7 @@ def test_missing_weights_say_where_and_what_to_do(home: Path) -> None:
 
 
 def test_published_weights_are_found_where_mattersim_keeps_them(home: Path) -> None:
-    folder = home / ".local/mattersim/pretrained_models"
+    folder = home / FOLDER
     folder.mkdir(parents=True)
     shutil.copy(weights.DEMO_WEIGHTS, folder / "mattersim-v1.0.0-1M.pth")
     potential = load_potential("mattersim-v1.0.0-1M")
@@ -44,30 +46,30 @@ def test_published_weights_are_found_where_mattersim_keeps_them(home: Path) -> N
 
 
 def test_fetch_leaves_nothing_half_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = weights.mattersim_folder()
+    folder = home / FOLDER
     final = folder / "mattersim-v1.0.0-1M.pth"
 
     def torn(filename: str, target: Path) -> None:
         (target / filename).write_bytes(weights.DEMO_WEIGHTS.read_bytes()[:1000])
         assert not final.exists()
 
-    monkeypatch.setattr(fetch, "_download", torn)
+    monkeypatch.setattr(fetch, "download_mattersim", torn)
     with pytest.raises(PotentialError, match="not a readable checkpoint"):
-        fetch.fetch_mattersim("mattersim-v1.0.0-1M")
+        fetch.fetch_weights("mattersim-v1.0.0-1M")
     assert list(folder.iterdir()) == []
 
     def unreachable(filename: str, target: Path) -> None:
         raise ConnectionError("no route")
 
-    monkeypatch.setattr(fetch, "_download", unreachable)
+    monkeypatch.setattr(fetch, "download_mattersim", unreachable)
     with pytest.raises(PotentialError, match=r"could not be downloaded .* copy mattersim-v1"):
-        fetch.fetch_mattersim("mattersim-v1.0.0-1M")
+        fetch.fetch_weights("mattersim-v1.0.0-1M")
 
     def whole(filename: str, target: Path) -> None:
         shutil.copy(weights.DEMO_WEIGHTS, target / filename)
 
-    monkeypatch.setattr(fetch, "_download", whole)
-    assert fetch.fetch_mattersim("mattersim-v1.0.0-1M") == final
+    monkeypatch.setattr(fetch, "download_mattersim", whole)
+    assert fetch.fetch_weights("mattersim-v1.0.0-1M") == final
     assert [path.name for path in folder.iterdir()] == [final.name]
 
 

@@ -14,6 +14,7 @@ from ase.build import bulk
 from ase.io import read
 from ase.optimize import BFGS
 from conftest import DEMO
+from mattersim_layers import require_mattersim
 from numpy.typing import NDArray
 from phonopy import Phonopy
 from phonopy.structure.atoms import PhonopyAtoms
@@ -191,6 +192,7 @@ def test_force_constants_of_a_supercell(demo64: Any, name: str, multiples: list[
 
 def test_four_blocks_and_single_precision() -> None:
     """Random weights of another shape; float32 differs from float64 by its rounding."""
+    require_mattersim()
     from mattersim.forcefield.m3gnet.m3gnet import M3Gnet
 
     from hpcbench.potentials.m3gnet_response import LinearisedCrystals

@@ -17,7 +17,7 @@ from hpcbench.cli.doctor_ranks import check_devices, check_forces, check_store
 from hpcbench.cli.findings import BAD, NOTE, OK, Finding, show, split, survive
 from hpcbench.cli.stores import store_path
 from hpcbench.config_loading import DEFAULT_FILE, load_config
-from hpcbench.errors import HpcbenchError, PotentialError, SetupError, UsageError
+from hpcbench.errors import HpcbenchError, ModelError, PotentialError, SetupError, UsageError
 from hpcbench.package_versions import installed
 from hpcbench.scheduler.world import (
     SingleProcess,
@@ -233,13 +233,12 @@ def _potentials(model: str) -> Iterator[Finding]:
     yield Finding(OK, "potentials", f"ready: {ready}")
     try:
         check_name(model)
-    except PotentialError as error:
-        if model in {line.name for line in lines}:
-            yield Finding(
-                NOTE,
-                "potentials",
-                f"{model}, which a run takes unless --model says otherwise, is not here yet",
-                f"where there is a network: python -m hpcbench models fetch {model}",
-            )
-        else:
-            yield Finding(BAD, "potentials", str(error))
+    except ModelError as error:
+        yield Finding(BAD, "potentials", str(error))
+    except PotentialError:
+        yield Finding(
+            NOTE,
+            "potentials",
+            f"{model}, which a run takes unless --model says otherwise, is not here yet",
+            f"where there is a network: python -m hpcbench models fetch {model}",
+        )

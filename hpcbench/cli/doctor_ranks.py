@@ -62,19 +62,15 @@ def check_forces(world: World, device: str) -> list[Finding]:
     """Whether the embedded potential computes the same on every rank's device. Collective."""
 
     def test() -> float:
-        from hpcbench.potentials.mattersim import MatterSim
-        from hpcbench.potentials.registry import DEMO
+        from hpcbench.potentials.catalogue import DEMO
+        from hpcbench.potentials.registry import load_potential
         from hpcbench.potentials.selftest import self_test
-        from hpcbench.potentials.weights import DEMO_WEIGHTS
 
-        return self_test(MatterSim(DEMO_WEIGHTS, DEMO, device))
+        return self_test(load_potential(DEMO, device=device))
 
     values, problems = everywhere(world, test)
     if problems:
-        # MatterSim lists torchvision without using it; one for another torch does not load.
-        known = any("torchvision" in text for text in problems)
-        advice = "pip uninstall torchvision torchaudio" if known else "./launch.sh setup"
-        return [Finding(BAD, "self-test", "\n".join(problems), advice)]
+        return [Finding(BAD, "self-test", "\n".join(problems), "./launch.sh setup")]
     worst = max(values)
     text = f"mattersim {installed('mattersim')}: batched and translated forces agree to"
     return [Finding(OK, "self-test", f"{text} {worst:.0e} eV/A")]

@@ -96,10 +96,14 @@ def as_json(prediction: Prediction) -> dict[str, Any]:
 def _weights(config: RunConfig) -> str:
     """The weights' SHA-256: empty where they are not on this machine, and need not be."""
     from hpcbench.errors import PotentialError
-    from hpcbench.potentials.registry import check_derivative, check_name, weights_sha256
-    from hpcbench.potentials.weights import MATTERSIM_FILES
+    from hpcbench.potentials.registry import (
+        check_derivative,
+        check_name,
+        is_published,
+        weights_sha256,
+    )
 
-    if config.model not in MATTERSIM_FILES:
+    if not is_published(config.model):
         check_name(config.model)
         check_derivative(config.model, config.resolved().derivative)
     try:

@@ -21,8 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcbench.crystal import Crystal
+from hpcbench.errors import ModelError
 from hpcbench.phonons.supercells import CHECKS
 from hpcbench.planning.displacements import count
+from hpcbench.potentials.catalogue import known_potential
 
 # Of a typical potential, in A; the number of edges needs to be right only in proportion.
 CUTOFF = 5.0
@@ -35,13 +37,8 @@ STEPS, GROWTH = 28.0, 0.52
 TRUST_IN_GUESS = 0.3
 
 
-# Edges a second before anything was measured. CPU: one core (benchmarks/results); a GPU is
-# taken for a hundred of them.
-GUESSED_RATES = {
-    "mattersim-v1.0.0-5M": 1e4,
-    "mattersim-v1.0.0-1M": 4e4,
-    "mattersim-demo": 8e4,
-}
+# Edges a second of one core before anything was measured, of potentials whose entry in the table
+# says none; a GPU is taken for a hundred cores.
 GUESSED_RATE = 1e4
 GPU_TO_CORE = 100.0
 # Of a sum of seconds of many crystals: a guess may be off by so much, a measured model where
@@ -200,7 +197,10 @@ def fit(works: Sequence[Work], seconds: NDArray[np.float64]) -> CostModel:
 
 def guess(model: str, kind: str) -> CostModel:
     """Rates before anything was measured; ``kind`` of device is ``cpu`` or ``cuda``."""
-    rate = GUESSED_RATES.get(model, GUESSED_RATE)
+    spec = None
+    with contextlib.suppress(ModelError):  # of a store from elsewhere, it may be unknown here
+        spec = known_potential(model) if model else None
+    rate = (spec.edges_per_second if spec else None) or GUESSED_RATE
     if kind == "cpu":
         return CostModel(1 / rate, 1 / rate, 0.1, 2e-5, 3.0, where="one core of a CPU")
     rate *= GPU_TO_CORE

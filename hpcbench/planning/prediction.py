@@ -19,14 +19,9 @@ from hpcbench.planning.blocks import make_blocks
 from hpcbench.planning.costs import CostModel, Work
 from hpcbench.planning.crystal_list import read_share, together
 from hpcbench.planning.curated_list import curated
+from hpcbench.potentials.registry import spec_of
 from hpcbench.sources import find_files
 
-# Memory of a forward pass in bytes an edge (benchmarks/results); of others it is not known.
-BYTES_PER_EDGE = {
-    "mattersim-v1.0.0-5M": 55e3,
-    "mattersim-v1.0.0-1M": 23e3,
-    "mattersim-demo": 8e3,
-}
 # In the store, compressed, by 20-atom generated crystals without symmetry: a row with its path;
 # a pair of an atom of the cell and one of the supercell; the frequencies of a branch.
 ROW_BYTES, PAIR_BYTES, BRANCH_BYTES = 12e3, 65.0, 1.4e3
@@ -152,7 +147,7 @@ def predict(
     seconds = np.array([rates.seconds(work) for work in works])
     natoms = np.array([crystal.natoms for crystal, _ in pending], dtype=np.int64)
     supercells = np.array([work.supercell_atoms for work in works], dtype=np.float64)
-    per_edge = BYTES_PER_EDGE.get(config.model)
+    per_edge = spec_of(config.model).bytes_per_edge
     return Prediction(
         listed=len(entries) + len(unreadable),
         finished=sum(entry.record.id in finished for entry in entries),

@@ -6,7 +6,6 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -22,7 +21,9 @@ from hpcbench.errors import (
     OutOfMemoryError,
     PotentialError,
 )
+from hpcbench.package_versions import installed
 from hpcbench.potentials.boundary import answering, numbers_of
+from hpcbench.potentials.catalogue import LoadRequest
 from hpcbench.potentials.memory import is_out_of_memory
 from hpcbench.potentials.one_by_one import OneByOne
 from hpcbench.potentials.protocol import Evaluation, Potential, PotentialInfo, PreparedCopies
@@ -30,13 +31,10 @@ from hpcbench.potentials.registry import find_module
 from hpcbench.texts import shown_reason
 
 if TYPE_CHECKING:
-    from chgnet.graph.crystalgraph import CrystalGraph
     from numpy.typing import NDArray
-    from pymatgen.core import Structure
 
     from hpcbench.potentials.structures import DisplacedCopies
 
-DOUBLE = "float64"
 # In fractions of lattice vectors: rounding of positions that were wrapped.
 WRAPPED = 1e-8
 
@@ -52,7 +50,15 @@ class CalculatorPotential(OneByOne):
         self.info = info
 
     def evaluate(self, structures: Sequence[Atoms], *, stress: bool = False) -> list[Evaluation]:
-        """Energies, forces and, if asked, stresses; see the protocol."""
+        """Evaluate structures one after the other; see the protocol.
+
+        Parameters
+        ----------
+        structures : sequence of Atoms
+            All are taken as periodic.
+        stress : bool
+            Whether stresses are wanted.
+        """
         results = []
         for structure in structures:
             self.at = structure
@@ -166,7 +172,15 @@ class PotentialCalculator(Calculator):
         properties: list[str] | None = None,
         system_changes: list[str] = all_changes,
     ) -> None:
-        """Evaluate the structure and keep the results as ASE asks."""
+        """Evaluate the structure, and keep the results as ASE asks.
+
+        Parameters
+        ----------
+        atoms : Atoms, optional
+            The structure.
+        properties, system_changes : list of str, optional
+            As ASE gives them. All properties are computed, whatever is asked for.
+        """
         super().calculate(atoms, properties, system_changes)
         self.calls += 1
         (evaluation,) = self._potential.evaluate([self.atoms], stress=self._stress)
@@ -180,13 +194,13 @@ class PotentialCalculator(Calculator):
 
 
 def from_calculator(calculator: Any) -> CalculatorPotential:
-    """An ASE calculator that a program made as a potential; recorded as single precision."""
+    """Return a calculator that a program made as a potential, recorded as single precision."""
     kind = type(calculator)
     package = kind.__module__.partition(".")[0]
     info = PotentialInfo(
         f"{kind.__module__}:{kind.__qualname__}",
         package,
-        _version(package),
+        installed(package),
         "",
         "float32",
         "cpu",
@@ -195,16 +209,20 @@ def from_calculator(calculator: Any) -> CalculatorPotential:
     return CalculatorPotential(calculator, info)
 
 
-def load_callable(path: str, dtype: str, device: str) -> CalculatorPotential:
-    """The potential of ``module:callable``, where the callable returns an ASE calculator.
+def load_callable(request: LoadRequest) -> CalculatorPotential:
+    """Load the potential of ``module:callable``, where the callable returns an ASE calculator.
+
+    It is given ``device`` and ``dtype`` as keyword arguments, each if it has a parameter of that
+    name, and nothing else: ``cpu``, ``cuda`` or ``cuda:N``, and ``float32`` or ``float64``.
 
     Raises
     ------
     ModelError
-        If the module or the callable is missing, needs arguments, or makes no calculator.
+        If the module or the callable is missing, needs other arguments, or makes no calculator.
     PotentialError
         If importing or calling it fails.
     """
+    path = request.spec.name
     module_name, _, attribute = path.partition(":")
     find_module(path)
     try:
@@ -220,128 +238,58 @@ def load_callable(path: str, dtype: str, device: str) -> CalculatorPotential:
         raise ModelError(f"--model {path}: {module_name} has no {attribute}") from error
     if not callable(factory):
         raise ModelError(f"--model {path}: {attribute} cannot be called")
-    _require_no_arguments(path, factory)
+    arguments = _arguments_of(path, factory, device=request.device, dtype=request.dtype)
     try:
         with answering():
-            calculator = factory()
+            calculator = factory(**arguments)
     except EvaluationError as error:
         raise PotentialError(f"--model {path}: {error}") from error
+    return calculator_potential(calculator, request)
+
+
+def calculator_potential(calculator: Any, request: LoadRequest) -> CalculatorPotential:
+    """Return an ASE calculator as the potential of a request.
+
+    Parameters
+    ----------
+    calculator : Calculator
+        Made in the precision and on the device of the request.
+    request : LoadRequest
+        As the loader was given it.
+
+    Raises
+    ------
+    ModelError
+        If it is no ASE calculator.
+    PotentialError
+        As :meth:`LoadRequest.info`.
+    """
     if not hasattr(calculator, "get_potential_energy"):
         made = shown_reason(repr(calculator))
-        raise ModelError(f"--model {path}: it returned no ASE calculator but {made}")
-    package = module_name.partition(".")[0]
-    return CalculatorPotential(
-        calculator, PotentialInfo(path, package, _version(package), "", dtype, device, None)
-    )
+        raise ModelError(f"--model {request.spec.name}: it returned no ASE calculator but {made}")
+    return CalculatorPotential(calculator, request.info())
 
 
-def _require_no_arguments(path: str, factory: Callable[..., Any]) -> None:
+def _arguments_of(path: str, factory: Callable[..., Any], **offered: str) -> dict[str, str]:
+    """Return those of the arguments that a callable has parameters for.
+
+    Raises
+    ------
+    ModelError
+        If it needs more.
+    """
     try:
         signature = inspect.signature(factory)
     except (TypeError, ValueError):  # of a class or function that is written in C
-        return
+        return {}
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    taken = {
+        name: value
+        for name, value in offered.items()
+        if name in signature.parameters and signature.parameters[name].kind in by_name
+    }
     try:
-        signature.bind()
+        signature.bind(**taken)
     except TypeError as error:
         raise ModelError(f"--model {path}: it needs arguments ({error})") from None
-
-
-def load_chgnet(dtype: str, device: str) -> CalculatorPotential:
-    """CHGNet 0.3.0 with the weights of its package (extra ``chgnet``)."""
-    try:
-        from chgnet.model import CHGNet
-        from chgnet.model.dynamics import CHGNetCalculator
-    except ImportError as error:
-        raise _missing("chgnet", "chgnet", error) from error
-    model = CHGNet.load(verbose=False, use_device=device)
-    calculator = CHGNetCalculator(model, use_device=device, on_isolated_atoms="error")
-    if dtype == DOUBLE:
-        model.double()
-        # It counts atoms, in single precision: energies are the same to 1e-7, forces have no share.
-        model.composition_model.float()
-        model.graph_converter = _DoubleGraphs(model.graph_converter)
-    info = PotentialInfo(
-        "chgnet", "chgnet", _version("chgnet"), "", dtype, device, frozenset(range(1, 95))
-    )
-    return CalculatorPotential(calculator, info)
-
-
-class _DoubleGraphs(torch.nn.Module):
-    """CHGNet's graphs, with positions and cell in the precision of the structure."""
-
-    def __init__(self, converter: torch.nn.Module) -> None:
-        super().__init__()
-        self._converter = converter
-
-    def forward(self, structure: Structure) -> CrystalGraph:
-        graph = self._converter(structure)
-        graph.atom_frac_coord = torch.tensor(structure.frac_coords, requires_grad=True)
-        graph.lattice = torch.tensor(structure.lattice.matrix, requires_grad=True)
-        graph.neighbor_image = graph.neighbor_image.double()
-        return graph
-
-
-SEVENNET_KEYWORDS = {"sevennet-0": "7net-0", "sevennet-l3i5": "7net-l3i5"}
-
-
-def load_sevennet(name: str, dtype: str, device: str) -> DifferentiablePotential:
-    """A SevenNet potential with the weights of its package (extra ``sevennet``)."""
-    _require_float32(name, dtype)
-    try:
-        from sevenn.calculator import SevenNetCalculator
-    except ImportError as error:
-        raise _missing(name, "sevennet", error) from error
-    calculator = SevenNetCalculator(SEVENNET_KEYWORDS[name], device=device)
-    calculator.model.requires_grad_(False)  # its parameters; positions keep theirs
-    elements = frozenset(int(z) for z in calculator.type_map)
-    info = PotentialInfo(
-        name, "sevenn", _version("sevenn"), "", dtype, device, elements, differentiable=True
-    )
-    return DifferentiablePotential(calculator, info, functools.partial(_of_sevennet, calculator))
-
-
-def _of_sevennet(calculator: Any, atoms: Atoms) -> tuple[torch.Tensor, torch.Tensor]:
-    """Forces of SevenNet, and the shifts of the atoms that they can be differentiated by."""
-    from sevenn import _keys as key
-    from sevenn.atom_graph_data import AtomGraphData
-    from sevenn.train.dataload import unlabeled_atoms_to_graph
-
-    data = AtomGraphData.from_numpy_dict(unlabeled_atoms_to_graph(atoms, calculator.cutoff))
-    data.to(calculator.device)
-    vectors = data[key.EDGE_VEC]
-    shifts = torch.zeros(
-        (len(atoms), 3), dtype=torch.float64, device=vectors.device, requires_grad=True
-    )
-    sources, targets = data[key.EDGE_IDX]
-    data[key.EDGE_VEC] = vectors + (shifts[targets] - shifts[sources]).to(vectors.dtype)
-    # It keeps what differentiating takes in training alone.
-    last = calculator.model.force_output
-    last.training = True
-    try:
-        output = calculator.model(data)
-    finally:
-        last.training = False
-    return output[key.PRED_FORCE], shifts
-
-
-def how_to_install(extra: str) -> str:
-    """What to do to get the packages of an extra."""
-    return f"./launch.sh setup {extra}, or pip install '.[{extra}]' in hpcbench's folder"
-
-
-def _require_float32(name: str, dtype: str) -> None:
-    if dtype != "float32":
-        raise PotentialError(
-            f"{name} computes in float32 only; --dtype {dtype} is there for MatterSim and CHGNet"
-        )
-
-
-def _missing(name: str, extra: str, error: ImportError) -> PotentialError:
-    return PotentialError(f"{name} needs its package ({error}): {how_to_install(extra)}")
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
+    return taken

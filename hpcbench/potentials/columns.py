@@ -43,7 +43,7 @@ class Columns:
 
     @property
     def parts(self) -> int:
-        """Real numbers of a number of the answers."""
+        """Return how many real numbers make one number of the answers."""
         return 1 if self.are_real else 2
 
     def only(self, which: slice) -> Columns:
@@ -74,7 +74,15 @@ def is_real(qpoints: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def displaced(displacements: NDArray[np.complex128], qpoints: NDArray[np.float64]) -> Columns:
-    """Return columns without strain."""
+    """Return columns without strain.
+
+    Parameters
+    ----------
+    displacements : ndarray, shape (ncolumns, natoms, 3), complex
+        As in :class:`Columns`.
+    qpoints : ndarray, shape (ncolumns, 3)
+        As in :class:`Columns`.
+    """
     return Columns(displacements, qpoints, np.zeros((len(qpoints), 3, 3)))
 
 

@@ -41,10 +41,10 @@ class DisplacedCopies:
 
     @property
     def natoms(self) -> int:
-        """Atoms in one copy."""
+        """Return the number of atoms in one copy."""
         return len(self.numbers)
 
     @property
     def largest_displacement(self) -> float:
-        """Length of the largest displacement in A."""
+        """Return the length of the largest displacement, in A."""
         return float(np.linalg.norm(self.displacements, axis=1).max(initial=0.0))

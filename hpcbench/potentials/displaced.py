@@ -36,7 +36,7 @@ class SharedList:
 
     @property
     def natoms(self) -> int:
-        """Atoms in one copy."""
+        """Return the number of atoms in one copy."""
         return len(self.numbers)
 
 
@@ -62,7 +62,16 @@ class CopiesGraph:
 def share_list(
     copies: DisplacedCopies, cutoff: float, device: torch.device | str = "cpu"
 ) -> SharedList:
-    """The list that all copies of a supercell share, for edges within ``cutoff`` (A).
+    """Build the list that all copies of a supercell share.
+
+    Parameters
+    ----------
+    copies : DisplacedCopies
+        The copies.
+    cutoff : float
+        Longest edge of a copy, in A.
+    device : torch.device or str
+        Where the list is put.
 
     Raises
     ------
@@ -91,8 +100,17 @@ def share_list(
 def displaced_edges(
     parts: Sequence[tuple[SharedList, DisplacedCopies, int, int]], cutoff: float
 ) -> CopiesGraph:
-    """Edges within ``cutoff`` (A) of copies ``first`` up to ``end`` of each supercell.
+    """Return the edges of some displaced copies of each supercell.
 
+    Parameters
+    ----------
+    parts : sequence of (SharedList, DisplacedCopies, int, int)
+        What copies of a supercell share, the copies, and the first and the end of those wanted.
+    cutoff : float
+        Longest edge, in A.
+
+    Notes
+    -----
     They are the edges that a fresh list of each displaced supercell has: those whose length in
     the copy is within the cutoff. An edge that moves by the displacement has the perfect
     vector plus or minus that displacement, all others keep theirs.

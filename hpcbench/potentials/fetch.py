@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from hpcbench.errors import ModelError, PotentialError
-from hpcbench.potentials.mattersim import MatterSim
-from hpcbench.potentials.weights import MATTERSIM_FILES, keep, make_folder, mattersim_folder
+from hpcbench.potentials.catalogue import (
+    BUILT_IN,
+    LoadRequest,
+    PotentialSpec,
+    known_potential,
+    offered_potentials,
+)
+from hpcbench.potentials.registry import load
+from hpcbench.potentials.weights import GivenWeights, PublishedWeights, keep, make_folder
 
 # MatterSim's downloader waits without an end where a firewall swallows what it sends, as on many
 # compute nodes; in seconds.
 LONGEST_DOWNLOAD = 300.0
 
 
-def fetch_mattersim(name: str) -> Path:
-    """Download published MatterSim weights through the package's own downloader.
+def fetch_weights(name: str) -> Path:
+    """Download the published weights of a potential, by the function that the table names.
 
     The file appears under its final name only once it is whole and loads, so that processes
     which start meanwhile never read half a file.
+
+    Parameters
+    ----------
+    name : str
+        The potential's.
+
+    Returns
+    -------
+    Path
+        The file.
 
     Raises
     ------
@@ -28,19 +48,22 @@ def fetch_mattersim(name: str) -> Path:
     PotentialError
         If the download fails or brings no checkpoint, or its folder cannot be written.
     """
-    if name not in MATTERSIM_FILES:
+    spec = known_potential(name)
+    if spec is None or not isinstance(spec.weights, PublishedWeights):
         raise ModelError(
-            f"nothing to fetch for {name!r}: these can be fetched: {', '.join(MATTERSIM_FILES)}"
+            f"nothing to fetch for {name!r}: these can be fetched: {', '.join(_published())}"
         )
-    path = mattersim_folder() / MATTERSIM_FILES[name]
+    path = spec.weights.place()
     if path.is_file():
         return path
     # First, and the download elsewhere: what is wrong with the folder is no failed download.
     make_folder(path.parent)
+    module, _, function = spec.weights.download.partition(":")
     with tempfile.TemporaryDirectory(prefix="hpcbench-fetch-") as temporary:
         part = Path(temporary) / path.name
         try:
-            _in_time(path.name, Path(temporary))
+            download = getattr(importlib.import_module(module), function)
+            _in_time(lambda: download(path.name, Path(temporary)))
         except Exception as error:  # requests and urllib3 raise many kinds without a network
             raise PotentialError(
                 f"the weights of {name} are missing ({path}) and could not be downloaded here "
@@ -50,18 +73,25 @@ def fetch_mattersim(name: str) -> Path:
                 f"FILE.pth. --model mattersim-demo runs offline, but knows only a few simple "
                 f"crystals."
             ) from error
-        MatterSim(part, name)
+        given = GivenWeights(part, spec.weights.sha256)
+        load(LoadRequest(dataclasses.replace(spec, weights=given)))
         keep(path, part.read_bytes())
     return path
 
 
-def _in_time(filename: str, folder: Path) -> None:
+def _published() -> list[str]:
+    offered = [spec for _, spec in offered_potentials() if isinstance(spec, PotentialSpec)]
+    specs = (*BUILT_IN.values(), *offered)
+    return [spec.name for spec in specs if isinstance(spec.weights, PublishedWeights)]
+
+
+def _in_time(action: Callable[[], object]) -> None:
     """Download in a thread that is left to itself when it takes too long."""
     outcome: list[Exception] = []
 
     def download() -> None:
         try:
-            _download(filename, folder)
+            action()
         except Exception as error:
             outcome.append(error)
 
@@ -74,7 +104,16 @@ def _in_time(filename: str, folder: Path) -> None:
         raise outcome[0]
 
 
-def _download(filename: str, folder: Path) -> None:
+def download_mattersim(filename: str, folder: Path) -> None:
+    """Download a checkpoint of MatterSim through its package's own downloader.
+
+    Parameters
+    ----------
+    filename : str
+        The checkpoint's name.
+    folder : Path
+        Where it is put.
+    """
     from mattersim.utils.download_utils import download_checkpoint
 
     download_checkpoint(filename, save_folder=str(folder))

@@ -42,11 +42,10 @@ float64; forces and stress follow from the gradient with respect to them (``matt
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.functional import embedding_bag, silu
+from torch.nn.functional import silu
 
 from hpcbench.potentials.m3gnet_basis import (
     RadialBasis,
@@ -54,50 +53,21 @@ from hpcbench.potentials.m3gnet_basis import (
     cutoff_envelope,
     real_harmonics,
 )
+from hpcbench.potentials.m3gnet_block import (
+    block_backward,
+    block_forward,
+    sigmoid_backward,
+    silu_backward,
+    threebody_backward,
+    threebody_gate,
+)
 from hpcbench.potentials.m3gnet_weights import (
     KNOWN_MAX_L,
     KNOWN_MAX_N,
-    Block,
-    GatedLayers,
     block_weights,
     columns,
     require_known,
 )
-
-silu_backward = torch.ops.aten.silu_backward
-sigmoid_backward = torch.ops.aten.sigmoid_backward
-
-
-def _silu_backward_(gradient: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-    """The gradient through SiLU, in place: fresh memory costs as much as the arithmetic."""
-    return silu_backward.grad_input(gradient, inputs, grad_input=gradient)
-
-
-def _sigmoid_backward_(gradient: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
-    """The gradient through the logistic function, in place."""
-    return sigmoid_backward.grad_input(gradient, outputs, grad_input=gradient)
-
-
-@dataclass(frozen=True, eq=False)
-class _GatedPass:
-    """What a gated MLP keeps of its forward pass for the way back.
-
-    The rest is computed again: a small product or an exponential takes less time than an array
-    takes to memory and back.
-    """
-
-    hidden: torch.Tensor  # (nedges, 2U), before the activation
-    value_in: torch.Tensor  # (nedges, U), before the activation
-    gate: torch.Tensor  # (nedges, U)
-
-
-@dataclass(frozen=True, eq=False)
-class _BlockPass:
-    """What a block keeps of its forward pass for the way back."""
-
-    gates: torch.Tensor  # (natoms, 16)
-    edge_pass: _GatedPass
-    atom_pass: _GatedPass
 
 
 class RearrangedM3GNet:
@@ -109,8 +79,10 @@ class RearrangedM3GNet:
         ``model_args`` of the checkpoint.
     weights : mapping of str to Tensor
         The state of MatterSim's ``M3Gnet``, buffers included.
-    device, dtype
-        Where and in which precision to compute.
+    device : torch.device
+        Where to compute.
+    dtype : torch.dtype
+        In which precision.
 
     Raises
     ------
@@ -158,7 +130,7 @@ class RearrangedM3GNet:
     def __call__(
         self, numbers: torch.Tensor, edges: torch.Tensor, vectors: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Energies of atoms, and the gradient of their sum.
+        """Compute energies of atoms, and the gradient of their sum.
 
         Parameters
         ----------
@@ -247,7 +219,7 @@ class RearrangedM3GNet:
         edges = silu(encoded)
         passes = []
         for block in self._blocks:
-            atoms, kept = _forward(block, atoms, edges, pairs, centre, radial, threebody)
+            atoms, kept = block_forward(block, atoms, edges, pairs, centre, radial, threebody)
             passes.append(kept)
         energies, grad_atoms = self._readout(atoms, numbers)
         grad_edges = torch.zeros_like(edges)
@@ -256,10 +228,12 @@ class RearrangedM3GNet:
         for block in reversed(self._blocks):
             # Popped, so that memory is free again as soon as the block is done.
             kept = passes.pop()
-            _backward(block, kept, (centre, neighbour), radial, grad_edges, grad_atoms, grad_radial)
+            block_backward(
+                block, kept, (centre, neighbour), radial, grad_edges, grad_atoms, grad_radial
+            )
             gathered_gates = kept.gates.index_select(0, short_centre)
-            value_in, gate = _threebody_gate(block, threebody * gathered_gates)
-            grad_gated = _threebody_backward(block, value_in, gate, grad_edges[: len(threebody)])
+            value_in, gate = threebody_gate(block, threebody * gathered_gates)
+            grad_gated = threebody_backward(block, value_in, gate, grad_edges[: len(threebody)])
             grad_threebody.addcmul_(grad_gated, gathered_gates)
             grad_gates = torch.zeros_like(kept.gates)
             grad_gates.index_add_(0, short_centre, grad_gated * threebody)
@@ -294,112 +268,3 @@ class RearrangedM3GNet:
                 grad = silu_backward(grad @ weight.T, hidden)
             gradient.addmm_(grad, layers[0][0].T)
         return energies, gradient
-
-
-def _forward(
-    block: Block,
-    atoms: torch.Tensor,
-    edges: torch.Tensor,
-    pairs: torch.Tensor,
-    centre: torch.Tensor,
-    radial: torch.Tensor,
-    threebody: torch.Tensor,
-) -> tuple[torch.Tensor, _BlockPass]:
-    """One block: new features of the atoms; those of the edges are changed in place."""
-    nshort = len(threebody)
-    gates = torch.addmm(block.atom_gate_bias, atoms, block.atom_gate).sigmoid_()
-    gated = threebody * gates.index_select(0, centre[:nshort])
-    value_in, gate = _threebody_gate(block, gated)
-    edges[:nshort].addcmul_(silu(value_in), gate)
-
-    edge_pass, product = _gated(block.edge_layers, atoms, edges, pairs)
-    edges.addcmul_(product, radial @ block.edge_radial)
-
-    atom_pass, messages = _gated(block.atom_layers, atoms, edges, pairs)
-    messages.mul_(silu(radial @ block.atom_radial))
-    return atoms.index_add(0, centre, messages), _BlockPass(gates, edge_pass, atom_pass)
-
-
-def _threebody_gate(block: Block, gated: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The gated MLP of the three-body term: value before its activation, and gate."""
-    value_in, gate = (gated @ block.threebody).chunk(2, dim=1)
-    return value_in.contiguous(), gate.sigmoid()
-
-
-def _backward(
-    block: Block,
-    kept: _BlockPass,
-    ends: tuple[torch.Tensor, torch.Tensor],
-    radial: torch.Tensor,
-    grad_edges: torch.Tensor,
-    grad_atoms: torch.Tensor,
-    grad_radial: torch.Tensor,
-) -> None:
-    """A block's way back down to its three-body term; gradients are changed in place."""
-    gradient = grad_atoms.index_select(0, ends[0])
-    factor_in = radial @ block.atom_radial
-    by_factor = _gated_backward(
-        block.atom_layers, kept.atom_pass, silu(factor_in), gradient, ends, grad_edges, grad_atoms
-    )
-    grad_radial.addmm_(_silu_backward_(by_factor, factor_in), block.atom_radial.T)
-    factor = radial @ block.edge_radial
-    gradient = grad_edges.clone()
-    by_factor = _gated_backward(
-        block.edge_layers, kept.edge_pass, factor, gradient, ends, grad_edges, grad_atoms
-    )
-    grad_radial.addmm_(by_factor, block.edge_radial.T)
-
-
-def _threebody_backward(
-    block: Block, value_in: torch.Tensor, gate: torch.Tensor, gradient: torch.Tensor
-) -> torch.Tensor:
-    """Gradient by the gated three-body term (nshort, 16), from that by the short edges."""
-    by_gate = silu(value_in).mul_(gradient)
-    _sigmoid_backward_(by_gate, gate)
-    by_value = _silu_backward_(gate.mul_(gradient), value_in)
-    return torch.cat([by_value, by_gate], dim=1) @ block.threebody.T
-
-
-def _gated(
-    layers: GatedLayers, atoms: torch.Tensor, edges: torch.Tensor, pairs: torch.Tensor
-) -> tuple[_GatedPass, torch.Tensor]:
-    """A gated MLP on [centre, neighbour, edge]: what it keeps, and its value times its gate."""
-    units = layers.value.shape[0]
-    by_atom = torch.cat(
-        [torch.addmm(layers.first_bias, atoms, layers.centre), atoms @ layers.neighbour]
-    )
-    # The bag of an edge are its centre's and its neighbour's rows: gathered and added at once.
-    hidden = embedding_bag(pairs, by_atom, mode="sum").addmm_(edges, layers.edge)
-    activated = silu(hidden)
-    value_in = torch.addmm(layers.value_bias, activated[:, :units], layers.value)
-    gate = torch.addmm(layers.gate_bias, activated[:, units:], layers.gate).sigmoid_()
-    return _GatedPass(hidden, value_in, gate), silu(value_in).mul_(gate)
-
-
-def _gated_backward(
-    layers: GatedLayers,
-    kept: _GatedPass,
-    factor: torch.Tensor,
-    gradient: torch.Tensor,
-    ends: tuple[torch.Tensor, torch.Tensor],
-    grad_edges: torch.Tensor,
-    grad_atoms: torch.Tensor,
-) -> torch.Tensor:
-    """Add a gated MLP's gradient to those of edges and atoms; returns that of its factor.
-
-    ``gradient`` is that of ``value * gate * factor``; it is overwritten.
-    """
-    units = layers.value.shape[0]
-    by_gate = silu(kept.value_in).mul_(gradient)
-    by_factor = by_gate * kept.gate
-    by_gate = _sigmoid_backward_(by_gate.mul_(factor), kept.gate)
-    by_value = _silu_backward_(gradient.mul_(factor).mul_(kept.gate), kept.value_in)
-    hidden = torch.empty_like(kept.hidden)
-    torch.mm(by_value, layers.value.T, out=hidden[:, :units])
-    torch.mm(by_gate, layers.gate.T, out=hidden[:, units:])
-    _silu_backward_(hidden, kept.hidden)
-    grad_edges.addmm_(hidden, layers.edge.T)
-    sums = torch.zeros(len(grad_atoms), 2 * units, dtype=hidden.dtype, device=hidden.device)
-    for atom, weight in zip(ends, (layers.centre, layers.neighbour), strict=True):
-        grad_atoms.addmm_(sums.zero_().index_add_(0, atom, hidden), weight.T)
-    return by_factor

@@ -23,7 +23,7 @@ class RadialBasis:
         self._mixing = torch.stack(rows, dim=1)
 
     def __call__(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Values (nedges, 4) at lengths (nedges, 1) in A."""
+        """Compute values (nedges, 4) at lengths (nedges, 1) in A."""
         first, second = lengths * self._first, lengths * self._second
         return (torch.sin(first) / first + torch.sin(second) / second) @ self._mixing
 
@@ -41,7 +41,7 @@ class SphericalBessel:
         self._three = coefficients[3, [0, 2, 4, 6]]
 
     def __call__(self, lengths: torch.Tensor) -> torch.Tensor:
-        """Values (nedges, 16) at lengths (nedges, 1) in A: by order, then by root."""
+        """Compute values (nedges, 16) at lengths (nedges, 1) in A: by order, then by root."""
         r = lengths / self._cutoff
         angles = r[:, None, :] * self._roots
         sines, cosines = torch.sin(angles).unbind(1), torch.cos(angles[:, 1:]).unbind(1)
@@ -62,13 +62,34 @@ class SphericalBessel:
 
 
 def cutoff_envelope(lengths: torch.Tensor, cutoff: float) -> torch.Tensor:
-    """MatterSim's ``polynomial``: from one to zero at the three-body cutoff."""
+    """Compute MatterSim's ``polynomial``, from one to zero at the three-body cutoff.
+
+    Parameters
+    ----------
+    lengths : Tensor
+        Of edges, in A.
+    cutoff : float
+        The three-body cutoff, in A.
+    """
     ratio = lengths / cutoff
     return (1 - ratio**3 * (10 - 15 * ratio + 6 * ratio**2)).clamp(min=0)
 
 
 def real_harmonics(directions: torch.Tensor) -> list[torch.Tensor]:
-    """Real spherical harmonics of degree 0 to 3 with sum_m S_lm(u) S_lm(v) = P_l(u . v)."""
+    """Compute real spherical harmonics of degree 0 to 3 in Racah's normalisation.
+
+    By the addition theorem ``sum_m S_lm(u) S_lm(v) = P_l(u . v)``.
+
+    Parameters
+    ----------
+    directions : Tensor, shape (nedges, 3)
+        Unit vectors.
+
+    Returns
+    -------
+    list of Tensor, shapes (nedges, 1), (nedges, 3), (nedges, 5), (nedges, 7)
+        By degree.
+    """
     x, y, z = directions.unbind(1)
     xx, yy, zz = x * x, y * y, z * z
     root3, root6, root10, root15 = 3**0.5, 6**0.5, 10**0.5, 15**0.5

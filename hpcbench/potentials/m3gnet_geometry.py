@@ -71,7 +71,19 @@ class Polynomials:
         return found + 3 * torch.einsum("kijl,ej,el->eki", self.cubic, n, n)
 
     def bends(self, n: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Return the second derivatives (nedges, 3, 3) of sums with ``weights`` (nedges, 16)."""
+        """Return the second derivatives of sums of harmonics by the direction.
+
+        Parameters
+        ----------
+        n : Tensor, shape (nedges, 3)
+            Directions, whose lengths are left free.
+        weights : Tensor, shape (nedges, 16)
+            Of the harmonics in the sum.
+
+        Returns
+        -------
+        Tensor, shape (nedges, 3, 3)
+        """
         found = 2 * torch.einsum("ek,kij->eij", weights, self.quadratic)
         return found + 6 * torch.einsum("ek,kijl,el->eij", weights, self.cubic, n)
 

@@ -42,77 +42,8 @@ from hpcbench.potentials.m3gnet_gated import (
     sums_by_atom,
 )
 from hpcbench.potentials.m3gnet_geometry import Geometry
+from hpcbench.potentials.m3gnet_readout import Readout
 from hpcbench.potentials.m3gnet_weights import Block
-
-# --------------------------------------------------------------------------------------- readout
-
-
-class _Readout:
-    """The energy of atoms by their features: scale times value times gate."""
-
-    def __init__(self, model: RearrangedM3GNet, atoms: torch.Tensor, numbers: torch.Tensor) -> None:
-        self._final = model._final
-        self._layers: dict[str, list[Three]] = {}
-        outputs = {}
-        for branch, layers in self._final.items():
-            hidden = torch.addmm(layers[0][1], atoms, layers[0][0])
-            self._layers[branch] = []
-            for weight, bias in layers[1:]:
-                self._layers[branch].append(silu_slopes(hidden))
-                hidden = torch.addmm(bias, self._layers[branch][-1][0], weight)
-            outputs[branch] = hidden
-        self._value, self._gate = outputs["g"], sigmoid_slopes(outputs["sigma"])
-        self._scale = model._scale[numbers][:, None]
-        self.energies = (self._scale * self._value * self._gate[0]).squeeze(1)
-        self.energies = self.energies + model._shift[numbers]
-        self._backs: dict[str, list[torch.Tensor]] = {}
-        self.gradient = torch.zeros_like(atoms)
-        start = {"g": self._gate[0], "sigma": self._value * self._gate[1]}
-        for branch, layers in self._final.items():
-            grad = self._scale * start[branch]
-            self._backs[branch] = []
-            for (weight, _), (_, slope, _) in zip(
-                reversed(layers[1:]), reversed(self._layers[branch]), strict=True
-            ):
-                back = grad @ weight.T
-                self._backs[branch].append(back)
-                grad = back * slope
-            self.gradient.addmm_(grad, layers[0][0].T)
-
-    def tangent(self, atoms: torch.Tensor) -> torch.Tensor:
-        """Return changes of the gradient with those of the features (natoms, ncolumns, U)."""
-        hidden: dict[str, list[torch.Tensor]] = {}
-        outputs = {}
-        for branch, layers in self._final.items():
-            d_hidden = atoms @ layers[0][0]
-            hidden[branch] = []
-            for (weight, _), (_, slope, _) in zip(layers[1:], self._layers[branch], strict=True):
-                hidden[branch].append(d_hidden)
-                d_hidden = (d_hidden * per_column(slope)) @ weight
-            outputs[branch] = d_hidden
-        value, (_, slope, bend) = per_column(self._value), map(per_column, self._gate)
-        d_start = {
-            "g": slope * outputs["sigma"],
-            "sigma": outputs["g"] * slope + value * bend * outputs["sigma"],
-        }
-        result = torch.zeros_like(atoms)
-        for branch, layers in self._final.items():
-            d_grad = per_column(self._scale) * d_start[branch]
-            for (weight, _), (_, first, second), back, d_hidden in zip(
-                reversed(layers[1:]),
-                reversed(self._layers[branch]),
-                self._backs[branch],
-                reversed(hidden[branch]),
-                strict=True,
-            ):
-                d_grad = (d_grad @ weight.T) * per_column(first) + per_column(
-                    back * second
-                ) * d_hidden
-            result += d_grad @ layers[0][0].T
-        return result
-
-
-# ------------------------------------------------------------------------------------ the network
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,7 +197,7 @@ class LinearM3GNet:
                     atom_slope=by_length @ block.atom_radial,
                 )
             )
-        self._readout = _Readout(model, x, numbers)
+        self._readout = Readout(model, x, numbers)
 
     def _back(self) -> torch.Tensor:
         model, ends, nshort = self._model, self._ends, self._nshort

@@ -8,12 +8,18 @@ from typing import Any
 
 import torch
 
+from hpcbench.potentials.m3gnet_constants import DEFAULTS
+
 # The orders and roots of the spherical Bessel functions that MatterSim's checkpoints have.
 KNOWN_MAX_L = KNOWN_MAX_N = 4
 
 
 class UnknownArchitectureError(Exception):
     """The weights are not of the architecture that is re-arranged here."""
+
+
+class MissingWeightsError(Exception):
+    """Weights of the architecture are not there, so that nothing can be computed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +62,7 @@ class Block:
 
 
 def columns(weight: torch.Tensor) -> torch.Tensor:
-    """A linear layer's weight as the right factor of a product."""
+    """Return a linear layer's weight as the right factor of a product."""
     return weight.T.contiguous()
 
 
@@ -76,7 +82,15 @@ def _gated_layers(weights: Mapping[str, torch.Tensor], name: str) -> GatedLayers
 
 
 def block_weights(weights: Mapping[str, torch.Tensor], name: str) -> Block:
-    """The weights of the block whose names begin with ``name``."""
+    """Return the weights of one block.
+
+    Parameters
+    ----------
+    weights : mapping of str to Tensor
+        The state of MatterSim's ``M3Gnet``.
+    name : str
+        What the names of the block's weights begin with.
+    """
     threebody = [
         weights[f"{name}three_body.edge_gate_mlp.{branch}.0.linear.weight"]
         for branch in ("g", "sigma")
@@ -95,21 +109,29 @@ def block_weights(weights: Mapping[str, torch.Tensor], name: str) -> Block:
 def require_known(arguments: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> None:
     """Refuse weights that the re-arranged pass does not know what to do with.
 
+    Parameters
+    ----------
+    arguments : mapping
+        ``model_args`` of the checkpoint, all of them.
+    weights : mapping of str to Tensor
+        The state of MatterSim's ``M3Gnet``, buffers included.
+
     Raises
     ------
     UnknownArchitectureError
-        For arguments, names, shapes or constants other than MatterSim 1.2.3's.
+        For arguments, names, shapes or constants other than those of MatterSim v1.
+    MissingWeightsError
+        If weights of that architecture are missing.
     """
-    known = {"num_blocks", "units", "max_l", "max_n", "cutoff", "max_z", "threebody_cutoff"}
     # MatterSim's own constructor ignores what else is there, but it may mean something.
-    if unknown := set(arguments) - known - {"device"}:
+    if unknown := set(arguments) - set(DEFAULTS) - {"device"}:
         raise UnknownArchitectureError(f"unknown arguments: {', '.join(sorted(unknown))}")
-    if missing := known - set(arguments):
-        raise UnknownArchitectureError(f"arguments left to MatterSim: {', '.join(sorted(missing))}")
     if arguments["max_l"] != KNOWN_MAX_L or arguments["max_n"] != KNOWN_MAX_N:
         raise UnknownArchitectureError("max_l and max_n other than 4")
     expected = _expected_shapes(arguments)
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if absent := sorted(expected.keys() - found.keys()):
+        raise MissingWeightsError(f"weights are missing: {', '.join(absent[:5])}")
     if found != expected:
         differing = sorted(
             name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)

@@ -1,16 +1,14 @@
 """MatterSim as a potential: batches of structures and displaced supercells, in one forward pass.
 
-The weights are MatterSim's own; the forward pass is re-arranged (``m3gnet.py``), or, for an
-architecture that is not known there, goes through MatterSim's layers (``layered.py``).
+The weights are MatterSim's own; the forward pass is re-arranged (``m3gnet.py``), and does without
+MatterSim's package.
 """
 
 from __future__ import annotations
 
 import contextlib
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +23,12 @@ from hpcbench.errors import (
     TooLargeError,
     UnsuitableError,
 )
-from hpcbench.potentials.checkpoint import Checkpoint, build_model, read_checkpoint
+from hpcbench.package_versions import installed
+from hpcbench.potentials.catalogue import LoadRequest
+from hpcbench.potentials.checkpoint import bytes_per_edge, model_of, read_checkpoint
 from hpcbench.potentials.columns import Columns, Response
 from hpcbench.potentials.displaced import displaced_edges, share_list
-from hpcbench.potentials.layered import LayeredM3GNet
-from hpcbench.potentials.m3gnet import RearrangedM3GNet
 from hpcbench.potentials.m3gnet_response import LinearisedCrystals
-from hpcbench.potentials.m3gnet_weights import UnknownArchitectureError
 from hpcbench.potentials.memory import (
     is_out_of_memory,
     keep_freed_memory,
@@ -42,8 +39,10 @@ from hpcbench.potentials.memory import (
 )
 from hpcbench.potentials.neighbours import edge_vectors, neighbour_list
 from hpcbench.potentials.passes import (
+    BatchEdges,
     Graph,
     during_passes,
+    edges_of,
     forces_from,
     ranges_of_passes,
     stresses_from,
@@ -61,45 +60,8 @@ from hpcbench.potentials.weights import sha256_of
 if TYPE_CHECKING:
     from ase import Atoms
 
-REARRANGED, LAYERED = "re-arranged", "MatterSim's layers"
-"""The values of ``info.forward_pass``."""
-
-# Memory that MatterSim's own layers take of an edge, in multiples of what the re-arranged pass
-# takes: 2.4 for the edge, and 0.08 for each of its triplets (benchmarks/memory.py), of which dense
-# crystals have 25 and open ones 5.
-COST_OF_A_LAYERED_EDGE = 2.4 + 20 * 0.08
-
-
-@dataclass(frozen=True, eq=False)
-class _Edges:
-    """The edges of some structures of a batch.
-
-    Attributes
-    ----------
-    batch : Structures
-        The whole batch.
-    first : int
-        Where the structures begin in it.
-    part : Structures
-        The structures.
-    edges, vectors : Tensor
-        As in ``Graph``.
-    first_edge : ndarray, shape (nstructures + 1,)
-        Where the edges of each structure begin, and their number at the end.
-    costs : ndarray, shape (nstructures,)
-        What each takes of a pass's capacity.
-    counted : ndarray, shape (nstructures,), bool
-        As in ``NeighbourList``.
-    """
-
-    batch: Structures
-    first: int
-    part: Structures
-    edges: torch.Tensor
-    vectors: torch.Tensor
-    first_edge: NDArray[np.int64]
-    costs: NDArray[np.float64]
-    counted: NDArray[np.bool_]
+REARRANGED = "re-arranged"
+"""The value of ``info.forward_pass``."""
 
 
 class MatterSim:
@@ -145,22 +107,21 @@ class MatterSim:
             keep_freed_memory()
         precision = {"float32": torch.float32, "float64": torch.float64}[dtype]
         checkpoint = read_checkpoint(path, self.device)
-        self._model, arguments = _model_and_arguments(checkpoint, self.device, precision)
-        rearranged = isinstance(self._model, RearrangedM3GNet)
-        self._cost_of_an_edge = 1.0 if rearranged else COST_OF_A_LAYERED_EDGE
+        arguments = checkpoint.arguments
+        self._model = model_of(checkpoint, self.device, precision)
         weights = sha256_of(path)
         self.info = PotentialInfo(
             name=name,
             package="mattersim",
-            version=version("mattersim"),
+            version=installed("mattersim"),
             weights_sha256=weights,
             dtype=dtype,
             device=str(self.device),
             elements=elements or frozenset(range(1, int(arguments["max_z"]) + 1)),
-            forward_pass=REARRANGED if rearranged else LAYERED,
-            responds=rearranged,
+            forward_pass=REARRANGED,
+            responds=True,
         )
-        bytes_per_edge = _bytes_per_edge(arguments, precision)
+        by_edge = bytes_per_edge(arguments, precision)
         memory = usable_memory(self.device, ranks_on_host)
         if max_edges:
             self._largest = self.capacity = max_edges
@@ -168,13 +129,20 @@ class MatterSim:
         found = kept_probe(
             (weights, dtype, self.info.forward_pass),
             self.device,
-            lambda: self._probe(memory / bytes_per_edge),
+            lambda: self._probe(memory / by_edge),
         )
-        self._largest = max(1, int(memory / (found.bytes_per_edge or bytes_per_edge)))
+        self._largest = max(1, int(memory / (found.bytes_per_edge or by_edge)))
         self.capacity = min(found.edges, self._largest)
 
     def evaluate(self, structures: Sequence[Atoms], *, stress: bool = False) -> list[Evaluation]:
-        """Energies, forces and, if asked, stresses; see the protocol.
+        """Evaluate structures in as few passes as possible; see the protocol.
+
+        Parameters
+        ----------
+        structures : sequence of Atoms
+            All are taken as periodic.
+        stress : bool
+            Whether stresses are wanted.
 
         Raises
         ------
@@ -213,18 +181,16 @@ class MatterSim:
         return result
 
     def cost(self, natoms: int, volume: float) -> float:
-        """Edges of a homogeneous structure of this density; see the protocol."""
+        """See the protocol: the edges of a homogeneous structure of this density."""
         if volume <= 0.0:
             return 0.0
-        edges = natoms * 4 / 3 * np.pi * self._model.cutoff**3 * natoms / volume
-        return float(edges * self._cost_of_an_edge)
+        return float(natoms * 4 / 3 * np.pi * self._model.cutoff**3 * natoms / volume)
 
     def prepare(self, copies: DisplacedCopies) -> PreparedCopies:
         """See the protocol."""
         with during_passes(self.device), self._memory_errors():
             shared = share_list(copies, self._model.cutoff, self.device)
-        cost = round(shared.cost * self._cost_of_an_edge)
-        return PreparedCopies(copies, cost, shared)
+        return PreparedCopies(copies, shared.cost, shared)
 
     def forces(self, parts: Sequence[tuple[PreparedCopies, int, int]]) -> list[NDArray[np.float64]]:
         """See the protocol.
@@ -257,7 +223,6 @@ class MatterSim:
         OutOfMemoryError, EvaluationError
             As the protocol says.
         """
-        assert isinstance(self._model, RearrangedM3GNet), "info.responds was asked for"
         cost = sum(
             self.cost(len(part.numbers), float(torch.linalg.det(part.cells[0]).abs()))
             for part in (batch.part(index, index + 1) for index in range(len(batch)))
@@ -295,7 +260,7 @@ class MatterSim:
         problem: HpcbenchError
         try:
             with self._memory_errors():
-                edges = self._edges(batch, first, end)
+                edges = edges_of(batch, first, end, self._model.cutoff)
         except (OutOfMemoryError, EvaluationError) as error:
             problem = error
         else:
@@ -318,18 +283,7 @@ class MatterSim:
         self._fill(result, batch, first, middle)
         self._fill(result, batch, middle, end)
 
-    def _edges(self, batch: Structures, first: int, end: int) -> _Edges:
-        part = batch.part(first, end)
-        neighbours = neighbour_list(part, self._model.cutoff)
-        vectors = edge_vectors(part, neighbours)
-        bounds = torch.tensor(part.first_atom, device=self.device)
-        # Edges are sorted by centre: those of a structure are a run. One transfer for the batch.
-        first_edge = torch.searchsorted(neighbours.edges[0].contiguous(), bounds).cpu().numpy()
-        costs = np.diff(first_edge) * self._cost_of_an_edge
-        counted = neighbours.counted.cpu().numpy()
-        return _Edges(batch, first, part, neighbours.edges, vectors, first_edge, costs, counted)
-
-    def _fill_pass(self, result: BatchEvaluation, edges: _Edges, a: int, b: int) -> None:
+    def _fill_pass(self, result: BatchEvaluation, edges: BatchEdges, a: int, b: int) -> None:
         """Evaluate structures ``a`` up to ``b`` in one pass, or in smaller ones if that fails."""
         problem: HpcbenchError
         try:
@@ -349,7 +303,7 @@ class MatterSim:
         self._fill_pass(result, edges, a, middle)
         self._fill_pass(result, edges, middle, b)
 
-    def _evaluate_pass(self, result: BatchEvaluation, edges: _Edges, a: int, b: int) -> None:
+    def _evaluate_pass(self, result: BatchEvaluation, edges: BatchEdges, a: int, b: int) -> None:
         part = edges.part.part(a, b)
         rows = slice(edges.first_edge[a], edges.first_edge[b])
         graph = Graph(
@@ -413,33 +367,26 @@ class MatterSim:
 
     def _probe_pass(self, cost: int) -> int:
         """A pass of about this cost; returns what it cost."""
-        edges = round(cost / self._cost_of_an_edge)
-        batch = made_up_crystals(edges, self.device)
+        batch = made_up_crystals(cost, self.device)
         neighbours = neighbour_list(batch, self._model.cutoff)
         self._model(batch.numbers, neighbours.edges, edge_vectors(batch, neighbours))
-        return round(neighbours.nedges * self._cost_of_an_edge)
+        return neighbours.nedges
 
 
-def _model_and_arguments(
-    checkpoint: Checkpoint, device: torch.device, precision: torch.dtype
-) -> tuple[RearrangedM3GNet | LayeredM3GNet, Mapping[str, Any]]:
-    """The forward pass that fits a checkpoint, and the arguments of its model."""
-    arguments = checkpoint.arguments
-    with contextlib.suppress(UnknownArchitectureError):
-        return RearrangedM3GNet(arguments, checkpoint.weights, device, precision), arguments
-    # An older file, whose constants MatterSim knows, or another architecture.
-    model, arguments, unexpected = build_model(checkpoint, device)
-    if not unexpected:
-        with contextlib.suppress(UnknownArchitectureError):
-            return RearrangedM3GNet(arguments, model.state_dict(), device, precision), arguments
-    return LayeredM3GNet(model, precision), arguments
+def load_mattersim(request: LoadRequest) -> MatterSim:
+    """Load a MatterSim checkpoint.
 
-
-def _bytes_per_edge(arguments: Mapping[str, Any], dtype: torch.dtype) -> float:
-    """Peak memory of a re-arranged pass by edge, as benchmarks/memory.py finds it.
-
-    A block keeps 8 arrays of the width of its features, and some more are in use at a time,
-    besides the geometric part; the numbers are fitted to the sizes of the 1M and 5M models.
+    Raises
+    ------
+    PotentialError
+        If the weights are missing, or are not those of MatterSim v1's M3GNet.
     """
-    units, blocks = int(arguments["units"]), int(arguments["num_blocks"])
-    return float(dtype.itemsize * (units * (11 * blocks + 9.5) + 400))
+    return MatterSim(
+        request.weights(),
+        request.spec.name,
+        request.device,
+        request.dtype,
+        request.max_edges,
+        request.spec.elements,
+        request.ranks_on_host,
+    )

@@ -55,7 +55,7 @@ class Probe:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of a forward pass means that memory did not suffice."""
+    """Tell whether an error of a forward pass means that memory did not suffice."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error)
@@ -79,7 +79,15 @@ def keep_freed_memory() -> None:
 
 
 def usable_memory(device: torch.device, ranks_on_host: int) -> float:
-    """Bytes that this rank's passes may take."""
+    """Return the bytes that this rank's passes may take.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where they run.
+    ranks_on_host : int
+        Processes that share this machine's memory.
+    """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         # What torch holds in reserve is free for the next pass as well.
@@ -157,10 +165,19 @@ def _measured(
 
 
 def kept_probe(key: tuple[str, ...], device: torch.device, make: Callable[[], Probe]) -> Probe:
-    """A probe's result from the last time, or made now and kept.
+    """Return a probe's result from the last time, or make it now and keep it.
 
-    It is kept by device, ``key`` (model, precision) and torch's version in
-    ``$XDG_CACHE_HOME/hpcbench/passes.json``; a file that cannot be read or written is passed over.
+    It is kept in ``$XDG_CACHE_HOME/hpcbench/passes.json``, by device, key and torch's version; a
+    file that cannot be read or written is passed over.
+
+    Parameters
+    ----------
+    key : tuple of str
+        The weights, the precision, and what else decides it.
+    device : torch.device
+        Where passes run.
+    make : callable
+        Makes the probe.
     """
     name = " | ".join((_device_name(device), *key, f"torch {torch.__version__}"))
     path = _cache_file()
@@ -189,7 +206,15 @@ def kept_probe(key: tuple[str, ...], device: torch.device, make: Callable[[], Pr
 
 
 def made_up_crystals(edges: int, device: torch.device) -> Structures:
-    """Rattled lattices of silicon, of up to 125 atoms, with about so many neighbours within 5 A."""
+    """Make rattled lattices of silicon with about so many edges within 5 A.
+
+    Parameters
+    ----------
+    edges : int
+        Of all lattices together; one has up to 125 atoms.
+    device : torch.device
+        Where they are put.
+    """
     generator = torch.Generator().manual_seed(0)
     # At the density of common crystals: 20 A^3 an atom, so 26 neighbours within 5 A.
     spacing, natoms = 20.0 ** (1 / 3), max(1, round(edges / 26))

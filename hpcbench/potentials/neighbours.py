@@ -64,13 +64,22 @@ class NeighbourList:
 
     @property
     def nedges(self) -> int:
-        """Number of edges."""
+        """Return the number of edges."""
         return self.edges.shape[1]
 
 
 def neighbour_list(batch: Structures, cutoff: float) -> NeighbourList:
-    """All pairs within ``cutoff`` (A) in every structure of a batch.
+    """Find all pairs of atoms within a cutoff in every structure of a batch.
 
+    Parameters
+    ----------
+    batch : Structures
+        The structures.
+    cutoff : float
+        Longest distance, in A.
+
+    Notes
+    -----
     Cells may be of any shape and smaller than the cutoff: an atom's own images are among its
     neighbours, the atom itself is not. Two atoms at the same place are neighbours. The edges of
     one centre are sorted by neighbour, and do not depend on what else is in the batch.
@@ -111,8 +120,22 @@ def _countable(batch: Structures, atoms: _Wrapped, radius: float) -> torch.Tenso
 
 
 def edge_vectors(batch: Structures, neighbours: NeighbourList) -> torch.Tensor:
-    """Vectors in A from centre to neighbour, shape (nedges, 3), float64.
+    """Compute the vectors from centre to neighbour.
 
+    Parameters
+    ----------
+    batch : Structures
+        The structures.
+    neighbours : NeighbourList
+        Theirs.
+
+    Returns
+    -------
+    Tensor, shape (nedges, 3), float64
+        In A.
+
+    Notes
+    -----
     They are differences of positions inside the cell, so that atoms far outside lose no
     precision. Gradients with respect to positions and cells pass.
     """
@@ -124,33 +147,6 @@ def edge_vectors(batch: Structures, neighbours: NeighbourList) -> torch.Tensor:
     cells = batch.cells.index_select(0, batch.structure_of_atom.index_select(0, centres))
     vectors = wrapped.index_select(0, others) - wrapped.index_select(0, centres)
     return vectors + torch.bmm(shifts.unsqueeze(1), cells).squeeze(1)
-
-
-def triplets(edges: torch.Tensor, short: torch.Tensor) -> torch.Tensor:
-    """All ordered pairs of different short edges of one centre, sorted by the first.
-
-    Parameters
-    ----------
-    edges : Tensor, shape (2, nedges), int64
-        Centre and neighbour of each edge, sorted by centre.
-    short : Tensor, shape (nedges,), bool
-        Which edges take part.
-
-    Returns
-    -------
-    Tensor, shape (ntriplets, 2), int64
-        Indices of two edges.
-    """
-    chosen = short.nonzero().squeeze(1)
-    counts = torch.unique_consecutive(edges[0].index_select(0, chosen), return_counts=True)[1]
-    # Each edge meets all others of its centre, which are a run in the list of chosen edges.
-    others = torch.repeat_interleave(counts - 1, counts)
-    begin = torch.repeat_interleave(_starts(counts), counts) - _starts(others)
-    first = torch.repeat_interleave(others)
-    second = begin.index_select(0, first)
-    second += torch.arange(len(second), device=second.device)
-    second += second >= first  # the edge itself is passed over
-    return torch.stack([chosen.index_select(0, first), chosen.index_select(0, second)], dim=1)
 
 
 @dataclass(frozen=True, eq=False)

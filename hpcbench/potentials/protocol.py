@@ -127,27 +127,34 @@ class Potential(Protocol):
 
     @property
     def info(self) -> PotentialInfo:
-        """Name, versions, precision, device."""
+        """Return name, versions, precision and device."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where batches are to lie."""
+        """Return where batches are to lie."""
         ...
 
     @property
     def capacity(self) -> int:
-        """What one forward pass holds, in the unit of ``cost`` (edges, or structures).
+        """Return what one forward pass holds, in the unit of ``cost`` (edges, or structures).
 
         It shrinks when memory turns out to be smaller than thought.
         """
         ...
 
     def evaluate(self, structures: Sequence[Atoms], *, stress: bool = False) -> list[Evaluation]:
-        """Energies and forces (and stresses) of all structures, in their order.
+        """Compute energies and forces (and stresses) of all structures, in their order.
 
         The structures share forward passes as far as the potential's capacity allows; the
         result of one does not depend on the others, but for rounding.
+
+        Parameters
+        ----------
+        structures : sequence of Atoms
+            All are taken as periodic.
+        stress : bool
+            Whether stresses are wanted.
 
         Raises
         ------
@@ -159,11 +166,27 @@ class Potential(Protocol):
         ...
 
     def evaluate_batch(self, batch: Structures, *, stress: bool = False) -> BatchEvaluation:
-        """The same for a batch of tensors; a structure's problem does not touch the others."""
+        """Do the same for a batch of tensors; a structure's problem does not touch the others.
+
+        Parameters
+        ----------
+        batch : Structures
+            On the potential's device.
+        stress : bool
+            Whether stresses are wanted.
+        """
         ...
 
     def cost(self, natoms: int, volume: float) -> float:
-        """What a structure of this size (A^3) will take of a pass's capacity, about."""
+        """Estimate what a structure will take of a pass's capacity.
+
+        Parameters
+        ----------
+        natoms : int
+            Number of atoms.
+        volume : float
+            Of the cell, in A^3.
+        """
         ...
 
     def prepare(self, copies: DisplacedCopies) -> PreparedCopies:
@@ -171,9 +194,17 @@ class Potential(Protocol):
         ...
 
     def forces(self, parts: Sequence[tuple[PreparedCopies, int, int]]) -> list[NDArray[np.float64]]:
-        """Forces (eV/A) on copies ``first`` up to ``end`` of each set, in one forward pass.
+        """Compute forces on some copies of each set, in one forward pass.
 
-        One array of shape (end - first, natoms, 3) a part.
+        Parameters
+        ----------
+        parts : sequence of (PreparedCopies, int, int)
+            Copies, and the first and the end of those wanted.
+
+        Returns
+        -------
+        list of ndarray, shape (end - first, natoms, 3)
+            For each part, in eV/A.
 
         Raises
         ------
@@ -206,6 +237,13 @@ class Responsive(Potential, Protocol):
         The pass is as wide as the longest of ``columns``, and twice that where one of them is not
         real.
 
+        Parameters
+        ----------
+        linearised : Linearised
+            The structures.
+        columns : sequence of Columns
+            Of each structure.
+
         Raises
         ------
         OutOfMemoryError
@@ -222,7 +260,7 @@ class Differentiable(Potential, Protocol):
     def linear_forces(
         self, parts: Sequence[tuple[PreparedCopies, int, int]]
     ) -> list[NDArray[np.float64]]:
-        """Change of the forces (eV/A) on copies, to first order in their displacements.
+        """Compute the change of the forces (eV/A) on copies, to first order in their displacements.
 
         As :meth:`Potential.forces`, but as if the energy were harmonic, and without the forces of
         the supercell that is not displaced.

@@ -1,62 +1,159 @@
-"""Potentials by name. Importing this module loads no torch."""
+"""Potentials by what ``--model`` takes: a name, a file of weights, or module:callable.
+
+What is known of those that have a name is in ``catalogue.py``. Importing this module loads no
+torch.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import importlib
 import importlib.util
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from hpcbench.errors import ModelError, UsageError
-from hpcbench.potentials.protocol import Potential, PotentialInfo
-from hpcbench.potentials.weights import (
-    DEMO_ELEMENTS,
-    DEMO_WEIGHTS,
-    MATTERSIM_FILES,
-    find_mattersim,
-    mattersim_folder,
-    on_this_node,
-    sha256_of,
+from hpcbench.errors import EvaluationError, ModelError, PotentialError, UsageError
+from hpcbench.potentials.boundary import answering
+from hpcbench.potentials.catalogue import (
+    BUILT_IN,
+    DOUBLE,
+    MATTERSIM_LOADER,
+    SINGLE,
+    LoadRequest,
+    PotentialSpec,
+    how_to_install,
+    known_names,
+    known_potential,
+    offered_potentials,
 )
+from hpcbench.potentials.protocol import Potential, PotentialInfo
+from hpcbench.potentials.weights import GivenWeights, PackagedWeights, PublishedWeights
 from hpcbench.protocols import DISPLACEMENT
 
-DEMO = "mattersim-demo"
-CHGNET = "chgnet"
-SEVENNET = ("sevennet-0", "sevennet-l3i5")
-NAMES = (*MATTERSIM_FILES, DEMO, CHGNET, *SEVENNET)
-WITH_RESPONSE = (*MATTERSIM_FILES, DEMO, *SEVENNET)
-"""Potentials with linear response; MatterSim's checkpoints have it too."""
+CHECKPOINTS = (".pth", ".pt")
+"""Endings of files that are checkpoints of MatterSim."""
 
 
 @dataclass(frozen=True)
-class ListedCrystal:
-    """A line of ``hpcbench models``: the name, what it is, and whether it can be used here."""
+class ListedPotential:
+    """A line of ``hpcbench models``.
+
+    Attributes
+    ----------
+    name : str
+        The potential's.
+    description : str
+        What it is.
+    available : bool
+        Whether it can be used here.
+    state : str
+        Where its weights are, or what to do to get them.
+    abilities : str
+        Precisions, batches, linear response, licence; empty where that is not known.
+    """
 
     name: str
     description: str
     available: bool
     state: str
+    abilities: str = ""
 
 
-def listed_potentials() -> list[ListedCrystal]:
-    """All potentials that have a name, and where each one stands on this machine."""
-    lines = []
-    for name, filename in MATTERSIM_FILES.items():
-        path = mattersim_folder() / filename
-        state = str(path) if path.is_file() else f"weights missing: hpcbench models fetch {name}"
-        lines.append(ListedCrystal(name, "MatterSim v1, Microsoft (MIT)", path.is_file(), state))
-    lines.append(
-        ListedCrystal(DEMO, "small stand-in for demos and tests only", True, "comes with hpcbench")
-    )
-    for name, package, extra in (
-        (CHGNET, "chgnet", "chgnet"),
-        *((name, "sevenn", "sevennet") for name in SEVENNET),
-    ):
-        found = importlib.util.find_spec(package) is not None
-        state = f"package {package}" if found else f"./launch.sh setup {extra}"
-        lines.append(ListedCrystal(name, f"pretrained weights in package {package}", found, state))
+def listed_potentials() -> list[ListedPotential]:
+    """Return all potentials that have a name, and where each one stands on this machine."""
+    lines = [_listed(spec) for spec in BUILT_IN.values()]
+    for name, spec in offered_potentials():
+        if isinstance(spec, PotentialSpec):
+            lines.append(_listed(spec))
+        else:
+            lines.append(ListedPotential(name, "offered by a package", False, str(spec)))
     return lines
+
+
+def _listed(spec: PotentialSpec) -> ListedPotential:
+    weights = spec.weights
+    available, state = True, f"package {spec.distribution}"
+    if isinstance(weights, PublishedWeights):
+        available = weights.place().is_file()
+        state = (
+            str(weights.place())
+            if available
+            else f"weights missing: hpcbench models fetch {spec.name}"
+        )
+    elif isinstance(weights, PackagedWeights):
+        if weights.package == "hpcbench":
+            state = "comes with hpcbench"
+        elif importlib.util.find_spec(weights.package) is None:
+            available, state = False, f"./launch.sh setup {spec.extra}"
+    abilities = [
+        *spec.precisions,
+        "in batches" if spec.batched else "one by one",
+        *(["linear response"] if spec.response else []),
+        f"licence {spec.licence}",
+    ]
+    return ListedPotential(spec.name, spec.description, available, state, ", ".join(abilities))
+
+
+def spec_of(model: str) -> PotentialSpec:
+    """Return what is known of a potential; it need not be there.
+
+    Parameters
+    ----------
+    model : str
+        As ``--model`` takes it.
+
+    Raises
+    ------
+    ModelError
+        For a name that nothing has; the message says which is near, and what is known.
+    """
+    if model in BUILT_IN:
+        return BUILT_IN[model]
+    if model.endswith(CHECKPOINTS):
+        return PotentialSpec(
+            name=model,
+            description="a MatterSim checkpoint",
+            loader=MATTERSIM_LOADER,
+            distribution="mattersim",
+            licence="",
+            precisions=(SINGLE, DOUBLE),
+            batched=True,
+            response=True,
+            weights=GivenWeights(Path(model)),
+        )
+    if is_callable(model):
+        return PotentialSpec(
+            name=model,
+            description="an ASE calculator",
+            loader="hpcbench.potentials.ase_calculator:load_callable",
+            distribution=model.partition(":")[0].partition(".")[0],
+            licence="",
+            # Whoever made it knows; it is not loaded in another one than was asked for.
+            precisions=(),
+        )
+    if spec := known_potential(model):
+        return spec
+    names = known_names()
+    near = difflib.get_close_matches(model, names, 1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise ModelError(
+        f"unknown model {model!r}: {hint}known are {', '.join(names)}, a MatterSim checkpoint "
+        f"FILE.pth, or module:callable that makes an ASE calculator"
+    )
+
+
+def is_callable(model: str) -> bool:
+    """Tell whether a model is ``module:callable``, and no path with a colon."""
+    return ":" in model and not Path(model).exists()
+
+
+def is_published(model: str) -> bool:
+    """Tell whether a model's weights can be fetched, so that they may be missing for now."""
+    return isinstance(spec_of(model).weights, PublishedWeights)
 
 
 def check_name(model: str) -> None:
@@ -67,26 +164,16 @@ def check_name(model: str) -> None:
     ModelError
         For an unknown name or a missing file; the message names what is near or known.
     PotentialError
-        If the weights of a known one are missing.
+        If published weights of a known one are missing.
     """
-    if model in MATTERSIM_FILES:
-        find_mattersim(model)
-        return
-    if model in NAMES:
-        return
-    if ":" in model and not Path(model).exists():
-        find_module(model)
-        return
-    if model.endswith((".pth", ".pt")):
-        if not Path(model).is_file():
+    spec = spec_of(model)
+    if isinstance(spec.weights, PublishedWeights):
+        spec.weights_path()
+    elif isinstance(spec.weights, GivenWeights):
+        if not spec.weights.file.is_file():
             raise ModelError(f"--model {model}: no such file")
-        return
-    near = difflib.get_close_matches(model, NAMES, 1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise ModelError(
-        f"unknown model {model!r}: {hint}known are {', '.join(NAMES)}, a MatterSim checkpoint "
-        f"FILE.pth, or module:callable that makes an ASE calculator"
-    )
+    elif is_callable(model):
+        find_module(model)
 
 
 def find_module(model: str) -> None:
@@ -117,8 +204,6 @@ def find_module(model: str) -> None:
 def check_derivative(model: str, derivative: str | None) -> None:
     """Refuse linear response of a model that has none, before anything heavy is loaded.
 
-    What only a loaded checkpoint tells is left to :func:`require_response`.
-
     Parameters
     ----------
     model : str
@@ -131,12 +216,24 @@ def check_derivative(model: str, derivative: str | None) -> None:
     UsageError
         If it has none; the message names those that have it, and what to use instead.
     """
-    may_respond = model in WITH_RESPONSE or (model not in NAMES and weights_file(model) is not None)
-    _require_response(model, derivative, may_respond)
+    _require_response(model, derivative, spec_of(model).response)
 
 
 def require_response(info: PotentialInfo, derivative: str | None) -> None:
-    """Refuse linear response of a loaded potential that has none; see :func:`check_derivative`."""
+    """Refuse linear response of a loaded potential that has none.
+
+    Parameters
+    ----------
+    info : PotentialInfo
+        The potential's.
+    derivative : str
+        As ``--derivative`` takes it.
+
+    Raises
+    ------
+    UsageError
+        As :func:`check_derivative`.
+    """
     _require_response(info.name, derivative, info.responds or info.differentiable)
 
 
@@ -146,20 +243,32 @@ def _require_response(name: str, derivative: str | None, has_it: bool) -> None:
     raise UsageError(
         f"--derivative {derivative}: {name} cannot compute linear response. Give --derivative "
         f"{DISPLACEMENT}, which {name} can; or a model with linear response: "
-        f"{', '.join(WITH_RESPONSE)}, or a checkpoint FILE.pth of MatterSim v1"
+        f"{_names_with(lambda spec: spec.response)}, or a checkpoint FILE.pth of MatterSim v1"
     )
 
 
+def _names_with(ability: Callable[[PotentialSpec], bool]) -> str:
+    offered = [spec for _, spec in offered_potentials() if isinstance(spec, PotentialSpec)]
+    return ", ".join(spec.name for spec in (*BUILT_IN.values(), *offered) if ability(spec))
+
+
 def weights_sha256(model: str) -> str:
-    """SHA-256 of the weights file that ``model`` names; empty where there is none."""
-    path = weights_file(model)
-    return sha256_of(on_this_node(path)) if path else ""
+    """Return the SHA-256 of the weights of ``model``; empty where it has no file of weights.
+
+    Raises
+    ------
+    ModelError
+        For an unknown name.
+    PotentialError
+        If its weights are missing, or others than the table says.
+    """
+    return spec_of(model).weights_sha256()
 
 
 def load_potential(
     model: str,
     *,
-    dtype: str = "float32",
+    dtype: str = SINGLE,
     device: str = "cpu",
     max_edges: int = 0,
     ranks_on_host: int = 1,
@@ -171,7 +280,7 @@ def load_potential(
     model : str
         As ``--model`` takes it.
     dtype, device : str
-        Precision and device.
+        Precision (``float32`` or ``float64``) and device (``cpu``, ``cuda`` or ``cuda:N``).
     max_edges : int
         Most edges of one forward pass, for potentials that batch; 0: found on the device.
     ranks_on_host : int
@@ -185,46 +294,59 @@ def load_potential(
         If its weights or package are missing, or it cannot be loaded.
     """
     check_name(model)
-    path = weights_file(model)
-    if path is not None:
-        from hpcbench.potentials.mattersim import MatterSim
+    return load(LoadRequest(spec_of(model), dtype, device, max_edges, ranks_on_host))
 
-        elements = DEMO_ELEMENTS if model == DEMO else None
-        return MatterSim(
-            on_this_node(path), model, device, dtype, max_edges, elements, ranks_on_host
+
+def load(request: LoadRequest) -> Potential:
+    """Load the potential of an entry of the table.
+
+    Raises
+    ------
+    PotentialError
+        As :func:`load_potential`.
+    """
+    spec = request.spec
+    if spec.precisions and request.dtype not in spec.precisions:
+        others = _names_with(lambda other: request.dtype in other.precisions)
+        raise PotentialError(
+            f"{spec.name} computes in {' and '.join(spec.precisions)} only; --dtype "
+            f"{request.dtype} is there for {others}"
         )
-    from hpcbench.potentials import ase_calculator
-
-    if model == CHGNET:
-        return ase_calculator.load_chgnet(dtype, device)
-    if model in SEVENNET:
-        return ase_calculator.load_sevennet(model, dtype, device)
-    return ase_calculator.load_callable(model, dtype, device)
+    module, _, function = spec.loader.partition(":")
+    # What goes wrong in our own loaders is to be seen as it is.
+    ours = module.partition(".")[0] == "hpcbench"
+    try:
+        with contextlib.nullcontext() if ours else answering():
+            loader: Callable[[LoadRequest], Any] = getattr(
+                importlib.import_module(module), function
+            )
+            potential = loader(request)
+    except ImportError as error:
+        hint = how_to_install(spec.extra) if spec.extra else "is hpcbench installed as a whole?"
+        raise PotentialError(f"{spec.name} needs its package ({error}): {hint}") from error
+    except EvaluationError as error:
+        raise PotentialError(f"{spec.name} could not be loaded: {error}") from error
+    if not isinstance(getattr(potential, "info", None), PotentialInfo):
+        raise PotentialError(f"{spec.name}: {spec.loader} made no potential but {potential!r}")
+    spec.require_weights(potential.info.weights_sha256)
+    return potential
 
 
 def has_both_precisions(model: str) -> bool:
-    """Whether a potential can be loaded in single as well as in double precision.
-
-    Raises
-    ------
-    PotentialError
-        If published weights are missing.
-    """
-    return model == CHGNET or weights_file(model) is not None
+    """Tell whether a potential can be loaded in single as well as in double precision."""
+    return {SINGLE, DOUBLE} <= set(spec_of(model).precisions)
 
 
 def weights_file(model: str) -> Path | None:
-    """The weights file that ``model`` names; None where its weights come with a package's code.
+    """Return the file of weights that ``model`` names; ``None`` if it has none of its own.
+
+    Those that a package ships are with the package's code.
 
     Raises
     ------
     PotentialError
         If published weights are missing.
     """
-    if model in MATTERSIM_FILES:
-        return find_mattersim(model)
-    if model == DEMO:
-        return DEMO_WEIGHTS
-    if model.endswith((".pth", ".pt")):
-        return Path(model)
-    return None
+    spec = spec_of(model)
+    of_package = isinstance(spec.weights, PackagedWeights) and spec.weights.package != "hpcbench"
+    return None if of_package else spec.weights_path()

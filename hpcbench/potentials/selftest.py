@@ -65,8 +65,8 @@ def _self_test(potential: Potential) -> float:
         if error > tolerance:
             raise PotentialError(
                 f"self-test of {name} failed: forces {what} differ by {error:.1e} eV/A from "
-                f"those computed alone; versions of {potential.info.package} are known to do "
-                f"this (see DESIGN.md, MatterSim): install the version that hpcbench asks for"
+                f"those computed alone, so its results cannot be trusted: try another version of "
+                f"{potential.info.package} or torch, or another device"
             )
     return worst
 

@@ -50,7 +50,15 @@ class Structures:
     def from_atoms(
         cls, structures: Sequence[Atoms], device: torch.device | str = "cpu"
     ) -> Structures:
-        """The structures of a list of ASE's atoms; all are taken as periodic."""
+        """Make a batch of a list of ASE's atoms; all are taken as periodic.
+
+        Parameters
+        ----------
+        structures : sequence of Atoms
+            At least one.
+        device : torch.device or str
+            Where the batch is put.
+        """
         natoms = [len(structure) for structure in structures]
         numbers = np.concatenate([structure.numbers for structure in structures])
         positions = np.concatenate([structure.positions for structure in structures])
@@ -64,7 +72,13 @@ class Structures:
         )
 
     def part(self, first: int, end: int) -> Structures:
-        """The structures from ``first`` up to, not including, ``end``."""
+        """Return some structures of the batch as a batch.
+
+        Parameters
+        ----------
+        first, end : int
+            The first of them, and the one after the last.
+        """
         atoms = slice(self.first_atom[first], self.first_atom[end])
         return Structures(
             self.numbers[atoms],

@@ -1,48 +1,153 @@
-"""Where weights lie."""
+"""Where weights lie. Loads no torch."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 
 from hpcbench.errors import PotentialError
 
-MATTERSIM_FILES = {
-    "mattersim-v1.0.0-1M": "mattersim-v1.0.0-1M.pth",
-    "mattersim-v1.0.0-5M": "mattersim-v1.0.0-5M.pth",
-}
-"""Published MatterSim weights: the name here, and the name of the file."""
-
 DEMO_WEIGHTS = Path(__file__).parent / "mattersim_demo" / "mattersim-demo.pth"
 """The small potential that comes with the package (see the README beside it)."""
-
 
 # Of the crystals that it was made from: of any other element it knows nothing.
 DEMO_ELEMENTS = frozenset({3, 6, 7, 8, 9, 11, 12, 13, 14, 16, 17, 22, 29, 30, 31, 33, 38, 55})
 
 
-def mattersim_folder() -> Path:
-    """The folder in which MatterSim keeps its weights, the same as the package's own.
+@dataclass(frozen=True)
+class PackagedWeights:
+    """Weights that a Python package ships.
 
-    Raises
-    ------
-    PotentialError
-        If there is no home folder.
+    Attributes
+    ----------
+    package : str
+        Name by which the package is imported.
+    file : str
+        Path of the file below the package's folder.
+    sha256 : str
+        SHA-256 of the file, in hexadecimal digits; another file is refused. Empty: any file is
+        taken.
     """
-    try:
-        home = Path.home()
-    except RuntimeError:
-        raise PotentialError(
-            "weights are kept in the home folder, and this user has none: set HOME, or give "
-            "--model FILE.pth"
-        ) from None
-    return home / ".local" / "mattersim" / "pretrained_models"
+
+    package: str
+    file: str
+    sha256: str = ""
+
+    def path(self, name: str) -> Path:
+        """Find the file, without importing the package.
+
+        Parameters
+        ----------
+        name : str
+            The potential's, for the error.
+
+        Raises
+        ------
+        PotentialError
+            If the package is not installed, or has no such file.
+        """
+        found = importlib.util.find_spec(self.package)
+        folders = (found.submodule_search_locations if found else None) or ()
+        for folder in folders:
+            if (path := Path(folder, self.file)).is_file():
+                return path
+        reason = f"has no file {self.file}" if found else "is not installed"
+        raise PotentialError(f"{name} needs its package: {self.package} {reason}")
+
+
+@dataclass(frozen=True)
+class PublishedWeights:
+    """Weights that are downloaded once, into a folder below the home folder.
+
+    Attributes
+    ----------
+    file : str
+        Name of the file.
+    folder : str
+        The folder, below the home folder.
+    download : str
+        ``module:function`` that brings the file; it is called with the file's name and the folder
+        (a ``Path``) that is to hold it.
+    sha256 : str
+        As in :class:`PackagedWeights`.
+    """
+
+    file: str
+    folder: str
+    download: str
+    sha256: str = ""
+
+    def place(self) -> Path:
+        """Return where the file is to lie; it need not be there.
+
+        Raises
+        ------
+        PotentialError
+            If there is no home folder.
+        """
+        try:
+            home = Path.home()
+        except RuntimeError:
+            raise PotentialError(
+                "weights are kept in the home folder, and this user has none: set HOME, or give "
+                "--model FILE.pth"
+            ) from None
+        return home / self.folder / self.file
+
+    def path(self, name: str) -> Path:
+        """Return the file.
+
+        Parameters
+        ----------
+        name : str
+            The potential's, for the error.
+
+        Raises
+        ------
+        PotentialError
+            If it is not there; the message says what to do.
+        """
+        path = self.place()
+        if not path.is_file():
+            raise PotentialError(
+                f"the weights of {name} are missing: looked for {path}. "
+                f"With a network (on a cluster: on the login node) run "
+                f"`python -m hpcbench models fetch {name}`; or copy the file there; or give other "
+                f"weights as --model FILE.pth. --model mattersim-demo runs offline, but knows only "
+                f"a few simple crystals."
+            )
+        return path
+
+
+@dataclass(frozen=True)
+class GivenWeights:
+    """Weights in a file that somebody named.
+
+    Attributes
+    ----------
+    file : Path
+        The file.
+    sha256 : str
+        As in :class:`PackagedWeights`.
+    """
+
+    file: Path
+    sha256: str = ""
+
+    def path(self, name: str) -> Path:
+        """Return the file, whether it is there or not; ``name`` is not needed."""
+        return self.file
+
+
+Weights = PackagedWeights | PublishedWeights | GivenWeights
 
 
 def on_this_node(path: Path) -> Path:
-    """The copy of a weights file on the node's own disk, if there is one; else the file itself.
+    """Return the copy of a weights file on the node's own disk, or the file if there is none.
 
     ``launch.sh --stage`` makes it, below the folder ``$HPCBENCH_STAGED_WEIGHTS`` with the path of
     the original. A copy that is not as large or not as old as the original is none.
@@ -61,6 +166,13 @@ def on_this_node(path: Path) -> Path:
 
 def keep(path: Path, content: bytes) -> None:
     """Write weights to their place; nobody ever sees half of them.
+
+    Parameters
+    ----------
+    path : Path
+        The place; its folder is made.
+    content : bytes
+        The whole file.
 
     Raises
     ------
@@ -105,26 +217,6 @@ def _unkept(folder: Path, error: OSError) -> PotentialError:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def find_mattersim(name: str) -> Path:
-    """The local file of published MatterSim weights.
-
-    Raises
-    ------
-    PotentialError
-        If the file is not there; the message says what to do.
-    """
-    path = mattersim_folder() / MATTERSIM_FILES[name]
-    if not path.is_file():
-        raise PotentialError(
-            f"the weights of {name} are missing: looked for {path}. "
-            f"With a network (on a cluster: on the login node) run "
-            f"`python -m hpcbench models fetch {name}`; or copy the file there; or give other "
-            f"weights as --model FILE.pth. --model mattersim-demo runs offline, but knows only "
-            f"a few simple crystals."
-        )
-    return path

@@ -20,6 +20,7 @@ from hpcbench.curation.sampling import in_random_order
 from hpcbench.errors import StoreError
 from hpcbench.json_text import json_of
 from hpcbench.outputs import file_to_write, replacing
+from hpcbench.potentials.catalogue import DEMO
 from hpcbench.report.benchmark import benchmark_of
 from hpcbench.report.crystal_rows import CrystalRow, crystal_row, lowest_q_of
 from hpcbench.report.drawings import bands_svg, histogram_svg, share_svg
@@ -57,7 +58,6 @@ if TYPE_CHECKING:
 # A page that a browser opens at once: about 5 MB of rows and 2 MB of drawings.
 MOST_ROWS = 5000
 MOST_BANDS = 200
-STAND_IN = "mattersim-demo"
 # Number of crystals in a gallery.
 GALLERY = 12
 # In THz: modes closer to zero do not put a crystal into the gallery of instabilities.
@@ -193,7 +193,7 @@ def _content(store: Store) -> dict[str, Any]:
         "earlier": earlier_words(len(store.earlier)),
         "criterion": criterion.name,
         "criterion_sentence": sentence(criterion),
-        "stand_in": settings.get("model") == STAND_IN,
+        "stand_in": settings.get("model") == DEMO,
         "settings": settings_rows(settings),
         "versions": _versions(table),
         "figures": _figures(done, criteria, criterion),

@@ -22,8 +22,7 @@ from pathlib import Path
 
 from hpcbench.errors import HpcbenchError, LaunchError, PotentialError, SetupError, StoreError
 from hpcbench.package_versions import deciding_versions
-from hpcbench.potentials.registry import CHGNET, SEVENNET, weights_sha256
-from hpcbench.potentials.weights import MATTERSIM_FILES
+from hpcbench.potentials.registry import spec_of, weights_sha256
 from hpcbench.scheduler.disk import look, remedy, write_probe
 from hpcbench.scheduler.world import World, places
 from hpcbench.version import PACKAGE
@@ -228,15 +227,8 @@ def _facts(world: World, folder: Path, name: str, model: str, leads: bool) -> Fa
 
 
 def _packages(model: str) -> tuple[str, ...]:
-    """Return the package that computes the model."""
-    if model in MATTERSIM_FILES or model.endswith((".pth", ".pt")):
-        return ("mattersim",)
-    if model in SEVENNET:
-        return ("sevenn",)
-    if model == CHGNET:
-        return ("chgnet",)
-    module = model.partition(":")[0].partition(".")[0]
-    return (module,) if ":" in model and module else ()
+    """Return the package that computes the model, as pip calls it."""
+    return (spec_of(model).distribution,) if model else ()
 
 
 def _weights_here(model: str) -> str:

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from hpcbench.errors import HpcbenchError, PotentialError
-from hpcbench.potentials.weights import MATTERSIM_FILES, keep, mattersim_folder
+from hpcbench.errors import HpcbenchError, ModelError, PotentialError
+from hpcbench.potentials.registry import spec_of
+from hpcbench.potentials.weights import PublishedWeights, keep
 from hpcbench.scheduler.world import World
 
 T = TypeVar("T")
@@ -41,18 +42,20 @@ def provide_weights(model: str, world: World, tell: Callable[[str], None]) -> No
     PotentialError
         On every rank, if one has no weights in the end; the message says what to do.
     """
-    if model not in MATTERSIM_FILES:
+    # Rank 0's answer is everyone's: a package may be missing on some.
+    weights = world.broadcast(_published(model))
+    if weights is None:
         return
 
     def path() -> Path:  # not before errors are caught: there may be no home folder
-        return mattersim_folder() / MATTERSIM_FILES[model]
+        return weights.place()
 
     def fetch() -> None:
         tell(f"fetching the weights of {model}: they will be kept in {path().parent}")
         # This imports torch, which the waiting ranks do not need yet.
-        from hpcbench.potentials.fetch import fetch_mattersim
+        from hpcbench.potentials.fetch import fetch_weights
 
-        fetch_mattersim(model)
+        fetch_weights(model)
 
     if not any(_all_do(world, lambda: path().is_file())):
         _all_do(world, lambda: fetch() if world.rank == 0 else None)
@@ -65,6 +68,14 @@ def provide_weights(model: str, world: World, tell: Callable[[str], None]) -> No
     blind = [rank for rank in range(world.size) if not seen[rank]]
     writes = world.rank == next((r for r in blind if hosts[r] == hosts[world.rank]), None)
     _all_do(world, lambda: keep(path(), contents[source]) if writes else None)
+
+
+def _published(model: str) -> PublishedWeights | None:
+    try:
+        weights = spec_of(model).weights
+    except ModelError:  # is told by the checks that follow, of all ranks
+        return None
+    return weights if isinstance(weights, PublishedWeights) else None
 
 
 def _appears(path: Path) -> bool:

@@ -1,18 +1,64 @@
-"""M3GNet through MatterSim's own layers, for checkpoints that are not known to be re-arrangeable.
-
-Also what the re-arranged forward pass (``m3gnet.py``) is checked against.
-"""
+"""M3GNet through MatterSim's own layers: what the re-arranged forward pass is checked against."""
 
 from __future__ import annotations
 
+import inspect
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+import pytest
 import torch
-
-from hpcbench.potentials.neighbours import triplets
 
 if TYPE_CHECKING:
     from mattersim.forcefield.m3gnet.m3gnet import M3Gnet
+
+
+def triplets(edges: torch.Tensor, short: torch.Tensor) -> torch.Tensor:
+    """All ordered pairs of different short edges of one centre, sorted by the first.
+
+    Parameters
+    ----------
+    edges : Tensor, shape (2, nedges), int64
+        Centre and neighbour of each edge, sorted by centre.
+    short : Tensor, shape (nedges,), bool
+        Which edges take part.
+
+    Returns
+    -------
+    Tensor, shape (ntriplets, 2), int64
+        Indices of two edges.
+    """
+    chosen = short.nonzero().squeeze(1)
+    counts = torch.unique_consecutive(edges[0].index_select(0, chosen), return_counts=True)[1]
+    # Each edge meets all others of its centre, which are a run in the list of chosen edges.
+    others = torch.repeat_interleave(counts - 1, counts)
+    begin = torch.repeat_interleave(starts(counts), counts) - starts(others)
+    first = torch.repeat_interleave(others)
+    second = begin.index_select(0, first)
+    second += torch.arange(len(second), device=second.device)
+    second += second >= first  # the edge itself is passed over
+    return torch.stack([chosen.index_select(0, first), chosen.index_select(0, second)], dim=1)
+
+
+def starts(counts: torch.Tensor) -> torch.Tensor:
+    """Where runs of these lengths begin when they follow each other."""
+    return counts.cumsum(0) - counts
+
+
+def require_mattersim() -> None:
+    """Skip a test where the installed MatterSim does not load, as some do beside today's ASE."""
+    reason = f"MatterSim {version('mattersim')} does not load here"
+    pytest.importorskip("mattersim.forcefield", reason=reason, exc_type=ImportError)
+
+
+def require_known_layers() -> None:
+    """Skip a test where the installed MatterSim's blocks take other arguments than 1.2.3's."""
+    require_mattersim()
+    from mattersim.forcefield.m3gnet.modules import MainBlock
+
+    taken = set(inspect.signature(MainBlock.forward).parameters)
+    if not {"total_num_atoms", "total_num_bonds", "three_body_edge_map"} <= taken:
+        pytest.skip(f"the layers of MatterSim {version('mattersim')} are called in another way")
 
 
 class LayeredM3GNet:

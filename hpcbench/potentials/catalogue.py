@@ -1,0 +1,382 @@
+"""The table of potentials: what the program knows of each, in one place. Loads no torch.
+
+A potential is an entry here, or in a package of its own an entry point of the group
+``hpcbench.potentials``, and one function that loads it (see CONTRIBUTING.md).
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+
+from hpcbench.errors import ModelError, PotentialError, named
+from hpcbench.package_versions import installed
+from hpcbench.potentials.protocol import PotentialInfo
+from hpcbench.potentials.weights import (
+    DEMO_ELEMENTS,
+    PackagedWeights,
+    PublishedWeights,
+    Weights,
+    on_this_node,
+    sha256_of,
+)
+
+GROUP = "hpcbench.potentials"
+"""The group of entry points in which packages offer potentials."""
+
+SINGLE, DOUBLE = "float32", "float64"
+
+DEMO = "mattersim-demo"
+"""The embedded potential: a stand-in for demonstrations and tests, which reports say."""
+
+# Such names can be told from files and from module:callable.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+
+
+@dataclass(frozen=True)
+class PotentialSpec:
+    """What the program knows of a potential before it is loaded.
+
+    Attributes
+    ----------
+    name : str
+        As ``--model`` takes it. It is in the store, so it always means the same potential.
+    description : str
+        What it is, in some words, for ``hpcbench models``.
+    loader : str
+        ``module:function``. The module is imported when the potential is loaded; the function is
+        called with a :class:`LoadRequest` and returns a
+        :class:`~hpcbench.potentials.protocol.Potential`.
+    distribution : str
+        The installed package that computes it, as pip calls it. Its version is recorded in the
+        store, and must be the same for all ranks of a run.
+    licence : str
+        Of the weights.
+    precisions : tuple of str
+        Those in which it can be loaded: ``float32``, ``float64``. Empty: it does not say, and is
+        given the one that is asked for.
+    batched : bool
+        Whether structures share forward passes; else they are evaluated one after the other.
+    response : bool
+        Whether it has linear response (``Responsive`` or ``Differentiable``).
+    weights : Weights, optional
+        Its file of weights; none where weights and code are one.
+    elements : frozenset of int, optional
+        Atomic numbers that it knows, where that is known before it is loaded.
+    extra : str
+        The extra of hpcbench that installs its package; empty where that comes along.
+    edges_per_second : float, optional
+        Edges that one core of a CPU computes in a second: what ``hpcbench plan`` rests on before
+        a run has measured it.
+    bytes_per_edge : float, optional
+        Memory of a forward pass by edge.
+    """
+
+    name: str
+    description: str
+    loader: str
+    distribution: str
+    licence: str
+    precisions: tuple[str, ...] = (SINGLE,)
+    batched: bool = False
+    response: bool = False
+    weights: Weights | None = None
+    elements: frozenset[int] | None = None
+    extra: str = ""
+    edges_per_second: float | None = None
+    bytes_per_edge: float | None = None
+
+    def weights_path(self) -> Path | None:
+        """Return the file of its weights; ``None`` where it has none.
+
+        Raises
+        ------
+        PotentialError
+            If they are missing; the message says what to do.
+        """
+        if self.weights is None:
+            return None
+        try:
+            return self.weights.path(self.name)
+        except PotentialError as error:
+            if self.extra:
+                raise PotentialError(f"{error}: {how_to_install(self.extra)}") from None
+            raise
+
+    def weights_sha256(self) -> str:
+        """Return the SHA-256 of its weights; empty where it has none.
+
+        Raises
+        ------
+        PotentialError
+            If they are missing, or others than the table says.
+        """
+        path = self.weights_path()
+        if path is None:
+            return ""
+        digest = sha256_of(on_this_node(path))
+        self.require_weights(digest)
+        return digest
+
+    def require_weights(self, digest: str) -> None:
+        """Refuse weights that are not those of this name, by their SHA-256.
+
+        Raises
+        ------
+        PotentialError
+            If they are others.
+        """
+        known = self.weights.sha256 if self.weights else ""
+        if known and digest != known:
+            raise PotentialError(
+                f"the weights of {self.name} are not those that this name stands for: "
+                f"{self.weights_path()} has the SHA-256 {digest[:16]}, not {known[:16]}. Install a "
+                f"release of {self.distribution} that ships them, or load others by --model "
+                f"module:callable"
+            )
+
+
+@dataclass(frozen=True)
+class LoadRequest:
+    """What a loader is told.
+
+    Attributes
+    ----------
+    spec : PotentialSpec
+        Which potential.
+    dtype : str
+        ``float32`` or ``float64``; one of the table's ``precisions``.
+    device : str
+        ``cpu``, ``cuda`` or ``cuda:N``.
+    max_edges : int
+        Most edges of one forward pass, for potentials that batch; 0: to be found on the device.
+    ranks_on_host : int
+        Processes that share the machine's memory.
+    """
+
+    spec: PotentialSpec
+    dtype: str = SINGLE
+    device: str = "cpu"
+    max_edges: int = 0
+    ranks_on_host: int = 1
+
+    def weights(self) -> Path:
+        """Return the file of weights, on the node's own disk where a copy is there.
+
+        Raises
+        ------
+        PotentialError
+            If they are missing.
+        """
+        path = self.spec.weights_path()
+        assert path is not None, f"{self.spec.name} has no weights in the table"
+        return on_this_node(path)
+
+    def info(
+        self, elements: frozenset[int] | None = None, *, differentiable: bool = False
+    ) -> PotentialInfo:
+        """Return what is recorded of the potential, from the table.
+
+        Parameters
+        ----------
+        elements : frozenset of int, optional
+            Atomic numbers that it knows, where the table does not have them.
+        differentiable : bool
+            Whether it is ``Differentiable``; one with linear response is else ``Responsive``.
+
+        Raises
+        ------
+        PotentialError
+            If its weights are missing, or others than the table says.
+        """
+        return PotentialInfo(
+            self.spec.name,
+            self.spec.distribution,
+            installed(self.spec.distribution),
+            self.spec.weights_sha256(),
+            self.dtype,
+            self.device,
+            elements or self.spec.elements,
+            responds=self.spec.response and not differentiable,
+            differentiable=differentiable,
+        )
+
+
+MATTERSIM_LOADER = "hpcbench.potentials.mattersim:load_mattersim"
+
+
+def _mattersim(size: str, edges_per_second: float, bytes_per_edge: float) -> PotentialSpec:
+    """Return the entry of published weights of MatterSim."""
+    name = f"mattersim-v1.0.0-{size}"
+    return PotentialSpec(
+        name=name,
+        description="MatterSim v1, Microsoft",
+        loader=MATTERSIM_LOADER,
+        distribution="mattersim",
+        licence="MIT",
+        precisions=(SINGLE, DOUBLE),
+        batched=True,
+        response=True,
+        weights=PublishedWeights(
+            f"{name}.pth",
+            # Where MatterSim's own calculator keeps them.
+            folder=".local/mattersim/pretrained_models",
+            download="hpcbench.potentials.fetch:download_mattersim",
+        ),
+        edges_per_second=edges_per_second,
+        bytes_per_edge=bytes_per_edge,
+    )
+
+
+def _sevennet(name: str, folder: str, file: str, sha256: str) -> PotentialSpec:
+    """Return the entry of a SevenNet potential that its package ships."""
+    return PotentialSpec(
+        name=name,
+        description="pretrained weights in package sevenn",
+        loader="hpcbench.potentials.sevennet:load_sevennet",
+        distribution="sevenn",
+        licence="MIT",
+        response=True,
+        weights=PackagedWeights("sevenn", f"pretrained_potentials/{folder}/{file}", sha256),
+        extra="sevennet",
+    )
+
+
+# Edges a second: one core (benchmarks/results/throughput-cpu.json). Bytes by edge: benchmarks/
+# memory.py. SHA-256: of all releases that pyproject.toml allows.
+_TABLE = (
+    _mattersim("1M", edges_per_second=4e4, bytes_per_edge=23e3),
+    _mattersim("5M", edges_per_second=1e4, bytes_per_edge=55e3),
+    PotentialSpec(
+        name=DEMO,
+        description="small stand-in for demos and tests only",
+        loader=MATTERSIM_LOADER,
+        distribution="mattersim",
+        licence="MIT",
+        precisions=(SINGLE, DOUBLE),
+        batched=True,
+        response=True,
+        weights=PackagedWeights(
+            "hpcbench",
+            "potentials/mattersim_demo/mattersim-demo.pth",
+            "4143715a2bf2ec57e52adaa5a1dd79fe62e405d482971c32487c3229fbc99f01",
+        ),
+        elements=DEMO_ELEMENTS,
+        edges_per_second=8e4,
+        bytes_per_edge=8e3,
+    ),
+    PotentialSpec(
+        name="chgnet",
+        description="pretrained weights in package chgnet",
+        loader="hpcbench.potentials.chgnet:load_chgnet",
+        distribution="chgnet",
+        licence="BSD-3-Clause",
+        precisions=(SINGLE, DOUBLE),
+        weights=PackagedWeights(
+            "chgnet",
+            "pretrained/0.3.0/chgnet_0.3.0_e29f68s314m37.pth.tar",
+            "d14ab7c0f093efe64b60a7bcd540bca10e74fb7f46c86108a079af60524659d1",
+        ),
+        elements=frozenset(range(1, 95)),
+        extra="chgnet",
+    ),
+    _sevennet(
+        "sevennet-0",
+        "SevenNet_0__11Jul2024",
+        "checkpoint_sevennet_0.pth",
+        "7052cb42b7b3be42b40b97fa0d21077a48c54b5548948fc4dcf346629f813c36",
+    ),
+    _sevennet(
+        "sevennet-l3i5",
+        "SevenNet_l3i5",
+        "checkpoint_l3i5.pth",
+        "a7ff190d41efe5b8317a03d20a468e4036a1a3e64e0b14fdbab64ac3f4bfc09d",
+    ),
+)
+
+BUILT_IN: Mapping[str, PotentialSpec] = {spec.name: spec for spec in _TABLE}
+"""The potentials that hpcbench itself knows, by name."""
+
+
+def how_to_install(extra: str) -> str:
+    """Return what to do to get the packages of an extra."""
+    return f"./launch.sh setup {extra}, or pip install '.[{extra}]' in hpcbench's folder"
+
+
+def known_potential(name: str) -> PotentialSpec | None:
+    """Return the entry of a potential, built in or of an installed package; ``None`` without one.
+
+    Of packages only the one that offers this name is imported.
+
+    Raises
+    ------
+    ModelError
+        If a package offers it and something is wrong with that.
+    """
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    return _spec_of(_offered()[name]) if name in _offered() else None
+
+
+def known_names() -> list[str]:
+    """Return the names of all potentials, those of packages last; imports none of them."""
+    return list(dict.fromkeys([*BUILT_IN, *_offered()]))
+
+
+def offered_potentials() -> Iterator[tuple[str, PotentialSpec | ModelError]]:
+    """Yield the name and the entry of each potential that packages offer, or what is wrong."""
+    for name, points in _offered().items():
+        try:
+            yield name, _spec_of(points)
+        except ModelError as error:
+            yield name, error
+
+
+_Offered = Mapping[str, Sequence[EntryPoint]]
+
+
+def _offered() -> _Offered:
+    return _offered_on(tuple(sys.path))
+
+
+@functools.cache
+def _offered_on(path: tuple[str, ...]) -> _Offered:
+    # Looked for once: it opens a file of each installed package.
+    found: dict[str, list[EntryPoint]] = {}
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        found.setdefault(point.name, []).append(point)
+    return found
+
+
+def _spec_of(points: Sequence[EntryPoint]) -> PotentialSpec:
+    """Return what the entry points of one name offer.
+
+    Raises
+    ------
+    ModelError
+        If there is more than one, or it cannot be imported, or is no entry under its name.
+    """
+    where = "; ".join(f"entry point {point.name} = {point.value} of {GROUP}" for point in points)
+    name = points[0].name
+    if name in BUILT_IN:
+        raise ModelError(f"{where}: hpcbench has a potential of that name itself")
+    if len(points) > 1:
+        raise ModelError(f"{where}: it is not clear which of them is meant")
+    try:
+        spec = points[0].load()
+    except Exception as error:  # other people's code
+        raise ModelError(f"{where}: it cannot be imported ({named(error)})") from error
+    if not isinstance(spec, PotentialSpec):
+        raise ModelError(f"{where}: it is no PotentialSpec but a {type(spec).__name__}")
+    if spec.name != name:
+        raise ModelError(f"{where}: its potential has another name, {spec.name!r}")
+    if not _NAME.fullmatch(name) or name.endswith((".pth", ".pt")):
+        raise ModelError(
+            f"{where}: a name has letters, digits and . _ + - only, and no ending of a file"
+        )
+    return spec
