@@ -22,6 +22,7 @@ def verify_command(options: argparse.Namespace) -> int:
     """Check a store; 1 if something is wrong with it."""
     from hpcbench.maintenance.verify import verify
     from hpcbench.report.wording import earlier_words
+    from hpcbench.store.faults import left_alone
     from hpcbench.store.reader import Store
 
     store = Path(store_path(options.store))
@@ -33,10 +34,8 @@ def verify_command(options: argparse.Namespace) -> int:
             print(f"{path}: {shown_reason(str(deviation))}")
     for key in found.twice:
         print(f"{store}: {one_line(key)} is in it more than once")
-    if found.is_lost(store):
-        print(
-            f"nothing in {store} can be read: put a copy of it there if you have one, else {_AGAIN}"
-        )
+    if found.is_broken(store):
+        print(left_alone(store))
     elif found.is_damaged:
         print(f"hpcbench repair {store} makes a store of what is intact")
     elif not found.is_sound:
@@ -85,20 +84,14 @@ def repair_command(options: argparse.Namespace) -> int:
     if not result.damaged:
         print(f"{store}: nothing to repair")
         return 1 if result.sentences else 0
-    if result.kept:
-        print(
-            f"{store}: {they_are(result.kept, 'row')} intact; the damaged store is {result.damaged}"
-        )
-    else:
-        print(f"{store} is {result.damaged} now, and there is no store any more: {_AGAIN}")
+    print(f"{store}: {they_are(result.kept, 'row')} intact; the damaged store is {result.damaged}")
     if result.computed_again:
         print(f"spectra and verdicts of {result.computed_again} of them were computed again")
-    for field, rows in sorted((result.emptied or {}).items()):
+    for field, rows in sorted(result.emptied.items()):
         print(f"{one_line(field)} is lost in {rows} of them")
     lost = len(result.lost_ids) + result.lost_unnamed
     if not lost:
-        # Of a file that cannot be opened nobody knows how many there were.
-        return 0 if result.kept else 1
+        return 0
     print(f"{they_are(lost, 'result')} lost; {_AGAIN}")
     names = _names(store)
     for key in result.lost_ids[:_MOST_NAMED]:
