@@ -198,14 +198,14 @@ def test_bands_are_rounded_and_force_constants_are_not(finished: Path, tmp_path:
 
 def test_fields_of_a_later_version_are_carried_on(finished: Path, tmp_path: Path) -> None:
     from hpcbench.store.consolidate import consolidate
-    from hpcbench.store.fields import Field, Schema
+    from hpcbench.store.fields import Field, Origin, Schema
 
     with TableReader(finished) as reader:
         schema, settings = reader.schema, reader.settings
         rows = list(reader.rows(range(6)))
     later = Schema(
-        (*schema.columns, Field("charm", "f8", (), "eV", "unheard of")),
-        (*schema.ragged, Field("charms", "f8", (3,), "eV", "more of it")),
+        (*schema.columns, Field("charm", "f8", (), "eV", "unheard of", origin=Origin.COMPUTED)),
+        (*schema.ragged, Field("charms", "f8", (3,), "eV", "more of it", origin=Origin.COMPUTED)),
     )
     folder = RunFolder(tmp_path / "s.h5")
     folder.create()
@@ -397,12 +397,14 @@ def test_a_store_travels_to_another_process(finished: Path) -> None:
 
 
 def test_files_with_unlike_fields_make_one_table(tmp_path: Path) -> None:
-    from hpcbench.store.fields import Field, Schema
+    from hpcbench.store.fields import Field, Origin, Schema
 
     folder = RunFolder(tmp_path / "s.h5")
     folder.create()
     schema = result_schema(1, ())
-    later = Schema((*schema.columns, Field("charm", "i4", (3,))), schema.ragged)
+    later = Schema(
+        (*schema.columns, Field("charm", "i4", (3,), origin=Origin.COMPUTED)), schema.ragged
+    )
     folder.commit([{"id": "a", "natoms": 3, "idealised": True}], schema, {}, 0)
     folder.commit([{"id": "b", "charm": [1, 2, 3]}], later, {}, 0)
     store = hpcbench.open(folder.store)

@@ -20,21 +20,25 @@ import hpcbench
 from hpcbench.criteria import CRITERIA
 from hpcbench.errors import StoreError, StoreMismatchError, UsageError
 from hpcbench.store.consolidate import consolidate
-from hpcbench.store.fields import Field, Schema
+from hpcbench.store.fields import Field, Origin, Schema
 from hpcbench.store.reader import Store
 from hpcbench.store.run_folder import RunFolder
 from hpcbench.store.schema import CRYSTALS, result_schema
 from hpcbench.store.table_reader import TableReader
 from hpcbench.store.table_writer import TableWriter
 
+GIVEN = Origin.GIVEN
 SCHEMA = Schema(
     columns=(
-        Field("id", "str"),
-        Field("status", "str"),
-        Field("cell", "f8", (3, 3), "angstrom", "lattice"),
-        Field("natoms", "i4"),
+        Field("id", "str", origin=GIVEN),
+        Field("status", "str", origin=GIVEN),
+        Field("cell", "f8", (3, 3), "angstrom", "lattice", origin=GIVEN),
+        Field("natoms", "i4", origin=GIVEN),
     ),
-    ragged=(Field("positions", "f8", (3,), "angstrom"), Field("labels", "i8")),
+    ragged=(
+        Field("positions", "f8", (3,), "angstrom", origin=GIVEN),
+        Field("labels", "i8", origin=GIVEN),
+    ),
 )
 
 
@@ -376,14 +380,18 @@ def test_an_output_path_that_cannot_be_written(tmp_path: Path) -> None:
 
 def _table_of(schema: Schema) -> str:
     """The fields as docs/store.md lists them."""
-    lines = ["| path | shape of a row | dtype | unit | meaning |", "|---|---|---|---|---|"]
+    lines = [
+        "| path | shape of a row | dtype | unit | origin | meaning |",
+        "|---|---|---|---|---|---|",
+    ]
     for path, field in schema.by_path().items():
         shape = ", ".join("T" if length == THERMAL else str(length) for length in field.shape)
         dtype = {"str": "text", "category": "categorical"}.get(field.dtype)
         dtype = dtype or np.dtype(field.dtype).name
         many = "n" + (", " if shape else "") if path.startswith("ragged/") else ""
         cells = (f"`{path}`", f"({many}{shape})" if many or shape else "", dtype)
-        lines.append("| " + " | ".join((*cells, field.unit, field.meaning)) + " |")
+        origin = field.origin.value + ", essential" * (field.is_essential and schema != CRYSTALS)
+        lines.append("| " + " | ".join((*cells, field.unit, origin, field.meaning)) + " |")
     return "\n".join(lines)
 
 

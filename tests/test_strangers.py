@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import time
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,12 @@ from ase.build import bulk
 
 import hpcbench
 from hpcbench.cli import main
-from hpcbench.errors import DamageError, HpcbenchError, StoreError, UnreadableError
+from hpcbench.errors import HpcbenchError, StoreError, UnreadableError
 from hpcbench.events import read_events
 from hpcbench.interop.export_files import each_its_own, safe_name
 from hpcbench.interop.exporting import export
 from hpcbench.interop.spreadsheets import as_cell, from_cell
 from hpcbench.json_text import json_of
-from hpcbench.store.contents import read_contents
 from hpcbench.store.examiner import Examiner
 from hpcbench.store.known import wrong_id
 from hpcbench.store.physics import phonopy_of
@@ -488,53 +486,6 @@ def test_a_store_that_is_merged_has_each_crystal_once(store: Path, tmp_path: Pat
     assert not (tmp_path / "merged.h5").exists()
     with pytest.raises(HpcbenchError, match="is in it 2 times; hpcbench repair"):
         hpcbench.open(store)
-
-
-def put_behind(store: Path, **changed: Any) -> None:
-    """Another list of contents at the end of a file whose own structure is wiped out."""
-    with zipfile.ZipFile(store) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    told = json.loads(members["contents.json"])
-    for name, value in changed.items():
-        if name == "places":
-            places = np.load(io.BytesIO(members["places.npy"]))
-            places[:, 1:3] = value
-            stream = io.BytesIO()
-            np.save(stream, places)
-            members["places.npy"] = stream.getvalue()
-        elif name == "datasets":
-            told[name] = {path: [value, 1024, more] for path, (_, _, more) in told[name].items()}
-        else:
-            told[name] = value
-    members["contents.json"] = json.dumps(told).encode()
-    data = store.read_bytes()
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, member in members.items():
-            archive.writestr(name, member)
-    store.write_bytes(bytes(data[: data.rindex(b"PK\x03\x04")]) + stream.getvalue())
-
-
-LISTS: dict[str, dict[str, Any]] = {
-    "10^12 rows": {"datasets": 10**12},
-    "negative rows": {"datasets": -1},
-    "far places": {"places": (10**15, 100)},
-    "large pieces": {"places": (0, 10**15)},
-    "negative places": {"places": (-5, 100)},
-    "blocks": {"ends": [0, 10**12]},
-    "no blocks": {"ends": []},
-    "objects": {"columns": [{"name": "id", "dtype": "O", "shape": []}]},
-    "huge list": {"settings": {"more": "x" * 30_000_000}},
-}
-
-
-@pytest.mark.parametrize("changed", LISTS.values(), ids=LISTS)
-def test_a_list_of_contents_that_leads_astray_is_not_followed(
-    store: Path, changed: dict[str, Any]
-) -> None:
-    put_behind(store, **changed)
-    with pytest.raises(DamageError, match="list of contents"):
-        read_contents(store)
 
 
 def test_a_run_folder_of_pipes_and_brackets(store: Path) -> None:

@@ -44,20 +44,14 @@ def run(options: argparse.Namespace) -> int:
     if not result.damaged:
         print(f"{store}: nothing to repair")
         return 1 if result.sentences else 0
-    if result.kept:
-        print(
-            f"{store}: {they_are(result.kept, 'row')} intact; the damaged store is {result.damaged}"
-        )
-    else:
-        print(f"{store} is {result.damaged} now, and there is no store any more: {AGAIN}")
+    print(f"{store}: {they_are(result.kept, 'row')} intact; the damaged store is {result.damaged}")
     if result.computed_again:
         print(f"spectra and verdicts of {result.computed_again} of them were computed again")
-    for field, rows in sorted((result.emptied or {}).items()):
+    for field, rows in sorted(result.emptied.items()):
         print(f"{one_line(field)} is lost in {rows} of them")
     lost = len(result.lost_ids) + result.lost_unnamed
     if not lost:
-        # Of a file that cannot be opened nobody knows how many there were.
-        return 0 if result.kept else 1
+        return 0
     print(f"{they_are(lost, 'result')} lost; {AGAIN}")
     names = _names(store)
     for key in result.lost_ids[:_MOST_NAMED]:

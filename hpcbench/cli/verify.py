@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hpcbench.cli.options import add_store, count
-from hpcbench.cli.stores import AGAIN, store_path
+from hpcbench.cli.stores import store_path
 from hpcbench.counting import counted
 from hpcbench.texts import one_line, shown_reason
 
@@ -49,6 +49,7 @@ def run(options: argparse.Namespace) -> int:
     """Check a store; 1 if something is wrong with it."""
     from hpcbench.maintenance.verify import verify
     from hpcbench.report.wording import earlier_words
+    from hpcbench.store.faults import left_alone
     from hpcbench.store.reader import Store
 
     store = Path(store_path(options.store))
@@ -60,10 +61,8 @@ def run(options: argparse.Namespace) -> int:
             print(f"{path}: {shown_reason(str(deviation))}")
     for key in found.twice:
         print(f"{store}: {one_line(key)} is in it more than once")
-    if found.is_lost(store):
-        print(
-            f"nothing in {store} can be read: put a copy of it there if you have one, else {AGAIN}"
-        )
+    if found.is_broken(store):
+        print(left_alone(store))
     elif found.is_damaged:
         print(f"hpcbench repair {store} makes a store of what is intact")
     elif not found.is_sound:

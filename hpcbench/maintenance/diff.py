@@ -45,7 +45,7 @@ class Difference:
 
     @property
     def is_empty(self) -> bool:
-        """Whether both say the same of the same crystals."""
+        """Tell whether both say the same of the same crystals."""
         return not (self.only_first or self.only_second or len(self.changed))
 
 
@@ -54,6 +54,8 @@ def diff(first: Store, second: Store, tolerance: float) -> Difference:
 
     Parameters
     ----------
+    first, second : Store
+        The stores.
     tolerance : float
         Differences of lowest frequencies up to this, in THz, do not count.
     """

@@ -44,6 +44,13 @@ def merge(stores: Sequence[Path], out: Path) -> Merged:
     A crystal that is in several is taken from the first one that could compute it, with its
     history from there, and has the origins of all. It counts if it does in one of them.
 
+    Parameters
+    ----------
+    stores : sequence of Path
+        The stores, the first ones before later ones.
+    out : Path
+        The new store.
+
     Raises
     ------
     StoreError

@@ -19,6 +19,7 @@ from hpcbench.results.identity import crystal_of
 from hpcbench.results.phonon_columns import Keep
 from hpcbench.results.recompute import analyse_stored
 from hpcbench.settings_hash import ANALYSING, REANALYSED, settings_hash
+from hpcbench.store.fields import Origin
 from hpcbench.store.reader import Store
 from hpcbench.store.schema import REANALYSIS_OF, SET_ASIDE
 from hpcbench.work_requests import ANALYSIS, OnCpu, Request
@@ -26,10 +27,6 @@ from hpcbench.work_requests import ANALYSIS, OnCpu, Request
 if TYPE_CHECKING:
     from ase import Atoms
 
-_GIVEN = (
-    "crystals/id", "crystals/name", "crystals/origins", "crystals/status", "arrays/cell",
-    "ragged/numbers", "ragged/positions", "arrays/supercell_matrix",
-)  # fmt: skip
 # Of a rank, until it has measured its own pace: phonopy's work on a small and on a large cell.
 RATES = CostModel(0.0, 0.0, 0.2, 2e-5, 2.0, where="phonopy's work on one core")
 
@@ -54,25 +51,31 @@ class Reanalysis:
 
     @property
     def rates(self) -> CostModel:
-        """How long it takes, about."""
+        """Return how long it takes, about."""
         return RATES
 
     @property
     def potential(self) -> NoPotential:
-        """Stands where a run has its potential."""
+        """Return what stands where a run has its potential."""
         return NoPotential(self.result_settings)
 
     def records(self) -> Iterator[Crystal]:
-        """The crystals of the store, as they were given.
+        """Yield the crystals of the store, as they were given.
 
         Those without a cell are left out, and those that the run was not asked for.
         """
-        for row in Store(self.parent).rows(_GIVEN):
+        store = Store(self.parent)
+        given = [
+            path
+            for path, field in store.schema.by_path().items()
+            if field.origin is Origin.GIVEN or field.name in ("status", "supercell_matrix")
+        ]
+        for row in store.rows(given):
             if len(row["numbers"]) and row["status"] != SET_ASIDE:
                 yield crystal_of({**row, "has_supercell": row["supercell_matrix"].any()})
 
     def way(self, crystal: Crystal) -> Generator[Request, Any, list[dict[str, Any]]]:
-        """The way of a crystal: its analysis alone."""
+        """Compute a crystal as the work of a rank: its analysis alone."""
         keep = Keep(False, self.config.band_dtype, self.config.keep_dos)
         rows: list[dict[str, Any]] = yield OnCpu(
             ANALYSIS, analyse_stored, (self.parent, crystal.id, dict(self.result_settings), keep)
@@ -89,14 +92,25 @@ class NoPotential(OneByOne):
         )
 
     def evaluate(self, structures: Sequence[Atoms], *, stress: bool = False) -> list[Evaluation]:
-        """There is none."""
+        """Raise an error: there is no potential.
+
+        Parameters
+        ----------
+        structures, stress
+            As of any potential.
+
+        Raises
+        ------
+        EvaluationError
+            Always.
+        """
         raise EvaluationError("a reanalysis has no potential")
 
 
 def reanalysis(
     parent: Path, flags: Mapping[str, Any], file: str | None, out: str | None = None
 ) -> Reanalysis:
-    """What to do to analyse a store again.
+    """Return what to do to analyse a store again.
 
     Parameters
     ----------

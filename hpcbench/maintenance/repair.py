@@ -1,35 +1,36 @@
-"""A store made of what is intact in a damaged one."""
+"""A store made of what is intact in a damaged one.
+
+A store is read here as its own process has read it (:mod:`hpcbench.store.inspection`): what ended
+or stopped that process is not read again, and a file whose structure is broken is left alone.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
-import json
 import os
-import subprocess
-import sys
+import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import h5py
 
-from hpcbench.child_processes import command, environment
-from hpcbench.criteria import PLACES, criteria_of
+from hpcbench.criteria import criteria_of
 from hpcbench.errors import DamageError, HpcbenchError, NoStoreError, StoreError
-from hpcbench.outputs import says_at_work, temporary_name
-from hpcbench.results.recompute import columns_again
+from hpcbench.results.recompute import AS_STORED, columns_again
 from hpcbench.store.consolidate import alone
-from hpcbench.store.contents import can_be_put_together, read_contents
 from hpcbench.store.damage import SUFFIX, find_damage, find_damage_apart, set_aside
 from hpcbench.store.dimension_scales import decorate
 from hpcbench.store.examiner import Examiner
-from hpcbench.store.faults import NOT_AS_WRITTEN, Damage
+from hpcbench.store.faults import NOT_AS_WRITTEN, Damage, left_alone
 from hpcbench.store.fields import (
     Block,
     Field,
+    Origin,
     Row,
     Schema,
     Values,
@@ -39,165 +40,90 @@ from hpcbench.store.fields import (
     of_good_size,
 )
 from hpcbench.store.inspection import READING, inspect
-from hpcbench.store.run_folder import RunFolder, stamp
+from hpcbench.store.run_folder import RunFolder
 from hpcbench.store.schema import DONE, result_schema
+from hpcbench.store.small_files import Stamp, stamp
 from hpcbench.store.table_reader import TableReader
 from hpcbench.store.table_writer import TableWriter
 
-ESSENTIAL = frozenset(
-    {
-        "id", "status", "reason", "numbers", "positions", "cell", "relaxed_cell",
-        "relaxed_positions", "energy", "supercell_matrix", "primitive_matrix", "p2s_map",
-        "force_constants", "nac_params", "masses", "provenance",
-    }
-)  # fmt: skip
-"""Fields without which a result is lost."""
-_DERIVED = frozenset(
-    {
-        "max_frequency", "margin", "cause", "supercell_height", "force_constants_decay",
-        "modes_left_out", "mesh_change",
-        "free_energy", "entropy", "heat_capacity", "dimensionality", "vacuum", "band_labels",
-        "band_qpoints", "band_segments", "band_frequencies", "commensurate_qpoints",
-        "commensurate_frequencies", "mode_frequencies", "mode_qpoints", "mode_eigenvectors",
-        "character", "gamma_acoustic", "gamma_optical", "min_frequency_near_gamma",
-        *(f"{what}_{place}" for what in ("min_frequency", "min_q", "acoustic", "imaginary")
-          for place in PLACES),
-    }
-)  # fmt: skip
 
-
-def is_derived(name: str) -> bool:
-    """Whether a field is computed again from the force constants. A row is kept without others."""
-    return name in _DERIVED or name.startswith("verdict")
-
-
-@dataclass(frozen=True)
+@dataclass
 class Repair:
     """What became of a damaged store.
 
     Attributes
     ----------
+    damaged : str
+        The damaged store's new name; empty if there was nothing to repair.
     kept : int
-        Rows of the new store; -1 if there was nothing to repair.
-    lost_ids : tuple of str
+        Rows of the new store.
+    lost_ids : list of str
         Crystals whose results are lost.
     lost_unnamed : int
         Results that are lost, of crystals whose ids cannot be read.
-    emptied : dict
+    emptied : Counter
         By field, how many rows have lost it and are kept.
     computed_again : int
         Rows of which something was computed again from the force constants.
-    damaged : str
-        The damaged store's new name; empty if there was nothing to repair.
-    sentences : tuple of str
+    sentences : list of str
         What else there is to say.
     """
 
-    kept: int = -1
-    lost_ids: tuple[str, ...] = ()
-    lost_unnamed: int = 0
-    emptied: Mapping[str, int] | None = None
-    computed_again: int = 0
     damaged: str = ""
-    sentences: tuple[str, ...] = ()
+    kept: int = 0
+    lost_ids: list[str] = dataclasses.field(default_factory=list)
+    lost_unnamed: int = 0
+    emptied: Counter[str] = dataclasses.field(default_factory=Counter)
+    computed_again: int = 0
+    sentences: list[str] = dataclasses.field(default_factory=list)
 
 
 def repair(store: Path, patience: float = 120.0) -> Repair:
     """Make a store of what is intact; the damaged one stays beside it under another name.
 
     Damaged segments of the run are set aside. The same ``hpcbench run`` computes what is lost.
-    Everything that a damaged file may do to its reader, it does to another process.
+
+    Parameters
+    ----------
+    store : Path
+        The store.
+    patience : float
+        Seconds that reading one block of one field may take.
 
     Raises
     ------
     StoreError
         If there is no such store, if it cannot be read or is none of this format (that is no
-        damage), or if the new one cannot be written.
+        damage), if the structure of its file is broken, or if the new one cannot be written. The
+        store is as it was then.
     """
     folder = RunFolder(store)
     # What a link leads to is repaired, and the link stays.
     store = folder.store
     if not store.exists() and not folder.segment_paths():
         raise NoStoreError(f"{store}: no such store")
-    if (
-        store.exists()
-        and not folder.path.exists()
-        and not h5py.is_hdf5(store)
-        and not can_be_put_together(store)
-    ):
+    if store.exists() and not folder.path.exists() and not h5py.is_hdf5(store):
         raise StoreError(f"{store}: not an HDF5 file")
-    sentences = set_aside(find_damage_apart(folder.segment_paths()))
+    result = Repair(sentences=set_aside(find_damage_apart(folder.segment_paths())))
     if not store.exists():
-        return Repair(sentences=tuple(sentences))
+        return result
     before = stamp(store)
     found = inspect(store, 0, patience)
-    if not found.damages and not _twice(store):
-        return Repair(sentences=tuple(sentences))
-    aside = _free_name(store)
-    with _put_together(store) as source:
-        damages = found.damages if source == store else inspect(source, 0, patience).damages
-        order = {
-            "store": str(store),
-            "source": str(source),
-            "aside": str(aside),
-            "before": before,
-            "damages": [list(asdict(damage).values()) for damage in damages],
-        }
-        process = subprocess.run(
-            command("hpcbench.maintenance.repair"),
-            env=environment(),
-            input=json.dumps(order),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if process.returncode == StoreError.exit_code:
-        raise StoreError(process.stderr.strip())
-    if process.returncode:
-        # Not even its fields can be listed.
-        _put_aside(store, aside)
-        sentences.append("nothing in it can be read")
-        lost = max(found.rows, 0)
-        return Repair(0, (), lost, {}, 0, str(aside), tuple(sentences))
-    told = json.loads(process.stdout)
-    return Repair(
-        **told | {"lost_ids": tuple(told["lost_ids"])},
-        damaged=str(aside),
-        sentences=tuple(sentences),
-    )
+    if why := found.broken:
+        raise StoreError("\n".join([*result.sentences, f"{store}: {why}", left_alone(store)]))
+    if found.damages or _has_one_twice(store):
+        try:
+            _rebuild(folder, found.damages, before, result)
+        except DamageError as error:
+            said = [*result.sentences, str(error), left_alone(store)]
+            raise StoreError("\n".join(said)) from error
+    return result
 
 
-@contextlib.contextmanager
-def _put_together(store: Path) -> Iterator[Path]:
-    """A file of the damaged one's values, found without its structure; itself if that fails.
-
-    Raises
-    ------
-    StoreError
-        If there is no room for it.
-    """
-    contents = read_contents(store) if can_be_put_together(store) else None
-    if contents is None:
-        yield store
-        return
-    folder = RunFolder(store)
-    path = temporary_name(folder.path if folder.path.exists() else store.parent, store.name)
-    try:
-        with TableWriter(path, contents.schema, contents.settings) as writer:
-            writer.put_together(store, contents)
-        with path.open("rb") as stream:
-            if not says_at_work(stream.fileno(), path):
-                raise StoreError(f"{path} was removed meanwhile: give the same command again")
-            yield path
-    except OSError as error:
-        raise StoreError(f"{store}: cannot be repaired: {error}") from error
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _twice(store: Path) -> list[str]:
+def _has_one_twice(store: Path) -> bool:
     with TableReader(store) as reader:
-        return [key for key, number in Counter(reader.column("id")).items() if number > 1]
+        ids = reader.column("id")
+    return len(set(ids)) < len(ids)
 
 
 def _free_name(store: Path) -> Path:
@@ -209,27 +135,9 @@ def _free_name(store: Path) -> Path:
     )
 
 
-def _put_aside(store: Path, aside: Path, *, keep: bool = False) -> None:
-    """Give the damaged store its new name; with ``keep`` also under the old one, for now."""
-    if keep:
-        with contextlib.suppress(OSError):  # a file system without links
-            os.link(store, aside)
-            return
-    store.rename(aside)
-
-
-def rebuild(order: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the new store, and say what became of the rows; in a process of its own.
-
-    Raises
-    ------
-    StoreError
-        If it cannot be written, or the damaged one has been replaced.
-    """
-    store, source, aside = (Path(order[name]) for name in ("store", "source", "aside"))
-    folder = RunFolder(store)
-    damages = {Damage(*values) for values in order["damages"]}
-    fate = _Fate()
+def _rebuild(folder: RunFolder, damages: Iterable[Damage], before: Stamp, result: Repair) -> None:
+    """Write the new store in place of the damaged one, and note what became of the rows."""
+    store, aside = folder.store, _free_name(folder.store)
     replacing = contextlib.ExitStack()
 
     def check(path: Path) -> None:
@@ -237,15 +145,18 @@ def rebuild(order: Mapping[str, Any]) -> dict[str, Any]:
             raise StoreError(f"{path} does not read back ({damage}); nothing was changed")
         if folder.path.exists():
             replacing.enter_context(alone(folder))
-        now = stamp(store)
-        if now is None or list(now) != list(order["before"]):
+        if stamp(store) != before:
             raise StoreError(f"{store} was replaced meanwhile; nothing was changed")
-        _put_aside(store, aside, keep=True)
+        # It keeps its old name as well until the new one takes that.
+        try:
+            os.link(store, aside)
+        except OSError:  # a file system without links
+            store.rename(aside)
 
-    with Examiner(source, tolerant=True) as reader, replacing:
+    with Examiner(store, tolerant=True) as reader, replacing:
         settings = _settings(reader, folder)
         schema = _schema(reader, settings)
-        blocks = _intact(reader, schema, damages, settings, fate)
+        blocks = _intact(reader, schema, set(damages), settings, result)
         try:
             with TableWriter(
                 store,
@@ -258,40 +169,19 @@ def rebuild(order: Mapping[str, Any]) -> dict[str, Any]:
                 writer.append_blocks(of_good_size(blocks, schema))
         except OSError as error:
             raise StoreError(f"{store}: cannot be repaired: {error}") from error
-    return {
-        "kept": fate.kept,
-        "lost_ids": fate.lost_ids,
-        "lost_unnamed": fate.lost_unnamed,
-        "emptied": dict(fate.emptied),
-        "computed_again": fate.computed_again,
-    }
-
-
-class _Fate:
-    """What becomes of the rows, as it is found."""
-
-    def __init__(self) -> None:
-        self.kept = 0
-        self.lost_ids: list[str] = []
-        self.lost_unnamed = 0
-        self.emptied: Counter[str] = Counter()
-        self.computed_again = 0
-        self.seen: set[str] = set()
+    result.damaged = str(aside)
 
 
 def _settings(reader: TableReader, folder: RunFolder) -> dict[str, Any]:
-    """What decided the results: the run's folder has it too."""
+    """Return what decided the results: the run's folder has it too."""
     try:
         return folder.settings()
     except StoreError:
-        try:
-            return reader.settings
-        except Exception as error:  # a broken file fails in all kinds of ways
-            raise DamageError(f"its settings cannot be read ({error})") from error
+        return reader.settings
 
 
 def _schema(reader: TableReader, settings: Mapping[str, Any]) -> Schema:
-    """The file's fields and those it should have, with units and meanings as they should be."""
+    """Return the file's fields and those it should have, with units and meanings as they are."""
     known = result_schema(
         len(settings.get("temperatures", ())),
         tuple(criterion.column for criterion in criteria_of(settings)),
@@ -314,69 +204,69 @@ def _intact(
     schema: Schema,
     damages: set[Damage],
     settings: Mapping[str, Any],
-    fate: _Fate,
+    result: Repair,
 ) -> Iterator[Block]:
-    """What of each block is as it was written, or follows from what is."""
+    """Yield what of each block is as it was written, or follows from what is."""
     try:
         sums: Mapping[str, Sequence[bytes | None]] = reader.sums()
     except Exception:  # a broken file fails in all kinds of ways
         # Then a value is as good as HDF5's own checksums say.
         sums = {}
-    readable = set(reader.schema.by_path())
+    fields, readable = schema.by_path(), set(reader.schema.by_path())
     # A field that no file of this store has ever had is not lost.
-    missing = {path for path in set(sums) & set(schema.by_path()) if path not in readable}
+    missing = {path for path in set(sums) & set(fields) if path not in readable}
+    seen: set[str] = set()
     for number, (first, end) in enumerate(reader.edges()):
         told = {d.path: d.what for d in damages if d.path and d.first < end and d.end > first}
         for path in sorted(readable - told.keys()):
             expected = sums[path][number] if path in sums else None
             if what := reader.damage_of_values(path, first, end, expected):
                 told[path] = what
-        damaged = told.keys() | missing
-        essential = {path for path in damaged if path.rpartition("/")[2] in ESSENTIAL}
-        rows, mended = _rows_left(reader, first, end, {p: told.get(p, "") for p in essential})
-        _lose(reader, first, end, set(range(end - first)) - set(rows), damaged, fate)
+        damaged = (told.keys() & fields.keys()) | missing
+        essential = {path for path in damaged if fields[path].is_essential}
+        in_part = {path for path in essential if _is_in_part(fields[path], told.get(path, ""))}
+        rows, mended = _rows_left(reader, first, end, essential, in_part)
+        _lose(reader, first, end, set(range(end - first)) - set(rows), damaged, result)
         if not rows:
             continue
         intact = reader.block(first, end, sorted(readable - damaged)).take(rows)
-        block = conform(Block(len(rows), intact.values | mended), schema)
-        block = _without_twice(block, fate)
-        names = {path.rpartition("/")[2] for path in damaged - essential}
-        derived = set(filter(is_derived, names))
-        for name in names - derived:
-            fate.emptied[name] += len(block)
-        if derived:
-            block = _computed_again(block, schema, settings, fate)
-        fate.kept += len(block)
+        block = _each_once(conform(Block(len(rows), intact.values | mended), schema), seen)
+        lost = [fields[path] for path in damaged - essential]
+        if any(field.origin is Origin.DERIVED for field in lost):
+            block = _computed_again(block, schema, settings, lost, result)
+        else:
+            result.emptied.update({field.name: len(block) for field in lost})
+        result.kept += len(block)
         yield block
 
 
 def _rows_left(
-    reader: Examiner, first: int, end: int, damaged: Mapping[str, str]
+    reader: Examiner, first: int, end: int, essential: set[str], in_part: set[str]
 ) -> tuple[list[int], dict[str, Values]]:
-    """The rows of a block whose essential fields can be had, and those fields, row by row.
-
-    Where a part of the values does not read back, HDF5's checksums have found it, and vouch for
-    the rest. Where all reads back and is not what was written, nobody knows which row it is.
-    """
-    parts: dict[str, list[Values]] = {path: [] for path in damaged}
+    """Return the rows of a block whose damaged essential fields can be had, and those fields."""
+    if essential - in_part:
+        return [], {}
+    parts: dict[str, list[Values]] = {path: [] for path in essential}
     rows = []
     for row in range(end - first):
-        values = {
-            path: _one_row(reader, path, first + row) if _is_in_part(what) else None
-            for path, what in damaged.items()
-        }
+        values = {path: _one_row(reader, path, first + row) for path in essential}
         if None not in values.values():
             rows.append(row)
             for path, value in values.items():
                 assert value is not None
                 parts[path].append(value)
     blocks = [Block(1, {path: part[i] for path, part in parts.items()}) for i in range(len(rows))]
-    return rows, join(blocks).values if blocks and damaged else {}
+    return rows, join(blocks).values if blocks and essential else {}
 
 
-def _is_in_part(what: str) -> bool:
-    # Nor is anything read again that ended or stopped the process.
-    return bool(what) and what != NOT_AS_WRITTEN and not what.startswith(READING)
+def _is_in_part(field: Field, what: str) -> bool:
+    """Tell whether some rows of a damaged field may be read.
+
+    Where numbers do not read back, HDF5's checksums have found it, and vouch for those that do.
+    Where all reads back and is not what was written, nobody knows which row it is. Texts have no
+    checksums of their own, and what ended or stopped a process is not read again.
+    """
+    return not (field.is_text or what in ("", NOT_AS_WRITTEN) or what.startswith(READING))
 
 
 def _one_row(reader: TableReader, path: str, row: int) -> Values | None:
@@ -387,54 +277,53 @@ def _one_row(reader: TableReader, path: str, row: int) -> Values | None:
 
 
 def _lose(
-    reader: Examiner, first: int, end: int, rows: set[int], damaged: set[str], fate: _Fate
+    reader: Examiner, first: int, end: int, rows: set[int], damaged: set[str], result: Repair
 ) -> None:
     if not rows:
         return
     if "crystals/id" in damaged:
-        fate.lost_unnamed += len(rows)
+        result.lost_unnamed += len(rows)
     else:
         ids = reader.block(first, end, ("crystals/id",)).column("id")
-        fate.lost_ids += [str(ids[row]) for row in sorted(rows)]
+        result.lost_ids += [str(ids[row]) for row in sorted(rows)]
 
 
-def _without_twice(block: Block, fate: _Fate) -> Block:
-    """The block without crystals that were in an earlier one."""
+def _each_once(block: Block, seen: set[str]) -> Block:
+    """Return the block without crystals that were in an earlier one."""
     rows = []
     for row, key in enumerate(block.column("id")):
-        if key not in fate.seen:
-            fate.seen.add(key)
+        if key not in seen:
+            seen.add(key)
             rows.append(row)
     return block if len(rows) == len(block) else block.take(rows)
 
 
 def _computed_again(
-    block: Block, schema: Schema, settings: Mapping[str, Any], fate: _Fate
+    block: Block,
+    schema: Schema,
+    settings: Mapping[str, Any],
+    lost: Sequence[Field],
+    result: Repair,
 ) -> Block:
+    """Return the block with its derived fields computed again, some of ``lost`` among them."""
+    keep = replace(AS_STORED, dos=any(field.name.startswith("dos") for field in lost))
     rows: list[Row] = []
     for row in block.rows():
         if row["status"] != DONE:
+            # It has no phonons.
+            result.emptied.update(f.name for f in lost if f.origin is not Origin.DERIVED)
             rows.append(row)
             continue
         try:
-            rows.append({**row, **columns_again(row, settings)})
+            with warnings.catch_warnings():
+                # The run has warned of this crystal.
+                warnings.simplefilter("ignore")
+                columns = columns_again(row, settings, keep)
         except (HpcbenchError, KeyError) as error:
-            print(f"{row['id']}: {error}", file=sys.stderr)
-            fate.lost_ids.append(str(row["id"]))
-        else:
-            fate.computed_again += 1
+            result.sentences.append(f"{row['id']}: cannot be computed again: {error}")
+            result.lost_ids.append(str(row["id"]))
+            continue
+        result.emptied.update(field.name for field in lost if field.name not in columns)
+        rows.append({**row, **columns})
+        result.computed_again += 1
     return block_of(rows, schema)
-
-
-if __name__ == "__main__":
-    # Libraries that print must not be taken for the answer.
-    answer = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        result = rebuild(json.load(sys.stdin))
-    except DamageError as problem:
-        sys.exit(f"{problem}")
-    except StoreError as problem:
-        print(problem, file=sys.stderr)
-        sys.exit(StoreError.exit_code)
-    os.write(answer, json.dumps(result).encode())

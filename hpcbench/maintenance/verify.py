@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpcbench.errors import NoStoreError, StoreError
-from hpcbench.store.contents import can_be_put_together
 from hpcbench.store.inspection import Inspection, inspect
-from hpcbench.store.run_folder import RunFolder, stamp
+from hpcbench.store.run_folder import RunFolder
 from hpcbench.store.schema import AGAIN, SET_ASIDE
+from hpcbench.store.small_files import stamp
 from hpcbench.store.table_reader import TableReader
 
 
@@ -42,17 +42,16 @@ class Verification:
 
     @property
     def is_damaged(self) -> bool:
-        """Whether something is not what was written."""
+        """Tell whether something is not what was written."""
         return bool(self.twice) or any(found.damages for found in self.files.values())
 
-    def is_lost(self, store: Path) -> bool:
-        """Whether nothing can be rescued from the store itself."""
-        found = self.files.get(store)
-        return found is not None and found.rows < 0 and not can_be_put_together(store)
+    def is_broken(self, store: Path) -> bool:
+        """Tell whether the store's own file is damaged beyond repair."""
+        return store in self.files and bool(self.files[store].broken)
 
     @property
     def is_sound(self) -> bool:
-        """Whether nothing is wrong; what is not computed yet is not wrong."""
+        """Tell whether nothing is wrong; what is not computed yet is not wrong."""
         return not (self.is_damaged or any(found.deviations for found in self.files.values()))
 
 

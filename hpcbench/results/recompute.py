@@ -36,46 +36,34 @@ from hpcbench.results.phonon_columns import (
     joined_notes,
     phonon_columns,
 )
+from hpcbench.store.fields import Origin
+from hpcbench.store.known import known_fields, origin_of
 from hpcbench.store.physics import phonopy_of
 from hpcbench.store.reader import Store
 from hpcbench.store.schema import BY_RESPONSE, DONE, UNDETERMINED
 
-FIT = frozenset(
-    {
-        "displacements", "largest_drift", "symmetrisation_change", "supercell_matrix",
-        "primitive_matrix", "p2s_map", "force_constants", "displacement_atoms",
-        "displacement_vectors", "force_noise", "nonlinearity", "roughness", "nac_params",
-        "derivative", "response_columns", "interpolation_error", "elastic_constants",
-        "lowest_stiffness", "slowest_sound",
-    }
-)  # fmt: skip
-"""Columns of phonons that come from forces or the source, not from force constants."""
-NOISE = frozenset({"within_noise", *(f"noise_{place}" for place in PLACES)})
-"""Those that follow where the displacements and the noise of the forces are known."""
-LEFT_OUT = frozenset(
-    {
-        "force_constants", "forces", "displacement_atoms", "displacement_vectors",
-        "dos_frequencies", "dos",
-    }
-)  # fmt: skip
-"""Fields that stay in the store that was analysed: the largest, or of another mesh."""
-THERMAL = ("free_energy", "entropy", "heat_capacity")
 AS_STORED = Keep(forces=False, band_dtype="float32", dos=False)
 
 
 def columns_again(
     row: Mapping[str, Any], settings: Mapping[str, Any], keep: Keep = AS_STORED
 ) -> dict[str, Any]:
-    """Return spectra, verdicts and thermal properties of a row.
+    """Compute the derived columns of a row again: spectra, verdicts, thermal properties.
 
     Parameters
     ----------
     row : mapping
-        Of a store, with force constants.
+        Of a crystal that is done, with its cells and force constants.
     settings : mapping
-        Those of its store, or others.
+        Of its store, or others.
     keep : Keep
-        What is kept of the results.
+        What of the results is kept.
+
+    Returns
+    -------
+    dict
+        Columns of origin ``DERIVED``, those of origin ``NOISE`` where the displacements of the row
+        are known, and ``notes``.
 
     Raises
     ------
@@ -113,15 +101,15 @@ def columns_again(
     )
     result = analyse_force_constants(phonon, phonons, known)
     columns = phonon_columns(result, criterion, keep)
-    left_out = FIT
+    origins, more = {Origin.DERIVED, Origin.NOISE}, {"notes"}
     if not result.noise.deviation:
-        left_out |= NOISE
+        origins -= {Origin.NOISE}
         # What could change it is known of the row.
         unsure = [name for name in row.get("within_noise", "").split(", ") if name]
         for name in unsure:
             columns[column_of(name)] = UNDETERMINED
         if row.get("derivative") == BY_RESPONSE:
-            left_out -= {"within_noise"}
+            more.add("within_noise")
             unsure += [n for n in columns["within_noise"].split(", ") if n and n not in unsure]
             columns["within_noise"] = ", ".join(unsure)
         columns["verdict"] = columns[column_of(criterion)]
@@ -142,7 +130,9 @@ def columns_again(
     elif columns["cause"] == BETWEEN_Q and criterion == EXACT:
         columns |= _as_computed(row, columns, result.suspicions, phonons)
     columns["notes"] = joined_notes(row.get("notes", ""), columns["notes"])
-    return {name: value for name, value in columns.items() if name not in left_out}
+    return {
+        name: value for name, value in columns.items() if name in more or origin_of(name) in origins
+    }
 
 
 def _as_computed(
@@ -212,7 +202,17 @@ def columns_without_nac(
 ) -> dict[str, Any]:
     """Compute what a row with Born charges would be without them, from its force constants.
 
-    Parameters and errors are those of :func:`columns_again`; ``keep`` without forces.
+    Parameters
+    ----------
+    row, settings
+        As :func:`columns_again` takes them.
+    keep : Keep
+        What of the results is kept; forces are not.
+
+    Raises
+    ------
+    HpcbenchError, KeyError
+        As :func:`columns_again`.
     """
     without = {**row, "nac_params": "", "within_noise": ""}
     return {**columns_again(without, settings, keep), "nac_params": ""}
@@ -229,13 +229,18 @@ def analyse_stored(
     Parameters
     ----------
     parent : Path
-        The store.
+        The store with the force constants.
     key : str
         Id of the crystal.
     settings : mapping
-        Settings of the analysis, as a store has them.
+        Of the reanalysis.
     keep : Keep
-        What is kept of the results.
+        What of the results is kept.
+
+    Raises
+    ------
+    HpcbenchError
+        As :func:`columns_again`.
     """
     store = _opened(parent)
     # What an extrapolation leaves is known for the criteria of the run.
@@ -246,14 +251,20 @@ def analyse_stored(
 def _analysed(
     row: Mapping[str, Any], settings: Mapping[str, Any], keep: Keep, same_criteria: bool
 ) -> dict[str, Any]:
-    kept = {name: value for name, value in row.items() if name not in LEFT_OUT}
+    known = known_fields()
+    # A derived value that is not computed again is one of other settings.
+    kept = {
+        name: value
+        for name, value in row.items()
+        if origin_of(name) is not Origin.DERIVED
+        and not (name in known and known[name].stays_behind)
+    }
     if row["status"] != DONE:
-        # Nothing, at as many temperatures as there were.
-        return {name: value for name, value in kept.items() if name not in THERMAL}
+        return kept
     # What noise could change is known for the store's own q-points and criteria, or computed.
     is_known = math.isfinite(row.get("roughness", math.nan)) or row.get("derivative") == BY_RESPONSE
-    known = row.get("within_noise", "") if same_criteria and is_known else ""
-    columns = columns_again({**row, "within_noise": known}, settings, keep)
+    within_noise = row.get("within_noise", "") if same_criteria and is_known else ""
+    columns = columns_again({**row, "within_noise": within_noise}, settings, keep)
     return {**kept, "within_noise": "", **columns}
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from hpcbench.errors import CrystalError
 from hpcbench.scheduler.journal import Told, journal_path, read_journal
-from hpcbench.store.run_folder import replace_text
+from hpcbench.store.small_files import replace_text
 
 # Deaths of a process with only this crystal after which it is a failure.
 MOST_DEATHS = 3

@@ -19,8 +19,9 @@ from hpcbench.store.damage import find_damage, find_damage_apart, set_aside
 from hpcbench.store.dimension_scales import decorate
 from hpcbench.store.fields import Block, Row, Schema, of_good_size
 from hpcbench.store.joining import nobody_joins
-from hpcbench.store.run_folder import RunFolder, stamp
+from hpcbench.store.run_folder import RunFolder
 from hpcbench.store.schema import AGAIN, EARLIER_LIST, SET_ASIDE, UNREADABLE
+from hpcbench.store.small_files import stamp
 from hpcbench.store.table_reader import TableReader
 from hpcbench.store.table_writer import TableWriter
 
@@ -34,7 +35,19 @@ def consolidate(folder: RunFolder, schema: Schema, settings: Mapping[str, Any]) 
     May be called while ranks write, and killed at any moment: segments stay until they are in
     the store. Damaged segments are set aside, and the others consolidated.
 
-    Returns the number of rows.
+    Parameters
+    ----------
+    folder : RunFolder
+        Of the run.
+    schema : Schema
+        Of the new store; fields that only the files have are added.
+    settings : mapping
+        What decides the results.
+
+    Returns
+    -------
+    int
+        Number of rows of the new store.
 
     Raises
     ------

@@ -21,7 +21,7 @@ PATIENCE, PATIENCE_A_FILE = 60.0, 10.0
 
 
 def find_damage(paths: Iterable[Path]) -> dict[Path, str]:
-    """What is wrong with those that do not read back as they were written.
+    """Return what is wrong with those files that do not read back as they were written.
 
     For files that this process has just written: a damaged one may end it.
 
@@ -45,7 +45,7 @@ def find_damage(paths: Iterable[Path]) -> dict[Path, str]:
 
 
 def find_damage_apart(paths: Iterable[Path]) -> dict[Path, str]:
-    """The same in a process that may die of it; those that are gone are left out.
+    """Return the same from a process that may die of it; files that are gone are left out.
 
     One for all of them; if that does not come to its end, one for each.
 

@@ -6,6 +6,7 @@ import io
 import math
 import os
 import stat
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,6 +39,28 @@ def in_memory(path: Path) -> io.BytesIO | None:
     if not stat.S_ISREG(found.st_mode):
         raise StoreError(f"{path}: is no file")
     return io.BytesIO(path.read_bytes()) if found.st_size <= _SMALL else None
+
+
+def neighbours(indices: Sequence[int], edges: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Yield runs of consecutive rows of one block, as first and end positions in ``indices``.
+
+    Parameters
+    ----------
+    indices : sequence of int
+        Places of rows.
+    edges : ndarray, shape (nblocks + 1,)
+        First rows of the blocks, and the end.
+    """
+    blocks = np.searchsorted(edges, indices, side="right")
+    start = 0
+    for position in range(1, len(indices) + 1):
+        if (
+            position == len(indices)
+            or indices[position] != indices[position - 1] + 1
+            or blocks[position] != blocks[position - 1]
+        ):
+            yield start, position
+            start = position
 
 
 class Datasets:

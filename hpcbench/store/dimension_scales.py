@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 
 from hpcbench.errors import StoreError
+from hpcbench.store.phonon_fields import THERMAL
 from hpcbench.store.schema import AGAIN, EARLIER_LIST
 from hpcbench.store.stored_bands import path_distances
 
@@ -69,7 +70,7 @@ def _attach_scales(file: h5py.File) -> None:
     for dataset in datasets:
         if dataset != ids:
             dataset.dims[0].attach_scale(ids)
-    for name in ("free_energy", "entropy", "heat_capacity"):
+    for name in THERMAL:
         if f"arrays/{name}" in file and file[f"arrays/{name}"].shape[1] == len(temperatures):
             file[f"arrays/{name}"].dims[1].attach_scale(temperatures)
 

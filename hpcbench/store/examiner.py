@@ -8,10 +8,9 @@ from pathlib import Path
 
 import h5py
 
-from hpcbench.errors import DamageError, StoreError
-from hpcbench.store.contents import read_contents
+from hpcbench.errors import StoreError
 from hpcbench.store.datasets import REFUSED
-from hpcbench.store.faults import NOT_AS_WRITTEN, Damage, is_of_system
+from hpcbench.store.faults import NOT_AS_WRITTEN, NOT_FOUND, Damage, is_of_system
 from hpcbench.store.integrity import GROUP, digest, digest_frame
 from hpcbench.store.structure import foreign_object
 from hpcbench.store.table_reader import TableReader
@@ -37,7 +36,7 @@ class Examiner(TableReader):
             raise StoreError(REFUSED.format(self.path, what))
 
     def expected_rows(self) -> int:
-        """How many rows were written."""
+        """Return how many rows were written."""
         return int(self._block_ends()[-1])
 
     def damage(
@@ -67,7 +66,6 @@ class Examiner(TableReader):
             # Without its sums a value is as good as HDF5's own checksums say.
             sums = dict.fromkeys(self._fields, [None] * len(edges))
             if frame not in skip:
-                yield from self._damage_of_contents()
                 yield from self._damage_of_frame()
             sums = self.sums()
         except Exception as error:  # a broken file fails in all kinds of ways
@@ -81,7 +79,16 @@ class Examiner(TableReader):
                     yield from self._damage_of_values(path, first, end, sums[path][number])
 
     def damage_of_values(self, path: str, first: int, end: int, expected: bytes | None) -> str:
-        """What is wrong with the values of a field in a block; empty if nothing is.
+        """Say what is wrong with the values of a field in a block; empty if nothing is.
+
+        Parameters
+        ----------
+        path : str
+            The field.
+        first, end : int
+            The block's rows.
+        expected : bytes or None
+            SHA-256 of its values; ``None`` where that is not known.
 
         Raises
         ------
@@ -117,13 +124,6 @@ class Examiner(TableReader):
             return False
         return kind not in ENCODINGS
 
-    def _damage_of_contents(self) -> Iterator[Damage]:
-        if isinstance(self.path, Path):
-            try:
-                read_contents(self.path)
-            except DamageError as error:
-                yield Damage("", 0, 0, str(error))
-
     def _damage_of_frame(self) -> Iterator[Damage]:
         length = self.expected_rows()
         paths = set(self._summed_paths())
@@ -132,7 +132,7 @@ class Examiner(TableReader):
             paths = set(self._fields)
         for path in sorted(paths - set(self._fields)):
             if not self._is_unknown(path):
-                yield Damage(path, 0, length, "it cannot be found")
+                yield Damage(path, 0, length, NOT_FOUND)
         for path in sorted(paths & set(self._fields)):
             try:
                 there = self._rows_of(path)

@@ -8,7 +8,8 @@ other columns, ``ragged/<name>``; see docs/store.md.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,23 @@ BLOCK_BYTES = 32 * 2**20
 
 Row = Mapping[str, Any]
 """One row: values by field name; a field that is not in it has its missing value."""
+
+
+class Origin(Enum):
+    """Where the values of a field come from: what repair and reanalysis do with it follows.
+
+    A merge takes rows as they are, fields of any origin.
+    """
+
+    GIVEN = "given"
+    """With the crystal, or from the list of the run. Kept by a reanalysis, lost with its block."""
+    COMPUTED = "computed"
+    """With the potential, or noted while that was done. Treated as given: nobody has it twice."""
+    DERIVED = "derived"
+    """From cells and force constants: computed again by a repair and by a reanalysis."""
+    NOISE = "noise"
+    """From what rounding and the length of displacements do to forces: computed again by a
+    reanalysis where the displacements are known, else kept; lost with its block."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +58,12 @@ class Field:
         Empty for a pure number or a text.
     meaning : str
         What it is, in a few words.
+    origin : Origin
+        Where its values come from.
+    is_essential : bool
+        Whether a row without it is no result: a repair drops rows whose value is damaged.
+    stays_behind : bool
+        Whether a reanalysis leaves its values in the store that it is of.
     """
 
     name: str
@@ -47,15 +71,19 @@ class Field:
     shape: tuple[int, ...] = ()
     unit: str = ""
     meaning: str = ""
+    _: KW_ONLY
+    origin: Origin
+    is_essential: bool = False
+    stays_behind: bool = False
 
     @property
     def is_text(self) -> bool:
-        """Whether its values are texts."""
+        """Tell whether its values are texts."""
         return self.dtype in ("str", "category")
 
     @property
     def missing(self) -> Any:
-        """The value of a row that has none."""
+        """Return the value of a row that has none."""
         if self.is_text:
             return ""
         if np.dtype(self.dtype).kind == "f":
@@ -71,11 +99,11 @@ class Schema:
     ragged: tuple[Field, ...]
 
     def by_path(self) -> dict[str, Field]:
-        """All fields by their path in a file."""
+        """Return all fields by their path in a file."""
         return {column_path(f): f for f in self.columns} | {ragged_path(f): f for f in self.ragged}
 
     def union(self, other: Schema) -> Schema:
-        """These fields and those that only the other has; numbers in the wider of both dtypes.
+        """Return these fields and those that only the other has, in the wider of both dtypes.
 
         Raises
         ------
@@ -86,12 +114,12 @@ class Schema:
 
 
 def column_path(field: Field) -> str:
-    """Where a column lies in a file."""
+    """Return where a column lies in a file."""
     return f"arrays/{field.name}" if field.shape else f"crystals/{field.name}"
 
 
 def ragged_path(field: Field) -> str:
-    """Where a ragged array lies in a file."""
+    """Return where a ragged array lies in a file."""
     return f"ragged/{field.name}"
 
 
@@ -100,10 +128,14 @@ def _union(ours: Sequence[Field], theirs: Sequence[Field]) -> tuple[Field, ...]:
     for field in theirs:
         here = fields.setdefault(field.name, field)
         if (here.shape, here.is_text) != (field.shape, field.is_text):
-            raise StoreError(f"{field.name}: one file has {here}, another {field}")
+            raise StoreError(f"{field.name}: {_kind(here)} in one file, {_kind(field)} in another")
         if here.dtype != field.dtype and not here.is_text:
             fields[field.name] = replace(here, dtype=np.promote_types(here.dtype, field.dtype).str)
     return tuple(fields.values())
+
+
+def _kind(field: Field) -> str:
+    return "text" if field.is_text else f"numbers of shape {field.shape}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +161,7 @@ class Ragged:
         return self.values[end - int(self.counts[index]) : end]
 
     def take(self, rows: NDArray[np.int64]) -> Ragged:
-        """Those of some rows, in that order."""
+        """Return the values of some rows, in that order."""
         parts = np.split(self.values, np.cumsum(self.counts)[:-1]) if len(self) else []
         taken = [parts[row] for row in rows]
         return Ragged(self.counts[rows], np.concatenate(taken) if taken else self.values[:0])
@@ -158,17 +190,17 @@ class Block:
 
     @property
     def nbytes(self) -> int:
-        """About how much memory it takes."""
+        """Return about how many bytes of memory it takes."""
         return sum((v.values if isinstance(v, Ragged) else v).nbytes for v in self.values.values())
 
     def column(self, name: str) -> NDArray[Any]:
-        """A scalar column by its name."""
+        """Return a scalar column by its name, shape (nrows,)."""
         values = self.values[f"crystals/{name}"]
         assert not isinstance(values, Ragged), "columns are arrays"
         return values
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Block:
-        """Some rows, in that order."""
+        """Return some of the rows, in that order."""
         wanted = np.asarray(rows, dtype=np.int64)
         return Block(
             len(wanted),
@@ -179,7 +211,7 @@ class Block:
         )
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Its rows, as dictionaries by field name."""
+        """Yield its rows, as dictionaries by field name."""
         names = [(path.rpartition("/")[2], values) for path, values in self.values.items()]
         ragged = {
             name: np.split(values.values, np.cumsum(values.counts)[:-1])
@@ -194,7 +226,15 @@ class Block:
 
 
 def block_of(rows: Sequence[Row], schema: Schema) -> Block:
-    """Rows by field, in the dtypes of the schema."""
+    """Return rows by field.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        By field name.
+    schema : Schema
+        Fields and dtypes of the block.
+    """
     values: dict[str, Values] = {}
     for field in schema.columns:
         given = [row.get(field.name, field.missing) for row in rows]
@@ -231,19 +271,43 @@ def _storable(text: str) -> str:
 
 
 def missing_values(field: Field, length: int) -> Ragged:
-    """A ragged array of rows that have no values."""
+    """Return a ragged array of rows that have no values.
+
+    Parameters
+    ----------
+    field : Field
+        The array.
+    length : int
+        Number of rows.
+    """
     return Ragged(np.zeros(length, dtype=np.int64), np.zeros((0, *field.shape), dtype=field.dtype))
 
 
 def missing_column(field: Field, length: int) -> NDArray[Any]:
-    """A column of rows that have no value."""
+    """Return a column of rows that have no value.
+
+    Parameters
+    ----------
+    field : Field
+        The column.
+    length : int
+        Number of rows.
+    """
     if field.is_text:
         return _texts([""] * length)
     return np.array([field.missing] * length, dtype=field.dtype).reshape(length, *field.shape)
 
 
 def conform(block: Block, schema: Schema) -> Block:
-    """The block with exactly the fields of the schema, in its dtypes."""
+    """Return the block with exactly the fields of a schema.
+
+    Parameters
+    ----------
+    block : Block
+        Some rows.
+    schema : Schema
+        Fields and dtypes; a field that the block lacks gets missing values.
+    """
     values: dict[str, Values] = {}
     for path, field in schema.by_path().items():
         there = block.values.get(path)
@@ -259,7 +323,7 @@ def conform(block: Block, schema: Schema) -> Block:
 
 
 def join(blocks: Sequence[Block]) -> Block:
-    """Blocks of the same fields, one after the other, as one."""
+    """Join blocks of the same fields, one after the other."""
     if len(blocks) == 1:
         return blocks[0]
     values: dict[str, Values] = {}
@@ -279,9 +343,16 @@ def join(blocks: Sequence[Block]) -> Block:
 
 
 def of_good_size(blocks: Iterable[Block], schema: Schema) -> Iterator[Block]:
-    """The same rows, of this schema, in blocks as large as a block may be, or little smaller.
+    """Yield the same rows in blocks as large as a block may be, or little smaller.
 
     A block that is too large already, of one huge crystal, stays as it is.
+
+    Parameters
+    ----------
+    blocks : iterable of Block
+        Blocks of any size.
+    schema : Schema
+        Fields and dtypes of the new ones.
     """
     waiting: list[Block] = []
     for block in (conform(block, schema) for block in blocks):
@@ -295,7 +366,15 @@ def of_good_size(blocks: Iterable[Block], schema: Schema) -> Iterator[Block]:
 
 
 def blocks_of(rows: Iterable[Row], schema: Schema) -> Iterator[Block]:
-    """Rows in blocks of good size."""
+    """Yield rows in blocks as large as a block may be.
+
+    Parameters
+    ----------
+    rows : iterable of mapping
+        By field name.
+    schema : Schema
+        Fields and dtypes of the blocks.
+    """
     waiting: list[Row] = []
     size = 0
     for row in rows:

@@ -15,19 +15,15 @@ from typing import BinaryIO, TypeVar, cast
 
 from hpcbench.errors import DamageError, NoStoreError, StoreError
 from hpcbench.store.faults import require_each_once
-from hpcbench.store.run_folder import RunFolder, Stamp, stamp
-from hpcbench.store.schema import AGAIN, EARLIER_LIST, SET_ASIDE
+from hpcbench.store.run_folder import RunFolder
+from hpcbench.store.schema import AGAIN, EARLIER_LIST, SET_ASIDE, SHARED
+from hpcbench.store.small_files import Stamp, stamp
 from hpcbench.store.table_reader import TableReader
 
 T = TypeVar("T")
 
 # Files that are kept open: a run under way may have thousands of segments.
 _MOST_OPEN = 16
-# What listing and finding crystals takes.
-_LISTED = tuple(
-    f"crystals/{name}"
-    for name in ("id", "name", "origins", "formula", "natoms", "status", "reason")
-)
 
 
 class _ReplacedError(Exception):
@@ -166,7 +162,7 @@ class Files:
             self._remote = None
 
     def steadily(self, read: Callable[[], T]) -> T:
-        """What ``read`` returns, from files that belong together; they are listed anew if not.
+        """Return what ``read`` returns, from files that belong together; list them anew if not.
 
         Raises
         ------
@@ -192,7 +188,7 @@ class Files:
         return not self._url and stamp(store) != self._stamps[store]
 
     def reader(self, part: Path) -> TableReader:
-        """A file, open; to be used within :meth:`steadily`."""
+        """Return a file, open; to be used within :meth:`steadily`."""
         reader = self._readers.pop(part, None)
         if reader is None:
             while len(self._readers) >= _MOST_OPEN:
@@ -202,7 +198,7 @@ class Files:
         return reader
 
     def first_part(self, keys: Sequence[str]) -> tuple[TableReader, list[int]]:
-        """The file that has the first of these crystals, and the rows of those that are in it.
+        """Return the file that has the first of these crystals, with the rows of those in it.
 
         The file is the caller's to close. To be used within :meth:`steadily`.
         """
@@ -239,7 +235,9 @@ def _require_whole(reader: TableReader) -> None:
     StoreError
         If its settings are none.
     """
-    if missing := [path for path in _LISTED if path not in reader.paths()]:
+    if missing := [
+        path for path in map("crystals/{}".format, SHARED) if path not in reader.paths()
+    ]:
         raise DamageError(f"{reader.path} is damaged: it has no {missing[0]}")
     require_each_once(reader.path, reader.column("id"))
     # Whoever asks for them later is told the same.

@@ -23,7 +23,8 @@ from typing import Any
 from hpcbench.child_processes import command, environment
 from hpcbench.errors import DamageError, StoreError
 from hpcbench.store.examiner import Examiner
-from hpcbench.store.faults import Damage, is_of_system, without_path
+from hpcbench.store.faults import NOT_FOUND, Damage, is_of_system, without_path
+from hpcbench.store.known import known_fields
 from hpcbench.store.physics import Deviation, check_physics
 
 # Processes that may die of one file before the rest of it counts as damaged.
@@ -58,6 +59,20 @@ class Inspection:
     is_whole: bool = True
     computed: int = 0
     deviations: list[Deviation] = field(default_factory=list)
+
+    @property
+    def broken(self) -> str:
+        """Say why not even blocks of values can be told apart in the file; empty if they can."""
+        if self.rows < 0 or not self.is_whole:
+            return str(self.damages[-1])
+        known = known_fields()
+        for damage in self.damages:
+            name = damage.path.rpartition("/")[2]
+            is_essential = name in known and known[name].is_essential
+            ends_process = not damage.path and damage.what.startswith(READING)
+            if ends_process or (is_essential and damage.what == NOT_FOUND):
+                return str(damage)
+        return ""
 
 
 def inspect(
@@ -175,7 +190,10 @@ def _pump(process: subprocess.Popen[bytes], lines: queue.SimpleQueue[bytes]) -> 
 
 
 def main(order: Mapping[str, Any]) -> None:
-    """Of the process."""
+    """Look at a file, and tell standard output of it: what the process does.
+
+    ``order`` has the ``path``, the places to ``skip``, and the size of the ``sample``.
+    """
     # Libraries that print must not be taken for what is told.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

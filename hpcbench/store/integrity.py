@@ -24,7 +24,7 @@ _BOOKKEEPING = frozenset(
 
 
 def digest(values: Values) -> bytes:
-    """SHA-256 of the values of a field in some rows."""
+    """Return the SHA-256 of the values of a field in some rows."""
     sha = hashlib.sha256()
     if isinstance(values, Ragged):
         sha.update(np.ascontiguousarray(values.counts, dtype="<i8").data)
@@ -47,7 +47,7 @@ def _numbers(values: NDArray[Any]) -> memoryview | bytes:
 
 
 def digest_frame(file: h5py.File, fields: set[str]) -> bytes:
-    """SHA-256 of all that is not a value of a row: settings, units, names, scales.
+    """Return the SHA-256 of all that is not a value of a row: settings, units, names, scales.
 
     Parameters
     ----------

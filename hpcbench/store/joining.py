@@ -26,10 +26,21 @@ _PATIENCE = 60.0
 
 
 def join_segments(folder: RunFolder, schema: Schema, settings: Mapping[str, Any], rank: int) -> int:
-    """Bring the small segments of a rank together in a new one; how many they were.
+    """Bring the small segments of a rank together in a new one; return how many they were.
 
     None where there are few, and while somebody consolidates. To be called by the rank itself.
     Readers find each row in the old segments or in the new one, and for a moment in both.
+
+    Parameters
+    ----------
+    folder : RunFolder
+        Of the run.
+    schema : Schema
+        Of the new segment; fields that only the old ones have are added.
+    settings : mapping
+        What decides the results.
+    rank : int
+        The rank.
 
     Raises
     ------

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import string
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from hpcbench.criteria import criteria_of
+from hpcbench.criteria import column_of, criteria_of
 from hpcbench.errors import StoreError
 from hpcbench.json_text import json_of
-from hpcbench.store.fields import Field, Schema
+from hpcbench.store.fields import Field, Origin
 from hpcbench.store.schema import CRYSTALS, result_schema
 
 _LONGEST_ID = 100
@@ -36,12 +37,22 @@ def wrong_id(ids: Iterable[str]) -> str | None:
     return next((key for key in ids if not _ID.fullmatch(key)), None)
 
 
-def _by_name(*schemas: Schema) -> dict[str, Field]:
+@functools.cache
+def known_fields() -> dict[str, Field]:
+    """Return the fields of lists and results that this version knows, by name."""
+    schemas = (CRYSTALS, result_schema(1, ()))
     return {field.name: field for one in schemas for field in (*one.columns, *one.ragged)}
 
 
-KNOWN = _by_name(CRYSTALS, result_schema(1, ()))
-"""The fields that this version knows, by name."""
+def origin_of(name: str) -> Origin:
+    """Return where the values of a field come from, by its name.
+
+    Answers of all criteria are derived, also those of a user's own. What a later version has added
+    nobody here can compute again.
+    """
+    if name in known_fields():
+        return known_fields()[name].origin
+    return Origin.DERIVED if name.startswith(column_of("")) else Origin.COMPUTED
 
 
 class Settings(dict[str, Any]):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpcbench.errors import SetupError, UsageError
+from hpcbench.store.phonon_fields import THERMAL
 
 if TYPE_CHECKING:
     import xarray
@@ -16,11 +17,25 @@ if TYPE_CHECKING:
     from hpcbench.store.reader import Store
 
 _AXES = ("direction", "component")
-_THERMAL = ("free_energy", "entropy", "heat_capacity")
 
 
 def to_xarray(store: Store, ragged: Sequence[str]) -> xarray.Dataset:
-    """See :meth:`hpcbench.store.reader.Store.to_xarray`."""
+    """Return a store as a ``Dataset``; see :meth:`hpcbench.store.reader.Store.to_xarray`.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    ragged : sequence of str
+        Names of ragged arrays to take along.
+
+    Raises
+    ------
+    SetupError
+        If xarray is not installed.
+    UsageError
+        If there is no array of that name.
+    """
     try:
         import xarray
     except ImportError as error:
@@ -31,7 +46,7 @@ def to_xarray(store: Store, ragged: Sequence[str]) -> xarray.Dataset:
     for field in schema.columns:
         if field.name == "id":
             continue
-        thermal = field.shape == (len(temperatures),) and field.name in _THERMAL
+        thermal = field.shape == (len(temperatures),) and field.name in THERMAL
         axes = ("temperature",) if thermal else _axes(field)
         attributes = {"units": field.unit, "long_name": field.meaning}
         data[field.name] = (("id", *axes), store.column(field.name), attributes)

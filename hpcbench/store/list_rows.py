@@ -9,14 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcbench.store.run_folder import RunFolder
-from hpcbench.store.schema import CRYSTALS
+from hpcbench.store.schema import CRYSTALS, SHARED
 from hpcbench.store.table_reader import TableReader
 
-LISTED = tuple(
-    field
-    for field in CRYSTALS.columns
-    if field.name in ("id", "name", "origins", "formula", "natoms", "status", "reason")
-)
+LISTED = tuple(field for field in CRYSTALS.columns if field.name in SHARED)
 """Columns of the table where nothing has a result yet."""
 
 
@@ -60,7 +56,15 @@ def columns_set_aside(folder: RunFolder, stored: Container[str]) -> dict[str, ND
 
 
 def listed_row(folder: RunFolder, key: str) -> dict[str, Any] | None:
-    """Return the row of a crystal in the list; ``None`` if it is not there."""
+    """Return the row of a crystal in the list; ``None`` if it is not there.
+
+    Parameters
+    ----------
+    folder : RunFolder
+        Of the run.
+    key : str
+        Id of the crystal.
+    """
     if folder.crystals.exists():
         with TableReader(folder.crystals) as reader:
             found = np.flatnonzero(reader.column("id") == key)

@@ -12,14 +12,30 @@ if TYPE_CHECKING:
 
 
 def ids_of(table: pandas.DataFrame, words: str) -> list[str]:
-    """Return the ids of crystals by a name, or by the beginning of an id."""
+    """Return the ids of crystals by a name, or by the beginning of an id.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of a store, with the column ``name``, by id.
+    words : str
+        The name, or at least four characters of an id.
+    """
     return list(table.index[table["name"] == words]) or [
         key for key in table.index if len(words) >= 4 and key.startswith(words)
     ]
 
 
 def hint_of(table: pandas.DataFrame, words: str) -> str:
-    """Return what a message says to whoever has named a crystal that is not there."""
+    """Return what a message says to whoever has named a crystal that is not there.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As :func:`ids_of` takes it.
+    words : str
+        The name that was given.
+    """
     names = list(dict.fromkeys(table["name"]))
     near = [name for name in names if name.startswith(words)][:3]
     near = near or difflib.get_close_matches(words, names[:10_000], 3)

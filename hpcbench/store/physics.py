@@ -51,9 +51,21 @@ class Deviation:
 def check_physics(
     reader: TableReader, sample: int, tell: Callable[[int], None] = lambda row: None
 ) -> Iterator[Deviation | int]:
-    """Look at crystals here and there in a store; in the end, how many there were.
+    """Look at crystals here and there in a store; yield deviations, then how many it looked at.
 
-    ``tell`` is told each row before it is looked at.
+    Parameters
+    ----------
+    reader : TableReader
+        Of the store.
+    sample : int
+        How many crystals are looked at, if there are as many.
+    tell : callable
+        Told each row before it is looked at.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be read.
     """
     done = np.flatnonzero(reader.column("status") == DONE)
     if REANALYSIS_OF in reader.settings:
@@ -76,7 +88,15 @@ def check_physics(
 
 
 def deviations(row: Mapping[str, Any], symprec: float) -> Iterator[str]:
-    """What of a crystal's row does not follow from its force constants."""
+    """Yield, in words, what of a crystal's row does not follow from its force constants.
+
+    Parameters
+    ----------
+    row : mapping
+        Of a crystal that is done, by field name.
+    symprec : float
+        phonopy's tolerance of symmetry, in A.
+    """
     force_constants = compact_force_constants(row)
     # Force constants that were imported are as they were.
     if np.isfinite(row["symmetrisation_change"]):
@@ -105,10 +125,17 @@ def deviations(row: Mapping[str, Any], symprec: float) -> Iterator[str]:
 
 
 def phonopy_of(row: Mapping[str, Any], symprec: float) -> Phonopy:
-    """The ``Phonopy`` object of a crystal's row, with its force constants and Born charges.
+    """Return the ``Phonopy`` object of a crystal's row, with its force constants and Born charges.
 
     The displacements that they are from are in it where they are known, and the forces where they
     were kept.
+
+    Parameters
+    ----------
+    row : mapping
+        Of a crystal that is done, by field name.
+    symprec : float
+        phonopy's tolerance of symmetry, in A.
 
     Raises
     ------

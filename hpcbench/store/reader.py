@@ -66,12 +66,12 @@ class Store:
 
     @property
     def path(self) -> Path:
-        """The store's file."""
+        """Return the path of the store's file."""
         return self.folder.store
 
     @property
     def folder(self) -> RunFolder:
-        """The folder of the run beside it."""
+        """Return the folder of the run beside it."""
         return self._files.folder
 
     def refresh(self) -> None:
@@ -99,11 +99,11 @@ class Store:
 
     @property
     def ids(self) -> list[str]:
-        """Content ids in order of storage."""
+        """Return content ids in the order of storage."""
         return list(self._selection.where)
 
     def finished_ids(self) -> list[str]:
-        """Ids of crystals that have a result: computed, or failed with a reason.
+        """Return ids of crystals that have a result: computed, or failed with a reason.
 
         Those of earlier lists are among them: they are not computed again.
         """
@@ -112,18 +112,18 @@ class Store:
         return [k for k in keys if not k.startswith("x") and k not in aside and AGAIN not in k]
 
     def unfinished_ids(self) -> list[str]:
-        """Ids of crystals of the run's list that have no result yet."""
+        """Return ids of crystals of the run's list that have no result yet."""
         # Also of a part of the store: of the whole run.
         return unfinished_ids(self.folder, self._files.where.keys() - self._files.set_aside)
 
     @property
     def schema(self) -> Schema:
-        """All fields: their names, dtypes, shapes, units and meanings."""
+        """Return all fields: their names, dtypes, shapes, units, meanings and origins."""
         return self._files.steadily(lambda: schema_of(self._files))
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decided the results: protocol, model, weights, precision, supercell, ..."""
+        """Return what decided the results: protocol, model, weights, precision, supercell, ..."""
         if not self._files.parts:
             return self.folder.settings()
         return self._files.steadily(lambda: self._files.reader(self._files.parts[0]).settings)
@@ -156,12 +156,12 @@ class Store:
 
     @property
     def earlier(self) -> Store:
-        """Crystals that earlier lists of the run have, and the latest one has not."""
+        """Return crystals that earlier lists of the run have, and the latest one has not."""
         return self._some(self._files.earlier)
 
     @property
     def history(self) -> Store:
-        """Computations of these crystals before the last one, which is the crystal's own row.
+        """Return computations of these crystals before the last one, which is the crystal's row.
 
         Their ids are the crystal's with ``:first`` or what else they were (column ``again``);
         the column ``parent`` has the crystal's. The store itself, its table and its length, is
@@ -171,11 +171,11 @@ class Store:
 
     @property
     def beside(self) -> Store:
-        """These crystals by the protocol beside that of the run; ids end with ``:phononbench``."""
+        """Return these crystals by the protocol beside the run's; ids end with ``:phononbench``."""
         return self._some(self._selection.belonging(is_beside))
 
     def computations(self, key: str) -> list[str]:
-        """Ids of a crystal's computations, in the order in which they were done.
+        """Return ids of a crystal's computations, in the order in which they were done.
 
         The last one, which decides, has the crystal's own id.
         """
@@ -183,7 +183,7 @@ class Store:
         return [*filter(is_history, others), key]
 
     def versions(self, key: str) -> list[str]:
-        """A crystal's id, where it has a result, and those of all rows that belong to it.
+        """Return a crystal's id, where it has a result, and those of all rows that belong to it.
 
         These are its history, in the order in which it was, the protocol beside, and what it
         would be without its Born charges.
@@ -192,7 +192,7 @@ class Store:
         return [*there, *self._files.others.get(key, ())]
 
     def where(self, condition: str) -> Store:
-        """The crystals for which a condition holds, as pandas' ``query`` takes it.
+        """Return the crystals for which a condition holds, as pandas' ``query`` takes it.
 
         Raises
         ------
@@ -216,7 +216,7 @@ class Store:
             yield result_of(row)
 
     def rows(self, paths: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-        """All rows, with all fields or those at ``paths``, in the order of storage.
+        """Yield all rows, with all fields or those at ``paths``, in the order of storage.
 
         Reads as it goes: memory is bounded by a block of rows.
         """
@@ -228,7 +228,13 @@ class Store:
                 yield from reader.rows(indices, paths)
 
     def column(self, name: str) -> NDArray[Any]:
-        """A column of any shape, in the order of :attr:`ids`."""
+        """Return a column of any shape, in the order of :attr:`ids`.
+
+        Raises
+        ------
+        UsageError
+            If there is no such column.
+        """
 
         def read() -> NDArray[Any]:
             field = {field.name: field for field in schema_of(self._files).columns}.get(name)
@@ -240,7 +246,7 @@ class Store:
 
     @property
     def table(self) -> pandas.DataFrame:
-        """All scalar columns, a row for each crystal, those that failed included."""
+        """Return all scalar columns, a row for each crystal, those that failed included."""
 
         def read() -> pandas.DataFrame:
             if self._table is None or self._table[0] != self._files.generation:
@@ -253,7 +259,7 @@ class Store:
         return self._files.steadily(read)
 
     def find(self, words: str) -> str:
-        """The id of the crystal that an id, the beginning of one, or a name stands for.
+        """Return the id of the crystal that an id, the beginning of one, or a name stands for.
 
         With ``:first`` and the like behind it, the id of that computation of the crystal.
 
@@ -286,7 +292,7 @@ class Store:
         raise UsageError(f"{self.path} has no {what!r} of {key}: there is {there}")
 
     def row(self, key: str) -> dict[str, Any]:
-        """Everything that is stored of one crystal.
+        """Return everything that is stored of one crystal.
 
         Raises
         ------
@@ -310,7 +316,7 @@ class Store:
         return self._files.steadily(read)
 
     def force_constants(self, key: str) -> NDArray[np.float64]:
-        """Compact force constants of a crystal by its id, shape (nprim, nsuper, 3, 3), eV/A^2.
+        """Return compact force constants of a crystal, shape (nprim, nsuper, 3, 3), in eV/A^2.
 
         Raises
         ------
@@ -327,7 +333,7 @@ class Store:
         return self._files.steadily(read)
 
     def phonopy(self, key: str) -> Phonopy:
-        """The crystal's ``Phonopy`` object with its force constants.
+        """Return the crystal's ``Phonopy`` object with its force constants.
 
         ``key`` is an id, the beginning of one, or a name. Cells, matrices and force constants
         are those of the run, and Born charges where the crystal has them.
@@ -345,7 +351,7 @@ class Store:
         return phonopy_of(row, self.settings["symprec"])
 
     def bands(self, key: str) -> Bands:
-        """The crystal's band structure; ``key`` as in :meth:`phonopy`.
+        """Return the crystal's band structure; ``key`` as in :meth:`phonopy`.
 
         Raises
         ------
@@ -360,7 +366,7 @@ class Store:
         return bands_of(row)
 
     def to_xarray(self, ragged: Sequence[str] = ()) -> xarray.Dataset:
-        """Columns of all shapes as an xarray ``Dataset`` along ``id``.
+        """Return columns of all shapes as an xarray ``Dataset`` along ``id``.
 
         Parameters
         ----------

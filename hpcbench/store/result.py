@@ -39,13 +39,13 @@ class Cell:
     positions: NDArray[np.float64] = field(repr=False)
 
     def to_ase(self) -> Atoms:
-        """As ASE ``Atoms``."""
+        """Return the cell as ASE ``Atoms``."""
         from ase import Atoms
 
         return Atoms(self.numbers, positions=self.positions, cell=self.lattice, pbc=True)
 
     def to_pymatgen(self) -> Structure:
-        """As a pymatgen ``Structure``."""
+        """Return the cell as a pymatgen ``Structure``."""
         from pymatgen.core import Lattice, Structure
 
         return Structure(
@@ -151,12 +151,12 @@ def _result_of(row: Mapping[str, Any]) -> Result:
 
 
 def has_force_constants(row: Mapping[str, Any]) -> bool:
-    """Whether they are in this store: those of a reanalysis stay in the one that it is of."""
+    """Tell whether a row has force constants: those of a reanalysis are in the analysed store."""
     return len(row["force_constants"]) > 0
 
 
 def compact_force_constants(row: Mapping[str, Any]) -> NDArray[np.float64]:
-    """Force constants, shape (nprim, nsuper, 3, 3)."""
+    """Return a row's force constants, shape (nprim, nsuper, 3, 3), in eV/A^2."""
     return np.array(row["force_constants"]).reshape(len(row["p2s_map"]), -1, 3, 3)
 
 

@@ -27,10 +27,10 @@ from typing import Any
 
 from hpcbench.errors import NoStoreError, StoreError, StoreMismatchError, UsageError
 from hpcbench.json_text import json_of
-from hpcbench.outputs import HDF5, remove_left_over, target_of, temporary_name
-from hpcbench.store.contents import can_be_put_together
+from hpcbench.outputs import remove_left_over, target_of
 from hpcbench.store.fields import Row, Schema
 from hpcbench.store.known import settings_of
+from hpcbench.store.small_files import begins_as_hdf5, replace_text, text_of
 from hpcbench.store.table_reader import TableReader
 from hpcbench.store.table_writer import TableWriter
 
@@ -77,11 +77,8 @@ class RunFolder:
             return
         if self.store.is_dir():
             raise UsageError(f"{self.store} is a folder: give --out the name of a file")
-        # A damaged one has its folder still, or its end says what it is. Pipes are not opened.
-        is_store = self.store.is_file() and (
-            self.path.exists() or _begins_as_hdf5(self.store) or can_be_put_together(self.store)
-        )
-        if not is_store:
+        # One whose beginning is damaged may have its folder still. Pipes are not opened.
+        if not (self.store.is_file() and (self.path.exists() or begins_as_hdf5(self.store))):
             raise UsageError(f"{self.store} exists and is no store: give --out another name")
 
     def require_free(self) -> None:
@@ -205,7 +202,7 @@ class RunFolder:
         return False
 
     def settings(self) -> dict[str, Any]:
-        """What decides the results of this store.
+        """Return what decides the results of this store.
 
         Raises
         ------
@@ -213,7 +210,7 @@ class RunFolder:
             If there is no such run.
         """
         try:
-            return settings_of(_text_of(self._settings), str(self._settings))
+            return settings_of(text_of(self._settings), str(self._settings))
         except FileNotFoundError:
             raise NoStoreError(f"{self.store}: no run of this name") from None
 
@@ -236,7 +233,7 @@ class RunFolder:
         replace_text(self._retry, values + "\n")
 
     def voided(self) -> dict[str, float]:
-        """Failures that count no more; a later result of the crystal does.
+        """Return failures that count no more; a later result of the crystal does.
 
         Raises
         ------
@@ -244,7 +241,7 @@ class RunFolder:
             If the file that says so cannot be read.
         """
         try:
-            values = json_of(_text_of(self._retry), f"{self._retry}: cannot be read")
+            values = json_of(text_of(self._retry), f"{self._retry}: cannot be read")
         except FileNotFoundError:
             return {}
         if not isinstance(values, dict):
@@ -252,16 +249,16 @@ class RunFolder:
         return values
 
     def segment_paths(self) -> list[Path]:
-        """Committed segments, oldest first."""
+        """Return committed segments, oldest first."""
         return sorted(self.segments.glob("segment-*.h5"))
 
     def segments_of(self, ranks: Iterable[int]) -> list[Path]:
-        """Those that ranks have committed."""
+        """Return segments that ranks have committed, oldest first."""
         endings = tuple(f"-{rank:05d}" for rank in ranks)
         return [p for p in self.segment_paths() if p.stem.rpartition("-")[0].endswith(endings)]
 
     def next_segment(self, rank: int) -> Path:
-        """The path of a new one."""
+        """Return the path of a new segment of a rank."""
         name = f"segment-{time.time_ns():020d}-{rank:05d}-{next(self._written):06d}.h5"
         return self.segments / name
 
@@ -269,6 +266,22 @@ class RunFolder:
         self, rows: Sequence[Row], schema: Schema, settings: Mapping[str, Any], rank: int
     ) -> Path:
         """Write rows as one immutable segment.
+
+        Parameters
+        ----------
+        rows : sequence of mapping
+            By field name.
+        schema : Schema
+            Of the segment.
+        settings : mapping
+            What decides the results.
+        rank : int
+            Who writes it.
+
+        Returns
+        -------
+        Path
+            The segment.
 
         Raises
         ------
@@ -288,13 +301,13 @@ class RunFolder:
         return path
 
     def launch_folder(self, launch: str) -> Path:
-        """The folder of one launch, made if it is not there."""
+        """Return the folder of one launch, made if it is not there."""
         folder = self.launches / launch
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def past_launches(self) -> list[Path]:
-        """Folders of launches that are over, oldest first. To be asked while holding the lock."""
+        """Return folders of launches that are over, oldest first; to be called with the lock."""
         return [path for path in sorted(self.launches.iterdir()) if self._is_over(path)]
 
     def _is_over(self, launch: Path) -> bool:
@@ -303,7 +316,7 @@ class RunFolder:
         return self._locks_work or max(beats) < time.time() - LEFT_BEHIND
 
     def torn_files(self) -> list[Path]:
-        """Temporary files: of processes that write, or were killed while they wrote."""
+        """Return temporary files: of processes that write, or were killed while they wrote."""
         return [*self.segments.glob(".*.part"), *self.path.glob(".*.part")]
 
     def remove_torn_files(self) -> None:
@@ -320,7 +333,7 @@ class RunFolder:
                     part.unlink()
 
     def committed_ids(self, ranks: Iterable[int]) -> set[str]:
-        """Ids of the crystals that ranks have committed and nobody has consolidated."""
+        """Return ids of the crystals that ranks have committed and nobody has consolidated."""
         ranks = list(ranks)
         ids: set[str] = set()
         for path in (paths := self.segments_of(ranks)):
@@ -332,61 +345,25 @@ class RunFolder:
         return ids
 
 
-def _begins_as_hdf5(path: Path) -> bool:
-    with contextlib.suppress(OSError), path.open("rb") as stream:
-        return stream.read(len(HDF5)) == HDF5
-    return False
-
-
-Stamp = tuple[int, int, int] | None
-
-
-def _text_of(path: Path) -> str:
-    """Return the text of a small file.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is none.
-    StoreError
-        If it cannot be read, or is no file: reading from a pipe would wait for somebody who writes.
-    """
-    try:
-        if path.exists() and not path.is_file():
-            raise StoreError(f"{path}: cannot be read: is no file")
-        return path.read_text()
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be read: {error}") from error
-
-
-def stamp(path: Path) -> Stamp:
-    """What tells a file from one that has replaced it; ``None`` if there is none.
-
-    The number of its inode alone does not: numbers are used again.
-    """
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return status.st_ino, status.st_mtime_ns, status.st_size
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a small file that readers see whole, in its old or its new form."""
-    temporary = temporary_name(path.parent, path.name)
-    with temporary.open("w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
-
-
 def refuse_difference(
     there: Mapping[str, Any], given: Mapping[str, Any], store: Path, where: str = "now"
 ) -> None:
-    """Raise ``StoreMismatchError`` with a line for every setting that differs."""
+    """Refuse settings that differ from those of a store, with a line for each that does.
+
+    Parameters
+    ----------
+    there, given : mapping
+        Of the store, and those that are compared with them.
+    store : Path
+        The store.
+    where : str
+        Says in the message where the latter are from.
+
+    Raises
+    ------
+    StoreMismatchError
+        If one differs.
+    """
     lines = [
         f"  {key}: {there.get(key, 'not set')} in the store, {given.get(key, 'not set')} {where}"
         for key in sorted({*there, *given})

@@ -31,12 +31,12 @@ class Selection:
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing was chosen."""
+        """Tell whether nothing was chosen."""
         return self._chosen is None
 
     @property
     def where(self) -> dict[str, tuple[Path, int]]:
-        """By id, the file and the row in it, in the order of storage."""
+        """Return, by id, the file and the row in it, in the order of storage."""
         where = self._files.where
         if self._selected is None or self._selected[0] != self._files.generation:
             chosen = self._chosen
@@ -48,12 +48,12 @@ class Selection:
         return self._selected[1]
 
     def has(self, key: str) -> bool:
-        """Whether there is such a crystal, also of an earlier list, or earlier computation."""
+        """Tell whether there is such a crystal, also of an earlier list, or earlier computation."""
         beside = AGAIN in key or key in self._files.earlier
         return key in self.where or (beside and key in self._files.where)
 
     def belonging(self, is_wanted: Callable[[str], bool]) -> Iterator[str]:
-        """Ids of rows that belong to crystals, to those that were chosen if some were."""
+        """Yield ids of rows that belong to crystals, to those that were chosen if some were."""
         earlier = self._files.earlier
         for crystal, others in self._files.others.items():
             # Of a damaged store it may be that only the history is left.

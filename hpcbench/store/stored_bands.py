@@ -78,7 +78,7 @@ def labels_of(row: Mapping[str, Any]) -> list[tuple[str, str]]:
 def path_distances(
     qpoints: NDArray[np.float64], edges: Sequence[int], primitive: NDArray[np.float64]
 ) -> list[NDArray[np.float64]]:
-    """Distance along the path, by segment; where it jumps it does not grow.
+    """Return distances along the path in 1/A, by segment; where it jumps they do not grow.
 
     Parameters
     ----------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -14,13 +15,20 @@ from hpcbench.store.datasets import REFUSED
 from hpcbench.store.faults import SAYS_MORE
 from hpcbench.store.fields import Field
 from hpcbench.store.integrity import GROUP
-from hpcbench.store.known import KNOWN
+from hpcbench.store.known import known_fields, origin_of
 from hpcbench.store.structure import foreign_link, foreign_object, uneven_field
 from hpcbench.store.table_writer import FORMAT, FORMAT_VERSION
 
 
 def require_format(file: h5py.File, path: Path | str) -> None:
     """Refuse a file that is no table of this format.
+
+    Parameters
+    ----------
+    file : h5py.File
+        The file.
+    path : Path or str
+        Names it in errors.
 
     Raises
     ------
@@ -47,6 +55,11 @@ def require_format(file: h5py.File, path: Path | str) -> None:
 
 def require_own(file: h5py.File, path: Path | str) -> None:
     """Refuse a file that no hpcbench has written.
+
+    Parameters
+    ----------
+    file, path
+        As :func:`require_format` takes them.
 
     Raises
     ------
@@ -109,14 +122,14 @@ def _field(name: str, item: h5py.Group | h5py.Dataset) -> Field | None:
     else:
         return None
     unit, meaning = (_attribute(item, key) for key in ("unit", "meaning"))
-    field = Field(name, dtype, shape, unit, meaning)
-    known = KNOWN.get(name, field)
+    field = Field(name, dtype, shape, unit, meaning, origin=origin_of(name))
+    known = known_fields().get(name, field)
     has_texts = isinstance(item, h5py.Dataset) and bool(h5py.check_string_dtype(item.dtype))
     if (field.is_text, len(field.shape)) != (known.is_text, len(known.shape)) or (
         has_texts != (kind == "string-array")
     ):
         raise ValueError(f"{name} is not of the kind that it should be")
-    return field
+    return replace(field, is_essential=known.is_essential, stays_behind=known.stays_behind)
 
 
 def _attribute(item: h5py.Group | h5py.Dataset, name: str) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcbench.errors import DamageError, StoreError
-from hpcbench.store.datasets import MOST_AT_ONCE, Datasets, in_memory
+from hpcbench.store.datasets import MOST_AT_ONCE, Datasets, in_memory, neighbours
 from hpcbench.store.faults import NOT_AS_WRITTEN, SAYS_MORE, Damage, in_words, is_of_system
 from hpcbench.store.fields import Block, Field, Ragged, Schema, Values
 from hpcbench.store.integrity import GROUP, digest
@@ -101,7 +101,7 @@ class TableReader:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decided the results.
+        """Return what decided the results.
 
         Raises
         ------
@@ -118,14 +118,14 @@ class TableReader:
 
     @property
     def schema(self) -> Schema:
-        """The fields of this file."""
+        """Return the fields of this file."""
         return Schema(
             tuple(f for path, f in self._fields.items() if not path.startswith("ragged/")),
             tuple(f for path, f in self._fields.items() if path.startswith("ragged/")),
         )
 
     def keys(self, voided: Mapping[str, float]) -> Iterator[tuple[int, str]]:
-        """Places and ids of the rows; without failures that count no more.
+        """Yield places and ids of the rows; without failures that count no more.
 
         Parameters
         ----------
@@ -144,7 +144,13 @@ class TableReader:
         )
 
     def column(self, name: str) -> NDArray[Any]:
-        """A whole column, shape (N, ...); texts as ``str`` objects."""
+        """Return a whole column, shape (N, ...); texts as ``str`` objects.
+
+        Raises
+        ------
+        StoreError
+            As :meth:`values`.
+        """
         path = self._column_path(name)
         values = self.values(path)
         assert not isinstance(values, Ragged)
@@ -157,7 +163,7 @@ class TableReader:
         return path if path in self._file else f"crystals/{name}"
 
     def paths(self) -> tuple[str, ...]:
-        """Where the fields of this file lie, without a look at what they are."""
+        """Return where the fields of this file lie, without a look at what they are."""
         return self._paths
 
     @functools.cached_property
@@ -166,15 +172,22 @@ class TableReader:
         return tuple(f"{group}/{name}" for group in groups for name in self._file[group])
 
     def column_names(self) -> list[str]:
-        """Names of all columns."""
+        """Return names of all columns."""
         return [field.name for field in self.schema.columns]
 
     def scalar_names(self) -> list[str]:
-        """Names of the columns that have one number or text a row."""
+        """Return names of the columns that have one number or text a row."""
         return [field.name for field in self.schema.columns if not field.shape]
 
     def values(self, path: str, first: int = 0, end: int | None = None) -> Values:
-        """The values of a field in some rows.
+        """Return the values of a field in some rows.
+
+        Parameters
+        ----------
+        path : str
+            The field.
+        first, end : int
+            The rows, as of a slice.
 
         Raises
         ------
@@ -224,7 +237,20 @@ class TableReader:
         return isinstance(self._file.get(path), h5py.Group)
 
     def block(self, first: int, end: int, paths: Sequence[str] | None = None) -> Block:
-        """Neighbouring rows: all fields, or those at ``paths``."""
+        """Return neighbouring rows.
+
+        Parameters
+        ----------
+        first, end : int
+            The rows.
+        paths : sequence of str, optional
+            Fields; by default all.
+
+        Raises
+        ------
+        StoreError
+            As :meth:`values`.
+        """
         wanted = self._fields if paths is None else paths
         block = Block(end - first, {})
         for path in wanted:
@@ -244,27 +270,47 @@ class TableReader:
     def rows(
         self, indices: Sequence[int], paths: Sequence[str] | None = None
     ) -> Iterator[dict[str, Any]]:
-        """Rows in the order of ``indices``, with all fields or those at ``paths``.
+        """Yield rows in any order.
 
         Neighbouring rows are read together, a block at most: one by one they take milliseconds
         each.
+
+        Parameters
+        ----------
+        indices : sequence of int
+            Places of the rows.
+        paths : sequence of str, optional
+            Fields; by default all.
+
+        Raises
+        ------
+        StoreError
+            As :meth:`values`.
         """
-        for first, end in _neighbours(indices, self._block_ends()):
+        for first, end in neighbours(indices, self._block_ends()):
             yield from self.block(indices[first], indices[first] + end - first, paths).rows()
 
     def row(self, index: int) -> dict[str, Any]:
-        """One row with all fields of the file, ragged ones included."""
+        """Return one row with all fields of the file, ragged ones included."""
         (row,) = self.rows([index])
         return row
 
     def ragged(self, name: str, index: int) -> NDArray[Any]:
-        """The values of one row of a ragged array."""
+        """Return the values of one row of a ragged array.
+
+        Parameters
+        ----------
+        name : str
+            Of the array.
+        index : int
+            Place of the row.
+        """
         values = self.values(f"ragged/{name}", index, index + 1)
         assert isinstance(values, Ragged)
         return values.values
 
     def blocks(self) -> Iterator[tuple[int, Block]]:
-        """All rows in the blocks in which they were written, each with its first row.
+        """Yield all rows in the blocks in which they were written, each with its first row.
 
         Raises
         ------
@@ -290,7 +336,7 @@ class TableReader:
             raise DamageError(f"{self.path}: does not read back: {error}") from error
 
     def edges(self) -> Iterator[tuple[int, int]]:
-        """First row and end of each block as it was written.
+        """Yield first row and end of each block as it was written.
 
         Raises
         ------
@@ -310,7 +356,7 @@ class TableReader:
         return ends
 
     def sums(self) -> dict[str, list[bytes]]:
-        """SHA-256 of the values of each field, by block.
+        """Return the SHA-256 of the values of each field, by block.
 
         Raises
         ------
@@ -342,17 +388,3 @@ def _close_all() -> None:
     for reader in list(_OPEN):
         with contextlib.suppress(Exception):  # nobody is left to be told
             reader.close()
-
-
-def _neighbours(indices: Sequence[int], edges: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Runs of consecutive rows of one block in ``indices``, as positions in it."""
-    blocks = np.searchsorted(edges, indices, side="right")
-    start = 0
-    for position in range(1, len(indices) + 1):
-        if (
-            position == len(indices)
-            or indices[position] != indices[position - 1] + 1
-            or blocks[position] != blocks[position - 1]
-        ):
-            yield start, position
-            start = position

@@ -15,7 +15,6 @@ import numpy as np
 
 from hpcbench.outputs import remove_left_over, says_at_work, temporary_name
 from hpcbench.store import integrity
-from hpcbench.store.contents import Contents, find_chunks, pack, raw_chunks, texts
 from hpcbench.store.failsafe_file import PatientFile
 from hpcbench.store.fields import (
     Block,
@@ -84,7 +83,6 @@ class TableWriter:
         self._check = check
         self._path = path
         self._schema = schema
-        self._settings = settings
         self._fields = schema.by_path()
         self._summed = sorted(self._fields)
         self._categories: dict[str, dict[str, int]] = {}
@@ -181,35 +179,8 @@ class TableWriter:
         self._ends.append(self._ends[-1] + len(block))
         self._sums.append([integrity.digest(block.values[path]) for path in self._summed])
 
-    def put_together(self, source: Path, contents: Contents) -> None:
-        """Take all values from where they lie in another file, as they are, sums included.
-
-        Raises
-        ------
-        OSError
-            If they cannot be read or written.
-        """
-        with source.open("rb") as stream:
-            for path, chunks in contents.chunks.items():
-                dataset = self._file[path]
-                dataset.resize(chunks.length, axis=0)
-                if h5py.check_string_dtype(dataset.dtype):
-                    if chunks.length:
-                        dataset[:] = np.array(texts(stream, chunks), dtype=object)
-                    continue
-                for first, mask, data in raw_chunks(stream, chunks):
-                    place = (first, *(0 for _ in dataset.shape[1:]))
-                    dataset.id.write_direct_chunk(place, data, mask)
-                self._raise_write_error()
-        self._categories = {
-            path: {text: place for place, text in enumerate(known)}
-            for path, known in contents.categories.items()
-        }
-        self._ends = list(contents.ends)
-        self._sums = [[bytes(field) for field in block] for block in contents.sums]
-
-    def _seal(self) -> bytes:
-        """Write what is known only in the end: categories, extras, sums; gives the contents."""
+    def _seal(self) -> None:
+        """Write what is known only in the end: categories, extras, sums."""
         for path, known in self._categories.items():
             categories = np.array([*known], dtype=object)
             self._file.create_dataset(
@@ -229,18 +200,6 @@ class TableWriter:
             ("frame", np.frombuffer(frame, dtype="u1")),
         ):
             group.create_dataset(name, data=values, fletcher32=values.size > 0)
-        # Where the values lie is decided when they are written.
-        self._file.flush()
-        return pack(
-            Contents(
-                self._settings,
-                self._schema,
-                {path: list(known) for path, known in self._categories.items()},
-                self._ends,
-                sums.reshape(shape),
-                find_chunks(self._file, self._schema),
-            )
-        )
 
     def _raise_write_error(self) -> None:
         if isinstance(self._stream, PatientFile) and self._stream.error is not None:
@@ -258,11 +217,9 @@ class TableWriter:
         try:
             if kind is None:
                 try:
-                    contents = self._seal()
+                    self._seal()
                 finally:
                     self._file.close()
-                self._stream.seek(0, os.SEEK_END)
-                self._stream.write(contents)
                 self._commit()
             else:
                 self._file.close()
