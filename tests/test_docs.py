@@ -36,7 +36,8 @@ FOREIGN = {
         "--nodes", "--no-kill", "--signal", "--cpus-per-task", "--gpus-per-node", "--name",
         "--exclusive",
     },
-    "apptainer": {"--nv"},
+    "apptainer": {"--nv", "--bind", "--rocm", "--writable-tmpfs"},
+    "docker": {"--build-arg", "--gpus", "--rm", "--user"},
     "sphinx-build": {"--keep-going"},
 }  # fmt: skip
 
@@ -107,7 +108,7 @@ def test_every_page_is_in_the_contents() -> None:
 
 def commands_of(path: Path) -> Iterator[str]:
     for block in blocks(path, "sh"):
-        yield from block.splitlines()
+        yield from block.replace("\\\n", " ").splitlines()
     # On the pages of reference these are outlines and names.
     if path.parent.name == "howto" or path.stem in ("README", "quickstart"):
         yield from (span for span in spans(path) if re.match(r"(\./launch\.sh|hpcbench) \w", span))
@@ -126,13 +127,21 @@ def words_for_hpcbench(line: str) -> list[str] | None:
         return None if words[0] in ("demo", "test", "setup") else words
     if words[0] == "hpcbench":
         return words[1:]
+    if words[0] in ("docker", "apptainer") and words[1] != "run":
+        return None
+    # What follows an image is for the program that it runs.
+    images = [n for n, word in enumerate(words) if word.endswith(".sif")]
+    if "apptainer" in words and words[words.index("apptainer") + 1] == "run":
+        return words[images[0] + 1 :]
+    if words[0] == "docker":
+        return words[words.index("hpcbench") + 1 :]
     if "-m" in words and words[words.index("-m") + 1] == "hpcbench":
         return words[words.index("-m") + 2 :]
     scripts = [n for n, word in enumerate(words) if re.fullmatch(r"jobs/[\w-]+\.sh", word)]
     if scripts:
         assert (ROOT / words[scripts[0]]).exists(), line
         return ["run", *words[scripts[0] + 1 :]]
-    assert words[0] in ("pip", "source", "sphinx-build"), f"an unknown program: {line}"
+    assert words[0] in ("export", "pip", "source", "sphinx-build"), f"an unknown program: {line}"
     return None
 
 
