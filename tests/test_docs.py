@@ -141,6 +141,8 @@ def words_for_hpcbench(line: str) -> list[str] | None:
     if scripts:
         assert (ROOT / words[scripts[0]]).exists(), line
         return ["run", *words[scripts[0] + 1 :]]
+    if re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+        return None
     assert words[0] in ("export", "pip", "source", "sphinx-build"), f"an unknown program: {line}"
     return None
 
