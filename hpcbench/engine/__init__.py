@@ -1,1 +1,1 @@
-"""One rank at work: its crystals on their way, and what is done beside the potential."""
+"""The work of one rank: the computation of its crystals, and the processes and threads it uses."""

@@ -41,25 +41,25 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 MOST_ATOMS = 1000
-"""Of a supercell that is made larger for that, where a run has no limit."""
+"""Atoms of the largest supercell that is refined, where a run sets no limit."""
 MOST_REFINEMENTS = 3
-"""How often a supercell becomes half as high again, until interpolated frequencies are right."""
+"""Times that a supercell is made half as high again to correct interpolated frequencies."""
 
 
 @dataclass(eq=False)
 class RelaxedCrystal:
-    """How far a relaxed crystal has come.
+    """A relaxed crystal and its computations so far.
 
     Attributes
     ----------
     atoms : Atoms
-        Relaxed.
+        The relaxed cell.
     supercell_matrix : ndarray, shape (3, 3)
-        Of the last computation.
+        The supercell of the last computation.
     done : ComputedPhonons
         The last computation.
     computations : dict
-        All of them by kind, as they stand in the rows.
+        All computations by kind, as they are written into the rows.
     """
 
     atoms: Atoms
@@ -68,7 +68,7 @@ class RelaxedCrystal:
     computations: dict[str, Computation]
 
     def take(self, done: ComputedPhonons) -> None:
-        """Take a computation for the last one."""
+        """Add a computation, which becomes the last one."""
         self.done = done
         self.computations[done.kind] = computation_of(done)
 
@@ -76,7 +76,15 @@ class RelaxedCrystal:
 def compute_more_exactly(
     context: WorkflowContext, here: RelaxedCrystal
 ) -> Generator[Request, Any, None]:
-    """Compute better where errors of the force constants could change the verdict."""
+    """Compute again where errors of the force constants could change the verdict.
+
+    Parameters
+    ----------
+    context : WorkflowContext
+        Settings and potential of the rank.
+    here : RelaxedCrystal
+        The crystal; what is computed is added to it.
+    """
     by_response = context.config.derivative == RESPONSE
     for better in (
         yield from _more_exact(context, here.atoms, here.supercell_matrix, here.done, by_response)
@@ -87,7 +95,20 @@ def compute_more_exactly(
 def compute_in_larger_supercell(
     context: WorkflowContext, here: RelaxedCrystal
 ) -> Generator[Request, Any, None]:
-    """Compute a marginal crystal in the next larger supercell."""
+    """Compute a marginal crystal in the next larger supercell.
+
+    Parameters
+    ----------
+    context : WorkflowContext
+        Settings and potential of the rank.
+    here : RelaxedCrystal
+        The crystal; what is computed is added to it.
+
+    Raises
+    ------
+    CrystalError
+        If that supercell has more atoms than the run allows.
+    """
     config, atoms = context.config, here.atoms
     if abs(here.done.analysed.columns["margin"]) >= config.check_margin:
         return
@@ -104,7 +125,15 @@ def compute_in_larger_supercell(
 def compute_also_by_response(
     context: WorkflowContext, here: RelaxedCrystal
 ) -> Generator[Request, Any, None]:
-    """Compute by linear response what displacements gave."""
+    """Compute by linear response, too, if the run compares both derivatives.
+
+    Parameters
+    ----------
+    context : WorkflowContext
+        Settings and potential of the rank.
+    here : RelaxedCrystal
+        The crystal; what is computed is added to it.
+    """
     if context.config.derivative == BOTH:
         here.take(
             (yield from _exact_response(context, RESPONDED, here.atoms, here.supercell_matrix))
@@ -114,7 +143,15 @@ def compute_also_by_response(
 def compute_at_more_q(
     context: WorkflowContext, here: RelaxedCrystal
 ) -> Generator[Request, Any, None]:
-    """Compute q between those of the supercell, where interpolation does not do."""
+    """Compute q between those of the supercell, where interpolation is not enough.
+
+    Parameters
+    ----------
+    context : WorkflowContext
+        Settings and potential of the rank.
+    here : RelaxedCrystal
+        The crystal; what is computed is added to it.
+    """
     if _is_interpolation_checked(context, here.atoms):
         yield from _check_interpolation(context, here)
     elif here.done.analysed.columns["cause"] == BETWEEN_Q and context.config.criterion == EXACT:
@@ -129,10 +166,10 @@ def _more_exact(
     done: ComputedPhonons,
     by_response: bool,
 ) -> Generator[Request, Any, list[ComputedPhonons]]:
-    """Compute better where errors of the force constants could change the verdict.
+    """Compute again where errors of the force constants could change the verdict.
 
-    Extrapolate displacements where their length or rounding could; and in double precision,
-    where that is not enough. Returns what was computed, in order.
+    If the length of displacements or rounding could change it, extrapolate to zero length, and
+    use double precision if that is not enough. Return the new computations in order.
     """
     better: list[ComputedPhonons] = []
     if by_response:
@@ -144,7 +181,7 @@ def _more_exact(
     elif done.analysed.columns["cause"] in (LENGTH, ROUNDING):
         displaced = yield from displace(context, atoms, supercell_matrix, lengths=True)
         known = done.analysed.forces
-        # A quarter of the first displacement tells whether the others are worth it.
+        # A quarter of the first displacement shows whether the other lengths are needed.
         quarter = len(known) - 1 + (len(displaced.copies) - len(known) + 1) // 2
         one = displaced.copies.only(slice(quarter, quarter + 1))
         forces = np.concatenate([known, (yield ForcesOn(one))])
@@ -178,7 +215,7 @@ def _exact_response(
     *,
     in_double: bool = False,
 ) -> Generator[Request, Any, ComputedPhonons]:
-    """Compute by linear response, in double precision where rounding could matter."""
+    """Compute by linear response, again in double precision where rounding could matter."""
     done = yield from compute_by_response(
         context, kind, atoms, supercell_matrix, in_double=in_double
     )
@@ -195,7 +232,7 @@ def _is_interpolation_checked(context: WorkflowContext, atoms: Atoms) -> bool:
         context.info.responds
         and context.config.interpolation_error
         and not context.config.protocol_definition.literal
-        # A potential's response knows of no field.
+        # The response of a potential does not include the macroscopic electric field.
         and NAC_PARAMS not in atoms.info
     )
 
@@ -216,7 +253,7 @@ def _check_interpolation(
         larger = half_again(atoms.cell[:], atoms.positions, here.supercell_matrix, most_atoms)
         if refinements == MOST_REFINEMENTS or (larger == here.supercell_matrix).all():
             return
-        # What is surely below the threshold stays so, whatever the next supercell holds.
+        # These q are surely below the threshold: compute them with the next supercell, too.
         below = surely_below(columns, phonon_settings(context.config))
         here.supercell_matrix = larger
         here.take(
@@ -227,9 +264,9 @@ def _check_interpolation(
 def _compare_interpolated(
     context: WorkflowContext, done: ComputedPhonons, below: Sequence[NDArray[np.float64]]
 ) -> Generator[Request, Any, tuple[dict[str, Any], float]]:
-    """Return the columns of a computation with what a comparison says, and the error in THz.
+    """Return the columns of a computation with those of the comparison, and the error in THz.
 
-    ``below`` are q that are computed besides.
+    ``below`` are further q that are compared.
     """
     settings, criterion = phonon_settings(context.config), str(context.config.criterion)
     columns, found = done.analysed.columns, done.analysed.suspicions
@@ -240,7 +277,7 @@ def _compare_interpolated(
     arguments = planned, interpolated, *answers, columns, settings
     checked: Checked = yield OnCpu(ANALYSIS, compare, arguments)
     if any(one.cause for one in checked.computed) and context.has_double and not done.in_double:
-        # Without double precision it is what it is.
+        # If double precision fails, the result in single precision stands.
         with contextlib.suppress(EvaluationError, CrystalError, PotentialError):
             answers = yield from request_responses(planned, in_double=True)
             arguments = planned, interpolated, *answers, columns, settings
@@ -251,7 +288,7 @@ def _compare_interpolated(
 def _decide_at_q(
     context: WorkflowContext, done: ComputedPhonons
 ) -> Generator[Request, Any, dict[str, Any]]:
-    """Compute the q that decide whether negative interpolated frequencies are real."""
+    """Compute frequencies at the q where interpolation gives negative ones; return the columns."""
     analysed = done.analysed
     linear = context.info.differentiable and analysed.columns["derivative"] == BY_RESPONSE
     settings = replace(phonon_settings(context.config), linear=linear)

@@ -1,6 +1,6 @@
-"""What displacements need beside the potential, in a rank's worker processes.
+"""Tasks of the method of displacements, for a rank's worker processes.
 
-Supercells are displaced there, and their forces analysed. Loads neither torch nor MPI.
+They displace supercells and analyse forces. This module loads neither torch nor MPI.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from hpcbench.store.schema import BY_RESPONSE
 
 @dataclass(frozen=True, eq=False)
 class Displaced:
-    """A crystal whose displaced supercells want forces.
+    """The displaced supercells of a crystal, whose forces are to be computed.
 
     Attributes
     ----------
     phonon : bytes
-        The Phonopy object, pickled once and handed on as it is: that takes a millisecond,
-        finding the symmetry of a supercell again up to a second.
+        The Phonopy object, pickled once and passed on: this takes a millisecond, while finding
+        the symmetry of a supercell again takes up to a second.
     copies : DisplacedCopies
-        The supercells, and those that tell the noise of their forces.
+        The displaced supercells, and those from which the noise of forces is estimated.
     """
 
     phonon: bytes
@@ -48,10 +48,20 @@ def displace_supercell(
     settings: PhononSettings,
     lengths: bool = False,
 ) -> Displaced:
-    """Return supercells of a crystal that want forces.
+    """Return the displaced supercells of a crystal.
 
-    See :func:`hpcbench.phonons.calculate.prepare`; with ``lengths`` also those that displacements
-    of no length are extrapolated from. Where forces are linear, phonopy's alone.
+    Where forces are linear in the displacements, these are phonopy's alone.
+
+    Parameters
+    ----------
+    atoms : Atoms
+        The crystal.
+    supercell_matrix : ndarray, shape (3, 3)
+        Its rows are the supercell's vectors in those of the cell.
+    settings : PhononSettings
+        See :func:`hpcbench.phonons.calculate.prepare`.
+    lengths : bool
+        Whether to add displacements of other lengths, for the extrapolation to zero length.
     """
     phonon = prepare(atoms, supercell_matrix, settings)
     copies = displaced_copies(phonon)
@@ -69,22 +79,25 @@ def analyse_forces(
     lengths: bool = False,
     checks: int = CHECKS,
 ) -> Analysed:
-    """Return what the forces on a crystal's supercells come to.
+    """Analyse the forces on a crystal's supercells.
 
     Parameters
     ----------
     phonon : bytes
         From :func:`displace_supercell`.
     forces : ndarray, shape (ncopies, natoms, 3)
-        Of its copies, in eV/A.
+        Forces on its copies, in eV/A.
+    settings : PhononSettings
+        Those that the supercells were displaced with.
     criterion : str
-        The one whose answer is the verdict.
+        The criterion that gives the verdict.
     keep : Keep
-        What is among the columns beside force constants and verdicts.
+        Columns to return besides force constants and verdicts.
     lengths : bool
-        Whether the copies are of several lengths of the displacements.
+        Whether the copies have displacements of several lengths.
     checks : int
-        How many copies behind the displaced ones tell the noise, if not; of linear forces none do.
+        Number of copies at the end from which the noise is estimated. Not used with ``lengths``
+        or linear forces.
     """
     if settings.linear:
         result = analyse(pickle.loads(phonon), forces, settings)
@@ -94,15 +107,22 @@ def analyse_forces(
         result = analyse(pickle.loads(phonon), forces[:-checks], settings, forces[-checks:])
     columns = phonon_columns(result, criterion, keep)
     if settings.linear:
-        # Nor are these the forces of any displaced supercell.
+        # Linear forces are not those of any displaced supercell.
         columns |= {"derivative": BY_RESPONSE, "forces": np.zeros((0, 3))}
     return Analysed(columns, result.suspicions, exact_cause(result))
 
 
 def displace_at_q(phonon: bytes, qpoint: RationalQ, settings: PhononSettings) -> Displaced:
-    """Return supercells that give the frequencies at a rational q.
+    """Return displaced supercells that give the frequencies at a rational q.
 
-    ``phonon`` is from :func:`displace_supercell`, of the crystal's own supercell.
+    Parameters
+    ----------
+    phonon : bytes
+        From :func:`displace_supercell`, of the crystal's own supercell.
+    qpoint : RationalQ
+        The q.
+    settings : PhononSettings
+        Length of displacements, symmetry tolerance, and whether forces are linear.
     """
     crystal: Phonopy = pickle.loads(phonon)
     small = displace_at(
@@ -122,6 +142,18 @@ def displace_at_q(phonon: bytes, qpoint: RationalQ, settings: PhononSettings) ->
 def analyse_at_q(
     phonon: bytes, forces: NDArray[np.float64], qpoint: RationalQ, settings: PhononSettings
 ) -> AtQ:
-    """Return the frequencies at a rational q, from the forces on :func:`displace_at_q`'s copies."""
+    """Return the frequencies at a rational q.
+
+    Parameters
+    ----------
+    phonon : bytes
+        From :func:`displace_at_q`.
+    forces : ndarray, shape (ncopies, natoms, 3)
+        Forces on its copies, in eV/A.
+    qpoint : RationalQ
+        The q.
+    settings : PhononSettings
+        With the exact criterion.
+    """
     (criterion,) = (one for one in settings.criteria if one.name == EXACT)
     return analyse_at(pickle.loads(phonon), forces, qpoint.coordinates, criterion)

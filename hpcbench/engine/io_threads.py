@@ -1,4 +1,4 @@
-"""Reading and writing beside the computation, each in a thread of its own."""
+"""Threads that read crystals and write results during the computation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hpcbench.engine.timing import READING, WRITING, Timing
 
 Row = Mapping[str, Any]
 Inbox = queue.SimpleQueue[Any]
-"""Where the main thread hears of what was read, computed and written beside it."""
+"""Queue that brings the main thread messages of the threads and of the worker processes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class BlockRead:
 
 @dataclass(frozen=True)
 class ListEnded:
-    """There is no more to lease, or an error ended the reading."""
+    """No block is left to lease, or an error ended the reading."""
 
     error: BaseException | None = None
 
@@ -40,10 +40,19 @@ class WritingFailed:
 
 
 class Reader:
-    """Leases and reads blocks of crystals, at most one block ahead.
+    """Lease and read blocks of crystals, at most one block ahead.
 
     Posts ``BlockRead`` for each block and ``ListEnded`` at the end. The next lease is not taken
-    before :meth:`next_block` is called: what a rank has leased no other rank can compute.
+    before :meth:`next_block` is called, because no other rank can compute a leased block.
+
+    Parameters
+    ----------
+    blocks : iterable
+        Blocks of crystals; run through in the thread.
+    inbox : Inbox
+        The queue to post to.
+    account : Timing
+        Counts the time of reading.
     """
 
     def __init__(self, blocks: Iterable[Iterable[Crystal]], inbox: Inbox, account: Timing) -> None:
@@ -60,7 +69,7 @@ class Reader:
         self._wanted.release()
 
     def close(self) -> None:
-        """End the thread; a block that is being read is read to its end."""
+        """End the thread, after the block that is being read."""
         self._closed = True
         self._wanted.release()
         self._thread.join()
@@ -84,7 +93,7 @@ class Reader:
 
 
 class Writer:
-    """Commits rows, some seconds after they were given to it.
+    """Collect rows and commit them at intervals.
 
     Parameters
     ----------
@@ -92,9 +101,13 @@ class Writer:
         Writes rows; raises ``StoreError`` if that fails.
     interval : float
         Seconds from one commit to the next.
+    inbox : Inbox
+        The queue to which ``WritingFailed`` is posted.
+    account : Timing
+        Counts the time of writing.
     """
 
-    # A writer that falls behind must hold the computation up, not fill the memory.
+    # A writer that falls behind must delay the computation, not fill the memory.
     MOST_WAITING = 256
 
     def __init__(
@@ -116,20 +129,20 @@ class Writer:
         self._thread.start()
 
     def put(self, rows: Sequence[Row]) -> None:
-        """Give the rows of a crystal to be written, all in one commit."""
+        """Add the rows of a crystal; all are written in one commit."""
         self._given.put(rows)
 
     def hurry(self) -> None:
-        """Commit what there is: the run is about to end."""
+        """Commit now the rows so far, because the run is about to end."""
         self._given.put(None)
 
     def close(self) -> None:
-        """Commit what is left; also what could not be written before.
+        """Commit the remaining rows, with those of a failed commit, and end the thread.
 
         Raises
         ------
         StoreError
-            If that fails.
+            If the rows cannot be written.
         """
         self._closed = True
         self._given.put(None)
@@ -140,7 +153,7 @@ class Writer:
         due = time.monotonic() + self._interval
         failed = False
         while not self._closed:
-            # Without rows there is nothing to wake up for.
+            # Without rows, wait until some are added.
             timeout = max(0.0, due - time.monotonic()) if self._rows and not failed else None
             rows = None
             with contextlib.suppress(queue.Empty):

@@ -27,7 +27,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class ComputedPhonons:
-    """A computation of a crystal's phonons, of a kind as in ``store.schema``."""
+    """A computation of a crystal's phonons.
+
+    Attributes
+    ----------
+    kind : str
+        One of the kinds in ``store.schema``.
+    phonon : bytes
+        The Phonopy object, pickled.
+    analysed : Analysed
+        The results.
+    in_double : bool
+        Whether forces were computed in double precision.
+    """
 
     kind: str
     phonon: bytes
@@ -36,14 +48,26 @@ class ComputedPhonons:
 
 
 def computation_of(done: ComputedPhonons) -> Computation:
-    """Return a computation as it stands in the rows."""
+    """Return a computation as it is written into the rows."""
     return Computation(done.kind, done.analysed.columns, done.in_double)
 
 
 def compute_phonons(
     context: WorkflowContext, atoms: Atoms, supercell_matrix: NDArray[np.int64], by_response: bool
 ) -> Generator[Request, Any, ComputedPhonons]:
-    """Compute phonons in a supercell for the first time."""
+    """Compute phonons in a supercell for the first time.
+
+    Parameters
+    ----------
+    context : WorkflowContext
+        Settings and potential of the rank.
+    atoms : Atoms
+        The relaxed crystal.
+    supercell_matrix : ndarray, shape (3, 3)
+        The supercell.
+    by_response : bool
+        Whether to use linear response instead of displacements.
+    """
     if by_response:
         return (yield from compute_by_response(context, FIRST, atoms, supercell_matrix))
     displaced = yield from displace(context, atoms, supercell_matrix)
@@ -61,7 +85,20 @@ def compute_by_response(
 ) -> Generator[Request, Any, ComputedPhonons]:
     """Compute force constants by linear response at all q of a supercell.
 
-    In the primitive cell where the potential responds at any q, else in the supercell.
+    Uses the primitive cell where the potential responds at any q, else the supercell.
+
+    Parameters
+    ----------
+    context : WorkflowContext
+        Settings and potential of the rank.
+    kind : str
+        The kind of the computation, as in ``store.schema``.
+    atoms : Atoms
+        The relaxed crystal.
+    supercell_matrix : ndarray, shape (3, 3)
+        The supercell.
+    in_double : bool
+        Whether to compute in double precision.
     """
     if not context.info.responds:
         return (yield from _by_linear_forces(context, kind, atoms, supercell_matrix, in_double))
@@ -98,7 +135,22 @@ def _by_linear_forces(
 def request_responses(
     planned: Planned, *, in_double: bool
 ) -> Generator[Request, Any, tuple[Response, Response | None]]:
-    """Ask for the response to a crystal's columns, the real and the complex ones."""
+    """Request the responses to a crystal's real and complex columns.
+
+    Parameters
+    ----------
+    planned : Planned
+        The crystal and its columns.
+    in_double : bool
+        Whether to compute in double precision.
+
+    Returns
+    -------
+    real : Response
+        Response to the real columns.
+    complex : Response or None
+        Response to the complex columns; ``None`` if there are none.
+    """
     real: Response = yield ResponseTo(planned.atoms, planned.real, in_double)
     complex_: Response | None = None
     if len(planned.complex):
@@ -114,7 +166,21 @@ def displace(
     *,
     lengths: bool = False,
 ) -> Generator[Request, Any, Displaced]:
-    """Ask for the displaced supercells of a crystal."""
+    """Request the displaced supercells of a crystal.
+
+    Parameters
+    ----------
+    context : WorkflowContext
+        Settings and potential of the rank.
+    atoms : Atoms
+        The relaxed crystal.
+    supercell_matrix : ndarray, shape (3, 3)
+        The supercell.
+    protocol : Protocol, optional
+        Another protocol than the run's.
+    lengths : bool
+        Whether to add displacements of other lengths.
+    """
     settings = phonon_settings(context.config, protocol)
     displaced: Displaced = yield OnCpu(
         DISPLACEMENTS, displace_supercell, (atoms, supercell_matrix, settings, lengths)
@@ -131,15 +197,28 @@ def analyse_displaced(
     lengths: bool = False,
     known: NDArray[np.float64] | None = None,
 ) -> Generator[Request, Any, Analysed]:
-    """Ask for the forces on displaced supercells, and what they come to.
+    """Request the forces on displaced supercells, and analyse them.
 
-    ``known`` are forces of the same displacements with those that tell the noise: then those
-    of other lengths alone are asked for.
+    Parameters
+    ----------
+    context : WorkflowContext
+        Settings and potential of the rank.
+    displaced : Displaced
+        The supercells.
+    in_double : bool
+        Whether to compute in double precision.
+    protocol : Protocol, optional
+        Another protocol than the run's.
+    lengths : bool
+        Whether the supercells have displacements of several lengths.
+    known : ndarray, shape (nknown, natoms, 3), optional
+        Forces in eV/A of the first length, with the copy that gives the noise; only those of
+        the other lengths are requested then.
     """
     how = analysis_settings(context.config, protocol)
     copies = displaced.copies
     if known is not None:
-        # Its last one is the first displacement at half its length, which is among the others.
+        # The last known forces are those of half the first displacement: it is in the copies, too.
         copies = copies.only(slice(len(known) - 1, None))
     forces: NDArray[np.float64] = yield ForcesOn(copies, in_double)
     if known is not None:

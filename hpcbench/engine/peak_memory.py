@@ -1,4 +1,4 @@
-"""The most memory that this process has had."""
+"""Peak memory of this process."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import sys
 
 
 def peak_memory() -> float:
-    """Bytes of main memory."""
+    """Return the peak use of main memory in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts in KiB, macOS in bytes.
     return float(peak if sys.platform == "darwin" else peak * 1024)
 
 
 def peak_device_memory(device: str) -> float:
-    """Bytes that torch had in use on a GPU; not a number on a processor."""
+    """Return the peak bytes that torch allocated on a GPU; NaN on a processor."""
     if not device.startswith("cuda"):
         return math.nan
     import torch

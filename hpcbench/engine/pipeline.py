@@ -1,7 +1,7 @@
-"""Many crystals on their way at once, so that the potential never waits.
+"""Concurrent computation of many crystals, so that the potential never waits.
 
-The main thread owns the potential. Whatever needs none is done beside it: work on processor
-cores by the crew, reading and writing by threads. All of them post to one inbox.
+The main thread owns the potential. Worker processes do the work on processor cores, threads
+read and write. All of them post to one inbox.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from hpcbench.work_requests import ANALYSIS, ForcesOn, Minimise, OnCpu, Request,
 
 Workflow = Generator[Request, Any, list[dict[str, Any]]]
 
-# Tasks for each worker process that feed the potential, and analyses: enough to keep it busy, few
-# enough for the memory.
+# Most tasks for each worker process that feed the potential, and most analyses: enough to keep the
+# process busy, few enough for the memory.
 MOST_FEEDING, MOST_ANALYSES = 3, 16
-# Crystals that are ready to relax while others do, at least: when one leaves, another takes its
-# place.
+# Crystals that at least are ready to relax while others do, to take the place of one that is
+# done.
 READY = 2
-# Seconds after which a thread without work looks whether it was asked to stop.
+# Seconds after which a waiting thread checks whether the run was asked to stop.
 POLL = 0.2
 # Seconds for the analyses that are left when a run is asked to stop: clusters kill after 30.
 END_OF_WORK = 20.0
@@ -50,28 +50,28 @@ END_OF_WORK = 20.0
 
 @dataclass(eq=False)
 class ActiveCrystal:
-    """A crystal under way.
+    """A crystal that is being computed.
 
     Attributes
     ----------
     number : int
         Place in the order in which this rank took its crystals.
     crystal : Crystal
-        As given.
+        The crystal as given.
     workflow : generator
-        Its way.
+        Yields its requests and receives their answers.
     cost : float
-        What its cell takes of a forward pass, about.
+        Approximate share of a forward pass that its cell takes.
     started : float
-        When it set out, by the monotonic clock.
+        Time of its start, by the monotonic clock.
     waits_for : str
         Stage of the request that it waits for.
     seconds : defaultdict
         By stage: its share of the passes' wall time by cost, and processor time of its tasks.
     warnings : set of str
-        What libraries warned of on its way.
+        Warnings of libraries during its computation.
     traceback : str
-        Where an error that nobody raised on purpose came from; else empty.
+        Traceback of an unexpected error; else empty.
     """
 
     number: int
@@ -86,17 +86,17 @@ class ActiveCrystal:
 
 
 class _Pools:
-    """Keep what waits for a potential: displaced supercells, and columns of linear response."""
+    """Pools of displaced supercells and of columns of linear response that wait for a potential."""
 
     def __init__(self, potential: Potential) -> None:
         self.forces = ForcePool(potential)
-        # Nobody asks a potential for what it has not.
+        # Used only if the potential can compute these.
         self.linear = ForcePool(potential, linear=True)
         self.columns = ColumnPool(cast(Responsive, potential))
 
 
 class Pipeline:
-    """Drives the workflows of a rank's crystals.
+    """Drive the workflows of a rank's crystals.
 
     Parameters
     ----------
@@ -105,22 +105,24 @@ class Pipeline:
     workflow : callable
         Starts the workflow of a crystal.
     reader : Reader
-        Where crystals come from.
+        Gives the crystals.
     crew : Crew
-        Who does the tasks.
+        Runs the tasks.
     inbox : Inbox
-        Where reader, crew and writer post to.
+        The queue that reader, crew and writer post to.
+    account : Timing
+        Counts the time by stage.
     most_under_way : int
-        Most crystals under way at once.
+        Most crystals that are computed at once.
     stop : Stop
-        Whether the run was asked to stop.
+        Tells whether the run was asked to stop.
     on_end : callable
-        Told each crystal that has come to its end, with its rows or the error that ended it. It
-        may raise to end the rank's work.
+        Called with each crystal at its end, and its rows or the error that ended it. It may
+        raise to end the rank's work.
     load_double : callable, optional
-        Loads the potential in double precision, when that is first asked for.
-    watch : Watch, optional
-        Told what the potential is called for.
+        Loads the potential in double precision, when it is first needed.
+    watch : Watchdog, optional
+        Is told for which crystals the potential is called.
     """
 
     def __init__(
@@ -163,16 +165,16 @@ class Pipeline:
         """The last crystal for which the potential has computed a minimum or forces."""
 
     def run(self) -> None:
-        """Bring all crystals to their end.
+        """Compute all crystals.
 
         Raises
         ------
         StopRequested
             If the run was asked to stop.
         PotentialError
-            If the potential fails whatever it is given.
+            If the potential fails for a reason that is no crystal's.
         Exception
-            What ended the reading or the writing.
+            If reading or writing fails: its error.
         """
         while True:
             self._receive()
@@ -191,7 +193,7 @@ class Pipeline:
                 return
 
     def say_end_of_work(self) -> None:
-        """Finish the crystals whose forces are complete; the others are dropped."""
+        """Finish the crystals whose forces are complete, and drop the others."""
         end = time.monotonic() + END_OF_WORK
         self._crew.forget_feeding()
         for active in list(self._under_way.values()):
@@ -274,7 +276,7 @@ class Pipeline:
         )
 
     def _resume(self, active: ActiveCrystal, answer: Any) -> None:
-        """Give a crystal its answer, or throw it the error; then take its next request."""
+        """Send a crystal its answer, or throw the error into it; then take its next request."""
         request: Request | None = None
         outcome: list[dict[str, Any]] | HpcbenchError
         with warnings.catch_warnings(record=True) as caught:
@@ -288,7 +290,7 @@ class Pipeline:
                 outcome = end.value
             except HpcbenchError as error:
                 outcome = error
-            except Exception as error:  # one crystal's accident must not end the run
+            except Exception as error:  # an error of one crystal must not end the run
                 active.traceback = traceback.format_exc()
                 outcome = unexpected(error)
         active.warnings |= messages_of(caught)
@@ -299,7 +301,7 @@ class Pipeline:
             self._take(active, request)
 
     def _take(self, active: ActiveCrystal, request: Request) -> None:
-        """Put a request where it will be answered."""
+        """Pass a request to the part that answers it."""
         match request:
             case OnCpu():
                 active.waits_for = request.stage
@@ -340,7 +342,7 @@ class Pipeline:
             try:
                 ended = self._in_flight.step()
             except EvaluationError as error:
-                # A crystal's own problem comes as its outcome: this is the potential's.
+                # An error of one crystal is its outcome: this one is the potential's.
                 raise PotentialError(
                     f"{self._potential.info.name} fails in the relaxation, with no crystal to "
                     f"blame: {error}; what was computed is safe: give the same command again"
@@ -352,7 +354,7 @@ class Pipeline:
     @property
     def _pools(self) -> list[ForcePool | ColumnPool]:
         found = [self._single] if self._double is None else [self._single, self._double]
-        # Columns first: crystals that are linearised keep memory until they are done.
+        # Columns first: linearised crystals occupy memory until they are done.
         return [pool for pools in found for pool in (pools.columns, pools.forces, pools.linear)]
 
     def _in_double(self) -> _Pools:
@@ -376,7 +378,7 @@ class Pipeline:
         self._answer(passed.finished)
 
     def _answer(self, outcomes: Iterable[tuple[Any, Any]]) -> None:
-        """Give crystals what the potential said; a failure may end the rank, so those last."""
+        """Send crystals their outcomes, failures last: one may end the rank."""
         for number, outcome in sorted(outcomes, key=lambda x: isinstance(x[1], HpcbenchError)):
             active = self._under_way[number]
             if not isinstance(outcome, HpcbenchError):
@@ -385,9 +387,9 @@ class Pipeline:
 
     @contextlib.contextmanager
     def _pass(self, stage: str) -> Iterator[dict[Any, float]]:
-        """Share the time and the warnings of what the potential does out among crystals.
+        """Divide the time and the warnings of a pass among its crystals.
 
-        Gives a mapping to be filled with what it does for each, by number.
+        Yields a mapping to fill with the cost of each crystal, by number.
         """
         costs: dict[Any, float] = {}
         start = time.monotonic()

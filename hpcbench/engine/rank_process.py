@@ -1,4 +1,4 @@
-"""The process of a rank: its settings, its place, its log, and whether it was asked to stop."""
+"""The process of a rank: settings, folder, log, and whether the run was asked to stop."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from hpcbench.store.run_folder import RunFolder
 
 @dataclass(frozen=True, eq=False)
 class RankProcess:
-    """Hold what everything that a rank does has in common.
+    """Objects that all parts of a rank share.
 
     Attributes
     ----------
     config : RunConfig
         Resolved settings.
     result_settings : mapping
-        The settings that decide results, written into each segment and the store.
+        The settings that results depend on, written into each segment and the store.
     folder : RunFolder
-        Where results go.
+        The folder of results.
     rank, size : int
         This rank, and the number of ranks.
     log : EventLog
-        This process's.
+        The log of this process.
     stop : Stop
-        Whether the run was asked to stop.
+        Tells whether the run was asked to stop.
     watchdog : Watchdog
-        Told what the potential is called for.
+        Is told for which crystals the potential is called.
     """
 
     config: RunConfig

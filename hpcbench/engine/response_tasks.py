@@ -1,4 +1,7 @@
-"""What linear response needs beside the potential, in a rank's worker processes. Loads no torch."""
+"""Tasks of linear response, for a rank's worker processes.
+
+They plan columns and analyse responses. This module does not load torch.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ from hpcbench.results.phonon_columns import (
 )
 from hpcbench.store.schema import BY_RESPONSE
 
-# In reciprocal lattice vectors: q without any symmetry, where branches are compared as well.
+# q without any symmetry, in reciprocal lattice vectors, where frequencies are compared, too.
 GENERIC = np.array([[0.1293, 0.2617, 0.4171], [0.3819, 0.0737, 0.2281]])
 _SAME = 1e-6
 _STRAINS = 6
@@ -54,7 +57,7 @@ _STRAINS = 6
 
 @dataclass(frozen=True, eq=False)
 class Planned:
-    """A crystal whose linear response is wanted.
+    """A crystal whose linear response is to be computed.
 
     Attributes
     ----------
@@ -63,9 +66,9 @@ class Planned:
     atoms : Atoms
         Its primitive cell.
     qpoints : ndarray, shape (nq, 3)
-        At which.
+        The q at which force constants are computed, in reciprocal lattice vectors.
     plan : Plan
-        The columns that this takes.
+        The columns needed for these q.
     """
 
     phonon: bytes
@@ -75,24 +78,34 @@ class Planned:
 
     @property
     def real(self) -> Columns:
-        """Columns with real phases, and six strains behind them."""
+        """Return the columns with real phases, followed by six strains."""
         return joined(self.plan.real, strain_columns(len(self.atoms)))
 
     @property
     def complex(self) -> Columns:
-        """The other columns."""
+        """Return the columns with complex phases."""
         return self.plan.complex
 
     @property
     def cost(self) -> int:
-        """Real columns; a complex one is two."""
+        """Return the number of real columns, where a complex column counts as two."""
         return self.plan.cost + _STRAINS
 
 
 def plan_response(
     atoms: Atoms, supercell_matrix: NDArray[np.int64], settings: PhononSettings
 ) -> Planned:
-    """Return the columns that give force constants at all q commensurate with a supercell."""
+    """Return the columns that give force constants at all q commensurate with a supercell.
+
+    Parameters
+    ----------
+    atoms : Atoms
+        The relaxed crystal.
+    supercell_matrix : ndarray, shape (3, 3)
+        The supercell.
+    settings : PhononSettings
+        See :func:`hpcbench.phonons.calculate.prepare`.
+    """
     phonon = prepare(atoms, supercell_matrix, settings)
     qpoints = commensurate_of(phonon)
     return _planned(phonon, qpoints)
@@ -106,18 +119,20 @@ def analyse_columns(
     criterion: str,
     keep: Keep,
 ) -> Analysed:
-    """Return what the response to a crystal's columns comes to.
+    """Analyse the response to a crystal's columns.
 
     Parameters
     ----------
     planned : Planned
         From :func:`plan_response`.
     real, complex_ : Response
-        To its columns; None where it has none of a kind.
+        Responses to its columns; ``complex_`` is ``None`` if it has no complex ones.
+    settings : PhononSettings
+        Settings of the analysis.
     criterion : str
-        The one whose answer is the verdict.
+        The criterion that gives the verdict.
     keep : Keep
-        What is among the columns beside force constants and verdicts.
+        Columns to return besides force constants and verdicts.
     """
     phonon: Phonopy = pickle.loads(planned.phonon)
     phonon.dataset = None
@@ -140,26 +155,27 @@ def plan_check(
     found: Suspicions,
     below: Sequence[NDArray[np.float64]],
 ) -> tuple[Planned, NDArray[np.float64]]:
-    """Return the columns that tell whether interpolated frequencies are right, and those.
+    """Plan the computation of q at which interpolated frequencies are checked.
 
-    At the lowest q of path and mesh, at those that suspicions ask for, and at ``GENERIC``; what is
-    commensurate with the supercell is exact, and left out.
+    These are the q of the lowest frequencies on path and mesh, suspicious q, and ``GENERIC``.
+    Frequencies at q commensurate with the supercell are exact and not checked.
 
     Parameters
     ----------
     phonon : bytes
-        Of the crystal, without force constants.
+        The Phonopy object of the crystal, without force constants.
     columns : mapping
-        Those of :func:`hpcbench.results.phonon_columns.phonon_columns`.
+        The columns of :func:`hpcbench.results.phonon_columns.phonon_columns`.
     found : Suspicions
-        Of the same result.
+        Suspicious q of the same result.
     below : sequence of ndarray, shape (3,)
-        Other q, see :func:`surely_below`.
+        Further q, see :func:`hpcbench.results.checked_columns.surely_below`.
 
     Returns
     -------
-    Planned
-    ndarray, shape (nq, nbands)
+    planned : Planned
+        The columns to compute.
+    interpolated : ndarray, shape (nq, nbands)
         Interpolated frequencies in THz, ascending.
     """
     crystal: Phonopy = pickle.loads(phonon)
@@ -184,16 +200,20 @@ def compare(
     columns: Mapping[str, Any],
     settings: PhononSettings,
 ) -> Checked:
-    """Return how far interpolated frequencies are from computed ones.
+    """Compare interpolated frequencies with computed ones.
 
     Parameters
     ----------
-    planned, interpolated
+    planned : Planned
         From :func:`plan_check`.
+    interpolated : ndarray, shape (nq, nbands)
+        From :func:`plan_check`, in THz.
     real, complex_ : Response
-        To its columns; None where it has none of a kind.
+        Responses to its columns; ``complex_`` is ``None`` if it has no complex ones.
     columns : mapping
-        Those of :func:`hpcbench.results.phonon_columns.phonon_columns`.
+        The columns of :func:`hpcbench.results.phonon_columns.phonon_columns`.
+    settings : PhononSettings
+        With the exact criterion.
     """
     phonon: Phonopy = pickle.loads(planned.phonon)
     (criterion,) = (one for one in settings.criteria if one.name == EXACT)
