@@ -1,4 +1,4 @@
-"""How a run is asked to stop, and how it does."""
+"""Stopping a run by a signal or at the end of its time."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 URGENT = (signal.SIGTERM, signal.SIGHUP)
 # Seconds in which a rank that has not begun to work ends by itself when it is asked to.
 PATIENCE_AT_START = 2.0
-# Seconds within which a signal is the same one.
+# Two signals within so many seconds count as one.
 SAME_SIGNAL = 0.3
 POLL = 0.2
 STOPPED = 75
-"""Exit code of a run that was asked to stop: the same command goes on."""
+"""Exit code of a run that was asked to stop; the same command continues it."""
 # Slurm's KillWait is half a minute by default, and others wait no longer.
 SECONDS_AFTER_SIGTERM = 20.0
 
@@ -63,7 +63,7 @@ class StopRequested(BaseException):
 
 
 class Stop:
-    """Whether the run was asked to stop, by a signal or because its time is over."""
+    """Knowledge of whether a run was asked to stop, by a signal or by the end of its time."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -73,29 +73,29 @@ class Stop:
         self._heard = -math.inf
         self._asked = threading.Event()
         self.owns_process = False
-        """Whether signals are ours, and ending the process is, too."""
+        """Whether hpcbench handles the signals of this process, and may end it."""
         self.when_asked: Callable[[float], object] = lambda seconds: None
-        """Called every moment from when a signal has asked the run to stop, with the seconds since
-        then; from a thread of its own, so also where the main thread does not come back."""
+        """Called repeatedly after a signal asked the run to stop, with the seconds since then; from
+        another thread, so that it is called while the main thread is inside a library, too."""
 
     @property
     def age(self) -> float:
-        """Seconds since this was made, as the first thing of a process."""
+        """Return the seconds since this object was made, at the start of the process."""
         return time.monotonic() - self._started
 
     @property
     def seconds_left(self) -> float:
-        """Seconds until the run must stop; infinite where there is no limit."""
+        """Return the seconds until the run must stop; infinite where there is no limit."""
         return self._end - time.monotonic()
 
     @property
     def requested(self) -> bool:
-        """True once a signal has come, or the time is over."""
+        """Tell whether a signal has come, or the time is over."""
         return self.signal is not None or self.seconds_left <= 0.0
 
     @property
     def seconds_to_the_kill(self) -> float:
-        """Seconds until the process may be killed; infinite where nothing tells of it."""
+        """Return the seconds until the process may be killed; infinite where that is unknown."""
         return self._kill - time.monotonic()
 
     @property
@@ -104,23 +104,31 @@ class Stop:
         return self.seconds_to_the_kill <= SECONDS_AFTER_SIGTERM
 
     def limit(self, seconds: float, reserve: float = 0.0) -> None:
-        """Stop after so many seconds from now; the process is killed a reserve later."""
+        """Set the end of the run's time.
+
+        Parameters
+        ----------
+        seconds : float
+            Seconds from now until the run must stop.
+        reserve : float
+            Seconds from then until the process is killed.
+        """
         self._end = time.monotonic() + seconds
         self._kill = min(self._kill, self._end + reserve)
 
     def install(self) -> None:
         """Let SIGINT, SIGTERM, SIGHUP and SIGUSR2 ask the run to stop.
 
-        A second SIGINT ends it at once. SIGHUP is left ignored where it is, as under nohup.
+        A second SIGINT ends it at once. SIGHUP stays ignored where it is already, as under nohup.
 
-        SIGUSR1 is ignored: MPICH's mpiexec sends it to the survivors when a rank dies. To be
-        called before heavy imports, which a signal must not kill either.
+        SIGUSR1 is ignored: MPICH's mpiexec sends it to the other ranks when one dies. Call this
+        before slow imports, so that a signal during them does not kill the process.
         """
         for number in ASKING:
             if signal.getsignal(number) is not signal.SIG_IGN or number != signal.SIGHUP:
                 signal.signal(number, self._handle)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        # Python's handlers wait for the end of a forward pass; this byte does not.
+        # Python's handlers run only after a forward pass; this byte is written at once.
         bell, ringer = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(ringer, False)
         signal.set_wakeup_fd(ringer, warn_on_full_buffer=False)
@@ -128,7 +136,7 @@ class Stop:
         threading.Thread(target=self._listen, args=(bell,), daemon=True).start()
 
     def _listen(self, bell: int) -> None:
-        with contextlib.suppress(OSError):  # a potential that closes all files is found elsewhere
+        with contextlib.suppress(OSError):  # another check finds a potential that closes all files
             while not self._hears(numbers := os.read(bell, 64)):
                 pass
             self._asked.set()
@@ -149,22 +157,22 @@ class Stop:
     def _hears(self, numbers: bytes) -> bool:
         """Tell whether one of these signals asks the run to stop.
 
-        The handler may never come to it: the main thread may be inside a library.
+        The handler may never run, because the main thread may be inside a library.
         """
         if any(number in URGENT for number in numbers):
             self._kill = min(self._kill, time.monotonic() + SECONDS_AFTER_SIGTERM)
         return any(number in ASKING for number in numbers)
 
     def wait(self, seconds: float) -> bool:
-        """Wait, at most until a signal asks the run to stop; whether it was asked.
+        """Wait until a signal asks the run to stop, at most some seconds; tell whether it did.
 
-        For a thread of its own: true as soon as the signal is there, even where the main thread
-        has not noticed it yet.
+        For threads other than the main one: returns as soon as the signal is there, even where
+        the main thread has not noticed it yet.
         """
         return self._asked.wait(seconds) or self.requested
 
     def pause(self, seconds: float) -> None:
-        """Sleep, but not much longer than until the run is asked to stop."""
+        """Sleep some seconds, or until shortly after the run is asked to stop."""
         end = time.monotonic() + seconds
         while not self.requested and (left := end - time.monotonic()) > 0.0:
             time.sleep(min(left, POLL))
@@ -173,7 +181,7 @@ class Stop:
         now, before = time.monotonic(), self._heard
         self._heard = now
         again = self.signal == signal.SIGINT and number == signal.SIGINT
-        # One Ctrl-C may come twice: from the terminal, and from who passes it on.
+        # One Ctrl-C may come twice: from the terminal, and from a launcher that passes it on.
         if again and now - before > SAME_SIGNAL:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.raise_signal(signal.SIGINT)
@@ -188,7 +196,7 @@ class Stop:
 
 
 def end_at_start(seconds: float) -> None:
-    """End a process that has been asked to stop before it had begun to work."""
+    """End a process that was asked to stop some seconds ago, and has not begun to work."""
     if seconds > PATIENCE_AT_START:
         with contextlib.suppress(OSError):
             print(
@@ -201,16 +209,25 @@ def end_at_start(seconds: float) -> None:
 
 
 class StoppablePotential:
-    """A potential that gives up between two calls when the run was asked to stop.
+    """A potential whose calls raise an error once the run was asked to stop.
 
-    Each method is as of the potential itself, and raises besides
+    Each method calls that of the potential (see :mod:`hpcbench.potentials.protocol`), and raises
 
     - ``StopRequested`` if the run was asked to stop,
-    - ``EvaluationError`` for an error of the potential's own: it must not be taken for the
-      relaxation's or the crystal's; ``AnswerError`` where it answers with something else than
-      was asked for.
+    - ``EvaluationError`` for an error inside the potential, to tell it from one of the
+      relaxation or the crystal,
+    - ``AnswerError`` if an answer has a wrong shape or wrong numbers.
 
-    What it changes about the process is put back, see :class:`Surroundings`.
+    Changes that the potential makes to the process are undone, see :class:`Surroundings`.
+
+    Parameters
+    ----------
+    potential : Potential
+        The potential to call.
+    stop : Stop
+        Tells whether the run was asked to stop.
+    surroundings : Surroundings, optional
+        Restores the state of the process after each call.
     """
 
     def __init__(
@@ -222,30 +239,46 @@ class StoppablePotential:
 
     @property
     def info(self) -> PotentialInfo:
-        """As of the potential itself."""
+        """Return the description of the potential."""
         return self._potential.info
 
     @property
     def at(self) -> Atoms | None:
-        """Return the structure that it computes just now, where it says so; for other threads."""
+        """Return the structure that it computes now, if it tells; for other threads."""
         return getattr(self._potential, "at", None)
 
     @property
     def device(self) -> torch.device:
-        """As of the potential itself."""
+        """Return the device of the potential."""
         return self._potential.device
 
     @property
     def capacity(self) -> int:
-        """As of the potential itself."""
+        """Return the largest sum of costs in one forward pass."""
         return self._potential.capacity
 
     def cost(self, natoms: int, volume: float) -> float:
-        """As of the potential itself."""
+        """Return the cost of a structure in a forward pass.
+
+        Parameters
+        ----------
+        natoms : int
+            Number of atoms.
+        volume : float
+            Volume of the cell in A^3.
+        """
         return self._potential.cost(natoms, volume)
 
     def evaluate(self, structures: Sequence[Atoms], *, stress: bool = False) -> list[Evaluation]:
-        """As of the potential itself."""
+        """Compute energies and forces.
+
+        Parameters
+        ----------
+        structures : sequence of Atoms
+            The structures.
+        stress : bool
+            Whether to compute stresses, too.
+        """
         with self._guarded():
             answers = self._potential.evaluate(structures, stress=stress)
             for structure, answer in zip(structures, answers, strict=True):
@@ -253,7 +286,15 @@ class StoppablePotential:
             return answers
 
     def evaluate_batch(self, batch: Structures, *, stress: bool = False) -> BatchEvaluation:
-        """As of the potential itself."""
+        """Compute energies and forces of a batch.
+
+        Parameters
+        ----------
+        batch : Structures
+            The structures.
+        stress : bool
+            Whether to compute stresses, too.
+        """
         with self._guarded():
             answer = self._potential.evaluate_batch(batch, stress=stress)
             require_shape(answer.energies, (len(batch),), "energies")
@@ -263,30 +304,38 @@ class StoppablePotential:
             return answer
 
     def prepare(self, copies: DisplacedCopies) -> PreparedCopies:
-        """As of the potential itself."""
+        """Prepare the displaced copies of a supercell for evaluation."""
         with self._guarded():
             return self._potential.prepare(copies)
 
     def forces(self, parts: Sequence[tuple[PreparedCopies, int, int]]) -> list[NDArray[np.float64]]:
-        """As of the potential itself."""
+        """Compute the forces on parts of prepared copies in eV/A, as ``(copies, first, end)``."""
         with self._guarded():
             return _checked(parts, self._potential.forces(parts))
 
     def linear_forces(
         self, parts: Sequence[tuple[PreparedCopies, int, int]]
     ) -> list[NDArray[np.float64]]:
-        """As of the potential itself, where it has it."""
+        """Compute the forces to first order in the displacements, if the potential can."""
         with self._guarded():
             answers = cast("Differentiable", self._potential).linear_forces(parts)
             return _checked(parts, answers)
 
     def linearise(self, batch: Structures) -> Linearised:
-        """As of the potential itself, where it has it."""
+        """Linearise the potential at a batch of structures, if it can."""
         with self._guarded():
             return cast("Responsive", self._potential).linearise(batch)
 
     def respond(self, linearised: Linearised, columns: Sequence[Columns]) -> list[Response]:
-        """As of the potential itself, where it has it."""
+        """Compute the linear response to columns, if the potential can.
+
+        Parameters
+        ----------
+        linearised : Linearised
+            From :meth:`linearise`.
+        columns : sequence of Columns
+            The columns of each structure.
+        """
         with self._guarded():
             return cast("Responsive", self._potential).respond(linearised, columns)
 
@@ -303,7 +352,7 @@ class StoppablePotential:
 def _checked(
     parts: Sequence[tuple[PreparedCopies, int, int]], answers: Sequence[NDArray[np.float64]]
 ) -> list[NDArray[np.float64]]:
-    """Return forces on copies as they were asked for: of one shape a part, and finite."""
+    """Return the forces on parts of copies; raise an error if one is no array of forces."""
     checked = []
     for (prepared, first, end), answer in zip(parts, answers, strict=True):
         forces = numbers_of(answer, (end - first, prepared.copies.natoms, 3), "forces")

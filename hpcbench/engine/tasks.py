@@ -1,6 +1,7 @@
-"""Calls what is computed beside the potential, in a rank's worker processes or the rank itself.
+"""Call of one task, in a worker process or in the rank itself.
 
-Loads neither torch nor MPI: a worker starts in half a second and takes little memory.
+This module loads neither torch nor MPI, so that a worker process starts in half a second and
+takes little memory.
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ from hpcbench.errors import CrystalError, HpcbenchError
 
 @dataclass(frozen=True, eq=False)
 class TaskReport:
-    """How a task ended.
+    """The outcome of a task.
 
     Attributes
     ----------
     value : object
-        What its function returned; ``None`` if it failed.
+        Return value of its function; ``None`` if it failed.
     error : HpcbenchError or None
-        What it raised; other errors than hpcbench's own as a ``CrystalError``.
+        The error that it raised; an error that is not hpcbench's becomes a ``CrystalError``.
     traceback : str
-        Where an error of another kind came from; else empty.
+        Traceback of an error that is not hpcbench's; else empty.
     seconds : float
         Processor time.
     warnings : frozenset of str
-        What libraries warned of.
+        Warnings of libraries.
     """
 
     value: Any
@@ -41,8 +42,16 @@ class TaskReport:
 
 
 def run_task(function: Callable[..., Any], arguments: tuple[Any, ...]) -> TaskReport:
-    """Call a function; whatever becomes of it is in the report."""
-    # Of the process: phonopy computes in threads of its own.
+    """Call a function, and report its value, or its error, with time and warnings.
+
+    Parameters
+    ----------
+    function : callable
+        The function.
+    arguments : tuple
+        Its positional arguments.
+    """
+    # Time of all threads, because phonopy starts some.
     start = time.process_time()
     value, error, trace = None, None, ""
     with warnings.catch_warnings(record=True) as caught:
@@ -51,17 +60,17 @@ def run_task(function: Callable[..., Any], arguments: tuple[Any, ...]) -> TaskRe
             value = function(*arguments)
         except HpcbenchError as problem:
             error = problem
-        except Exception as problem:  # one crystal's accident must not end the run
+        except Exception as problem:  # an error of one crystal must not end the run
             error = unexpected(problem)
             trace = traceback.format_exc()
     return TaskReport(value, error, trace, time.process_time() - start, messages_of(caught))
 
 
 def unexpected(problem: Exception) -> CrystalError:
-    """An error that nobody raised on purpose, as the failure of the crystal."""
+    """Return the failure of a crystal for an unexpected error."""
     return CrystalError("error", f"{type(problem).__name__}: {problem}")
 
 
 def messages_of(caught: list[warnings.WarningMessage]) -> frozenset[str]:
-    """What libraries warned of, each message once."""
+    """Return the messages of warnings, each once."""
     return frozenset(f"{w.category.__name__}: {w.message}" for w in caught)

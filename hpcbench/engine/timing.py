@@ -1,4 +1,4 @@
-"""Where the time of a rank went: seconds by stage, and the share with the potential at work."""
+"""Times of a rank by stage, and the share of time in which its potential works."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from hpcbench.events import duration, read_events
 
 EVENT = "stages"
-"""The event that holds a rank's account."""
+"""Name of the event that holds the times of a rank."""
 
 RELAXATION, FORCES, PREPARING, WAITING = "relaxation", "forces", "preparing", "waiting"
 READING, WRITING = "reading", "writing"
@@ -23,8 +23,8 @@ class Timing:
     """Seconds of one rank by stage, from the moment its potential was ready.
 
     The main thread's stages (relaxation and force passes, preparing supercells for the
-    potential, waiting) are wall time and exclude each other. What happens beside them is wall
-    time of its thread (reading, writing) or processor time (symmetry, displacements, analysis).
+    potential, waiting) are wall time and exclude each other. Reading and writing are wall time of
+    other threads; symmetry, displacements and analysis are processor time.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Timing:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Count the wall time of a block of code."""
+        """Add the wall time of a ``with`` block to a stage."""
         start = time.monotonic()
         try:
             yield
@@ -42,11 +42,19 @@ class Timing:
             self.add(name, time.monotonic() - start)
 
     def add(self, stage: str, seconds: float) -> None:
-        """Count some seconds."""
+        """Add seconds to a stage.
+
+        Parameters
+        ----------
+        stage : str
+            Name of the stage.
+        seconds : float
+            Wall time or processor time.
+        """
         self.seconds[stage] += seconds
 
     def event(self) -> dict[str, float | dict[str, float]]:
-        """Its content as an event: ``wall``, and ``seconds`` by stage."""
+        """Return the content of the event: ``wall``, and ``seconds`` by stage."""
         return {
             "wall": round(time.monotonic() - self._start, 3),
             "seconds": {stage: round(value, 3) for stage, value in sorted(self.seconds.items())},
@@ -55,14 +63,14 @@ class Timing:
 
 @dataclass(frozen=True)
 class Stages:
-    """The accounts of a launch's ranks, summed.
+    """Times of all ranks of a launch, summed.
 
     Attributes
     ----------
     wall : float
         Seconds from the moment each rank's potential was ready to the rank's end.
     seconds : defaultdict
-        By stage.
+        Seconds by stage.
     """
 
     wall: float
@@ -70,15 +78,14 @@ class Stages:
 
     @property
     def passes(self) -> float:
-        """Share of the wall time in relaxation steps and force passes.
+        """Return the share of the wall time in relaxation steps and force passes.
 
-        The potential's forward passes with what belongs to them: neighbours, the optimiser's
-        step, bringing forces back.
+        It includes the neighbour lists, the optimiser's steps and the transfer of forces.
         """
         return sum(self.seconds[stage] for stage in PASSES) / self.wall if self.wall else 0.0
 
     def lines(self) -> str:
-        """Two lines for people."""
+        """Return a summary of two lines."""
         seconds = self.seconds
         main = {stage: seconds[stage] for stage in (RELAXATION, FORCES, PREPARING, WAITING)}
         cores = {
@@ -98,7 +105,7 @@ def _listed(seconds: dict[str, float]) -> str:
 
 
 def read_stages(folder: Path) -> Stages | None:
-    """The accounts of the latest launch, from its event logs; ``None`` if there are none."""
+    """Return the times of the latest launch from its event logs; ``None`` if there are none."""
     accounts = [
         event
         for path in sorted(folder.glob("rank-*.jsonl"))

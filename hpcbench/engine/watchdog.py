@@ -1,4 +1,4 @@
-"""Watch calls of the potential: what it is at, and whether it will ever come back."""
+"""Watch over calls of the potential that take too long."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from typing import Any
 
 from hpcbench.crystal import Crystal
 
-# A call that takes longer than this, and so many times what was predicted for all of the crystals
-# in it, is worth a word; again whenever that has doubled.
+# A call is reported that takes longer than this, and so many times the time predicted for all of
+# its crystals; and again whenever its time has doubled.
 LONGEST_SILENCE = 60.0
 TIMES_PREDICTED = 20.0
-# Seconds that a call may still take when the run was asked to stop: clusters kill after 30.
+# Seconds that a call may still take after the run was asked to stop: clusters kill after 30.
 PATIENCE = 8.0
 MOST_NAMED = 3
 
 
 @dataclass
 class Watchdog:
-    """Tell what the potential computes, since when, and that it takes too long.
+    """Report calls of the potential that take too long.
 
-    The thread that calls the potential says what it does; another one looks.
+    The thread that calls the potential announces each call; another thread checks its time.
 
     Attributes
     ----------
     predicted : callable
-        Seconds that a crystal was predicted to take in all, by its id.
+        Returns the predicted seconds of a crystal, by its id.
     tell : callable
-        Told a sentence.
+        Is called with a sentence to show.
     """
 
     predicted: Callable[[str], float] = lambda key: 0.0
@@ -47,32 +47,32 @@ class Watchdog:
     _told: float = field(default=0.0, init=False)
 
     def begin(self, crystals: Sequence[Crystal], potential: Any) -> None:
-        """Say that the potential is about to be called for some of these crystals.
+        """Announce a call of the potential for some of these crystals.
 
         Parameters
         ----------
         crystals : sequence of Crystal
-            Those that it may be called for.
+            Crystals that may be in the call.
         potential : Any
-            It; ``at`` is the structure that it computes, where it says so.
+            The potential; its ``at``, if any, is the structure that it computes.
         """
         with self._lock:
             self._crystals, self._potential = crystals, potential
             self._since, self._told = time.monotonic(), 0.0
 
     def end(self) -> None:
-        """Say that it has come back."""
+        """Announce the end of the call."""
         with self._lock:
             self._crystals, self._potential = (), None
 
     @property
     def seconds(self) -> float:
-        """Return how long it has been at what it is at; 0 between two calls."""
+        """Return the seconds since the call began; 0 between two calls."""
         with self._lock:
             return time.monotonic() - self._since if self._potential is not None else 0.0
 
     def crystals(self) -> list[Crystal]:
-        """Return those that it may be at."""
+        """Return the crystals that may be computed now."""
         with self._lock:
             candidates, at = list(self._crystals), getattr(self._potential, "at", None)
         if at is None:
@@ -81,11 +81,11 @@ class Watchdog:
         return [one for one in candidates if composition(one.numbers) == there] or candidates
 
     def is_overdue(self) -> bool:
-        """Tell whether it has been at it for longer than can be believed."""
+        """Tell whether the call takes much longer than predicted."""
         return self.seconds > self._limit()
 
     def look(self) -> None:
-        """Say so where it takes too long."""
+        """Report the call if it takes too long."""
         seconds = self.seconds
         if seconds > max(self._limit(), 2 * self._told):
             self._told = seconds
@@ -102,13 +102,13 @@ class Watchdog:
 
 
 def composition(numbers: Any) -> dict[int, Fraction]:
-    """Return shares of the elements: the same for a crystal and its supercells."""
+    """Return the fractions of elements, which are the same for a crystal and its supercells."""
     counted = Counter(int(z) for z in numbers)
     return {z: Fraction(count, counted.total()) for z, count in counted.items()}
 
 
 def names(crystals: Sequence[Crystal]) -> str:
-    """Name some crystals, for people."""
+    """Return the names of crystals as text, at most three of them."""
     if not crystals:
         return "a crystal"
     shown = ", ".join(one.name or one.id for one in crystals[:MOST_NAMED])

@@ -1,4 +1,4 @@
-"""What a rank does with the crystals that it leases."""
+"""Computation of the crystals that a rank leases, and commits of their results."""
 
 from __future__ import annotations
 
@@ -46,26 +46,26 @@ class Worker:
     Attributes
     ----------
     process : RankProcess
-        Of which this is the work.
+        Settings, folder and log of the rank.
     potential : Potential
-        Owned by the calling thread.
+        Used by the calling thread only.
     crew : Crew
-        Does what needs no potential.
+        Runs tasks that need no potential.
     inbox : Inbox
-        Where the crew posts to.
+        The queue that the crew posts to.
     most_under_way : int
-        Most crystals under way at once.
+        Most crystals that are computed at once.
     on_result : callable
-        Told each row.
+        Called with each row.
     on_commit : callable
-        Told the ids of rows that are on the disk; from another thread.
+        Called with the ids of rows that are on the disk; from another thread.
     on_hang : callable
-        Told, before the process is ended because the potential did not come back when the run was
-        asked to stop, the ids of crystals with which it has been for longer than can be believed.
+        Called before the process is ended because a call of the potential does not return after
+        the run was asked to stop; with the ids of crystals that take much longer than predicted.
     attempts : dict
-        By id, how often a crystal was begun before, where that is known.
+        Number of earlier attempts by crystal id, where known.
     load_double : callable, optional
-        Loads the potential in double precision, where the run is in single and there is one.
+        Loads the potential in double precision, for runs in single precision.
     workflow_of : callable, optional
         Starts the workflow of a crystal, if it is not that of a run.
     """
@@ -88,22 +88,26 @@ class Worker:
     ) -> bool:
         """Compute blocks of crystals and commit the results.
 
-        Returns false if the run was asked to stop before the blocks ended. What was finished
-        by then is committed, whatever it is that ends the work.
+        Finished results are committed also if an error ends the work.
 
         Parameters
         ----------
         blocks : iterable
-            Run through by a thread of its own.
+            Blocks of crystals; run through in another thread.
         ending : Event, optional
             Set when no more blocks are wanted: ``blocks`` must then end soon.
+
+        Returns
+        -------
+        bool
+            False if the run was asked to stop before the blocks ended.
 
         Raises
         ------
         StoreError
             If results cannot be written, or the list cannot be read.
         PotentialError
-            If the potential does not compute any more.
+            If the potential no longer computes.
         """
         account = Timing()
         finished = False
@@ -113,7 +117,7 @@ class Worker:
             writer = Writer(self._commit, interval, self.inbox, account)
             cleaning.callback(writer.close)
             self.process.stop.when_asked = lambda seconds: self._end_if_hung(seconds, writer)
-            # What comes then has an end of its own.
+            # Code that runs after the work handles signals itself.
             cleaning.callback(self._leave_alone)
             reader = Reader(self._said_well(blocks), self.inbox, account)
             cleaning.callback(reader.close)
@@ -160,8 +164,8 @@ class Worker:
                 pass
             finally:
                 if not finished:
-                    # Ctrl-C in a program that called hpcbench.run, or an error: nothing that
-                    # is finished may be lost.
+                    # Ctrl-C in a program that called hpcbench.run, or an error: finished results
+                    # must not be lost.
                     writer.hurry()
                     pipeline.say_end_of_work()
         return finished
@@ -170,13 +174,13 @@ class Worker:
         self.process.stop.when_asked = lambda seconds: None
 
     def _end_if_hung(self, seconds: float, writer: Writer) -> None:
-        """End a process that was asked to stop, and whose potential does not come back."""
+        """End a process that was asked to stop, if a call of the potential does not return."""
         if (
             not self.process.stop.owns_process
             or min(seconds, self.process.watchdog.seconds) < PATIENCE
         ):
             return
-        # A large crystal takes its time, and nobody is about to kill the process.
+        # A large crystal takes long, and the process is not about to be killed.
         if not (self.process.stop.is_urgent or self.process.watchdog.is_overdue()):
             return
         crystals = self.process.watchdog.crystals()
@@ -192,15 +196,15 @@ class Worker:
         leave_at_once(STOPPED)
 
     def _end_without_files(self) -> None:
-        """End a process some of whose files the potential has closed.
+        """End the process at once, because the potential has closed some of its files.
 
-        At once: the next file that is opened gets the number of one that was closed, and whoever
-        had that one would write into it.
+        The next file that is opened gets the number of a closed one, and code that still uses
+        that number would write into the wrong file.
 
         Raises
         ------
         PotentialError
-            In a program of somebody else's, which is not ours to end.
+            Instead, in a user's program that called hpcbench.
         """
         text = (
             f"the potential closed files of the program while it was at "
@@ -227,7 +231,7 @@ class Worker:
             for block in blocks:
                 yield list(block)
         except OSError as error:
-            # Of the run folder itself: no lease can be taken, or the list cannot be read.
+            # An error of the run folder: no lease can be taken, or the list cannot be read.
             raise StoreError(
                 f"{self.process.folder.path}: {error}; what was computed is safe: mend this and "
                 f"give the same command again"
@@ -249,8 +253,8 @@ class Worker:
     ) -> None:
         """Raise if the potential, not a crystal, is to blame for an error.
 
-        A rank whose GPU is broken, or full of another process's data, must not go through the
-        list and fail it all.
+        A rank whose GPU is broken, or full of another process's data, must not take all crystals
+        of the list and let them fail.
         """
         if last_good is None:
             self_test(potential)
@@ -279,7 +283,7 @@ class Worker:
         seconds = active.seconds
         relaxation, forces = seconds[RELAXATION], seconds[FORCES] + seconds[PREPARING]
         attempt = self._attempt(active.crystal)
-        # All that the crystal took; a computation again has no account of its own.
+        # The time of all computations of the crystal, which are not counted one by one.
         took = {
             "seconds_relaxation": relaxation,
             "seconds_forces": forces,
@@ -319,18 +323,25 @@ class Worker:
                     self.process.folder, schema, self.process.result_settings, self.process.rank
                 )
             except (OSError, StoreError) as error:
-                # They are as good as they were; a damaged one is found where it matters.
+                # The single segments stay valid; a damaged one is found when it is read.
                 self.process.log.write("warning", id="", message=f"segments not joined: {error}")
             else:
                 self.process.log.write("join", segments=joined)
 
     def fail(self, crystal: Crystal, error: CrystalError) -> None:
-        """Commit the failure of a crystal that has not been computed here.
+        """Commit the failure of a crystal without computing it.
+
+        Parameters
+        ----------
+        crystal : Crystal
+            The crystal.
+        error : CrystalError
+            The reason of the failure.
 
         Raises
         ------
         StoreError
-            If it cannot be written.
+            If the row cannot be written.
         """
         row = {
             **failed_row(crystal, error, self.process.rank, provenance_of(self.potential.info)),

@@ -1,4 +1,4 @@
-"""Work on processor cores beside the potential: in worker processes, or in the rank itself."""
+"""Tasks on processor cores, in worker processes or in the rank itself."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from hpcbench.threads import THREAD_VARIABLES
 from hpcbench.work_requests import OnCpu
 
 MOST_FOR_A_GPU, MOST_FOR_A_CPU = 8, 2
-# A process takes half a second and more to start: not for fewer crystals than this.
+# Fewer crystals are not worth a process, which takes half a second or more to start.
 CRYSTALS_A_PROCESS = 4
 NICE = 5
 # Seconds after which a worker notices that its rank is gone.
 WATCH = 0.5
-# What a cluster sends to all processes of a step. The rank decides what becomes of its workers.
+# Signals that a cluster sends to all processes of a step. The rank ends its workers itself.
 SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
 
 
@@ -41,8 +41,14 @@ SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR
 class Task:
     """Work for a crystal.
 
-    ``owner`` is the crystal's number; lower ones are older. ``feeds`` says whether the potential
-    gets something to do by it.
+    Attributes
+    ----------
+    owner : int
+        Number of the crystal; lower numbers are older.
+    request : OnCpu
+        The function to call.
+    feeds : bool
+        Whether the crystal needs the potential after this task.
     """
 
     owner: int
@@ -52,48 +58,48 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class TaskEnded:
-    """Posted when a task ended, or was lost with its process."""
+    """Message that a task ended, or was lost with its process."""
 
     task: Task
     future: Future[TaskReport]
 
 
 class Crew(Protocol):
-    """Those who do the tasks.
+    """Interface of the parts that run tasks.
 
-    Tasks of older crystals come first; where the potential is ``hungry``, those that feed it.
+    Tasks of older crystals come first; while ``hungry`` is true, tasks that feed the potential do.
     """
 
     hungry: bool
 
     @property
     def size(self) -> int:
-        """How many they are, beside the calling thread."""
+        """Return the number of worker processes."""
         ...
 
     def submit(self, task: Task) -> None:
-        """Do a task; ``TaskEnded`` is posted when it has ended."""
+        """Run a task; ``TaskEnded`` is posted at its end."""
         ...
 
     def collect(self, ended: TaskEnded) -> TaskReport | None:
-        """How it ended; ``None`` if it was lost and is done again."""
+        """Return the outcome of a task; ``None`` if it was lost and is run again."""
         ...
 
     def unfinished(self, *, feeding: bool) -> int:
-        """Tasks that wait or are being done: those that feed the potential, or the others."""
+        """Return the number of unfinished tasks that feed the potential, or of the others."""
         ...
 
     def forget_feeding(self) -> None:
-        """Leave undone what waits and would feed the potential."""
+        """Drop waiting tasks that would feed the potential."""
         ...
 
     def close(self) -> None:
-        """End, and leave undone what is not done."""
+        """End, and drop all unfinished tasks."""
         ...
 
 
 class Inline:
-    """Does tasks at once, in the calling thread."""
+    """Run tasks at once, in the calling thread."""
 
     size = 0
     hungry = False
@@ -102,31 +108,38 @@ class Inline:
         self._inbox = inbox
 
     def submit(self, task: Task) -> None:
-        """Do a task."""
+        """Run a task."""
         future: Future[TaskReport] = Future()
         future.set_result(run_task(task.request.function, task.request.arguments))
         self._inbox.put(TaskEnded(task, future))
 
     def collect(self, ended: TaskEnded) -> TaskReport | None:
-        """How it ended."""
+        """Return the outcome of a task."""
         return ended.future.result()
 
     def unfinished(self, *, feeding: bool) -> int:
-        """Nothing ever waits."""
+        """Return 0: no task ever waits."""
         return 0
 
     def forget_feeding(self) -> None:
-        """Nothing ever waits."""
+        """Do nothing: no task ever waits."""
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Do nothing: there are no processes."""
 
 
 class Processes:
-    """Does tasks in worker processes, which start with the first task or before.
+    """Run tasks in worker processes, which start with the first task or before.
 
-    A process that dies takes the whole pool along; the tasks that were with the pool are then
-    done again one at a time, so that one which kills its process again is known.
+    If one process dies, the whole pool ends. Its tasks are then run again one at a time, so that
+    a task which kills its process again is found.
+
+    Parameters
+    ----------
+    size : int
+        Number of processes.
+    inbox : Inbox
+        The queue to post to.
     """
 
     def __init__(self, size: int, inbox: Inbox) -> None:
@@ -135,23 +148,23 @@ class Processes:
         self._executor: ProcessPoolExecutor | None = None
         self.hungry = True
         self._count = itertools.count()
-        # By whether they feed the potential: heaps of (owner, order of arrival, task).
+        # Tasks that feed the potential, and others: heaps of (owner, order of arrival, task).
         self._waiting: dict[bool, list[tuple[int, int, Task]]] = {True: [], False: []}
         self._with_pool: dict[Future[TaskReport], Task] = {}
         self._lost: deque[Task] = deque()
         self._alone = False
 
     def start(self) -> None:
-        """Start the processes, and let them load what they need."""
+        """Start the processes, which load their modules."""
         self._submit(run_task, os.getpid, ())
 
     def submit(self, task: Task) -> None:
-        """Do a task when its turn comes."""
+        """Add a task to those that wait."""
         heapq.heappush(self._waiting[task.feeds], (task.owner, next(self._count), task))
         self._feed()
 
     def collect(self, ended: TaskEnded) -> TaskReport | None:
-        """How it ended; ``None`` if its process died and it is done again."""
+        """Return the outcome of a task; ``None`` if its process died and it is run again."""
         del self._with_pool[ended.future]
         error = ended.future.exception()
         alone, self._alone = self._alone, False
@@ -173,23 +186,23 @@ class Processes:
         return report
 
     def unfinished(self, *, feeding: bool) -> int:
-        """Tasks that wait or are being done: those that feed the potential, or the others."""
+        """Return the number of unfinished tasks that feed the potential, or of the others."""
         tasks = itertools.chain(self._with_pool.values(), self._lost)
         return len(self._waiting[feeding]) + sum(task.feeds == feeding for task in tasks)
 
     def forget_feeding(self) -> None:
-        """Leave undone what waits and would feed the potential."""
+        """Drop waiting tasks that would feed the potential."""
         self._waiting[True] = []
         self._lost = deque(task for task in self._lost if not task.feeds)
 
     def close(self) -> None:
-        """End the processes, whatever they are at."""
+        """End the processes at once."""
         if self._executor is not None:
             self._executor.shutdown(wait=True, kill_workers=True)
             self._executor = None
 
     def _feed(self) -> None:
-        """Hand tasks to the pool: only what keeps it busy, the rest may still be re-ordered."""
+        """Give the pool enough tasks to keep it busy; the order of the others may still change."""
         if self._lost:
             if not self._with_pool:
                 self._alone = True
@@ -207,14 +220,14 @@ class Processes:
                 return
 
     def _hand_over(self, task: Task) -> bool:
-        """Give a task to the pool; false if that is broken and has yet to say so."""
+        """Give a task to the pool; return false if the pool is broken and has not reported it."""
         arguments = (run_task, task.request.function, task.request.arguments)
         try:
             future = self._submit(*arguments)
         except BrokenExecutor:
             if self._with_pool:
-                # A process died on one of those; this task is none of them and has its turn
-                # again when they have come back.
+                # A process died with one of those. This task is not among them, and waits until
+                # they are reported.
                 heapq.heappush(self._waiting[task.feeds], (task.owner, next(self._count), task))
                 return False
             # A process died while it had nothing to do.
@@ -255,7 +268,20 @@ class Processes:
 
 
 def make_crew(number: int, inbox: Inbox) -> Crew:
-    """Those who do the tasks: a number of processes, or the rank itself for 0."""
+    """Return the crew of a rank.
+
+    Parameters
+    ----------
+    number : int
+        Number of worker processes; with 0, the rank runs tasks itself.
+    inbox : Inbox
+        The queue that the crew posts to.
+
+    Raises
+    ------
+    SetupError
+        If no process can be started.
+    """
     if number == 0:
         return Inline(inbox)
     crew = Processes(number, inbox)
@@ -264,18 +290,19 @@ def make_crew(number: int, inbox: Inbox) -> Crew:
 
 
 def number_of_processes(wanted: int | str, device: str, cores: float, crystals: float) -> int:
-    """How many worker processes a rank starts.
+    """Return the number of worker processes that a rank starts.
 
     Parameters
     ----------
     wanted : int or "auto"
         The setting.
     device : str
-        The potential's; it decides how much there is to do beside it. Empty where there is none.
+        The potential's device, on which the number of useful processes depends; empty if there
+        is no potential.
     cores : float
         Cores that this rank may use, see :func:`hpcbench.scheduler.devices.own_cores`.
     crystals : float
-        About as many crystals will be this rank's.
+        Expected number of crystals of this rank.
     """
     if not isinstance(wanted, str):
         return wanted
@@ -292,9 +319,9 @@ def _failed(error: Any) -> TaskReport:
 
 @contextlib.contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """What starts inside starts with signals blocked: none can end it before it ignores them.
+    """Block signals in a ``with`` block, so that none ends a process that starts in it.
 
-    Threads and processes inherit the mask; the rank gets its signals a moment later.
+    Threads and processes inherit the mask. The rank gets its signals a moment later.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
@@ -304,7 +331,7 @@ def _signals_held_back() -> Iterator[None]:
 
 
 def _start(number: int) -> ProcessPoolExecutor:
-    """A pool whose processes start with its first task."""
+    """Return a pool whose processes start with its first task."""
     # Trackers of semaphores, which unblock some signals in the rank when they have started.
     for tracker in (multiprocessing.resource_tracker, resource_tracker):
         with _signals_held_back():
@@ -319,7 +346,7 @@ def _start(number: int) -> ProcessPoolExecutor:
 
 
 def _begin(rank: int) -> None:
-    """Of a worker process: leave signals to the rank, and end when it is gone."""
+    """Let a worker process ignore signals, and end when its rank has ended."""
     # Where cores are short, the thread that feeds the potential comes first.
     os.nice(NICE)
     for number in SIGNALS:

@@ -1,4 +1,4 @@
-"""The way of one crystal through the program, from its cell to its row in the store."""
+"""Workflow of one crystal, from its cell to its rows in the store."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 NO_MINIMUM = 0.05
-"""Largest force in eV/A at which a crystal counts as at its minimum: second derivatives elsewhere
-are no phonons."""
+"""Largest force in eV/A at which a crystal counts as relaxed; only there second derivatives give
+phonons."""
 
 
 def workflow(
@@ -52,13 +52,27 @@ def workflow(
 ) -> Generator[Request, Any, list[dict[str, Any]]]:
     """Relax a crystal, displace it, ask for forces, and analyse them.
 
-    Where the protocol has another one beside it, that is done first. Where noise decides the
-    verdict, forces are computed again in double precision and for
-    other displacements; where it is marginal, in the next larger supercell.
+    If the protocol has a second one beside it, that is computed first. If the verdict depends on
+    noise, forces are computed again in double precision and for other displacements; if it is
+    marginal, again in the next larger supercell.
 
-    Yields requests, is sent their answers, and returns the crystal's row, without the
-    seconds that it took; behind it those of its history, of the protocol beside, and that
-    without its Born charges where it has them.
+    Parameters
+    ----------
+    context : WorkflowContext
+        Settings and potential of the rank.
+    crystal : Crystal
+        The crystal as given.
+
+    Yields
+    ------
+    Request
+        Each is answered by ``send``, or by ``throw`` with an error.
+
+    Returns
+    -------
+    list of dict
+        The crystal's row without the seconds that it took; then the rows of its earlier
+        computations, of the protocol beside, and without Born charges if it has them.
 
     Raises
     ------
@@ -81,7 +95,7 @@ def workflow(
             context, crystal.to_ase(), beside.stages(beside.fmax, beside.max_steps)
         )
     except RelaxationError as error:
-        # It refuses crystals that go on under this one: those whose refined cell has forces.
+        # It refuses crystals whose refined cell has forces; the run's own protocol accepts them.
         literal = _failed_beside(context, crystal, error)
     else:
         literal = yield from _beside(context, crystal, first, beside)
@@ -93,7 +107,7 @@ def workflow(
             relaxation = continued(first, second)
         rows = yield from _phonons(context, crystal, relaxation)
     except CrystalError as error:
-        # What the other protocol gave is not lost with it.
+        # The row of the other protocol must not be lost with it.
         rows = [failed_row(crystal, error, context.rank, context.provenance)]
     return [*rows, literal]
 
@@ -117,7 +131,7 @@ def _relaxed(
 def _beside(
     context: WorkflowContext, crystal: Crystal, relaxation: Relaxation, protocol: Protocol
 ) -> Generator[Request, Any, dict[str, Any]]:
-    """The row by the protocol beside the run's, which may be that of a failure."""
+    """Compute by the protocol beside the run's; return a row, maybe that of a failure."""
     try:
         supercell_matrix = supercell_of(crystal, protocol.supercell)
         require_size(crystal.natoms, supercell_matrix, context.config.largest_supercell)
@@ -142,7 +156,7 @@ def _failed_beside(
 def _phonons(
     context: WorkflowContext, crystal: Crystal, relaxation: Relaxation
 ) -> Generator[Request, Any, list[dict[str, Any]]]:
-    """The rows of a relaxed crystal."""
+    """Compute the rows of a relaxed crystal."""
     relaxed, supercell_matrix = relaxation.atoms, _supercell_matrix(crystal, context.config)
     by_response = context.config.derivative == RESPONSE
     done = yield from compute_phonons(context, relaxed, supercell_matrix, by_response)
@@ -158,7 +172,7 @@ def _phonons(
         ("by linear response", compute_also_by_response),
         ("at more q", compute_at_more_q),
     ):
-        # What one of them cannot do keeps the next from nothing.
+        # The error of one step does not prevent the next.
         try:
             yield from step(context, here)
         except HpcbenchError as error:
@@ -178,7 +192,7 @@ def _phonons(
 def _without_nac(
     context: WorkflowContext, row: dict[str, Any]
 ) -> Generator[Request, Any, dict[str, Any]]:
-    """The row that says what a crystal with Born charges would be without them."""
+    """Analyse a crystal with Born charges again without them; return the row."""
     keep = Keep(False, context.config.band_dtype, context.config.keep_dos)
     how = context.config.result_settings(), keep
     columns = yield OnCpu(ANALYSIS, columns_without_nac, (row, *how))
@@ -188,7 +202,7 @@ def _without_nac(
 def _symmetry(
     crystal: Crystal, relaxation: Relaxation
 ) -> Generator[Request, Any, dict[str, list[int]]]:
-    # Not a stage that feeds the potential: a run that is stopped finishes these.
+    # As an analysis, so that a run that is stopped finishes it.
     given, relaxed = yield OnCpu(
         ANALYSIS, space_group_numbers, (crystal.to_ase(), relaxation.atoms)
     )

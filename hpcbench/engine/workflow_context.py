@@ -1,4 +1,4 @@
-"""By which settings the crystals of a rank are computed."""
+"""Settings with which a rank computes its crystals."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from hpcbench.results.rows import provenance_of
 
 @dataclass(frozen=True)
 class WorkflowContext:
-    """What all crystals of a rank have in common on their way.
+    """Settings that all workflows of a rank share.
 
     Attributes
     ----------
     config : RunConfig
         Resolved settings.
     info : PotentialInfo
-        Of the potential that computes them.
+        Description of the potential.
     rank : int
-        Of this process.
+        Number of this rank.
     provenance : str
-        As it is written into each row.
+        Provenance as written into each row.
     has_double : bool
-        Whether forces can be had in double precision, where the run is in single.
+        Whether the run is in single precision, and the potential can be loaded in double.
     """
 
     config: RunConfig
@@ -37,5 +37,17 @@ class WorkflowContext:
     def of(
         cls, config: RunConfig, info: PotentialInfo, rank: int, *, has_double: bool = False
     ) -> WorkflowContext:
-        """The route of a rank."""
+        """Return the context of a rank.
+
+        Parameters
+        ----------
+        config : RunConfig
+            Resolved settings.
+        info : PotentialInfo
+            Description of the potential.
+        rank : int
+            Number of this rank.
+        has_double : bool
+            Whether double precision can be used besides.
+        """
         return cls(config, info, rank, provenance_of(info), has_double)

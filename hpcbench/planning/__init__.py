@@ -1,1 +1,1 @@
-"""Before a run: the list of crystals, what each will cost, and in which order."""
+"""Planning of a run: the list of crystals, their predicted costs, and blocks of work."""

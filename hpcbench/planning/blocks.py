@@ -1,4 +1,4 @@
-"""What a run has to do, and in which order."""
+"""Blocks of crystals, in the order in which a run computes them."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# What limits a rank's memory where crystals are tiny.
+# Most crystals that a rank computes at once; it limits the memory where crystals are tiny.
 MOST_UNDER_WAY = 1024
 
 
 @dataclass(frozen=True)
 class Block:
-    """Crystals that one rank takes together.
+    """Crystals that one rank leases together.
 
     Attributes
     ----------
     rows : tuple of int
-        In the list of crystals.
+        Rows of the list of crystals.
     seconds : float
-        Predicted for one rank.
+        Predicted time on one rank.
     suspect : bool
-        They have been with a process when it died, and are computed by an isolated worker.
+        Whether a process died while it computed them. An isolated worker computes these.
     """
 
     rows: tuple[int, ...]
@@ -36,23 +36,23 @@ def make_blocks(
     largest: int = 0,
     longest: float = math.inf,
 ) -> list[Block]:
-    """Share rows out in blocks, most expensive first.
+    """Divide rows into blocks, the most expensive first.
 
-    Longest first keeps all ranks busy to the end on a skewed list. A block costs at most a
-    small share of a rank's work, so that cheap crystals go together and expensive ones alone.
+    With this order all ranks have work until the end, even if costs differ widely. A block costs
+    at most a small share of a rank's work: cheap crystals are grouped, expensive ones are alone.
 
     Parameters
     ----------
     rows : sequence of int
-        Rows of the list of crystals that want computing.
+        Rows of the list of crystals that are to be computed.
     seconds : sequence of float
-        Predicted for each of them.
+        Predicted seconds of each.
     ranks : int
         Number of ranks that will share the work.
     largest : int
-        Most crystals in a block; 0 to decide by the length of the list.
+        Most crystals in a block; 0 chooses it by the length of the list.
     longest : float
-        Most seconds of a block of several crystals.
+        Most predicted seconds of a block of several crystals.
     """
     order = sorted(range(len(rows)), key=lambda i: (-seconds[i], rows[i]))
     most = largest or min(64, max(1, math.ceil(len(rows) / (16 * ranks))))

@@ -1,4 +1,4 @@
-"""What crystals took, after a launch; how good the prediction was, and rates for the next one."""
+"""Measured times of crystals after a launch: accuracy of the prediction, and new rates."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ if TYPE_CHECKING:
     from hpcbench.store.reader import Store
     from hpcbench.store.run_folder import RunFolder
 
-# Rates of fewer crystals than this are too uncertain to be kept, and more than this do not make
-# them better: they are chosen at random.
+# Rates of fewer crystals are too uncertain to be kept, and more do not improve them: so many are
+# chosen at random.
 FEWEST, MOST = 10, 2000
 
 
 @dataclass(frozen=True, eq=False)
 class Taken:
-    """What the crystals of a launch took.
+    """Measured times of the crystals of a launch.
 
     Attributes
     ----------
     ids : list of str
-        Of crystals that were computed. Those that failed have no times.
+        Ids of computed crystals. Crystals that failed have no times.
     seconds : ndarray, shape (len(ids),)
-        Of a rank's time: for the passes, for work on processor cores as far as the potential
-        had to wait for it, and a share of what belongs to no crystal. Their sum is ``wall``.
+        Seconds of a rank: for the passes, for work on processor cores while the potential waited,
+        and a share of the time that belongs to no crystal. Their sum is ``wall``.
     wall : float
-        Seconds that all ranks were at work, together.
+        Seconds that ranks worked, summed over ranks.
     provenance : mapping
-        Of one of the rows.
+        Provenance of one of the rows.
     """
 
     ids: list[str]
@@ -62,17 +62,16 @@ class Taken:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A prediction, and what came.
+    """A prediction compared with the measured times.
 
     Attributes
     ----------
     crystals : int
-        That were computed.
+        Number of computed crystals.
     predicted, actual : float
-        Seconds of ranks, summed over these crystals.
+        Seconds of a rank, summed over these crystals.
     spread : float
-        Typical factor between both for one crystal, apart from that of the sums (a geometric
-        standard deviation).
+        Geometric standard deviation of the ratio of both for single crystals.
     """
 
     crystals: int
@@ -82,23 +81,30 @@ class Accuracy:
 
 
 def taken(store: Store, progress: Progress) -> Taken | None:
-    """What the crystals of the latest launch took; ``None`` if it has computed none.
+    """Return the times of the crystals of the latest launch; ``None`` if it has computed none.
 
-    Only of ranks that came to the end of their work: the others have not told how long it was.
+    Only ranks count that ended their work, because only these have logged its time.
+
+    Parameters
+    ----------
+    store : Store
+        The store of the run.
+    progress : Progress
+        The latest launch, from its event logs.
     """
     table = store.table
     if "seconds_forces" not in table:
         return None
     ended = {number: rank for number, rank in progress.by_rank.items() if rank.wall > 0}
     started = table["rank"].map({number: rank.started for number, rank in ended.items()})
-    # A rank's own clock has written both.
+    # Both times are by the clock of the same rank.
     rows = table[(table["status"] == DONE) & (table["finished"] >= started)]
     passes = (rows["seconds_relaxation"] + rows["seconds_forces"]).to_numpy(dtype=float)
     beside = rows["seconds_analysis"].to_numpy(dtype=float)
     if passes.sum() + beside.sum() <= 0.0:
         return None
     wall = sum(rank.wall for rank in ended.values())
-    # Where nothing works beside the potential, its time is what the passes leave.
+    # Only the analysis that the passes do not hide takes wall time.
     share = min(1.0, max(0.0, (wall - passes.sum()) / beside.sum())) if beside.sum() else 0.0
     seconds = passes + share * beside
     seconds *= wall / seconds.sum()
@@ -108,8 +114,19 @@ def taken(store: Store, progress: Progress) -> Taken | None:
 def learn(store: Store, progress: Progress) -> CostModel | None:
     """Fit the rates to the latest launch, and keep them for the next ones.
 
-    ``None`` if too few crystals were computed. Rates of many crystals are not given up for those
-    of few: they stay until a launch has half as many.
+    Rates from many crystals are replaced only if the launch has at least half as many.
+
+    Parameters
+    ----------
+    store : Store
+        The store of the run.
+    progress : Progress
+        The latest launch, from its event logs.
+
+    Returns
+    -------
+    CostModel or None
+        The rates; ``None`` if too few crystals were computed.
 
     Raises
     ------
@@ -117,7 +134,7 @@ def learn(store: Store, progress: Progress) -> CostModel | None:
         If the list of crystals cannot be read.
     """
     what = taken(store, progress)
-    # A reanalysis says nothing of the potential.
+    # A reanalysis does not measure the potential.
     if what is None or len(what.ids) < FEWEST or REANALYSIS_OF in store.settings:
         return None
     settings, device = store.settings, what.provenance["device"]
@@ -152,7 +169,7 @@ def learn(store: Store, progress: Progress) -> CostModel | None:
 
 
 def listed_costs(folder: RunFolder) -> dict[str, float]:
-    """Predicted seconds by id, of the crystals of a run's list that can be computed."""
+    """Return the predicted seconds, by id, of the crystals of a run that can be computed."""
     if not folder.crystals.exists():
         return {}
     with TableReader(folder.crystals) as reader:
@@ -161,7 +178,20 @@ def listed_costs(folder: RunFolder) -> dict[str, float]:
 
 
 def accuracy(what: Taken, costs: Mapping[str, float]) -> Accuracy | None:
-    """How good the predicted seconds (by id) were; ``None`` where there are none."""
+    """Compare predicted with measured seconds.
+
+    Parameters
+    ----------
+    what : Taken
+        Measured times.
+    costs : mapping
+        Predicted seconds by crystal id.
+
+    Returns
+    -------
+    Accuracy or None
+        ``None`` if no crystal has both.
+    """
     pairs = [
         (costs[key], seconds)
         for key, seconds in zip(what.ids, what.seconds, strict=True)

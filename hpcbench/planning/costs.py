@@ -1,7 +1,8 @@
-"""What crystals cost: the work in them, and the seconds that a rank takes for it.
+"""Costs of crystals: the work in them, and the seconds that a rank takes for it.
 
-The work is counted from the crystal as given. How long it takes is a model with four rates; they
-are fitted to what runs took (``rates``), and a guess before the first one. Loads no torch.
+The work is counted from the crystal as given. A model with four rates turns it into seconds; the
+rates are fitted to measured times of runs, and guessed before the first run. This module does not
+load torch.
 """
 
 from __future__ import annotations
@@ -26,23 +27,23 @@ from hpcbench.phonons.supercells import CHECKS
 from hpcbench.planning.displacements import count
 from hpcbench.potentials.catalogue import known_potential
 
-# Of a typical potential, in A; the number of edges needs to be right only in proportion.
+# Cutoff of a typical potential, in A; the number of edges matters only in proportion.
 CUTOFF = 5.0
 # Evaluations in the relaxation of a crystal with one free parameter, and the power of their
 # number with which they grow: medians of generated crystals (results/scaling-works.json of the
 # benchmarks).
 STEPS, GROWTH = 28.0, 0.52
-# How much a fit trusts the guess's proportions of the rates: as much as one crystal in ten
-# that is off by a factor of e.
+# Weight of the guess's proportions of the rates in a fit: squared, a rate that is off by a factor
+# of e counts as a tenth of a crystal that is.
 TRUST_IN_GUESS = 0.3
 
 
-# Edges a second of one core before anything was measured, of potentials whose entry in the table
-# says none; a GPU is taken for a hundred cores.
+# Guess of edges per second on one core, for potentials whose entry in the table has none; a GPU
+# is assumed to be as fast as a hundred cores.
 GUESSED_RATE = 1e4
 GPU_TO_CORE = 100.0
-# Of a sum of seconds of many crystals: a guess may be off by so much, a measured model where
-# the list is of another kind than the one it was measured with.
+# Uncertainty of a sum of seconds over many crystals: of a guess, and of a measured model where
+# the list is of another kind than that of the measurement.
 FACTOR_OF_GUESS, FACTOR_OF_MEASURED = 4.0, 1.25
 
 GPUS = Path("/proc/driver/nvidia/gpus")
@@ -50,18 +51,18 @@ GPUS = Path("/proc/driver/nvidia/gpus")
 
 @dataclass(frozen=True)
 class Work:
-    """The work in a crystal.
+    """The work in a crystal, counted in edges of the neighbour graph.
 
     Attributes
     ----------
     relaxation : float
         Edges that the potential evaluates in the relaxation: edges of the cell times steps.
     forces : float
-        Edges evaluated for displaced supercells, and for those that tell the noise.
+        Edges evaluated for displaced supercells, with those that give the noise of forces.
     copies : int
-        Displaced supercells.
+        Number of displaced supercells.
     supercell_atoms : int
-        Atoms of a supercell.
+        Number of atoms of a supercell.
     """
 
     relaxation: float
@@ -71,30 +72,29 @@ class Work:
 
     @property
     def largest(self) -> float:
-        """Edges of a supercell: what a forward pass has to hold at least."""
+        """Return the edges of one supercell, the least that a forward pass must hold."""
         return self.forces / (self.copies + CHECKS) if self.copies else 0.0
 
 
 @dataclass(frozen=True)
 class CostModel:
-    """How long a rank takes for work.
+    """Rates that turn work into seconds of a rank.
 
     Attributes
     ----------
     relaxation, forces : float
-        Seconds for an edge, in the relaxation and in displaced supercells.
+        Seconds per edge, in the relaxation and in displaced supercells.
     crystal : float
-        Seconds for a crystal, whatever its size.
+        Seconds per crystal, independent of its size.
     analysis : float
-        Seconds for a squared atom of the supercell: phonopy's work, as far as it is not hidden
-        beside the potential's.
+        Seconds per squared number of atoms of the supercell: phonopy's work, as far as the
+        potential waits for it.
     spread : float
-        Typical factor between predicted and actual seconds of a crystal (its geometric standard
-        deviation).
+        Geometric standard deviation of the ratio of actual to predicted seconds of a crystal.
     crystals : int
-        Of how many crystals the times are that it was fitted to; 0 for a guess.
+        Number of crystals of the fit; 0 for a guess.
     where : str
-        Device that they were measured on, and when; or what the guess is of.
+        Device and date of the measurement; or the device that the guess is for.
     """
 
     relaxation: float
@@ -107,21 +107,21 @@ class CostModel:
 
     @property
     def measured(self) -> bool:
-        """Whether it is more than a guess."""
+        """Tell whether the rates are measured, not guessed."""
         return self.crystals > 0
 
     def seconds(self, work: Work) -> float:
-        """Seconds that a rank takes for a crystal's work."""
+        """Return the seconds that a rank takes for a crystal's work."""
         return float(_terms([work])[0] @ self.rates)
 
     @property
     def factor(self) -> float:
-        """By how much the sum over many crystals may be off."""
+        """Return the factor by which a sum over many crystals may be wrong."""
         return FACTOR_OF_MEASURED if self.measured else FACTOR_OF_GUESS
 
     @property
     def rates(self) -> NDArray[np.float64]:
-        """Its four rates, in the order of the fields."""
+        """Return the four rates in the order of the fields, shape (4,)."""
         return np.array([self.relaxation, self.forces, self.crystal, self.analysis])
 
 
@@ -131,20 +131,20 @@ def predict_work(
     symmetry_tolerance: float,
     relax: str = "full",
 ) -> Work:
-    """The work in a crystal, from its size, density and symmetry as given.
+    """Predict the work in a crystal from its size, density and symmetry.
 
-    Takes about a millisecond.
+    This takes about a millisecond.
 
     Parameters
     ----------
     crystal : Crystal
-        As given.
+        The crystal as given.
     supercell_matrix : ndarray, shape (3, 3)
-        In phonopy's sense.
+        As phonopy defines it.
     symmetry_tolerance : float
         Tolerance in A at which its symmetry is found.
     relax : str
-        As ``--relax`` takes it.
+        Value of ``--relax``.
     """
     volume = abs(float(np.linalg.det(crystal.cell)))
     if volume == 0.0:
@@ -162,21 +162,21 @@ def predict_work(
 
 
 def fit(works: Sequence[Work], seconds: NDArray[np.float64]) -> CostModel:
-    """Fit rates to what crystals took.
+    """Fit rates to measured times of crystals.
 
-    Factors between predicted and actual are made small, not differences: a second matters as
-    much for a small crystal as an hour for a large one, and crystals that took strangely long
-    count less. Then all rates are scaled so that the sum of the seconds is right. What the
-    crystals cannot tell, since all are alike, keeps the proportions of the guess.
+    The fit is of the logarithms of the times, so that relative errors of small and large crystals
+    count the same; a robust loss lets outliers count less. Then all rates are scaled so that the
+    sum of the seconds is right. Rates that similar crystals do not determine keep the proportions
+    of the guess.
 
     Parameters
     ----------
     works : sequence of Work
-        Of the crystals, as predicted; at least one.
+        Predicted work of the crystals; at least one.
     seconds : ndarray, shape (len(works),)
-        That a rank took for each; all positive.
+        Measured seconds of a rank for each; all positive.
     """
-    # Each rank loads this module, and one fits: scipy takes a second on a slow file system.
+    # All ranks load this module, only one fits: loading scipy takes a second on a slow disk.
     from scipy.optimize import least_squares
 
     terms = _terms(works)
@@ -196,9 +196,17 @@ def fit(works: Sequence[Work], seconds: NDArray[np.float64]) -> CostModel:
 
 
 def guess(model: str, kind: str) -> CostModel:
-    """Rates before anything was measured; ``kind`` of device is ``cpu`` or ``cuda``."""
+    """Return rates for a potential that was not measured.
+
+    Parameters
+    ----------
+    model : str
+        Name of the potential; empty for a typical one.
+    kind : str
+        Kind of device, ``cpu`` or ``cuda``.
+    """
     spec = None
-    with contextlib.suppress(ModelError):  # of a store from elsewhere, it may be unknown here
+    with contextlib.suppress(ModelError):  # the potential of another machine may be unknown here
         spec = known_potential(model) if model else None
     rate = (spec.edges_per_second if spec else None) or GUESSED_RATE
     if kind == "cpu":
@@ -208,23 +216,23 @@ def guess(model: str, kind: str) -> CostModel:
 
 
 def load_cost_model(model: str, weights_sha256: str, dtype: str, device: str) -> CostModel:
-    """The rates of a potential: those measured last, or a guess.
+    """Return the rates of a potential: those measured last, or a guess.
 
-    Measured on this device if possible, else on another of its kind.
+    Rates measured on this device are preferred to those of another of its kind.
 
     Parameters
     ----------
     model, dtype, device : str
-        As the settings have them; ``auto`` is a GPU where this machine has one.
+        Settings of the run; ``auto`` is a GPU where this machine has one.
     weights_sha256 : str
-        Of the weights' file; empty where there is none.
+        SHA-256 of the file of weights; empty if there is none.
     """
     kind = kind_of(device)
     entries = _known().get(_key(model, weights_sha256, dtype), {})
     here = device_name(kind)
     found: list[tuple[bool, str, CostModel]] = []
     for name, entry in entries.items() if isinstance(entries, dict) else ():
-        # An entry of another version, or spoilt by hand, must not keep a run from starting.
+        # An entry of another version, or an invalid one, must not prevent the start of a run.
         with contextlib.suppress(TypeError, KeyError, ValueError):
             if entry["kind"] == kind:
                 found.append((name == here, entry["date"], _read(entry["rates"])))
@@ -234,9 +242,18 @@ def load_cost_model(model: str, weights_sha256: str, dtype: str, device: str) ->
 def keep_cost_model(
     model: str, weights_sha256: str, dtype: str, device: str, rates: CostModel
 ) -> None:
-    """Keep measured rates for the runs to come, in ``$XDG_CACHE_HOME/hpcbench/rates.json``.
+    """Save measured rates for later runs, in ``$XDG_CACHE_HOME/hpcbench/rates.json``.
 
-    Parameters are those of :func:`load_cost_model`. A file that cannot be written is passed over.
+    Does nothing if the file cannot be written.
+
+    Parameters
+    ----------
+    model, dtype, device : str
+        Settings of the run.
+    weights_sha256 : str
+        SHA-256 of the file of weights; empty if there is none.
+    rates : CostModel
+        The rates.
     """
     kind = kind_of(device)
     known = _known()
@@ -248,21 +265,21 @@ def keep_cost_model(
     path = _cache_file()
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Written aside and renamed: others may do this at once, and the last one wins.
+        # Written to another file and renamed: if several processes do this at once, the last wins.
         aside = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}")
         aside.write_text(json.dumps(known, indent=1))
         aside.replace(path)
 
 
 def kind_of(device: str) -> str:
-    """``cpu`` or ``cuda``, for a device as the settings name it."""
+    """Return ``cpu`` or ``cuda`` for a device as the settings name it."""
     if device == "auto":
         return "cuda" if GPUS.is_dir() and any(GPUS.iterdir()) else "cpu"
     return device.partition(":")[0]
 
 
 def device_name(kind: str) -> str:
-    """What the devices of this kind on this machine are called; empty if there are none."""
+    """Return the name of this machine's devices of a kind; empty if there are none."""
     paths, title = [Path("/proc/cpuinfo")], "model name"
     if kind != "cpu":
         paths, title = sorted(GPUS.glob("*/information")), "Model"
@@ -290,7 +307,7 @@ def _known() -> dict[str, Any]:
 
 
 def _key(model: str, weights_sha256: str, dtype: str) -> str:
-    # Weights are known by their content: the same file may lie in another folder.
+    # Weights are identified by their content: the same file may lie in another folder.
     name = Path(model).name if weights_sha256 else model
     return f"{name} | {weights_sha256} | {dtype}"
 
@@ -301,7 +318,7 @@ def _cache_file() -> Path:
 
 
 def _terms(works: Sequence[Work]) -> NDArray[np.float64]:
-    """What the rates are multiplied with, shape (number of works, 4)."""
+    """Return the factors of the rates, shape (nworks, 4)."""
     return np.array(
         [[work.relaxation, work.forces, 1.0, float(work.supercell_atoms) ** 2] for work in works]
     )

@@ -1,4 +1,4 @@
-"""The list of a run's crystals, and what of it is still to be computed."""
+"""The list of a run's crystals: reading, examining and writing it."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from hpcbench.store.schema import CRYSTALS, FAILED, SET_ASIDE, UNREADABLE
 from hpcbench.store.table_writer import TableWriter
 
 Record = Crystal | Unreadable
-# Starts that may end while a file is read in a process of its own: with it, not of it alone.
+# A file is left out after so many starts that ended while a separate process read it.
 MOST_DEATHS = 3
-# In bytes: all ranks read a larger file, and each examines a part of what is in it.
+# All ranks read a file of more bytes than this, and each examines a part of it.
 _LARGE = 2**20
-# One that has to be in memory as a whole is read by one rank if it is larger than this.
+# One rank alone reads a file of more bytes than this that must be in memory as a whole.
 _LARGEST_WHOLE = 2**26
 
 
@@ -51,15 +51,15 @@ class ListedCrystal:
     Attributes
     ----------
     number : tuple of int
-        Of the file that it comes from, and its place there; in the order of the sources.
+        Number of its file in the order of the sources, and its place there.
     record : Crystal or Unreadable
-        Itself.
+        The record.
     work : Work or None
-        The work in it, if it can be computed.
+        The predicted work, if it can be computed.
     seconds : float
-        Predicted for a rank.
+        Predicted seconds of a rank.
     problem : CrystalError or None
-        Why it is not computed, if it is not.
+        The reason if it is not computed.
     """
 
     number: tuple[int, ...]
@@ -71,17 +71,18 @@ class ListedCrystal:
 
 @dataclass(frozen=True)
 class ReadingGuard:
-    """Say how files are read that may end the process which reads them.
+    """Safeguards for reading files that may end the process which reads them.
 
     Attributes
     ----------
     reads : callable
-        Told the path of each file before it is read, and whether by a process of its own; an
-        empty path after all of them.
-    suspects : dict
-        Files that are read in a process of their own, with how many times that ended everything.
+        Called with the path of each file before it is read, and whether a separate process reads
+        it; with an empty path after all files.
+    suspects : mapping
+        Paths of files that a separate process reads, with the number of starts that ended during
+        it.
     read_well : callable
-        Told the path of each file that a process of its own has read, and lived.
+        Called with the path of each file that a separate process has read without ending.
     """
 
     reads: Callable[[str, bool], None] = lambda path, alone: None
@@ -100,10 +101,23 @@ def read_share(
     size: int,
     care: ReadingGuard = UNGUARDED,
 ) -> list[ListedCrystal] | SetupError:
-    """Read and examine one rank's share of the files, or ``records`` if there are any.
+    """Read and examine one rank's share of the files, or of given records.
 
-    Small files are dealt out like cards; of archives and large files each rank takes a part. An
-    error is returned and not raised: the other ranks are waiting.
+    Small files are distributed one by one; each rank takes a part of archives and large files. An
+    error is returned and not raised, because the other ranks wait.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Settings of the run.
+    files : sequence of SourceFile
+        Files with crystals.
+    records : iterable of Crystal or Unreadable, or None
+        Records to examine instead of the files.
+    rank, size : int
+        This rank, and the number of ranks.
+    care : ReadingGuard
+        Safeguards against files that end the process.
     """
     numbered: Iterable[tuple[tuple[int, ...], Record]]
     if records is None:
@@ -117,7 +131,7 @@ def read_share(
         )
     else:
         numbered = (((place,), record) for place, record in enumerate(records))
-    # Generators write some crystals many times: to examine one takes milliseconds.
+    # Generators write some crystals many times, and examining one takes milliseconds.
     examined: dict[str, ListedCrystal] = {}
     share = []
     try:
@@ -132,7 +146,7 @@ def read_share(
         return share
     except HpcbenchError as error:
         return SetupError(f"rank {rank}: {error}")
-    except Exception as error:  # whatever it is, the other ranks are waiting
+    except Exception as error:  # not raised, because the other ranks wait
         traceback.print_exc()
         return SetupError(f"rank {rank}: {type(error).__name__}: {error}")
 
@@ -146,7 +160,28 @@ def read_records(
     limits: Limits = DEFAULT,
     care: ReadingGuard = UNGUARDED,
 ) -> Iterator[tuple[tuple[int, ...], Record]]:
-    """One rank's share of the records of files, each with its file's number and its place there."""
+    """Read one rank's share of the records of files.
+
+    Parameters
+    ----------
+    files : sequence of SourceFile
+        Files with crystals.
+    rank, size : int
+        This rank, and the number of ranks.
+    with_supercell : bool
+        Whether to keep the supercell matrix of phonopy YAML files.
+    limits : Limits
+        Limits of reading.
+    care : ReadingGuard
+        Safeguards against files that end the process.
+
+    Yields
+    ------
+    number : tuple of int
+        Number of the file, and place of the record in it.
+    record : Crystal or Unreadable
+        The record.
+    """
     for number, file in enumerate(files):
         deaths = care.suspects.get(file.path)
         if deaths is not None:
@@ -170,7 +205,7 @@ def read_records(
 def _read_suspect(
     file: SourceFile, deaths: int, with_supercell: bool, limits: Limits, care: ReadingGuard
 ) -> Iterator[tuple[Place, Record]]:
-    """Read a file that may end its process, or leave it out if it has often enough."""
+    """Read a file that may end its process; leave it out if it has done so too often."""
     if deaths >= MOST_DEATHS:
         yield left_out_row(
             file,
@@ -188,14 +223,24 @@ def _read_suspect(
 
 
 def _is_shared(file: SourceFile) -> bool:
-    """Whether all ranks go through a file: asked of what rank 0 has found, the same on all."""
+    """Tell whether all ranks read a file; depends only on facts that rank 0 shares with all."""
     if formats.is_read_as_a_whole(file.path) and file.size > _LARGEST_WHOLE:
-        return False  # a node's ranks together would run out of memory
+        return False  # all ranks of a node together would run out of memory
     return file.size > _LARGE
 
 
 def listed(number: tuple[int, ...], record: Record, config: RunConfig) -> ListedCrystal:
-    """Examine a record, and predict the work in it."""
+    """Examine a record, and predict the work in it.
+
+    Parameters
+    ----------
+    number : tuple of int
+        Number of its file, and its place there.
+    record : Crystal or Unreadable
+        The record.
+    config : RunConfig
+        Settings of the run.
+    """
     if isinstance(record, Unreadable):
         return ListedCrystal(number, record)
     assert config.supercell is not None, "settings are resolved before a run"
@@ -209,7 +254,7 @@ def listed(number: tuple[int, ...], record: Record, config: RunConfig) -> Listed
         require_size(record.natoms, matrix, config.largest_supercell)
     except UnsuitableError as error:
         return ListedCrystal(number, record, problem=error)
-    except Exception as error:  # one strange crystal must not end the run
+    except Exception as error:  # an error of one crystal must not end the run
         problem = CrystalError("error", f"{type(error).__name__}: {error}")
         return ListedCrystal(number, record, problem=problem)
     work = predict_work(record, matrix, config.symmetry_tolerance, config.relax)
@@ -218,14 +263,14 @@ def listed(number: tuple[int, ...], record: Record, config: RunConfig) -> Listed
 
 @dataclass(frozen=True)
 class CrystalList:
-    """What all ranks have read.
+    """The crystals and unreadable entries that all ranks have read.
 
     Attributes
     ----------
     crystals : list of ListedCrystal
-        In the order of the sources; the same crystal only once.
+        Crystals in the order of the sources, each once.
     unreadable : list of Unreadable
-        What could not be read.
+        Entries that could not be read.
     """
 
     crystals: list[ListedCrystal]
@@ -235,12 +280,19 @@ class CrystalList:
 def together(
     config: RunConfig, gathered: Sequence[Sequence[ListedCrystal] | SetupError]
 ) -> CrystalList:
-    """The list, from what each rank has read.
+    """Merge the shares of all ranks into one list.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Settings of the run.
+    gathered : sequence
+        Results of :func:`read_share` of all ranks.
 
     Raises
     ------
     SetupError
-        That one of the ranks had while reading.
+        If a rank had an error: that one.
     SourceError
         If there is no readable crystal.
     """
@@ -249,7 +301,7 @@ def together(
         if isinstance(part, SetupError):
             raise part
         entries += part
-    # Whatever number of ranks has read them.
+    # The order must not depend on the number of ranks.
     entries.sort(key=lambda entry: entry.number)
     facts = {entry.record.id: entry for entry in entries}
     crystals, unreadable = merge(entry.record for entry in entries)
@@ -266,7 +318,17 @@ def together(
 
 
 def write_list(path: Path, result_settings: Mapping[str, Any], listing: CrystalList) -> None:
-    """Write the list of crystals of a run."""
+    """Write the list of crystals of a run.
+
+    Parameters
+    ----------
+    path : Path
+        The file to write.
+    result_settings : mapping
+        Settings that results depend on, written into the file.
+    listing : CrystalList
+        The list.
+    """
     with TableWriter(path, CRYSTALS, result_settings) as writer:
         writer.append(_row(entry) for entry in listing.crystals)
         writer.append(_row_of_unreadable(entry) for entry in listing.unreadable)
@@ -289,7 +351,7 @@ def _row(entry: ListedCrystal) -> dict[str, Any]:
 
 
 def _row_of_unreadable(entry: Unreadable) -> dict[str, Any]:
-    """The row of an entry that could not be read."""
+    """Return the row of an entry that could not be read."""
     return {
         "id": entry.id,
         "name": entry.name,

@@ -1,6 +1,6 @@
-"""What of a list counts: duplicates and what is not sampled are set aside, known ones are marked.
+"""Selection of the crystals to compute: no duplicates, only a sample; known ones are marked.
 
-The comparisons in it are apart, so that ranks can share them:
+The comparisons are separate functions, so that ranks can share them:
 
     groups = groups_to_compare(listing, config, references)
     listing = apply(listing, config, all_matches([matches(groups, rank)]))
@@ -36,14 +36,29 @@ DUPLICATE, NOT_SAMPLED = "duplicate", "not sampled"
 
 @dataclass(frozen=True)
 class References:
-    """Known crystals: how many were read, and those of the formulas that were asked for."""
+    """Known crystals that a list is compared with.
+
+    Attributes
+    ----------
+    number : int
+        Number of known crystals that were read.
+    crystals : list of Crystal
+        Those with a formula of the list.
+    """
 
     number: int
     crystals: list[Crystal]
 
 
 def curated(config: RunConfig, listing: CrystalList) -> CrystalList:
-    """A list with what a run sets aside and marks in it, by this process alone.
+    """Select crystals and mark known ones as a run does, in this process alone.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Settings of the run.
+    listing : CrystalList
+        The list.
 
     Raises
     ------
@@ -61,12 +76,12 @@ def curated(config: RunConfig, listing: CrystalList) -> CrystalList:
 
 
 def is_wanted(config: RunConfig) -> bool:
-    """Whether a run sets anything aside, or marks it."""
+    """Tell whether a run selects crystals or marks known ones."""
     return bool(config.unique or config.sample or config.max_atoms or config.against)
 
 
 def formulas_of(listing: CrystalList) -> set[Formula]:
-    """The reduced formulas of a list."""
+    """Return the reduced formulas of a list."""
     return {formula_of(crystal) for crystal in _comparable(listing)}
 
 
@@ -77,9 +92,20 @@ def read_references(
     size: int,
     limits: Limits = DEFAULT,
 ) -> References | SetupError:
-    """One rank's share of known crystals; of other formulas than these they do not matter.
+    """Read one rank's share of the known crystals.
 
-    An error is returned and not raised: the other ranks are waiting.
+    An error is returned and not raised, because the other ranks wait.
+
+    Parameters
+    ----------
+    files : sequence of SourceFile
+        Files with known crystals.
+    formulas : collection of Formula
+        Reduced formulas of the list; crystals of others are only counted.
+    rank, size : int
+        This rank, and the number of ranks.
+    limits : Limits
+        Limits of reading.
     """
     number, crystals = 0, []
     try:
@@ -89,20 +115,27 @@ def read_references(
                 if formula_of(record) in formulas:
                     crystals.append(record)
         return References(number, crystals)
-    except Exception as error:  # whatever it is, the other ranks are waiting
+    except Exception as error:  # not raised, because the other ranks wait
         traceback.print_exc()
         return SetupError(f"rank {rank}: {type(error).__name__}: {error}")
 
 
 def all_references(config: RunConfig, gathered: Iterable[References | SetupError]) -> list[Crystal]:
-    """What all ranks have read of the known crystals.
+    """Merge the known crystals that all ranks have read.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Settings of the run.
+    gathered : iterable
+        Results of :func:`read_references` of all ranks.
 
     Raises
     ------
     SetupError
-        That one of the ranks had while reading.
+        If a rank had an error: that one.
     SourceError
-        If there is none at all.
+        If no known crystal could be read.
     """
     number, crystals = 0, []
     for part in gathered:
@@ -118,10 +151,25 @@ def all_references(config: RunConfig, gathered: Iterable[References | SetupError
 def groups_to_compare(
     listing: CrystalList, config: RunConfig, references: Iterable[Crystal]
 ) -> list[Candidates]:
-    """What has to be compared; see :func:`hpcbench.curation.duplicates.candidates_of`."""
+    """Return groups of crystals to compare.
+
+    Parameters
+    ----------
+    listing : CrystalList
+        The list.
+    config : RunConfig
+        Settings of the run.
+    references : iterable of Crystal
+        Known crystals.
+
+    Returns
+    -------
+    list of Candidates
+        See :func:`hpcbench.curation.duplicates.candidates_of`.
+    """
     sets: dict[str, list[Crystal]] = {}
     for crystal in _comparable(listing):
-        # Known ones are looked for among all; duplicates within what one generator wrote.
+        # All crystals are compared with known ones, but with others of the same generator only.
         labels = {origin.generator for origin in crystal.origins} if config.unique else {""}
         for label in labels:
             sets.setdefault(label, []).append(crystal)
@@ -132,21 +180,31 @@ def groups_to_compare(
 
 
 def matches(groups: Iterable[Candidates], rank: int) -> list[Matches] | SetupError:
-    """What is found among the groups of one rank; an error is returned and not raised."""
+    """Compare the groups of one rank.
+
+    An error is returned and not raised, because the other ranks wait.
+
+    Parameters
+    ----------
+    groups : iterable of Candidates
+        The groups.
+    rank : int
+        This rank, for the error.
+    """
     try:
         return [matches_of(group) for group in groups]
-    except Exception as error:  # whatever it is, the other ranks are waiting
+    except Exception as error:  # not raised, because the other ranks wait
         traceback.print_exc()
         return SetupError(f"rank {rank}: {type(error).__name__}: {error}")
 
 
 def all_matches(gathered: Iterable[Sequence[Matches] | SetupError]) -> list[Matches]:
-    """What all ranks have found.
+    """Collect the matches of all ranks.
 
     Raises
     ------
     SetupError
-        That one of the ranks had while comparing.
+        If a rank had an error: that one.
     """
     found: list[Matches] = []
     for part in gathered:
@@ -157,9 +215,18 @@ def all_matches(gathered: Iterable[Sequence[Matches] | SetupError]) -> list[Matc
 
 
 def apply(listing: CrystalList, config: RunConfig, found: Iterable[Matches]) -> CrystalList:
-    """Set aside duplicates and what is not sampled, by generator, and mark what is known.
+    """Exclude duplicates and crystals that are not sampled, by generator, and mark known ones.
 
-    A crystal is computed if it counts for one of its generators.
+    A crystal is computed if at least one of its generators keeps it.
+
+    Parameters
+    ----------
+    listing : CrystalList
+        The list.
+    config : RunConfig
+        Settings of the run.
+    found : iterable of Matches
+        Duplicates and known crystals.
     """
     first_of: dict[tuple[str, str], str] = {}
     known: dict[str, str] = {}
@@ -204,7 +271,7 @@ def apply(listing: CrystalList, config: RunConfig, found: Iterable[Matches]) -> 
 
 
 def _comparable(listing: CrystalList) -> Iterable[Crystal]:
-    """Crystals that can be compared: not those whose cell or positions make no sense."""
+    """Return the crystals that can be compared: those with a valid cell and positions."""
     return (_crystal(entry) for entry in listing.crystals if entry.problem is None)
 
 

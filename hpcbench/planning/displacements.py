@@ -1,7 +1,7 @@
-"""How many displaced supercells a crystal will have, and how much freedom its relaxation.
+"""Predicted numbers of displaced supercells and of free parameters of the relaxation.
 
-Counted from the symmetry of the crystal as given, without building a supercell: phonopy does the
-same on the supercell once the crystal is relaxed, which takes a hundred times as long.
+They follow from the symmetry of the crystal as given, without building a supercell. phonopy does
+the same on the supercell of the relaxed crystal, which takes a hundred times as long.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from phonopy.harmonic.displacement import directions_axis, get_displacement, is_
 from hpcbench.crystal import Crystal
 from hpcbench.symmetry import symmetry_dataset
 
-# An operation brings each atom to an atom: to itself, or to one that is farther away than this
-# (in A), since crystals with atoms closer than 0.5 A are not computed.
+# An operation maps each atom to itself, or to another atom that is farther away than this (in A),
+# since crystals with atoms closer than 0.5 A are not computed.
 SAME_PLACE = 0.25
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What symmetry leaves of a crystal's work.
+    """Numbers that depend on a crystal's symmetry.
 
     Attributes
     ----------
     copies : int
-        Displaced supercells.
+        Number of displaced supercells.
     freedom : int
-        Parameters of cell and positions that a relaxation which keeps the symmetry can change,
-        rigid translations included.
+        Number of parameters of cell and positions that a relaxation can change without breaking
+        the symmetry, with rigid translations.
     """
 
     copies: int
@@ -44,11 +44,11 @@ def count(crystal: Crystal, supercell_matrix: NDArray[np.integer], tolerance: fl
     Parameters
     ----------
     crystal : Crystal
-        As given.
+        The crystal as given.
     supercell_matrix : ndarray, shape (3, 3)
-        In phonopy's sense.
+        As phonopy defines it.
     tolerance : float
-        Of the symmetry, in A.
+        Tolerance of the symmetry, in A.
     """
     natoms = crystal.natoms
     found = symmetry_dataset(crystal.cell, crystal.positions, crystal.numbers, tolerance)
@@ -58,7 +58,7 @@ def count(crystal: Crystal, supercell_matrix: NDArray[np.integer], tolerance: fl
     fixed = _fixed_atoms(crystal, rotations, np.asarray(found.translations))
     traces = np.trace(rotations, axis1=1, axis2=2)
     squares = np.einsum("oij,oji->o", rotations, rotations)
-    # Dimensions of what the group leaves unchanged: of strain, and of displacements.
+    # Dimensions of the invariant subspaces of strains and of displacements.
     strain = ((traces**2 + squares) / 2).mean()
     shifts = (fixed * traces).sum() / len(rotations)
     # The supercell may have less symmetry than the crystal.
@@ -67,8 +67,8 @@ def count(crystal: Crystal, supercell_matrix: NDArray[np.integer], tolerance: fl
     kept = np.abs(in_supercell - np.round(in_supercell)).max(axis=(1, 2)) < 1e-6
     in_supercell = np.round(in_supercell[kept]).astype(np.int64)
     fixed = fixed[:, kept]
-    # An atom stands for all to which operations bring it: as many as there are operations for
-    # each one that leaves it where it is.
+    # Count each orbit of atoms once: the size of an atom's orbit is the number of operations
+    # divided by the number of those that leave it in place.
     copies = sum(
         _displacements(in_supercell[site].tobytes()) * site.sum() / len(in_supercell)
         for site in fixed
@@ -79,7 +79,7 @@ def count(crystal: Crystal, supercell_matrix: NDArray[np.integer], tolerance: fl
 def _fixed_atoms(
     crystal: Crystal, rotations: NDArray[np.int64], translations: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
-    """Whether operations leave atoms in their place, shape (natoms, noperations)."""
+    """Tell which operations leave which atoms in place, shape (natoms, noperations)."""
     fractional = np.linalg.solve(crystal.cell.T, crystal.positions.T).T
     shifts = np.einsum("oij,aj->aoi", rotations, fractional) + translations - fractional[:, None]
     shifts -= np.round(shifts)
@@ -89,7 +89,7 @@ def _fixed_atoms(
 
 @lru_cache(maxsize=4096)
 def _displacements(site_symmetry: bytes) -> int:
-    """Displacements of an atom at a site, by its rotations (int64, shape (n, 3, 3))."""
+    """Count displacements of an atom, from the rotations of its site (int64, shape (n, 3, 3))."""
     rotations = np.frombuffer(site_symmetry, dtype=np.int64).reshape(-1, 3, 3)
     directions = get_displacement(rotations, directions_axis)
     return sum(1 + is_minus_displacement(direction, rotations) for direction in directions)

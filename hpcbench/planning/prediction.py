@@ -1,4 +1,4 @@
-"""What a run will take, before anything runs: rank-hours, wall time, memory, and the store."""
+"""Prediction of the cost of a run: rank-hours, wall time, memory, and size of the store."""
 
 from __future__ import annotations
 
@@ -22,30 +22,31 @@ from hpcbench.planning.curated_list import curated
 from hpcbench.potentials.registry import spec_of
 from hpcbench.sources import find_files
 
-# In the store, compressed, by 20-atom generated crystals without symmetry: a row with its path;
-# a pair of an atom of the cell and one of the supercell; the frequencies of a branch.
+# Bytes in the store, compressed, measured with generated crystals of 20 atoms without symmetry:
+# for a row with its path; for each pair of an atom of the cell and one of the supercell; for the
+# frequencies of a branch.
 ROW_BYTES, PAIR_BYTES, BRANCH_BYTES = 12e3, 65.0, 1.4e3
-# Until all ranks compute: Python, reading the list, loading and testing the potential; and what
-# is left undone in the end, in s.
+# Seconds until all ranks compute (start of Python, reading the list, loading and testing the
+# potential), and at the end.
 START_AND_END = 300.0
-# Walltimes are asked for in steps of so many seconds.
+# Wall times are rounded up to a multiple of so many seconds.
 WALLTIME_STEP = 600.0
 
 
 @dataclass(frozen=True)
 class Span:
-    """How long the work takes on a number of ranks.
+    """Predicted time of the work on a number of ranks.
 
     Attributes
     ----------
     ranks : int
-        That share the work.
+        Number of ranks that share the work.
     seconds : float
-        Until the last rank ends.
+        Seconds until the last rank ends.
     busy : float
         Share of the ranks' time until then in which they have work.
     walltime : float
-        Seconds to ask a queue for: with the uncertainty, start and end.
+        Seconds to request from a queue, with the uncertainty, start and end.
     """
 
     ranks: int
@@ -56,33 +57,33 @@ class Span:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What is known of a run beforehand.
+    """Predicted costs of a run.
 
     Attributes
     ----------
     listed : int
-        Different crystals and unreadable entries in the sources.
+        Number of different crystals and unreadable entries in the sources.
     finished : int
-        Of these, have a result in the store.
+        Number of these that have a result in the store.
     aside : dict
         Number of crystals that will not be computed, by the kind of the reason.
     names : list of str
-        Of the crystals that will be computed; the arrays below are in their order.
-    natoms : ndarray
+        Names of the ncrystals crystals to compute; the arrays below are in their order.
+    natoms : ndarray, shape (ncrystals,)
         Atoms in their cells.
     works : list of Work
         The work in them.
-    seconds : ndarray
-        Of a rank, for each.
+    seconds : ndarray, shape (ncrystals,)
+        Predicted seconds of a rank.
     rates : CostModel
-        Where the seconds come from.
+        Rates behind the seconds.
     pass_bytes : float or None
         Memory in bytes that a forward pass on the largest supercell takes; ``None`` where it is
         not known of the potential.
-    store_bytes : ndarray
-        Of each row of the store, about.
+    store_bytes : ndarray, shape (ncrystals,)
+        Approximate bytes of their rows in the store.
     spans : list of Span
-        How long it will take.
+        Predicted times by number of ranks.
     """
 
     listed: int
@@ -99,31 +100,31 @@ class Prediction:
 
     @property
     def rank_seconds(self) -> tuple[float, float, float]:
-        """All of it, and within which bounds, in seconds of a rank."""
+        """Return the total in seconds of a rank, and its lower and upper bound."""
         total = float(self.seconds.sum())
         return total, total / self.rates.factor, total * self.rates.factor
 
     @property
     def largest(self) -> Work:
-        """The work with the largest supercell, by edges."""
+        """Return the work with the largest supercell, by edges."""
         return max(self.works, key=lambda work: work.largest)
 
 
 def predict(
     config: RunConfig, rates: CostModel, finished: Collection[str], ranks: Sequence[int]
 ) -> Prediction:
-    """Read the sources as a run does, and predict.
+    """Read the sources as a run does, and predict its costs.
 
     Parameters
     ----------
     config : RunConfig
         Settings of the run.
     rates : CostModel
-        How long work takes.
+        Rates that turn work into seconds.
     finished : collection of str
-        Ids of crystals that need no more work.
+        Ids of crystals that have a result.
     ranks : sequence of int
-        Numbers of ranks to say the wall time for.
+        Numbers of ranks for which the wall time is predicted.
 
     Raises
     ------
@@ -168,23 +169,31 @@ def predict(
 def row_bytes(
     natoms: NDArray[np.int64], supercell_atoms: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Bytes of rows of the store, about, by the atoms of cells and supercells."""
+    """Return the approximate bytes of rows in the store.
+
+    Parameters
+    ----------
+    natoms : ndarray, shape (ncrystals,)
+        Atoms of the cells.
+    supercell_atoms : ndarray, shape (ncrystals,)
+        Atoms of the supercells.
+    """
     return ROW_BYTES + PAIR_BYTES * natoms * supercell_atoms + BRANCH_BYTES * 3 * natoms
 
 
 def span(seconds: NDArray[np.float64], ranks: int, largest: int, factor: float) -> Span:
-    """Share the work out as a run does, and see when the last rank ends.
+    """Divide the work among ranks as a run does, and predict the end of the last rank.
 
     Parameters
     ----------
     seconds : ndarray
-        Predicted for each crystal.
+        Predicted seconds of each crystal.
     ranks : int
-        That share them.
+        Number of ranks.
     largest : int
-        Most crystals in a block, as ``--block`` has it.
+        Most crystals in a block, the value of ``--block``.
     factor : float
-        By which the sum may be off.
+        Factor by which the sum may be wrong.
     """
     blocks = make_blocks(range(len(seconds)), list(seconds), ranks, largest)
     ends = [0.0] * ranks

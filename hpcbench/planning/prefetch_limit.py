@@ -1,31 +1,31 @@
-"""How much of the work a rank may hold at a time."""
+"""Limit of the work that a rank holds at a time."""
 
 from __future__ import annotations
 
-# So many seconds are never too much: a device that gets less at a time has nothing to batch, and
-# ranks that end so far apart have lost nothing that anyone would notice.
+# Seconds that a rank may always hold: a device with less work has nothing to batch, and it does
+# not matter if ranks end so far apart.
 NEVER_TOO_MUCH = 10.0
-# A rank may hold this part of its share of what is left.
+# Part of its share of the remaining work that a rank may hold.
 PART_OF_SHARE = 1 / 4
 
 
 def most_seconds_held(left: float, ranks: int, lease: float) -> float:
-    """Predicted seconds of work above which a rank takes no more.
+    """Return the predicted seconds of work above which a rank leases no more.
 
-    What one rank holds no other can compute. So it shrinks with what is left to be taken, for
-    all ranks to come to their end together, whatever was wrong in the predictions
+    No other rank can compute the work that a rank holds. So the limit decreases with the
+    remaining work, for all ranks to end at about the same time even if predictions are wrong
     (``benchmarks/scaling.py``).
 
     Parameters
     ----------
     left : float
-        Predicted seconds of what nobody has taken, about.
+        Approximate predicted seconds of work that no rank has leased.
     ranks : int
-        That share it.
+        Number of ranks that share it.
     lease : float
-        Seconds that a death may cost.
+        Most seconds of work to lose if a rank dies.
     """
-    # The block that comes on top has the other half.
+    # The other half is for the block that is leased next.
     if ranks == 1:
         return lease / 2
     return min(lease / 2, max(NEVER_TOO_MUCH, PART_OF_SHARE * left / ranks))
