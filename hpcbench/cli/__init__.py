@@ -18,13 +18,13 @@ from hpcbench.standard_streams import open_closed_streams, outlive_readers, prin
 
 # Files that a sentence names.
 MOST_NAMED = 3
-# Of a shell, for a process that Ctrl-C has ended.
+# Exit code of shells for a process that Ctrl-C has ended.
 INTERRUPTED = 130
 COMPUTING = ("run", "reanalyse")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code."""
+    """Run a command, and return the exit code."""
     open_closed_streams()
     print_any_character()
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     if arguments is None and options.command in COMPUTING:
-        # Of the program alone, and first of all.
+        # Only in the program itself, and before everything else.
         outlive_readers()
         stand_between()
     code = _run(options)
@@ -48,27 +48,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    """Run the command; its exit code, whatever becomes of it."""
+    """Run the command, report any error, and return the exit code."""
     try:
         return int(COMMANDS[options.command].run(options))
     except HpcbenchError as error:
-        # What is wrong with the command or the launch is so on every rank.
+        # Every rank has the same error of the command or the launch.
         if not isinstance(error, UsageError | LaunchError) or is_first_here():
             complain(error, options.command)
         return error.exit_code
     except BrokenPipeError:
-        # The reader of our output (head, less) has seen enough.
+        # The reader of the output (head, less) has ended.
         sys.stderr.close()
         return 0
     except KeyboardInterrupt:
         print(f"hpcbench {options.command}: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except Exception as error:  # nobody is shown a traceback, and 1 tells of crystals
+    except Exception as error:  # no traceback is shown, and exit code 1 is for failed crystals
         return complain(error, options.command, _about(options))
 
 
 def _about(options: argparse.Namespace) -> str:
-    """Return the command, with the files that it is about."""
+    """Return the command with the files in its arguments, for messages."""
     names: list[str] = []
     for name in ("store", "sources", "stores", "first", "second"):
         given = getattr(options, name, None) or []

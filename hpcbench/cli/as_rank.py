@@ -1,4 +1,4 @@
-"""Compute as one rank of the world that this process belongs to: a run, or a reanalysis."""
+"""Computation of a run or a reanalysis, in one rank of an MPI world or a single process."""
 
 from __future__ import annotations
 
@@ -49,34 +49,34 @@ def as_a_rank(
     Parameters
     ----------
     command : str
-        Of the command line, for complaints.
+        Name of the command, for error messages.
     prepare : callable
-        Returns the settings, and what is computed in place of phonons if anything is.
+        Returns the settings, and the reanalysis to compute; ``None`` for a run.
     retry : str or None
-        Compute those again that failed for a reason which begins like this.
+        Compute crystals again that failed for a reason which begins like this.
     """
-    # First of all: a signal during the imports below must not kill the rank.
+    # At the very start: a signal during the imports below must not kill the rank.
     stop = Stop()
     stop.when_asked = end_at_start
     stop.install()
     cap_threads()
     config, workload = prepare()
     world = join_world()
-    # Before the heavy imports: they take longest of all that comes before the work.
+    # Before the slow imports, which take most of the time before the work.
     startup = StartupWatchdog(world)
     if world.size == 1:
         return _run(config, world, startup, stop, workload, retry)[0]
     try:
         code, everyone_is_there = _run(config, world, startup, stop, workload, retry)
     except HpcbenchError as error:
-        # Before the work began an error is every rank's: one says it.
+        # Before the work all ranks have the same error: one reports it.
         if world.rank == 0:
             complain(error, command)
         code, everyone_is_there = error.exit_code, True
     except Exception as error:
-        # Left to itself, the error would end in MPI_Abort and take the other ranks along.
+        # An uncaught error would end in MPI_Abort, which ends the other ranks, too.
         code, everyone_is_there = complain(error, command, f"rank {world.rank}"), False
-    # Launchers mix the codes of their ranks: what failed is asked of the store.
+    # Launchers mix the codes of their ranks; the store knows which crystals failed.
     code = 0 if code == SOME_FAILED else code
     if everyone_is_there:
         world.leave()
@@ -85,12 +85,12 @@ def as_a_rank(
 
 
 def config_of(options: argparse.Namespace) -> RunConfig:
-    """The settings that the command line, the environment and the file give.
+    """Return the settings of the command line, the environment and the file.
 
     Raises
     ------
     UsageError
-        If they are wrong, or name no sources.
+        If the settings are wrong, or name no sources.
     """
     flags = {f.name: getattr(options, f.name, None) for f in settings()}
     file = options.config
@@ -108,7 +108,10 @@ def config_of(options: argparse.Namespace) -> RunConfig:
 
 
 def weights_path(model: str) -> str:
-    """Empty where there is no file: missing weights are fetched, or missed, when the run starts."""
+    """Return the path of a potential's weights; empty if there is no such file.
+
+    Missing weights are downloaded, or reported, at the start of the run.
+    """
     from hpcbench.potentials.registry import weights_file
 
     with contextlib.suppress(PotentialError):
@@ -125,7 +128,7 @@ def _run(
     workload: Reanalysis | None,
     retry: str | None,
 ) -> tuple[int, bool]:
-    """The exit code, and whether no rank died."""
+    """Compute; return the exit code, and whether no rank died."""
     from hpcbench.scheduler.launch import launch
 
     if world.size == 1 and (note := lonely()):
@@ -133,8 +136,8 @@ def _run(
     with own_output() as output, _progress(config, world, output) as (on_plan, on_result):
 
         def on_end(config: RunConfig) -> None:
-            # Of several ranks one shows the results while the others still wait for it; a single
-            # process takes its bar away first.
+            # With several ranks, one shows the results while the others wait for it; a single
+            # process first removes its progress bar.
             if world.size > 1:
                 with contextlib.redirect_stdout(output):
                     _show_results(config)
@@ -167,15 +170,15 @@ def _run(
 
 
 def _tell(problem: Exception, world: World) -> int:
-    """Say what ended this rank's work; returns the exit code."""
-    # A device problem is every rank's.
+    """Report the error that ended this rank's work; return the exit code."""
+    # All ranks have the same problem of devices.
     if world.rank != 0 and isinstance(problem, DeviceError):
         return problem.exit_code
     return complain(problem, "run", f"rank {world.rank}" if world.size > 1 else "")
 
 
 def _stopped(config: RunConfig) -> str:
-    """Say what there is after a stop."""
+    """Return a sentence on the results after a stop."""
     from hpcbench.store.reader import Store
 
     with contextlib.suppress(StoreError):
@@ -217,7 +220,7 @@ def _write_report(store: Any) -> None:
     try:
         print(f"report: {write_report(store, appended(store.path, '.html'))}")
     except UsageError as error:
-        # The results are there: a file of somebody else is no failure of theirs.
+        # The results are saved: a file that must not be overwritten is no failure of the run.
         print(f"no report: {error}", file=sys.stderr)
 
 
@@ -225,7 +228,7 @@ def _write_report(store: Any) -> None:
 def _progress(
     config: RunConfig, world: World, output: TextIO
 ) -> Iterator[tuple[Callable[[Plan], None], Callable[[Mapping[str, Any]], None]]]:
-    """What is told about the progress: a bar on a terminal, else a line now and then."""
+    """Show the progress: a bar on a terminal, else a line at intervals; yield the callbacks."""
     if world.rank != 0:
         yield lambda plan: None, lambda row: None
     elif world.size == 1 and sys.stderr.isatty():
@@ -235,7 +238,7 @@ def _progress(
             yield lambda plan: start(plan.total, plan.before), advance
     else:
         ended = threading.Event()
-        # Each line costs a look at the log of every rank.
+        # Each line reads the logs of all ranks.
         interval = max(LOG_INTERVAL, world.size / RANKS_A_SECOND)
         thread = threading.Thread(
             target=_log_lines,

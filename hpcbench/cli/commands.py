@@ -1,6 +1,6 @@
 """The commands by name. A command is a module: ``HELP``, ``DESCRIPTION``, ``add_options``, ``run``.
 
-Each loads what it needs when it runs, and no more: ``--help`` must be instant.
+Commands import their modules only when they run, because ``--help`` must be instant.
 """
 
 from __future__ import annotations

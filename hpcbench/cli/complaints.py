@@ -1,4 +1,4 @@
-"""Say how a command fails."""
+"""Messages of commands that fail."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from hpcbench.errors import HpcbenchError, UsageError, named
 from hpcbench.scheduler.world import find_launcher
 from hpcbench.texts import printable
 
-# What a rank says, all others of its host would say within this time, in s.
+# Seconds within which all ranks of a host would report the same error.
 TOGETHER = 1.0
-# Of the log: tracebacks hold the messages of libraries.
+# Most characters of a log: tracebacks contain the messages of libraries.
 LONGEST_LOG = 200_000
 
 
 def complain(error: BaseException, command: str, about: str = "") -> int:
-    """Print an error to standard error; returns the exit code.
+    """Print an error to standard error, and return the exit code.
 
     Parameters
     ----------
     error : BaseException
-        One of ours, or any other: of that one line is said, and where the traceback is kept.
+        An error of hpcbench, or any other. Of others, one line is printed, with the path of a file
+        with the traceback.
     command : str
-        Of hpcbench; behind a wrong use its help is named.
+        Name of the command. After an error of use, its help is mentioned.
     about : str
-        Stands before the sentence: a rank, or the file that the command was about.
+        Beginning of the sentence: a rank, or the file of the command.
     """
     before = f"hpcbench: {about}: " if about else "hpcbench: "
     if isinstance(error, HpcbenchError):
@@ -51,10 +52,10 @@ def complain(error: BaseException, command: str, about: str = "") -> int:
 
 
 def is_first_here() -> bool:
-    """Tell whether no other rank of this host says the same.
+    """Tell whether this is the first rank of its host to report an error.
 
-    Ranks cannot be asked which they are: the variables of a launcher may be left over from an
-    earlier one, and the only process would take itself for another rank's neighbour.
+    The launcher's variables do not answer this: they may be left over from an earlier launcher,
+    and a single process would then take itself for one of several ranks.
     """
     if find_launcher() is None:
         return True
@@ -80,7 +81,7 @@ def _say(lines: list[str]) -> None:
 
 
 def _kept(error: BaseException) -> str:
-    """Write the traceback down, and say where; itself where it can be kept nowhere."""
+    """Write the traceback into a file, and return a note with its path, or with the traceback."""
     text = "".join(traceback.format_exception(error))[-LONGEST_LOG:]
     name = f"error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     for folder in (_cache_folder, tempfile.gettempdir):

@@ -1,4 +1,4 @@
-"""``hpcbench consolidate``."""
+"""The command ``hpcbench consolidate``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Bring what a run has committed into its store."""
+    """Join the committed results of a run into its store; return the exit code."""
     from hpcbench.results.rows import schema_of
     from hpcbench.store.consolidate import consolidate
     from hpcbench.store.run_folder import RunFolder

@@ -1,4 +1,4 @@
-"""``hpcbench diff``."""
+"""The command ``hpcbench diff``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Say where two stores differ; 1 if they do."""
+    """Print the differences of two stores; return 1 if there are any."""
     from hpcbench.maintenance.diff import diff
     from hpcbench.report.difference import draw_difference, print_difference, write_difference
     from hpcbench.store.reader import Store

@@ -1,4 +1,4 @@
-"""``hpcbench doctor``."""
+"""The command ``hpcbench doctor``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check this machine; returns the exit code."""
+    """Check this machine, and return the exit code."""
     from hpcbench.cli import doctor_checks
 
     return doctor_checks.run(options)

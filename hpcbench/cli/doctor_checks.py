@@ -1,4 +1,4 @@
-"""``hpcbench doctor``: is everything in place for a run, here and on all ranks together."""
+"""Checks of ``hpcbench doctor``, on this machine and on all ranks together."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from hpcbench.scheduler.world import (
 )
 from hpcbench.threads import cap_threads
 
-# Some login nodes have an mpiexec that waits for an allocation; in seconds.
+# Seconds to wait for mpiexec: on some login nodes it waits for an allocation.
 PATIENCE = 60.0
 PACKAGES = ("numpy", "ase", "phonopy", "spglib", "seekpath", "h5py", "pymatgen", "torch")
-# The first in which weights_only keeps its promise.
+# The first version in which weights_only is safe.
 SAFE_TORCH = (2, 10)
-# Only one speaks: what two write to one pipe may come mixed.
+# Only one process prints, because the output of two may be mixed in the pipe.
 TWO_PROCESSES = """
 from mpi4py import MPI
 world = MPI.COMM_WORLD
@@ -46,7 +46,7 @@ if world.rank == 0:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check this machine, and the ranks together; exit code 3 if something essential is wrong."""
+    """Check this machine and all ranks; return exit code 3 if something essential is wrong."""
     findings = survive("threads", _threads)
     cap_threads()
     try:
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     except SetupError as error:
         if rank_by_launcher() != 0:
             return HpcbenchError.exit_code
-        # There is no world to compare: one of the processes looks at its own machine.
+        # Without a world there are no ranks to compare: one process checks its own machine.
         world = SingleProcess()
         findings.append(Finding(BAD, "ranks", *split(str(error), ": ")))
     store, model = Path("store.h5"), ""
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
         ):
             _say(name)
             findings += survive(name, check)
-    # From here on every rank takes part, and none skips a call that the others wait in.
+    # From here on all calls are collective: every rank must take part in each.
     _say("devices", world)
     device, more = check_devices(world)
     findings += more
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _say(check: str, world: World | None = None) -> None:
-    """Show a person what is being waited for: a broken file system or driver may hang."""
+    """Show on a terminal which check runs: a broken file system or driver may hang."""
     if sys.stderr.isatty() and (world is None or world.rank == 0):
         where = f" on {world.size} ranks" if world is not None and world.size > 1 else ""
         line = f"checking {check}{where} ..." if check else ""
@@ -169,7 +169,7 @@ def _mpi(world: World) -> Iterator[Finding]:
             f"pip uninstall {wheels[-1]}",
         )
     launchers = [name for name in ("srun", "mpiexec", "mpirun") if shutil.which(name)]
-    # What ./launch.sh prefers: it belongs to the MPI of the same environment.
+    # ./launch.sh prefers this mpiexec, which belongs to the MPI of the same environment.
     beside = Path(sys.executable).with_name("mpiexec")
     starter = str(beside) if beside.exists() else shutil.which("mpiexec") or shutil.which("mpirun")
     if not launchers and starter is None:
@@ -179,7 +179,7 @@ def _mpi(world: World) -> Iterator[Finding]:
         import mpi4py
 
         if world.size == 1:
-            # Only its name is asked: nothing is to be left running.
+            # Only the name of the library is needed: do not initialise MPI.
             mpi4py.rc.initialize = False
         library = mpi_library()
     except (ImportError, RuntimeError) as error:
@@ -196,7 +196,7 @@ def _mpi(world: World) -> Iterator[Finding]:
 
 
 def _try_out(starter: str, library: str, slurm: bool) -> Finding:
-    """Do two processes of a launcher find each other? Where there is Slurm, srun will do."""
+    """Test whether two processes of a launcher find each other; with Slurm, a failure is a note."""
     command = [starter, "-n", "2", sys.executable, "-P", "-c", TWO_PROCESSES]
     reason = "every process sees only itself"
     try:
@@ -221,7 +221,7 @@ def _try_out(starter: str, library: str, slurm: bool) -> Finding:
 
 
 def _model() -> str:
-    """The potential of a run from this folder."""
+    """Return the potential that a run in this folder uses."""
     return load_config({}, DEFAULT_FILE if Path(DEFAULT_FILE).is_file() else None).model
 
 

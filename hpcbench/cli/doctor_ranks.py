@@ -1,4 +1,4 @@
-"""What the doctor asks of all ranks together: devices, forces, software, and the store's folder."""
+"""Checks of all ranks together: devices, forces, software, and the folder of the store."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from hpcbench.package_versions import installed
 from hpcbench.scheduler.devices import RankDevice, examine_devices, gather_devices
 from hpcbench.scheduler.world import World, places
 
-# What the problems that ``scheduler.checks`` finds are about.
+# Names of the checks by the errors that ``scheduler.checks`` finds.
 SUBJECTS = {LaunchError: "software", PotentialError: "weights", StoreError: "store"}
 
 
 def check_devices(world: World) -> tuple[str, list[Finding]]:
-    """The device of this rank, and what there is to say of all. Collective."""
+    """Return the device of this rank, and findings about the devices of all. Collective."""
     mine, everyone = gather_devices("auto", world)
     problem = examine_devices("auto", everyone, share_gpu=False)
     if problem:
@@ -59,7 +59,15 @@ def _describe(everyone: list[RankDevice]) -> Iterator[Finding]:
 
 
 def check_forces(world: World, device: str) -> list[Finding]:
-    """Whether the embedded potential computes the same on every rank's device. Collective."""
+    """Check that the embedded potential computes correct forces on all devices. Collective.
+
+    Parameters
+    ----------
+    world : World
+        The ranks.
+    device : str
+        The device of this rank.
+    """
 
     def test() -> float:
         from hpcbench.potentials.catalogue import DEMO
@@ -77,9 +85,18 @@ def check_forces(world: World, device: str) -> list[Finding]:
 
 
 def check_store(world: World, store: Path, model: str) -> list[Finding]:
-    """Whether the ranks fit together and can write a store there. Collective.
+    """Check that all ranks have the same software and can write a store. Collective.
 
-    What is written for that is removed again.
+    Files that are written for this are removed.
+
+    Parameters
+    ----------
+    world : World
+        The ranks.
+    store : Path
+        Path of the store.
+    model : str
+        Name of the potential.
     """
     _, problems = everywhere(world, _load_checks)
     if problems:
@@ -87,7 +104,7 @@ def check_store(world: World, store: Path, model: str) -> list[Finding]:
     from hpcbench.scheduler.checks import CLOCK_TOLERANCE, survey
     from hpcbench.scheduler.disk import remedy
 
-    # The folder that is there: a run would make those that are missing.
+    # The nearest existing folder: a run would make those below it.
     parent = next(path for path in (store.absolute(), *store.absolute().parents) if path.is_dir())
     refused: Finding | None = None
     folder = Path(world.broadcast(str(parent / f".doctor-{secrets.token_hex(4)}")))
@@ -130,7 +147,7 @@ def _load_checks() -> None:
 
 
 def _about(problem: Exception, folder: Path) -> tuple[str, str]:
-    """Text and advice, as of the folder that the user knows."""
+    """Return text and advice of a problem, with the name of the folder that the user knows."""
     return split(str(problem).replace(str(folder), str(folder.parent)), "; ")
 
 
@@ -162,11 +179,26 @@ def _probe_store(folder: Path, ranks: int) -> Iterator[Finding]:
 
 
 def everywhere(world: World, action: Callable[[], Any]) -> tuple[list[Any], list[str]]:
-    """What each rank's action gives, and what went wrong. Collective; on rank 0's behalf."""
+    """Call a function on all ranks. Collective.
+
+    Parameters
+    ----------
+    world : World
+        The ranks.
+    action : callable
+        The function; its value must be picklable.
+
+    Returns
+    -------
+    values : list
+        Values by rank; ``None`` where the function failed.
+    problems : list of str
+        The errors.
+    """
     value, problem = None, ""
     try:
         value = action()
-    except Exception as error:  # whatever is broken there, the other ranks are waiting
+    except Exception as error:  # not raised, because the other ranks wait
         problem = f"rank {world.rank} on {socket.gethostname()}: {type(error).__name__}: {error}"
     everyone = world.share((value, problem))
     return [value for value, _ in everyone], [text for _, text in everyone if text]

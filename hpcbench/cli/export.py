@@ -1,4 +1,4 @@
-"""``hpcbench export``."""
+"""The command ``hpcbench export``."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write results in another format."""
+    """Write results in another format; return the exit code."""
     from hpcbench.interop.exporting import export
     from hpcbench.interop.tables import table_text
     from hpcbench.store.reader import Store

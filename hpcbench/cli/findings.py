@@ -1,4 +1,4 @@
-"""What the doctor finds, and how it is shown."""
+"""Findings of ``hpcbench doctor``, and their table."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ STYLES = {OK: "green", NOTE: "yellow", BAD: "bold red"}
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor.
+    """One result of a check.
 
     Attributes
     ----------
     state : str
-        ``ok``; ``note`` for what a run can do without; ``BAD`` for what it cannot.
+        ``ok``; ``note`` for a problem that does not prevent a run; ``BAD`` for one that does.
     check : str
-        What was looked at.
+        Name of the check.
     text : str
-        What was found.
+        Description of the result.
     advice : str
-        What to do, if anything.
+        Advice to the user; empty if there is none.
     """
 
     state: str
@@ -32,30 +32,46 @@ class Finding:
 
 
 def survive(name: str, check: Callable[[], Iterator[Finding]]) -> list[Finding]:
-    """The findings of a check that only this process does; a crash is one, too."""
+    """Return the findings of a check of this process; an exception becomes a finding, too.
+
+    Parameters
+    ----------
+    name : str
+        Name of the check.
+    check : callable
+        Yields its findings.
+    """
     findings: list[Finding] = []
     try:
         findings.extend(check())  # those before a crash stay
-    except Exception as error:  # a doctor must survive whatever is broken
+    except Exception as error:  # the other checks must still run
         findings.append(Finding(BAD, name, f"{type(error).__name__}: {error}"))
     return findings
 
 
 def split(message: str, mark: str) -> tuple[str, str]:
-    """What a message says, and what it says is to be done: its last line, or behind the mark."""
+    """Divide a message into text and advice.
+
+    Parameters
+    ----------
+    message : str
+        The message. Its last line is the advice, if it has several.
+    mark : str
+        Begins the advice in a message of one line.
+    """
     text, _, advice = message.rpartition("\n") if "\n" in message else message.partition(mark)
     return text, advice
 
 
 def show(findings: Sequence[Finding]) -> None:
-    """Print the table."""
+    """Print the findings as a table."""
     try:
         from rich.table import Table
         from rich.text import Text
 
         from hpcbench.report.terminal import console
     except ImportError:
-        # What is missing stands in the findings.
+        # The findings name the missing packages.
         for finding in findings:
             print(f"{finding.state:4} {finding.check:10} {finding.text}")
             if finding.advice:
@@ -71,6 +87,6 @@ def show(findings: Sequence[Finding]) -> None:
             Text(finding.text),
         )
         if finding.advice:
-            # On a line of its own: a command that can be copied whole.
+            # On a separate line, so that a command can be copied.
             table.add_row("", "", Text(f"-> {finding.advice}", "bold"))
     console().print(table)

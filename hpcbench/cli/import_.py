@@ -1,4 +1,4 @@
-"""``hpcbench import``."""
+"""The command ``hpcbench import``."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hpcbench.settings_hash import IMPORTED
 from hpcbench.texts import one_line, shown_reason
 from hpcbench.threads import cap_threads
 
-# Seconds from one line about an import's progress to the next.
+# Seconds between two lines of progress.
 _INTERVAL = 10.0
-# Crystals that are named in a line.
+# Most crystals that a line names.
 _NAMED = 10
 
 
@@ -39,7 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Make a store of phonons that others computed."""
+    """Make a store of phonons that others computed; return 1 if some crystals failed."""
     cap_threads()
     from hpcbench.interop.finding import find
     from hpcbench.interop.importing import import_config, import_found

@@ -1,4 +1,4 @@
-"""``hpcbench merge``."""
+"""The command ``hpcbench merge``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the crystals of several stores into a new one."""
+    """Write the crystals of several stores into a new one; return the exit code."""
     from hpcbench.maintenance.merge import merge
     from hpcbench.report.wording import earlier_words
 

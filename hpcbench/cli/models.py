@@ -1,4 +1,4 @@
-"""``hpcbench models``."""
+"""The command ``hpcbench models``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """List potentials, or fetch weights."""
+    """List potentials, or fetch weights; return the exit code."""
     if options.action == "fetch":
         from hpcbench.potentials.fetch import fetch_weights
 

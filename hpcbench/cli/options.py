@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options of several commands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,20 @@ from hpcbench.config_loading import DEFAULT_FILE
 def add_settings(
     parser: argparse.ArgumentParser, only: tuple[str, ...] | None = None
 ) -> dict[str, Any]:
-    """An option for each setting, or for those named; returns the groups by name."""
+    """Add an option for each setting.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        The parser of the command.
+    only : tuple of str, optional
+        Names of the settings to add, if not all.
+
+    Returns
+    -------
+    dict
+        The groups of options by name.
+    """
     groups: dict[str, Any] = {}
     for setting in settings():
         if setting.name == "sources" or (only is not None and setting.name not in only):
@@ -54,7 +67,15 @@ def _add_setting(group: Any, setting: dataclasses.Field[Any]) -> None:
 
 
 def add_store(parser: argparse.ArgumentParser, *, positional: bool = True) -> None:
-    """Add the store that a command is about, as an argument or as ``--store``."""
+    """Add an argument for the store of a command.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        The parser of the command.
+    positional : bool
+        Whether to add it without a flag; else as ``--store``.
+    """
     text = f"the store (default: that of {DEFAULT_FILE}, else store.h5)"
     if positional:
         parser.add_argument("store", nargs="?", metavar="STORE", help=text)
@@ -70,14 +91,14 @@ def add_force(parser: argparse.ArgumentParser) -> None:
 
 
 def count(text: str) -> int:
-    """Return a number of things, for argparse."""
+    """Parse a number, 0 included, for argparse."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a number, not {text!r}")
     return int(text)
 
 
 def positive(text: str) -> int:
-    """Return a number of ranks, for argparse."""
+    """Parse a positive number of ranks, for argparse."""
     number = int(text) if text.isdecimal() else 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected a number of ranks, not {text!r}")

@@ -1,4 +1,4 @@
-"""The commands and their options. Loads nothing heavy: ``--help`` must be instant."""
+"""The parser of the command line. Loads no large package, so that ``--help`` is instant."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ exit codes: 0 done, 1 some crystals failed, 2 wrong use, 3 wrong environment,
 
 
 class Parser(argparse.ArgumentParser):
-    """As argparse's, but its complaints name what is near (argparse's own do from Python 3.14)."""
+    """An argparse parser whose errors name the nearest word (argparse does from Python 3.14)."""
 
     def parse_words(self, words: Sequence[str]) -> argparse.Namespace:
-        """Parse a command line; ends the process with a sentence if it is wrong."""
+        """Parse a command line; end the process with a message if it is wrong."""
         options, unknown = self.parse_known_args(words)
         if unknown:
             parser = self._commands.choices.get(options.command, self)
@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
         return options
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, with a hint at the nearest choice, and where help is."""
+        """Print an error with the nearest choice and the help, and end the process."""
         found = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
         if found:
             word = found.group(1)
@@ -61,7 +61,20 @@ class Parser(argparse.ArgumentParser):
 
 
 def hint_at(word: str, known: Sequence[str]) -> str:
-    """A question about the nearest known word, to be put behind a complaint; or nothing."""
+    """Return a hint at the nearest known word, to end an error message with.
+
+    Parameters
+    ----------
+    word : str
+        The wrong word.
+    known : sequence of str
+        The known words.
+
+    Returns
+    -------
+    str
+        Empty if no word is near.
+    """
     near = difflib.get_close_matches(word, known, 1)
     return f": did you mean {near[0]}?" if near else ""
 
@@ -78,7 +91,7 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for name, command in COMMANDS.items():
         description = command.DESCRIPTION
-        # Texts of several paragraphs are printed as they are written.
+        # Texts of several lines keep their line breaks.
         formatter = (
             argparse.RawDescriptionHelpFormatter if "\n" in description else argparse.HelpFormatter
         )

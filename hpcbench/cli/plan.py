@@ -1,4 +1,4 @@
-"""``hpcbench plan``."""
+"""The command ``hpcbench plan``."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Predict, and print a table or JSON."""
+    """Print the predicted costs as a table or JSON; return the exit code."""
     from hpcbench.cli.as_rank import config_of
     from hpcbench.limits import Limits
     from hpcbench.planning.costs import load_cost_model
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def as_json(prediction: Prediction) -> dict[str, Any]:
-    """The prediction as JSON types; times in seconds, memory in bytes."""
+    """Return a prediction as JSON types; times in seconds, memory in bytes."""
     total, least, most = prediction.rank_seconds
     rates = prediction.rates
     return {
@@ -94,7 +94,7 @@ def as_json(prediction: Prediction) -> dict[str, Any]:
 
 
 def _weights(config: RunConfig) -> str:
-    """The weights' SHA-256: empty where they are not on this machine, and need not be."""
+    """Return the weights' SHA-256; empty if they are not on this machine but can be fetched."""
     from hpcbench.errors import PotentialError
     from hpcbench.potentials.registry import (
         check_derivative,

@@ -1,4 +1,4 @@
-"""``hpcbench reanalyse``."""
+"""The command ``hpcbench reanalyse``."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Analyse a store again, as one rank of the world that this process belongs to."""
+    """Analyse a store again, as one rank of its world; return the exit code."""
     from hpcbench.cli.as_rank import as_a_rank
 
     def prepare() -> tuple[RunConfig, Reanalysis]:

@@ -1,4 +1,4 @@
-"""``hpcbench repair``."""
+"""The command ``hpcbench repair``."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Make a store of what is intact; 1 if results are lost."""
+    """Make a store of the intact rows of a damaged one; return 1 if results are lost."""
     from hpcbench.maintenance.repair import repair
 
     store = Path(store_path(options.store))
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _names(store: Path) -> dict[str, str]:
-    """Names for people, by id, from the list of the run."""
+    """Return the names of crystals by id, from the list of the run."""
     from hpcbench.errors import StoreError
     from hpcbench.store.run_folder import RunFolder
     from hpcbench.store.table_reader import TableReader

@@ -1,4 +1,4 @@
-"""``hpcbench report``."""
+"""The command ``hpcbench report``."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the report: a page, JSON, figures."""
+    """Write the report as a page, JSON or figures; return the exit code."""
     from hpcbench.scheduler.shutdown import consolidate_if_idle
     from hpcbench.store.reader import Store
 
     path = store_path(options.store)
-    # A launch of which a rank was killed leaves its segments: nothing else joins them.
+    # A launch with a killed rank leaves segments that are not joined yet.
     consolidate_if_idle(path)
     try:
         from hpcbench.report.html import write_report

@@ -1,4 +1,4 @@
-"""``hpcbench run``."""
+"""The command ``hpcbench run``."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     groups["input and output"].add_argument(
         "--where", action="store_true", help="only check the settings and print the store's path"
     )
-    # For launch.sh --stage.
+    # Used by launch.sh --stage.
     parser.add_argument("--where-weights", action="store_true", help=argparse.SUPPRESS)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Compute, as one rank of the world that this process belongs to."""
+    """Compute a run, as one rank of its world; return the exit code."""
     from hpcbench.cli.as_rank import as_a_rank, config_of, weights_path
 
     if options.where:

@@ -1,4 +1,4 @@
-"""``hpcbench show``."""
+"""The command ``hpcbench show``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print a crystal's data and draw its bands."""
+    """Print a crystal's data and draw its bands; return 1 if it has none."""
     from hpcbench.report.terminal import draw_bands, print_crystal
     from hpcbench.store.reader import Store
     from hpcbench.store.schema import DONE

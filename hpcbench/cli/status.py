@@ -1,4 +1,4 @@
-"""``hpcbench status``."""
+"""The command ``hpcbench status``."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from hpcbench.events import Progress, ProgressReader
 
 WATCH_INTERVAL = 0.5
-# Seconds without an event after which a launch that did not end counts as killed, until it shows
-# itself again.
+# Seconds without an event after which a launch that did not end counts as killed, until it logs
+# another event.
 SILENCE = 60.0
 
 
@@ -44,7 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print, draw, or tell by the exit code how far a run has come."""
+    """Print or draw the progress of a run; return it as the exit code if asked to."""
     path = store_path(options.store)
     if options.watch:
         _watch(path)
@@ -86,7 +86,7 @@ def _print_status(path: str, *, ranks: bool) -> None:
 
 
 def _reader(path: str) -> ProgressReader:
-    """Follows a run, and knows what the crystals that its latest launch found were to cost."""
+    """Return a reader of a run's progress, with predicted costs of its latest launch."""
     from hpcbench.events import ProgressReader
     from hpcbench.planning.calibration import listed_costs
     from hpcbench.store.reader import Store
@@ -94,7 +94,7 @@ def _reader(path: str) -> ProgressReader:
 
     folder = RunFolder(path)
     if not folder.path.exists():
-        # It may begin yet.
+        # The run may still begin.
         return ProgressReader(folder.events)
     store = Store(path)
     seen = ProgressReader(store.folder.events).read().seen
@@ -106,9 +106,19 @@ def _reader(path: str) -> ProgressReader:
 
 
 def signs_of_life(progress: Progress, folder: Path) -> dict[int, float]:
-    """Seconds since each rank showed itself, by an event or its heartbeat in ``folder``.
+    """Return the seconds since the last event or heartbeat of each rank.
 
-    Infinite where its process ran on this machine and is gone.
+    Parameters
+    ----------
+    progress : Progress
+        The launch, from its event logs.
+    folder : Path
+        The folder of heartbeats.
+
+    Returns
+    -------
+    dict
+        Seconds by rank; infinite if its process ran on this machine and has ended.
     """
     import psutil
 
@@ -128,7 +138,7 @@ def _watch(path: str) -> None:
 
     reader = _reader(path)
     first = reader.read()
-    # A launch that ended, or was killed, is yesterday's: wait for the one that begins.
+    # A launch that ended, or was killed, is not drawn: wait for the next one.
     over = first.ended == first.ranks or time.time() - first.latest > SILENCE
     old, last_seen = first.launch, first.latest
     with watch_bar() as update:
@@ -136,7 +146,7 @@ def _watch(path: str) -> None:
             progress = reader.read()
             over = over and progress.latest == last_seen
             if progress.launch != old:
-                # It has a list of its own.
+                # The new launch has another list.
                 old, reader = progress.launch, _reader(path)
                 over = False
             elif not over:

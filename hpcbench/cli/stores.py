@@ -1,4 +1,4 @@
-"""Stores that commands are about, and how far their runs have come."""
+"""The store of a command, and the progress of its run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ AGAIN = "the same hpcbench run computes what is missing"
 
 
 def store_path(given: str | None) -> str:
-    """The store that a command is about."""
+    """Return the path of a command's store: as given, else that of the settings."""
     if given is not None:
         return given
     file = DEFAULT_FILE if Path(DEFAULT_FILE).is_file() else None
@@ -22,20 +22,20 @@ def store_path(given: str | None) -> str:
 
 
 def exit_code(path: str) -> int:
-    """0 if all crystals are done, 1 if all are finished but some failed, 75 otherwise."""
+    """Return 0 if all crystals are done, 1 if all are finished but some failed, else 75."""
     from hpcbench.store.reader import Store
 
     store = Store(path)
     unfinished, failed, _ = counts(store)
     folder = store.folder
-    # Killed before the list was written: nobody knows yet what there is to do.
+    # A run killed before it wrote its list is not finished either.
     if unfinished or not (folder.crystals.exists() or folder.store.exists()):
         return 75
     return 1 if failed else 0
 
 
 def counts(store: Store) -> tuple[int, int, int]:
-    """Crystals that want computing, that failed or could not be read, and that are stable."""
+    """Count crystals that are unfinished, that failed or are unreadable, and that are stable."""
     from hpcbench.store.schema import FAILED, UNREADABLE
 
     table = store.table

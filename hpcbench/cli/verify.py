@@ -1,4 +1,4 @@
-"""``hpcbench verify``."""
+"""The command ``hpcbench verify``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hpcbench.cli.stores import store_path
 from hpcbench.counting import counted
 from hpcbench.texts import one_line, shown_reason
 
-# Seconds between two lines about how far it has come.
+# Seconds between two lines of progress.
 _PAUSE = 10.0
 
 
@@ -46,7 +46,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check a store; 1 if something is wrong with it."""
+    """Check a store; return 1 if something is wrong with it."""
     from hpcbench.maintenance.verify import verify
     from hpcbench.report.wording import earlier_words
     from hpcbench.store.faults import left_alone
