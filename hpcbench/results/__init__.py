@@ -1,1 +1,1 @@
-"""Rows and columns of what was computed: made from physics, and computed again from a row."""
+"""Rows and columns of results: made from physics, or computed again from stored rows."""

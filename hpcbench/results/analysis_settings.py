@@ -1,4 +1,4 @@
-"""Settings of the analysis of forces, from those of a run."""
+"""Settings of the analysis of forces, taken from those of a run."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def phonon_settings(config: RunConfig, protocol: Protocol | None = None) -> Phon
     Parameters
     ----------
     config : RunConfig
-        Of the run.
+        Settings of the run.
     protocol : Protocol, optional
-        Another one than the run's.
+        Another protocol than the run's.
     """
     protocol = protocol or config.protocol_definition
     return PhononSettings(
@@ -38,22 +38,23 @@ def phonon_settings(config: RunConfig, protocol: Protocol | None = None) -> Phon
 def analysis_settings(
     config: RunConfig, protocol: Protocol | None = None
 ) -> tuple[PhononSettings, str, Keep]:
-    """Return how forces are analysed.
+    """Return the settings of the analysis of forces.
 
     Parameters
     ----------
     config : RunConfig
-        Of the run.
+        Settings of the run.
     protocol : Protocol, optional
-        Another one than the run's: that which a run computes beside its own.
+        Another protocol than the run's: the one that is computed beside it.
 
     Returns
     -------
-    PhononSettings
-    str
-        Name of the criterion whose answer is the verdict.
-    Keep
-        What of the results is stored.
+    settings : PhononSettings
+        Settings that phonons depend on.
+    criterion : str
+        Name of the criterion that gives the verdict.
+    keep : Keep
+        Results to store.
     """
     keep = Keep(config.keep_forces, config.band_dtype, config.keep_dos)
     criterion = str(config.criterion) if protocol is None else protocol.criterion

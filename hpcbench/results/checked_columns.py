@@ -1,4 +1,4 @@
-"""Columns of a crystal whose interpolated frequencies were compared with computed ones."""
+"""Columns of a crystal after its interpolated frequencies were compared with computed ones."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _SAME = 1e-6  # of q, in reciprocal lattice vectors
 
 @dataclass(frozen=True, eq=False)
 class Checked:
-    """Frequencies that were interpolated and computed.
+    """Comparison of interpolated with computed frequencies.
 
     Attributes
     ----------
     error : float
         Largest difference in THz.
     computed : tuple of AtQ
-        What was computed.
+        The computed frequencies.
     cost : int
-        Real columns.
+        Number of real columns of linear response.
     elastic : mapping
         The columns of elastic constants.
     """
@@ -43,7 +43,17 @@ class Checked:
 def surely_below(columns: Mapping[str, Any], settings: PhononSettings) -> list[NDArray[np.float64]]:
     """Return the q at which a frequency below the threshold of ``exact-q`` was computed.
 
-    ``columns`` are those of :func:`checked_columns`.
+    Parameters
+    ----------
+    columns : mapping
+        From :func:`checked_columns`.
+    settings : PhononSettings
+        With the exact criterion.
+
+    Returns
+    -------
+    list of ndarray, shape (3,)
+        In reciprocal lattice vectors.
     """
     (exact,) = (one for one in settings.criteria if one.name == EXACT)
     if columns[column_of(EXACT)] != UNSTABLE:
@@ -71,19 +81,21 @@ def checked_columns(
     Parameters
     ----------
     columns : mapping
-        Those of :func:`hpcbench.results.phonon_columns.phonon_columns`.
+        From :func:`hpcbench.results.phonon_columns.phonon_columns`.
     analysed : Analysed
-        What they are from.
+        The analysis that gave these columns.
     checked : Checked
-        From :func:`compare`.
+        From :func:`hpcbench.engine.response_tasks.compare`.
+    settings : PhononSettings
+        With the exact criterion.
     criterion : str
-        The one whose answer is the verdict.
+        Name of the criterion that gives the verdict.
     """
     (exact,) = (one for one in settings.criteria if one.name == EXACT)
     column = column_of(EXACT)
     changed: dict[str, Any] = {}
-    # Nothing between the q of the supercell changes what is sure at them, or what rounding, the
-    # length of displacements or forces that hold nothing leave open there.
+    # Frequencies at other q do not change a verdict that is sure at the q of the supercell, or
+    # that is open there for rounding, the length of displacements, or missing restoring forces.
     is_open = analysed.exact_cause in (BETWEEN_Q, LONG_WAVES)
     if is_open or columns[column] == STABLE:
         known = np.concatenate(
@@ -121,6 +133,14 @@ def checked_columns(
 
 
 def is_among(qpoint: NDArray[np.float64], known: NDArray[np.float64]) -> bool:
-    """Tell whether a q (3,) is one of those known (nq, 3), but for a reciprocal lattice vector."""
+    """Tell whether a q equals one of several, up to a reciprocal lattice vector.
+
+    Parameters
+    ----------
+    qpoint : ndarray, shape (3,)
+        In reciprocal lattice vectors.
+    known : ndarray, shape (nq, 3)
+        In reciprocal lattice vectors.
+    """
     apart = known - qpoint
     return bool((np.abs(apart - np.rint(apart)).max(axis=1) < _SAME).any())

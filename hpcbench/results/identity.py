@@ -1,4 +1,4 @@
-"""Columns that say which crystal a row is, and the crystal of a row of a run's list."""
+"""Columns that identify the crystal of a row, and the crystal of a row of a run's list."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def crystal_of(row: Mapping[str, Any]) -> Crystal:
         row["positions"],
         row["numbers"],
         row["supercell_matrix"] if row["has_supercell"] else None,
-        # The list of a run that an older version began does not have them.
+        # Lists of older versions do not have this column.
         from_json(row.get("nac_params", "")),
         row["masses"] if len(row.get("masses", ())) else None,
     )
 
 
 def identity(crystal: Crystal) -> dict[str, Any]:
-    """Return the columns of a row that say which crystal it is."""
+    """Return the columns that identify the crystal of a row."""
     return {
         "id": crystal.id,
         "name": crystal.name,

@@ -1,4 +1,4 @@
-"""What a row of the store says of a crystal's phonons. Loads neither torch nor MPI."""
+"""Columns of a crystal's phonons in the store. Loads neither torch nor MPI."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from hpcbench.store.schema import BY_DISPLACEMENT, COARSE_MESH, LOW_SUPERCELL, U
 
 @dataclass(frozen=True, eq=False)
 class Analysed:
-    """What the forces on a crystal's supercells come to.
+    """Results of the analysis of a crystal's forces.
 
     Attributes
     ----------
     columns : dict
-        Of its row.
+        Columns of its row.
     suspicions : Suspicions
-        Where interpolated frequencies are negative that computed ones may not be.
+        The q where interpolated frequencies are negative, and computed ones may not be.
     exact_cause : str
-        Why ``exact-q`` has no answer; empty if it has.
+        The cause if the verdict of ``exact-q`` is undetermined; else empty.
     forces : ndarray, shape (ncopies, natoms, 3)
-        Those, in eV/A; not brought back from a worker process.
+        The forces in eV/A; empty in the result of a worker process.
     """
 
     columns: dict[str, Any]
@@ -49,16 +49,16 @@ class Analysed:
 
 @dataclass(frozen=True)
 class Keep:
-    """What of the results is kept, and how exactly.
+    """Choice of the results to store, and of their precision.
 
     Attributes
     ----------
     forces : bool
-        The forces of the displaced supercells.
+        Whether to store the forces of the displaced supercells.
     band_dtype : str
         Precision of the bands. ``float32`` also rounds them to ``BAND_STEP``.
     dos : bool
-        The phonon density of states.
+        Whether to store the phonon density of states.
     """
 
     forces: bool
@@ -67,11 +67,11 @@ class Keep:
 
 
 BAND_STEP = 2.0**-17
-"""In THz: digits of bands beyond it are noise, which takes a tenth of their room."""
+"""Step in THz to which bands are rounded: finer digits are noise, and take a tenth of the room."""
 
 
 def rounded_bands(frequencies: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Frequencies in THz, rounded to ``BAND_STEP`` and to single precision."""
+    """Return frequencies in THz, rounded to ``BAND_STEP`` and to single precision."""
     return (np.round(frequencies / BAND_STEP) * BAND_STEP).astype(np.float32)
 
 
@@ -83,9 +83,9 @@ def phonon_columns(result: PhononResult, criterion: str, keep: Keep) -> dict[str
     result : PhononResult
         Spectra, verdicts and thermal properties.
     criterion : str
-        Name of the criterion whose answer is the verdict.
+        Name of the criterion that gives the verdict.
     keep : Keep
-        What is among the columns beside force constants and verdicts.
+        Columns to return besides force constants and verdicts.
     """
     phonon, mesh = result.phonon, result.mesh
     if mesh.change > COARSE_MESH:
@@ -149,7 +149,7 @@ def phonon_columns(result: PhononResult, criterion: str, keep: Keep) -> dict[str
     }
     modes = result.unstable_modes
     if criterion == EXACT:
-        # What is only interpolated decides nothing.
+        # The verdict does not depend on interpolated frequencies.
         modes = imaginary_modes([result.lowest_modes["commensurate"]])
     columns |= mode_columns(modes)
     character = result.character
@@ -177,7 +177,7 @@ _NOT_SMOOTH = (
     "potential not smooth: shorter displacements do not converge, and the phonons are those of the "
     "displacements as they are"
 )
-# How notes begin that phonon_columns makes.
+# Beginnings of the notes that phonon_columns makes.
 _OF_PHONONS = (
     "interpolated frequencies",
     "supercell only",
@@ -188,14 +188,14 @@ _OF_PHONONS = (
 
 
 def joined_notes(before: str, of_phonons: str) -> str:
-    """Return a row's notes, with those that its phonons give in place of earlier ones of phonons.
+    """Return a row's notes, with the notes on its phonons replaced.
 
     Parameters
     ----------
     before : str
-        Notes of the row until now.
+        Notes of the row so far.
     of_phonons : str
-        From :func:`phonon_columns`.
+        The new notes, from :func:`phonon_columns`.
     """
     kept = [note for note in before.split("; ") if not note.startswith(_OF_PHONONS)]
     return "; ".join(filter(None, (*kept, of_phonons)))
@@ -218,16 +218,18 @@ def decided_columns(
     computed: Sequence[AtQ],
     settings: PhononSettings,
 ) -> dict[str, Any]:
-    """Return the columns of a row whose suspicions were computed.
+    """Return the columns of a row after frequencies at suspicious q were computed.
 
     Parameters
     ----------
     columns : mapping
-        Those of :func:`phonon_columns`, with ``exact-q`` as the criterion of the verdict.
+        From :func:`phonon_columns`, with ``exact-q`` as the criterion of the verdict.
     found : Suspicions
-        Of the same result.
+        Suspicious q of the same result.
     computed : sequence of AtQ
-        Of the q that were chosen.
+        Computed frequencies at the chosen q.
+    settings : PhononSettings
+        With the exact criterion.
     """
     (criterion,) = (one for one in settings.criteria if one.name == EXACT)
     answer = decide(found, computed, criterion.threshold)
@@ -258,5 +260,5 @@ def decided_columns(
 
 
 def exact_cause(result: PhononResult) -> str:
-    """Return why ``exact-q`` has no answer; empty if it has."""
+    """Return the cause if the verdict of ``exact-q`` is undetermined; else an empty string."""
     return holding(result.phonon).cause or result.undetermined.get(EXACT, "")

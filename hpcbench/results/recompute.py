@@ -1,4 +1,4 @@
-"""What follows from a crystal's force constants, computed again."""
+"""Computation of derived results again, from stored force constants."""
 
 from __future__ import annotations
 
@@ -53,24 +53,24 @@ def columns_again(
     Parameters
     ----------
     row : mapping
-        Of a crystal that is done, with its cells and force constants.
+        Row of a crystal that is done, with its cells and force constants.
     settings : mapping
-        Of its store, or others.
+        Settings of its store, or of a reanalysis.
     keep : Keep
-        What of the results is kept.
+        Results to return.
 
     Returns
     -------
     dict
-        Columns of origin ``DERIVED``, those of origin ``NOISE`` where the displacements of the row
-        are known, and ``notes``.
+        Columns of origin ``DERIVED``; those of origin ``NOISE`` if the displacements of the row
+        are known; and ``notes``.
 
     Raises
     ------
     HpcbenchError
-        If phonopy cannot compute them, or orders the supercell otherwise.
+        If phonopy cannot compute them, or orders the atoms of the supercell in another way.
     KeyError
-        If the settings are not those of a run.
+        If a setting of a run is missing.
     """
     protocol = PROTOCOLS[settings["protocol"]]
     criterion = settings["criterion"]
@@ -79,7 +79,7 @@ def columns_again(
         criterion = protocol.criterion
     phonons = PhononSettings(
         primitive_matrix=protocol.primitive_matrix,
-        # An import has none, and nothing here depends on it.
+        # Imports have no such setting, and nothing here depends on it.
         displacement=settings.get("displacement", math.nan),
         symprec=settings["symprec"],
         band_points=settings["band_points"],
@@ -92,7 +92,7 @@ def columns_again(
         most_qpoints=settings.get("q_checks", RunConfig.q_checks),
     )
     phonon = phonopy_of(row, settings["symprec"])
-    # An older store does not have it.
+    # Older stores do not have these columns.
     noise = {place: float(row.get(f"noise_{place}", math.nan)) for place in PLACES}
     known = Noise(
         float(row.get("force_noise", math.nan)),
@@ -104,7 +104,7 @@ def columns_again(
     origins, more = {Origin.DERIVED, Origin.NOISE}, {"notes"}
     if not result.noise.deviation:
         origins -= {Origin.NOISE}
-        # What could change it is known of the row.
+        # The row says which verdicts the noise could change.
         unsure = [name for name in row.get("within_noise", "").split(", ") if name]
         for name in unsure:
             columns[column_of(name)] = UNDETERMINED
@@ -116,7 +116,7 @@ def columns_again(
         if columns["verdict"] == UNDETERMINED:
             columns["cause"] = columns["cause"] or row.get("cause", "")
     if row.get("cause") == LENGTH and math.isnan(row.get("nonlinearity", math.nan)):
-        # What an extrapolation leaves is known to the run alone.
+        # The error after an extrapolation of displacements is not stored: take the row's verdicts.
         kept = {name for name in row.get("within_noise", "").split(", ") if name}
         for name in kept & {one.name for one in phonons.criteria}:
             columns[column_of(name)] = UNDETERMINED
@@ -141,11 +141,11 @@ def _as_computed(
     found: Suspicions,
     settings: PhononSettings,
 ) -> dict[str, Any]:
-    """Return columns with what was computed at rational q, where these are those that decide."""
+    """Return columns with frequencies computed at rational q, if these q are the chosen ones."""
     cause = row.get("cause", "")
     computed = _computed(row, settings)
     if not computed or (row.get("verdict", UNDETERMINED) == UNDETERMINED and not cause):
-        return {}  # none, or a damaged row that has lost what they came to
+        return {}  # none, or a damaged row that has lost its verdict
     by_q = {_key(one.mode.qpoint): one for one in computed}
     matched = [by_q.get(_key(suspicion.qpoint.coordinates)) for suspicion in found.chosen]
     if any(one.is_below for one in computed):
@@ -156,11 +156,11 @@ def _as_computed(
 
 
 def _computed(row: Mapping[str, Any], settings: PhononSettings) -> tuple[AtQ, ...]:
-    """Return what a row has of q that were computed one by one."""
+    """Return the frequencies of a row that were computed at single q."""
     qpoints = np.reshape(row.get("computed_qpoints", ()), (-1, 3))
     if not len(qpoints):
         return ()
-    # Of the verdict's criterion: of this one as well, if that is not sure of either.
+    # The cause is of the verdict's criterion; it holds for exact-q if that is within noise, too.
     cause = row.get("cause", "")
     if EXACT not in row.get("within_noise", "").split(", "):
         cause = ""
@@ -200,19 +200,21 @@ def _vectors(row: Mapping[str, Any]) -> NDArray[np.complex128]:
 def columns_without_nac(
     row: Mapping[str, Any], settings: Mapping[str, Any], keep: Keep = AS_STORED
 ) -> dict[str, Any]:
-    """Compute what a row with Born charges would be without them, from its force constants.
+    """Compute the columns of a row with Born charges again without them.
 
     Parameters
     ----------
-    row, settings
-        As :func:`columns_again` takes them.
+    row : mapping
+        Row of a crystal that is done, with its cells and force constants.
+    settings : mapping
+        Settings of its store.
     keep : Keep
-        What of the results is kept; forces are not.
+        Results to return, forces excepted.
 
     Raises
     ------
     HpcbenchError, KeyError
-        As :func:`columns_again`.
+        See :func:`columns_again`.
     """
     without = {**row, "nac_params": "", "within_noise": ""}
     return {**columns_again(without, settings, keep), "nac_params": ""}
@@ -221,10 +223,10 @@ def columns_without_nac(
 def analyse_stored(
     parent: Path, key: str, settings: Mapping[str, Any], keep: Keep
 ) -> list[dict[str, Any]]:
-    """Return the rows of a crystal, with what follows from its force constants by these settings.
+    """Analyse the stored force constants of a crystal again, with other settings.
 
-    Behind it are those of its history, and of the protocol that was computed beside, if any. The
-    verdict stays that of the computation that gave it in the run.
+    Returns the crystal's row, then the rows of its earlier computations and of the protocol
+    beside, if any. The computation that gives the verdict is the same as in the run.
 
     Parameters
     ----------
@@ -233,17 +235,17 @@ def analyse_stored(
     key : str
         Id of the crystal.
     settings : mapping
-        Of the reanalysis.
+        Settings of the reanalysis.
     keep : Keep
-        What of the results is kept.
+        Results to return.
 
     Raises
     ------
     HpcbenchError
-        As :func:`columns_again`.
+        See :func:`columns_again`.
     """
     store = _opened(parent)
-    # What an extrapolation leaves is known for the criteria of the run.
+    # The error after an extrapolation is known only for the criteria of the run.
     same = all(store.settings.get(n) == settings.get(n) for n in ("criterion", "criteria"))
     return [_analysed(store.row(one), settings, keep, same) for one in store.versions(key)]
 
@@ -252,7 +254,7 @@ def _analysed(
     row: Mapping[str, Any], settings: Mapping[str, Any], keep: Keep, same_criteria: bool
 ) -> dict[str, Any]:
     known = known_fields()
-    # A derived value that is not computed again is one of other settings.
+    # A derived value that is not computed again would belong to other settings.
     kept = {
         name: value
         for name, value in row.items()
@@ -261,7 +263,7 @@ def _analysed(
     }
     if row["status"] != DONE:
         return kept
-    # What noise could change is known for the store's own q-points and criteria, or computed.
+    # Take verdicts within noise from the row only for the same criteria, where they are known.
     is_known = math.isfinite(row.get("roughness", math.nan)) or row.get("derivative") == BY_RESPONSE
     within_noise = row.get("within_noise", "") if same_criteria and is_known else ""
     columns = columns_again({**row, "within_noise": within_noise}, settings, keep)

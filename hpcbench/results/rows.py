@@ -1,4 +1,4 @@
-"""A crystal's result as a row of the store, and a record as a row of the list of crystals."""
+"""Rows of the store: results and failures of crystals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def schema_of(result_settings: Mapping[str, Any], band_dtype: str = "float32") -
     Parameters
     ----------
     result_settings : mapping
-        The settings that decide results.
+        The settings that results depend on.
     band_dtype : str
         Precision in which bands are stored.
     """
@@ -49,13 +49,13 @@ def failed_row(crystal: Crystal, error: CrystalError, rank: int, provenance: str
     Parameters
     ----------
     crystal : Crystal
-        As it was read.
+        The crystal as it was read.
     error : CrystalError
-        Why.
+        The reason.
     rank : int
-        That tried it.
+        Number of the rank that computed it.
     provenance : str
-        Of the run, see :func:`provenance_of`.
+        Provenance of the run, see :func:`provenance_of`.
     """
     return {
         **identity(crystal),
@@ -77,15 +77,15 @@ def done_row(
     Parameters
     ----------
     crystal : Crystal
-        As it was read.
+        The crystal as it was read.
     relaxation : Relaxation
-        To the minimum whose phonons these are.
+        Its relaxation.
     columns : mapping
-        What its phonons give.
+        Columns of its phonons.
     rank : int
-        That computed it.
+        Number of the rank that computed it.
     provenance : str
-        Of the run, see :func:`provenance_of`.
+        Provenance of the run, see :func:`provenance_of`.
     """
     return {
         **identity(crystal),
@@ -123,11 +123,11 @@ class Computation:
     Attributes
     ----------
     kind : str
-        Of those in :mod:`hpcbench.store.schema`; ``FIRST`` of the first.
+        One of the kinds in :mod:`hpcbench.store.schema`; ``FIRST`` for the first.
     columns : mapping
-        What its phonons give.
+        Columns of its phonons.
     in_double : bool
-        Whether its forces are in double precision, of a run that is in single.
+        Whether its forces are in double precision, in a run in single precision.
     """
 
     kind: str
@@ -138,18 +138,18 @@ class Computation:
 def rows_of(
     common: Mapping[str, Any], computations: Sequence[Computation], provenance: str
 ) -> list[dict[str, Any]]:
-    """Return the row of a crystal, and behind it those of its history.
+    """Return the row of a crystal, followed by the rows of its earlier computations.
 
-    The last computation decides: all that the crystal's row says of its phonons is from it alone.
+    All columns of phonons in the crystal's row are those of the last computation.
 
     Parameters
     ----------
     common : mapping
-        What is the same for all of them: who the crystal is, its relaxation, what was noted.
+        Columns that are the same for all of them: of the crystal, its relaxation, and notes.
     computations : sequence of Computation
-        In the order in which they were done, the first one of kind ``FIRST``, each kind once.
+        In the order of their computation; the first is of kind ``FIRST``, each kind comes once.
     provenance : str
-        Of the run, see :func:`provenance_of`.
+        Provenance of the run, see :func:`provenance_of`.
     """
     *history, last = (_computed(common, computation, provenance) for computation in computations)
     if not history:
@@ -158,9 +158,14 @@ def rows_of(
 
 
 def row_of(row: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """Return a row that belongs to the crystal's own.
+    """Return a further row of a crystal, which names the crystal's own row as its parent.
 
-    ``what`` is a kind of computation, ``BESIDE`` or ``WITHOUT_NAC``.
+    Parameters
+    ----------
+    row : mapping
+        Columns of the row, with the id of the crystal.
+    what : str
+        A kind of computation, ``BESIDE`` or ``WITHOUT_NAC``.
     """
     return {**row, "id": f"{row['id']}{AGAIN}{what}", "parent": row["id"], "again": what}
 
@@ -181,7 +186,7 @@ def _computed(
 
 
 def provenance_of(info: PotentialInfo) -> str:
-    """Versions, device and weights behind a result, as JSON."""
+    """Return the versions, device and weights that results depend on, as JSON."""
     values = deciding_versions() | {
         "python": platform.python_version(),
         "potential": info.name,
