@@ -39,8 +39,7 @@ Workflow = Generator[Request, Any, list[dict[str, Any]]]
 # Most tasks for each worker process that feed the potential, and most analyses: enough to keep the
 # process busy, few enough for the memory.
 MOST_FEEDING, MOST_ANALYSES = 3, 16
-# Crystals that at least are ready to relax while others do, to take the place of one that is
-# done.
+# Fewest crystals to keep ready to relax, for the places of those that are done.
 READY = 2
 # Seconds after which a waiting thread checks whether the run was asked to stop.
 POLL = 0.2
@@ -387,10 +386,7 @@ class Pipeline:
 
     @contextlib.contextmanager
     def _pass(self, stage: str) -> Iterator[dict[Any, float]]:
-        """Divide the time and the warnings of a pass among its crystals.
-
-        Yields a mapping to fill with the cost of each crystal, by number.
-        """
+        """Divide time and warnings of a pass among its crystals; yield a dict for their costs."""
         costs: dict[Any, float] = {}
         start = time.monotonic()
         place = RELAXATION if stage == RELAXATION else FORCES

@@ -115,7 +115,7 @@ class _Place:
 
 
 def _parents(reader: TableReader) -> Sequence[str]:
-    """The crystal's id of each row: its own, or that of the crystal that it belongs to."""
+    """Return the crystal's id of each row: its own, or that of its parent."""
     ids = reader.column("id")
     if "parent" not in [field.name for field in reader.schema.columns]:
         return list(ids)
@@ -154,7 +154,7 @@ def _chosen(
 
 
 def _worth(status: str) -> int:
-    """A result is worth more than a failure, and that more than what was not computed."""
+    """Return the precedence of a row: results before failures, and those before unfinished ones."""
     return {DONE: 2, FAILED: 1}.get(status, 0)
 
 

@@ -186,6 +186,8 @@ def gated_slopes(
 
     Parameters
     ----------
+    layers : GatedLayers
+        Weights of the MLP.
     atoms, edges : Tensor, shape (natoms, U), (nedges, U)
         Features.
     ends : Tensor, shape (2, nedges)
@@ -250,11 +252,16 @@ def gated_tangent(
 
     Parameters
     ----------
+    gated : Gated
+        The MLP with its slopes, from :func:`gated_slopes`.
     atoms : Tensor, shape (natoms, ncolumns, U), or None
-        Changes of features, if there are any.
+        Changes of the features of atoms, if there are any.
     edges : Tensor, shape (nedges, ncolumns, U)
+        Changes of the features of edges.
     ends : Tensor, shape (2, nedges)
         Centre and neighbour of each edge.
+    phases : Phases
+        Phases of the edges.
     """
     layers = gated.layers
     units = layers.value.shape[0]

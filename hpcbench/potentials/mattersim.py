@@ -366,7 +366,7 @@ class MatterSim:
             return probe(self._probe_pass, self.device, largest)
 
     def _probe_pass(self, cost: int) -> int:
-        """A pass of about this cost; returns what it cost."""
+        """Run a pass of about this cost, and return its cost."""
         batch = made_up_crystals(cost, self.device)
         neighbours = neighbour_list(batch, self._model.cutoff)
         self._model(batch.numbers, neighbours.edges, edge_vectors(batch, neighbours))

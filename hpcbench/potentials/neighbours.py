@@ -270,7 +270,7 @@ def _blocks(batch: Structures, atoms: _Wrapped, radius: float) -> _Blocks:
 
 
 def _chunks(batch: Structures, blocks: _Blocks) -> Iterator[tuple[int, int]]:
-    """Runs of blocks whose distances fit into a chunk, as first and end."""
+    """Yield runs of blocks whose distances fit into a chunk, as first and end."""
     limit = CHUNK_DISTANCES.get(batch.positions.device.type, CHUNK_DISTANCES["cuda"])
     images = blocks.images.tolist()
     first = 0
@@ -303,7 +303,7 @@ class _Found:
 
 
 def _within(batch: Structures, atoms: _Wrapped, blocks: _Blocks, radius: float) -> _Found:
-    """What is within the radius of the atoms of these blocks."""
+    """Return the neighbours of the atoms of these blocks within the radius."""
     device = batch.positions.device
     nblocks = len(blocks.structure)
     # Every block with every atom of its structure: how many images, along each axis?

@@ -72,7 +72,7 @@ def _self_test(potential: Potential) -> float:
 
 
 def _structures(potential: Potential) -> Sequence[Atoms]:
-    """Some small distorted crystals that the potential can compute, of different sizes."""
+    """Return small distorted crystals of different sizes that the potential can compute."""
     candidates = [
         bulk("NaCl", "rocksalt", a=5.64),
         bulk("Si", "diamond", a=5.43, cubic=True),

@@ -73,7 +73,7 @@ def consolidate(folder: RunFolder, schema: Schema, settings: Mapping[str, Any]) 
 
 
 def _consolidate(folder: RunFolder, schema: Schema, settings: Mapping[str, Any]) -> int:
-    """The same without damaged segments.
+    """Consolidate a folder without damaged segments.
 
     Of two results for one crystal the first committed stays; crystals that could not be read
     or were set aside get their row from the list of crystals, and names and origins are as the
@@ -158,7 +158,7 @@ def _blocks(
     listed: Mapping[str, Row],
     seen: set[str],
 ) -> Iterator[Block]:
-    """What of the sources counts; the ids are added to ``seen``."""
+    """Yield the rows of the sources that count, and add their ids to ``seen``."""
     for path in sources:
         with TableReader(path) as reader:
             counting = dict(reader.keys(voided))

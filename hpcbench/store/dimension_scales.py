@@ -98,7 +98,7 @@ def _add_gallery(file: h5py.File) -> None:
 
 
 def _add_bands(file: h5py.File, gallery: h5py.Group, row: int) -> str:
-    """A group that draws the band structure of one crystal; returns its name."""
+    """Write a group that draws the band structure of one crystal; return its name."""
     values, start, end = _ragged(file, "band_frequencies", row)
     qpoints, first, last = _ragged(file, "band_qpoints", row)
     segments, a, b = _ragged(file, "band_segments", row)

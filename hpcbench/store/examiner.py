@@ -109,7 +109,7 @@ class Examiner(TableReader):
             yield Damage(path, first, end, what)
 
     def _blame(self, error: Exception) -> str:
-        """What an error says of the file; raises it if it says nothing."""
+        """Return a description of damage from an error; raise the error if it is of the system."""
         if is_of_system(error):
             raise error
         return f"{type(error).__name__}: {error}".splitlines()[0]

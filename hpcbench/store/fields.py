@@ -263,7 +263,7 @@ def _texts(values: Iterable[Any]) -> NDArray[Any]:
 
 
 def _storable(text: str) -> str:
-    """The text without what HDF5 cannot hold: NUL, and halves of characters."""
+    """Return the text without what HDF5 cannot hold: NUL, and halves of characters."""
     if text.isascii() and "\0" not in text:
         return text
     whole = text.encode("utf-8", "replace").decode("utf-8")

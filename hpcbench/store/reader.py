@@ -205,7 +205,7 @@ class Store:
             raise UsageError(f"{condition!r} is no condition on the table: {error}") from error
 
     def _some(self, ids: Iterable[str]) -> Store:
-        """A store with some of the rows, in the order of storage."""
+        """Return a store with some of the rows, in the order of storage."""
         some = copy.copy(self)
         some._selection, some._table = Selection(self._files, ids), None
         return some
@@ -284,7 +284,7 @@ class Store:
         raise UsageError(f"{words!r} stands for {len(matches)} crystals: {', '.join(matches[:5])}")
 
     def _find_of(self, key: str, what: str) -> str:
-        """The id of a computation of a crystal, or of the protocol beside."""
+        """Return the id of a computation of a crystal, or of the protocol beside."""
         others = self._files.others.get(key, ())
         if (wanted := f"{key}{AGAIN}{what}") in others:
             return wanted

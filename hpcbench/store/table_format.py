@@ -103,12 +103,12 @@ def fields_of(file: h5py.File, *, tolerant: bool) -> Iterator[tuple[str, Field]]
 
 
 def _field(name: str, item: h5py.Group | h5py.Dataset) -> Field | None:
-    """What an object in the file holds; ``None`` for one that this version does not know.
+    """Return the field of an object in the file; ``None`` if this version does not know it.
 
     Raises
     ------
     ValueError
-        If it holds what no field of this name does.
+        If the object has another kind than the field of this name.
     """
     kind = _attribute(item, "encoding-type")
     shape: tuple[int, ...] = ()
@@ -133,7 +133,7 @@ def _field(name: str, item: h5py.Group | h5py.Dataset) -> Field | None:
 
 
 def _attribute(item: h5py.Group | h5py.Dataset, name: str) -> str:
-    """A word about an object; empty if there is none."""
+    """Return a text attribute of an object; empty if there is none."""
     if name not in item.attrs or item.attrs.get_id(name).shape != ():
         return ""
     return str(item.attrs[name])
