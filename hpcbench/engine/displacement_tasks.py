@@ -57,7 +57,7 @@ def displace_supercell(
     atoms : Atoms
         The crystal.
     supercell_matrix : ndarray, shape (3, 3)
-        Its rows are the supercell's vectors in those of the cell.
+        The supercell, as phonopy defines it.
     settings : PhononSettings
         See :func:`hpcbench.phonons.calculate.prepare`.
     lengths : bool
