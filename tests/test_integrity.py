@@ -919,13 +919,15 @@ def parts_of_the_structure(data: bytes) -> list[int]:
     return [place for place in range(len(data)) if data[place : place + 4] in STRUCTURE]
 
 
-def of_force_constants(store: Path) -> int:
+def header_of(store: Path, path: str) -> int:
+    """Where in the file the header of an object lies."""
     with h5py.File(store) as file:
-        return int(h5py.h5o.get_info(file["ragged/force_constants/values"].id).addr)
+        return int(h5py.h5o.get_info(file[path].id).addr)
 
 
 @pytest.mark.parametrize(
-    "part", ["superblock", "group", "force constants", "blocks", "object headers", "everything"]
+    "part",
+    ["superblock", "group", "values", "lengths", "blocks", "object headers", "everything"],
 )
 def test_a_broken_structure_is_told_and_left_alone(
     store: Path, part: str, capsys: pytest.CaptureFixture[str]
@@ -934,7 +936,8 @@ def test_a_broken_structure_is_told_and_left_alone(
     places = {
         "superblock": [0],
         "group": [bytes(data).index(b"OHDR")],
-        "force constants": [of_force_constants(store)],
+        "values": [header_of(store, "ragged/force_constants/values")],
+        "lengths": [header_of(store, "ragged/force_constants/indptr")],
         "blocks": [place for place, _ in chunks_of(store, "integrity/rows")],
         "object headers": [p for p in parts_of_the_structure(data) if data[p : p + 4] == b"OHDR"],
         "everything": [p for p in parts_of_the_structure(data) if data[p : p + 4] != b"GCOL"],
