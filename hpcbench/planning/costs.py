@@ -199,7 +199,7 @@ def guess(model: str, kind: str) -> CostModel:
     """Rates before anything was measured; ``kind`` of device is ``cpu`` or ``cuda``."""
     spec = None
     with contextlib.suppress(ModelError):  # of a store from elsewhere, it may be unknown here
-        spec = known_potential(model) if model else None
+        spec = known_potential(model)
     rate = (spec.edges_per_second if spec else None) or GUESSED_RATE
     if kind == "cpu":
         return CostModel(1 / rate, 1 / rate, 0.1, 2e-5, 3.0, where="one core of a CPU")
