@@ -99,7 +99,7 @@ class Job:
         answer = self.cluster.ask("scontrol", "show", "job", number, "--oneliner")
         return dict(word.split("=", 1) for word in answer.split() if "=" in word)
 
-    def end_of(self, number: str, seconds: float = 60) -> dict[str, str]:
+    def end_of(self, number: str, seconds: float = 240) -> dict[str, str]:
         """The same, once it is over."""
         over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
         wait_until(lambda: self.state(number)["JobState"] in over, f"job {number}", seconds)
@@ -163,7 +163,7 @@ def test_survivors_of_rank_0_do_all_the_work(job: Job) -> None:
         os.kill(job.events(0)[0]["pid"], signal.SIGKILL)
         before = job.finished
         job.take(0)
-        process.wait(90)
+        process.wait(240)
     assert 0 < before < MANY
     assert job.all_are_done()
     assert all(job.events(rank)[-1]["event"] == "end" for rank in (1, 2, 3))
@@ -184,7 +184,7 @@ def test_the_walltimes_signal_reaches_all_ranks_and_the_job_goes_on(job: Job, by
     if by == "scancel":
         wait_until(lambda: at_work(job), "both ranks at work")
         ask_to_stop(job, number)
-    wait_until(lambda: job.state(number)["Restarts"] == "1", "the requeue", 80)
+    wait_until(lambda: job.state(number)["Restarts"] == "1", "the requeue", 240)
     job.take(0)
     for rank in (0, 1):
         assert job.events(rank)[-1]["event"] == "end"
