@@ -569,7 +569,7 @@ class TestRanks:
         store = tmp_path / "store.h5"
         words = ("--out", store, *QUICK)
         shutil.copy(undamaged, store)
-        shutil.copytree(f"{undamaged}.run", f"{store}.run")
+        shutil.copytree(f"{undamaged}.run", f"{store}.run", symlinks=True)
         with h5py.File(store) as file:
             chunk = file["ragged/force_constants/values"].id.get_chunk_info(0)
         with store.open("r+b") as stream:
