@@ -27,7 +27,8 @@ usage: ./launch.sh [-n RANKS] [--stage] [--dry-run] COMMAND [ARGUMENT...]
                         elsewhere (also in a PBS job) under mpiexec, with one rank plain Python;
                         the command is printed before it runs
   test [ARGUMENT...]    install what the tests need; lint, spelling, types, tests
-                        (with arguments: only pytest, with those)
+                        (with arguments: only pytest, with those; -m nightly: what takes too
+                        long for every day)
   setup [EXTRA...]      only install (extras: mpi, mpich, report, tables, chgnet, sevennet,
                         docs, dev; default: mpich report)
   status, show, report, export, models, doctor ...
@@ -81,7 +82,7 @@ run() {
 }
 
 tests() {
-    local step failed=
+    local failed=
     unset PYTHONSAFEPATH # pytest looks for the tests there
     choose_python "hpcbench pytest xdist codespell_lib" dev docs mpich report tables chgnet sevennet
     cd "$ROOT"
@@ -89,12 +90,28 @@ tests() {
         plainly -m pytest "$@"
         return
     fi
-    # The tests of a file stay together, as they share what is slow to make.
-    for step in "ruff check ." "ruff format --check ." codespell_lib mypy "pytest -n 2 --dist loadfile"; do
-        # shellcheck disable=SC2086  # several words
-        plainly -m $step || failed="$failed $step;"
-    done
+    # Beside the tests, which leave a core idle now and then.
+    told=$(mktemp)
+    lint >"$told" 2>&1 &
+    beside=$!
+    trap 'kill "$beside" 2>/dev/null || :; rm -f "$told"' EXIT
+    # A file's tests stay together, as they share what is slow to make; the order of files is that
+    # of tests/conftest.py. Where the time goes is said at the end.
+    plainly -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20 ||
+        failed=" pytest;"
+    wait "$beside" || failed="$failed lint, spelling or types;"
+    cat "$told"
     [ -z "$failed" ] || die 1 "failed:${failed%;}"
+}
+
+# Each of the steps, whatever the others find.
+lint() {
+    local step code=0
+    for step in "ruff check ." "ruff format --check ." codespell_lib mypy; do
+        # shellcheck disable=SC2086  # several words
+        plainly -m $step || code=1
+    done
+    return $code
 }
 
 # One process, with nothing else around it.

@@ -78,7 +78,7 @@ def main() -> None:
             "date": str(date.today()),
             "processor": processor(),
             "python": platform.python_version(),
-            "versions": {n: version(n) for n in ("hpcbench", "phonopy", "torch", "chgnet")},
+            "versions": {n: version(n) for n in ("hpcbench-phonons", "phonopy", "torch", "chgnet")},
         },
         "displacements, A": LENGTHS,
         "found": found,

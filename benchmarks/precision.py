@@ -124,7 +124,9 @@ def main() -> None:
             "date": str(date.today()),
             "processor": processor(),
             "python": platform.python_version(),
-            "versions": {n: version(n) for n in ("hpcbench", "phonopy", "torch", options.model)},
+            "versions": {
+                n: version(n) for n in ("hpcbench-phonons", "phonopy", "torch", options.model)
+            },
             "seconds": round(time.monotonic() - start),
         },
         "crystals": len(results),

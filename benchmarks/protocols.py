@@ -192,7 +192,8 @@ def main() -> None:
             "processor": processor(),
             "ranks": options.ranks,
             "versions": {
-                name: version(name) for name in ("hpcbench", "phonopy", "torch", options.model)
+                name: version(name)
+                for name in ("hpcbench-phonons", "phonopy", "torch", options.model)
             },
         },
         "settings": store.settings,

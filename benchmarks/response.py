@@ -158,7 +158,7 @@ def main() -> None:
                     "date": str(date.today()),
                     "processor": processor(),
                     "threads": 1,
-                    "versions": {n: version(n) for n in ("hpcbench", "phonopy", "torch")},
+                    "versions": {n: version(n) for n in ("hpcbench-phonons", "phonopy", "torch")},
                 },
                 "settings": {"repeats": options.repeats},
                 "result": result,

@@ -170,7 +170,7 @@ def write(results: dict[str, Any]) -> None:
         "processor": processor(),
         "threads": 1,
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("hpcbench", "phonopy", "torch")},
+        "versions": {name: version(name) for name in ("hpcbench-phonons", "phonopy", "torch")},
     }
     text = json.dumps({"machine": machine, "result": results}, indent=1)
     FILE.write_text(text + "\n")

@@ -135,7 +135,14 @@ def main() -> None:
     done = [set(table.index[table["status"] == DONE]) for table in tables.values()]
     ids = [key for key in tables["default"].index if key in set.intersection(*done)]
     low, high = (table.loc[ids] for table in tables.values())
-    packages = ("hpcbench", "phonopy", "torch", "ase", "numpy", options.model.partition("-")[0])
+    packages = (
+        "hpcbench-phonons",
+        "phonopy",
+        "torch",
+        "ase",
+        "numpy",
+        options.model.partition("-")[0],
+    )
     result = {
         "machine": {
             "date": str(date.today()),

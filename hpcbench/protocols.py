@@ -3,7 +3,7 @@
 ``phononbench`` follows the scripts of PhononBench (arXiv 2512.21227,
 github.com/xqh19970407/PhononBench), whose relaxation is ``relax_structure`` of Loew et al.
 (github.com/hyllios/utils, ``benchmark_ph/umlip.py``); ``robust`` avoids the effect of residual
-strain on their labels (DESIGN.md, Protocols).
+strain on their labels (docs/concepts/protocols.md).
 """
 
 from __future__ import annotations

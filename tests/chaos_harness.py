@@ -24,7 +24,7 @@ from hpcbench.scheduler.suspicious import SET_ASIDE
 from hpcbench.store.table_reader import TableReader
 
 # Of a launch that nobody disturbs, several times over: the machine may be busy.
-PATIENCE = 240.0
+PATIENCE = 600.0
 # After a kill one more launch must do; a second one shows that it did not.
 MOST_LAUNCHES = 4
 # Who computed it, when, how fast and with what; and which of several equal minima was found.

@@ -23,6 +23,33 @@ from ase import Atoms  # noqa: E402
 from ase.build import bulk  # noqa: E402
 
 DEMO = Path(__file__).parents[1] / "jobs" / "demo"
+# Files whose tests take longest come first, or at the end one process waits for the other.
+LONGEST = (
+    "test_chaos",
+    "test_quarantine",
+    "test_slurm",
+    "test_disk",
+    "test_launch",
+    "test_scheduler",
+    "test_integrity",
+    "test_pipeline",
+    "test_both",
+    "test_response_runs",
+    "test_recompute",
+    "test_literal",
+    "test_reference",
+    "test_in_flight",
+    "test_liars",
+    "test_curation",
+    "test_harm",
+    "test_known_answers",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first, and leave the tests of each in their order."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture(scope="session")

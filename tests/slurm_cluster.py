@@ -22,7 +22,7 @@ import psutil
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 CLIENTS = ("srun", "sbatch", "salloc", "scancel", "scontrol", "squeue", "sinfo", "setpriv")
-PATIENCE = 60.0
+PATIENCE = 240.0
 
 # More cores than the machine has, and GPUs that do not exist: the scripts in jobs/ ask for nodes
 # like these. cred_expire is how long a job that was put back into the queue waits at least.

@@ -267,8 +267,12 @@ def test_who_is_not_named_has_no_benchmark() -> None:
 
 
 def test_crystal_systems_are_those_of_the_space_groups() -> None:
-    for number in range(1, 231):
-        assert crystal_system(number) == SpaceGroup.from_int_number(number).crystal_system
+    # pymatgen takes long for each; the groups of a system follow one another.
+    spans = [(1, 2), (3, 15), (16, 74), (75, 142), (143, 167), (168, 194), (195, 230)]
+    for first, last in spans:
+        (system,) = {crystal_system(number) for number in range(first, last + 1)}
+        for number in (first, last):
+            assert SpaceGroup.from_int_number(number).crystal_system == system
     assert crystal_system(0) == ""
     assert elements_of("H2NaO4PTi") == ["H", "Na", "O", "P", "Ti"]
 

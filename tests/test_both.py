@@ -19,7 +19,7 @@ from hpcbench.report.html import write_report
 
 NAMES = (
     "C_start_rattled", "MgO_start_rattled", "Si_start_rattled", "Ti_bcc_start_rattled",
-    "SrTiO3_start_strained", "Cu_start_strained",
+    "Cu_start_strained",
 )  # fmt: skip
 # Ti_bcc_start_rattled is between: -1.7 THz by one protocol, -0.5 by the other.
 LOOSE = ({"name": "loose", "place": "path", "threshold": -1.0},)
@@ -42,6 +42,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, hpcbench.Store
             mesh=(6, 6, 6),
             supercell=(2, 2, 2),
             band_points=31,
+            workers=0,
             out=folder / f"{protocol}.h5",
         )
     return {
@@ -120,7 +121,7 @@ def test_symmetry_is_told_at_several_tolerances(stores: dict) -> None:  # type: 
 
 def test_the_report_shows_both(stores: dict, tmp_path: Path) -> None:  # type: ignore[type-arg]
     page = " ".join(write_report(stores["both"], tmp_path / "r.html").read_text().split())
-    assert "6 crystals are done by phononbench to the letter" in page
+    assert "5 crystals are done by phononbench to the letter" in page
     # Relaxed on from 0.0025 eV/A, a soft mode is another one.
     assert '<td class="name">Ti_bcc_start_rattled</td>' in page
     assert "path, -0.001 THz" in page

@@ -1,6 +1,8 @@
 """Runs that are harmed at random come to the same end as one that nobody disturbed.
 
-``benchmarks/chaos.py`` does the same a hundred times, with all kinds of harm.
+A few kinds of harm are done in every run of the tests, the others once a night, by
+``./launch.sh test -m nightly tests/test_chaos.py``. ``benchmarks/chaos.py`` does the same a hundred
+times, with all kinds of harm.
 """
 
 from __future__ import annotations
@@ -8,10 +10,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chaos import KINDS, Kind, LaunchSetup, all_ranks, one_rank
@@ -25,13 +28,16 @@ SEED = 20
 CRYSTALS, RANKS = 15, 3
 # The moment may not come: the run was over before, or has no such process.
 ATTEMPTS = 4
-# Those that cover the others; all of them take too long for every day.
+# Those of which no other test has ranks: deaths at work, at the worst moments, and of the one that
+# has the last word.
 EVERY_DAY = (
     "rank 0 killed",
-    "two ranks killed",
-    "everything killed, the launcher too",
     "killed while writing a segment",
     "killed while consolidating",
+)
+NIGHTLY = (
+    "two ranks killed",
+    "everything killed, the launcher too",
     "killed while starting",
     "killed while waiting for the others",
     "rank 0 killed while taking stock",
@@ -59,9 +65,13 @@ real = time.time_ns
 time.time_ns = lambda: real() + 3_600 * 10**9
 """
 CLOCKS = (
-    Kind("all ranks killed, with jumping clocks", all_ranks),
     Kind("one rank stopped and woken, with jumping clocks", one_rank, signal.SIGSTOP),
+    Kind("all ranks killed, with jumping clocks", all_ranks),
 )
+
+
+def parameters(daily: Iterable[str], nightly: Iterable[str]) -> list[Any]:
+    return [*daily, *(pytest.param(name, marks=pytest.mark.nightly) for name in nightly)]
 
 
 @pytest.fixture(scope="module")
@@ -98,13 +108,18 @@ def struck(kind: Kind, setup: LaunchSetup, reference: Reference, folder: Path) -
 
 @pytest.fixture(scope="module")
 def tales(
-    setup: LaunchSetup, reference: Reference, tmp_path_factory: pytest.TempPathFactory
+    setup: LaunchSetup,
+    reference: Reference,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
 ) -> Iterator[dict[str, Future[Tale]]]:
-    """All of them, two at a time: much of a run's time is waiting."""
+    """Those that are asked for, two at a time: much of a run's time is waiting."""
     folder = tmp_path_factory.mktemp("chaos")
     clocks = with_clock(setup, folder, CLOCK)
-    chosen = {kind: setup for kind in KINDS if kind.name in EVERY_DAY}
-    chosen |= dict.fromkeys(CLOCKS, clocks)
+    here = [item for item in request.session.items if item.path == request.path]
+    wanted = {item.callspec.params["name"] for item in here if hasattr(item, "callspec")}
+    chosen = {kind: setup for kind in KINDS if kind.name in wanted}
+    chosen |= {kind: clocks for kind in CLOCKS if kind.name in wanted}
     with ThreadPoolExecutor(2) as pool:
         yield {
             kind.name: pool.submit(struck, kind, where, reference, folder / str(number))
@@ -128,7 +143,7 @@ def require_unharmed(tale: Tale, setup: LaunchSetup) -> None:
 
 @pytest.mark.mpi
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EVERY_DAY)
+@pytest.mark.parametrize("name", parameters(EVERY_DAY, NIGHTLY))
 def test_a_run_that_was_harmed_ends_as_if_nothing_had_happened(
     name: str, tales: dict[str, Future[Tale]], setup: LaunchSetup
 ) -> None:
@@ -141,21 +156,19 @@ def test_a_run_that_was_harmed_ends_as_if_nothing_had_happened(
 
 @pytest.mark.mpi
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", CLOCKS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("name", parameters([CLOCKS[0].name], [kind.name for kind in CLOCKS[1:]]))
 def test_clocks_that_jump_do_not_matter(
-    kind: Kind, tales: dict[str, Future[Tale]], setup: LaunchSetup
+    name: str, tales: dict[str, Future[Tale]], setup: LaunchSetup
 ) -> None:
-    require_unharmed(tales[kind.name].result(), setup)
+    require_unharmed(tales[name].result(), setup)
 
 
-@pytest.mark.mpi
-def test_a_launch_after_the_clock_was_set_back_is_the_latest(
-    setup: LaunchSetup, tmp_path: Path
-) -> None:
+def test_a_launch_after_the_clock_was_set_back_is_the_latest(tmp_path: Path) -> None:
     """Or nobody would see its progress."""
-    ahead = with_clock(setup, tmp_path, AHEAD)
+    environment = {"XDG_CACHE_HOME": str(tmp_path)}
+    now = LaunchSetup(metals(tmp_path / "one.extxyz", 1), (), 1, environment=environment)
     out = tmp_path / "s.h5"
-    for one in (ahead, setup):
+    for one in (with_clock(now, tmp_path, AHEAD), now):
         with launched(one, out, tmp_path / "log") as launch:
             assert launch.wait(240)
     events, _ = read_events(RunFolder(out).events / "rank-00000.jsonl")

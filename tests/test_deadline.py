@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import stat
+import sys
 import time
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.io import write
-from launching import EMT, run
+from launching import EMT, run_here
 
 import hpcbench
 from hpcbench.config_loading import load_config
@@ -129,12 +131,12 @@ class Slow(OneByOne):
 def test_no_block_is_begun_that_cannot_be_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a made-up clock: 12 crystals of about 6 minutes, and two hours less the reserve."""
+    """With a made-up clock: crystals of about 6 minutes, and an hour less the reserve."""
     clock, real = [0.0], time.monotonic
     monkeypatch.setattr(time, "monotonic", lambda: real() + clock[0])
     rates = CostModel(0.0, 0.0, 360.0, 0.0, 1.0)
     monkeypatch.setattr(launching, "load_cost_model", lambda *_: rates)
-    crystals = [bulk("Cu", "fcc", a=3.55 + 0.01 * number) for number in range(24)]
+    crystals = [bulk("Cu", "fcc", a=3.55 + 0.01 * number) for number in range(12)]
     out = tmp_path / "s.h5"
     settings = {
         "mesh": (4, 4, 4),
@@ -143,16 +145,16 @@ def test_no_block_is_begun_that_cannot_be_finished(
         "block": 1,
         "commit_interval": 0,
     }
-    result = hpcbench.run(crystals, model=Slow(clock), out=out, time_limit="2:00:00", **settings)
+    result = hpcbench.run(crystals, model=Slow(clock), out=out, time_limit="1:00:00", **settings)
     done = set(result.table.index[result.table["status"] == DONE])
-    assert 5 <= len(done) < 24
-    assert clock[0] < 7200 - RESERVE
+    assert 2 <= len(done) < 12
+    assert clock[0] < 3600 - RESERVE
     # Less than a crystal's time is left, or not much more: it used what it had.
-    assert clock[0] > 7200 - RESERVE - 3 * 360
+    assert clock[0] > 3600 - RESERVE - 3 * 360
     (journal,) = (tmp_path / "s.h5.run").glob("launches/*/journal/rank-00000")
     assert set(read_journal(journal).begun) == done
     again = hpcbench.run(crystals, model=Slow(clock), out=out, **settings)
-    assert list(again.table["status"]) == [DONE] * 24
+    assert list(again.table["status"]) == [DONE] * 12
 
 
 def test_a_crystal_that_takes_longer_than_the_limit_is_left(
@@ -200,33 +202,37 @@ def test_after_sigterm_there_is_less_time_than_slurm_gives(
     assert 0 < stop.seconds_to_the_kill <= 20
 
 
-def test_a_run_ends_in_its_time_and_goes_on(tmp_path: Path) -> None:
-    """With the real clock, from the command line."""
+def test_a_run_ends_in_its_time_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """From the command line, with a made-up clock."""
+    clock, real = [0.0], time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: real() + clock[0])
+    # Of which the run's own prediction knows nothing.
     (tmp_path / "slow.py").write_text(
-        "import os, time\n"
         "from ase.calculators.emt import EMT\n"
+        "clock = [0.0]\n"
         "class Slow(EMT):\n"
         "    def calculate(self, *arguments, **keywords):\n"
-        "        time.sleep(float(os.environ['PAUSE']))\n"
+        "        clock[0] += 4.0\n"
         "        super().calculate(*arguments, **keywords)\n"
     )
-    write(tmp_path / "list.extxyz", [bulk("Cu", a=3.5 + 0.01 * n) for n in range(60)])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "slow", raising=False)
+    monkeypatch.setattr(importlib.import_module("slow"), "clock", clock)
+    write(tmp_path / "list.extxyz", [bulk("Cu", a=3.5 + 0.01 * n) for n in range(12)])
     out = tmp_path / "s.h5"
     arguments = [str(tmp_path / "list.extxyz"), "--out", str(out), "--model", "slow:Slow"]
-    environment = os.environ | {"PYTHONPATH": str(tmp_path), "PAUSE": "0.2"}
-    start = time.monotonic()
-    first = run([*arguments, "--time-limit", "0:25"], env=environment)
-    # The last of the table and of Python's end is on top of the run's time.
-    assert time.monotonic() - start < 35
-    assert first.returncode == 75, first.stderr
-    assert "the same command goes on from here" in first.stderr
+    arguments += ["--block", "1", "--commit-interval", "0"]
+    assert run_here([*arguments, "--time-limit", "0:15:00"]) == 75
+    assert clock[0] < 900
+    assert "the same command goes on from here" in capfd.readouterr().err
     done = len(hpcbench.open(out))
-    assert 0 < done < 60
+    assert 0 < done < 12
     (events,) = (tmp_path / "s.h5.run" / "events").glob("rank-*.jsonl")
     assert [e["complete"] for e in read_events(events)[0] if e["event"] == "end"] == [False]
-    second = run(arguments, env=environment | {"PAUSE": "0"})
-    assert second.returncode == 0, second.stderr
-    assert f"{60 - done} to compute" in second.stdout
+    assert run_here(arguments) == 0
+    assert f"{12 - done} to compute" in capfd.readouterr().out
     # Being stopped by the clock is no reason for suspicion.
     leases = [e for e in read_events(events)[0] if e["event"] == "lease"]
     assert all(lease["suspects"] == 0 for lease in leases)

@@ -14,7 +14,7 @@ from pathlib import Path
 import h5py
 import pytest
 from chaos_harness import metals
-from launching import QUICK, mpiexec, run
+from launching import QUICK, SLOW, mpiexec, run_here, slow_potential, take
 
 import hpcbench
 from hpcbench.errors import StoreError
@@ -26,6 +26,8 @@ from hpcbench.store.run_folder import RunFolder
 from hpcbench.store.schema import DONE
 
 CRYSTALS = 12
+# Of a run that takes its time.
+FEW = 8
 
 
 @contextlib.contextmanager
@@ -64,16 +66,18 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def disturbed(
-    sources: Path, out: Path, ranks: int, disturb: Callable[[], object]
+    folder: Path, out: Path, ranks: int, disturb: Callable[[], object]
 ) -> tuple[int, str]:
     """Start a run, do something when its first results are committed, and wait for its end."""
+    metals(folder / "metals.extxyz", FEW)
+    slow_potential(folder, 0.05)
     launcher = mpiexec(ranks) if ranks > 1 else []
-    command = [*launcher, sys.executable, "-m", "hpcbench", "run", str(sources), "--out", str(out)]
+    command = [*launcher, sys.executable, "-m", "hpcbench", "run", *words_of(out), *QUICK]
     with subprocess.Popen(
-        [*command, *QUICK, "--no-report", "--workers", "0", "--silence", "5"],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [*command, "--no-report", "--model", SLOW, "--silence", "5"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder,
     ) as process:  # fmt: skip
-        end = time.monotonic() + 120
+        end = time.monotonic() + 240
         segments = RunFolder(out).segments
         while not list(segments.glob("segment-*")) and time.monotonic() < end:
             time.sleep(0.01)
@@ -82,22 +86,29 @@ def disturbed(
     return process.returncode, text
 
 
-def require_finished(sources: Path, out: Path, finished_before: dict[str, float]) -> None:
+def words_of(out: Path) -> list[str]:
+    return ["metals.extxyz", "--out", str(out), "--block", "1"]
+
+
+def require_finished(folder: Path, out: Path, finished_before: dict[str, float]) -> None:
     """The same command finishes, and computes nothing again that it had."""
-    again = run([str(sources), "--out", str(out), "--workers", "0"])
-    assert again.returncode == 0, again.stderr
+    take(folder, 0.0)
+    with contextlib.chdir(folder):
+        assert run_here([*words_of(out), "--model", SLOW]) == 0
     table = hpcbench.open(out).table
-    assert list(table["status"]) == [DONE] * CRYSTALS
+    assert list(table["status"]) == [DONE] * FEW
     assert {key: table.loc[key, "finished"] for key in finished_before} == finished_before
     assert RunFolder(out).segment_paths() == RunFolder(out).torn_files() == []
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize(("ranks", "room"), [(1, 0), (1, 200_000), (2, 0)])
+@pytest.mark.parametrize(
+    ("ranks", "room"), [pytest.param(1, 0, marks=pytest.mark.nightly), (1, 200_000), (2, 0)]
+)
 def test_a_disk_that_fills_up_while_a_run_writes(
     tmp_path: Path, disk: Path, ranks: int, room: int
 ) -> None:
-    sources, out = metals(tmp_path / "metals.extxyz", CRYSTALS), disk / "s.h5"
+    out = disk / "s.h5"
     filler = disk / "filler"
 
     def fill() -> None:
@@ -107,52 +118,56 @@ def test_a_disk_that_fills_up_while_a_run_writes(
             while not room:
                 stream.write(bytes(4096))
 
-    code, text = disturbed(sources, out, ranks, fill)
+    code, text = disturbed(tmp_path, out, ranks, fill)
     assert code == 3, text
     assert "No space left on device" in text
     assert "the same command again" in text
     assert "Traceback" not in text
     before = hpcbench.open(out).table
-    assert 0 < len(before) < CRYSTALS
+    assert 0 < len(before) < FEW
     filler.unlink()
-    require_finished(sources, out, dict(before["finished"]))
+    require_finished(tmp_path, out, dict(before["finished"]))
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.nightly)])
 def test_a_folder_that_becomes_read_only_while_a_run_writes(tmp_path: Path, ranks: int) -> None:
     folder = tmp_path / "results"
     folder.mkdir()
-    sources, out = metals(tmp_path / "metals.extxyz", CRYSTALS), folder / "s.h5"
+    out = folder / "s.h5"
     with contextlib.ExitStack() as until_mended:
         code, text = disturbed(
-            sources, out, ranks, lambda: until_mended.enter_context(read_only(folder))
+            tmp_path, out, ranks, lambda: until_mended.enter_context(read_only(folder))
         )
         assert code == 3, text
         assert "Read-only file system" in text
         assert "the same command again" in text
         assert "Traceback" not in text
         before = hpcbench.open(out).table
-        assert 0 < len(before) < CRYSTALS
-    require_finished(sources, out, dict(before["finished"]))
+        assert 0 < len(before) < FEW
+    require_finished(tmp_path, out, dict(before["finished"]))
 
 
-def test_a_folder_that_cannot_be_written_is_said_so_before_any_work(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_said_so_before_any_work(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "results"
     folder.mkdir()
     sources = metals(tmp_path / "metals.extxyz", 2)
+    words = [str(sources), "--out", str(folder / "s.h5")]
     with read_only(folder):
-        result = run([str(sources), "--out", str(folder / "s.h5")])
-        assert result.returncode == 3
-        assert f"cannot write beside {folder / 's.h5'}: Read-only file system" in result.stderr
-        assert "Traceback" not in result.stderr
+        assert run_here(words) == 3
+        said = capfd.readouterr().err
+        assert f"cannot write beside {folder / 's.h5'}: Read-only file system" in said
+        assert "Traceback" not in said
     # One that has results, too.
-    assert run([str(sources), "--out", str(folder / "s.h5")]).returncode == 0
+    assert run_here(words) == 0
+    capfd.readouterr()
     with read_only(folder):
-        result = run([str(sources), "--out", str(folder / "s.h5")])
-        assert result.returncode == 3
-        assert "Read-only file system" in result.stderr
-        assert "Traceback" not in result.stderr
+        assert run_here(words) == 3
+        said = capfd.readouterr().err
+        assert "Read-only file system" in said
+        assert "Traceback" not in said
 
 
 @pytest.fixture(scope="module")
@@ -160,8 +175,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that is finished, with its sources beside it."""
     folder = tmp_path_factory.mktemp("results")
     sources = metals(folder / "metals.extxyz", CRYSTALS)
-    result = run([str(sources), "--out", str(folder / "s.h5"), "--workers", "0"])
-    assert result.returncode == 0, result.stderr
+    assert run_here([str(sources), "--out", str(folder / "s.h5")]) == 0
     return folder / "s.h5"
 
 
@@ -205,16 +219,19 @@ def flip_a_force_constant(path: Path) -> None:
 
 @pytest.mark.parametrize("harm", [tear, empty, flip_a_force_constant])
 def test_damaged_segments_are_named_set_aside_and_computed_again(
-    tmp_path: Path, results: Path, harm: Callable[[Path], None]
+    tmp_path: Path,
+    results: Path,
+    harm: Callable[[Path], None],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     sources, folder = in_segments(results, tmp_path)
     damaged = folder.segment_paths()[1]
     lost = Store(folder.store).ids[3:6]
     harm(damaged)
-    result = run([str(sources), "--out", str(folder.store), "--workers", "0"])
-    assert result.returncode == 0, result.stderr
-    assert f"{damaged} is damaged" in result.stderr
-    assert f"{CRYSTALS} crystals, 3 to compute" in result.stdout
+    assert run_here([str(sources), "--out", str(folder.store)]) == 0
+    said = capfd.readouterr()
+    assert f"{damaged} is damaged" in said.err
+    assert f"{CRYSTALS} crystals, 3 to compute" in said.out
     assert damaged.with_name(damaged.name + ".damaged").exists()
     before, after = Store(results).table, Store(folder.store).table
     assert list(after["status"]) == [DONE] * CRYSTALS

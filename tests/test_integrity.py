@@ -52,6 +52,7 @@ QUICK: dict[str, Any] = {
     "dtype": "float64",
     "band_points": 21,
     "supercell": (2, 2, 2),
+    "workers": 0,
 }
 METALS = ("Cu", "Al", "Ag", "Au", "Ni", "Pd", "Pt")
 
@@ -114,7 +115,10 @@ def elsewhere() -> Iterator[Elsewhere]:
     process.close()
 
 
-def test_every_flip_that_changes_a_value_is_found(store: Path, elsewhere: Elsewhere) -> None:
+@pytest.mark.parametrize("tries", [40, pytest.param(120, marks=pytest.mark.nightly)])
+def test_every_flip_that_changes_a_value_is_found(
+    store: Path, elsewhere: Elsewhere, tries: int
+) -> None:
     """Single bits, anywhere in the file; most hit values, some its structure, some nothing."""
     data = store.read_bytes()
     as_written = elsewhere.look(store)
@@ -124,7 +128,7 @@ def test_every_flip_that_changes_a_value_is_found(store: Path, elsewhere: Elsewh
     changed = 0
     # Half of them where the values are not: there HDF5's own checksums have gaps.
     texts = [place for place in range(len(data)) if data[place : place + 4] == b"GCOL"]
-    for number in range(120):
+    for number in range(tries):
         place = rng.randrange(len(data))
         if number % 2:
             place = min(rng.choice(texts) + rng.randrange(4096), len(data) - 1)
@@ -136,7 +140,7 @@ def test_every_flip_that_changes_a_value_is_found(store: Path, elsewhere: Elsewh
             assert seen.damage, f"byte {place}"
             if changed < 6:
                 assert inspect(flipped, 0, patience=30.0).damages, f"byte {place}"
-    assert changed > 20
+    assert changed > tries // 6
 
 
 def test_damage_is_named_and_costs_only_what_it_hits(
@@ -919,13 +923,15 @@ def parts_of_the_structure(data: bytes) -> list[int]:
     return [place for place in range(len(data)) if data[place : place + 4] in STRUCTURE]
 
 
-def of_force_constants(store: Path) -> int:
+def header_of(store: Path, path: str) -> int:
+    """Where in the file the header of an object lies."""
     with h5py.File(store) as file:
-        return int(h5py.h5o.get_info(file["ragged/force_constants/values"].id).addr)
+        return int(h5py.h5o.get_info(file[path].id).addr)
 
 
 @pytest.mark.parametrize(
-    "part", ["superblock", "group", "force constants", "blocks", "object headers", "everything"]
+    "part",
+    ["superblock", "group", "values", "lengths", "blocks", "object headers", "everything"],
 )
 def test_a_broken_structure_is_told_and_left_alone(
     store: Path, part: str, capsys: pytest.CaptureFixture[str]
@@ -934,7 +940,8 @@ def test_a_broken_structure_is_told_and_left_alone(
     places = {
         "superblock": [0],
         "group": [bytes(data).index(b"OHDR")],
-        "force constants": [of_force_constants(store)],
+        "values": [header_of(store, "ragged/force_constants/values")],
+        "lengths": [header_of(store, "ragged/force_constants/indptr")],
         "blocks": [place for place, _ in chunks_of(store, "integrity/rows")],
         "object headers": [p for p in parts_of_the_structure(data) if data[p : p + 4] == b"OHDR"],
         "everything": [p for p in parts_of_the_structure(data) if data[p : p + 4] != b"GCOL"],
@@ -955,13 +962,14 @@ def test_a_broken_structure_is_told_and_left_alone(
     assert verify(store).counts == {"done": 7}
 
 
-def test_structure_that_is_hit_anywhere_changes_nothing_unseen(store: Path) -> None:
+@pytest.mark.parametrize("tries", [5, pytest.param(12, marks=pytest.mark.nightly)])
+def test_structure_that_is_hit_anywhere_changes_nothing_unseen(store: Path, tries: int) -> None:
     """Three bytes of the structure are written over, time and again."""
     sound, data = rows_in(store), store.read_bytes()
     rng = random.Random(7)
     places = parts_of_the_structure(data)
     refused = repaired = 0
-    for _ in range(12):
+    for _ in range(tries):
         store.write_bytes(data)
         with store.open("r+b") as stream:
             stream.seek(rng.choice(places) + rng.randrange(64))
@@ -980,7 +988,8 @@ def test_structure_that_is_hit_anywhere_changes_nothing_unseen(store: Path) -> N
             assert same(row["force_constants"], sound[key]["force_constants"])
         for left in store.parent.glob("*.damaged*"):
             left.unlink()
-    assert refused and repaired
+    # Of twelve tries with this seed some are of either kind.
+    assert (refused and repaired) if tries == 12 else (refused or repaired)
 
 
 def test_a_store_of_an_older_version_has_a_list_behind_it(store: Path) -> None:

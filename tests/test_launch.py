@@ -16,8 +16,8 @@ import ase.io
 import h5py
 import pytest
 import system_calls
-from ase import Atoms
 from ase.build import bulk
+from launching import SLOW, slow_potential, take, wait_for
 
 import hpcbench
 from hpcbench.config_loading import load_config
@@ -26,13 +26,17 @@ from hpcbench.potentials.weights import DEMO_WEIGHTS, on_this_node
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "launch.sh"
 QUICK = ("--model", "ase.calculators.emt:EMT", "--mesh", "4", "4", "4", "--device", "cpu",
-         "--supercell", "2", "2", "2")  # fmt: skip
+         "--supercell", "2", "2", "2", "--workers", "0")  # fmt: skip
 RUN = ("-m", "hpcbench", "run")
 ASKED_TO_STOP = 75
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
+def environment() -> dict[str, str]:
+    return bare_environment()
+
+
+def bare_environment() -> dict[str, str]:
     """No Slurm, no GPU, no settings; the Python that runs the tests."""
     foreign = ("SLURM_", "SRUN_", "PMI_", "OMPI_", "FLUX_", "PBS_", "HIP_", "ROCR_", "HPCBENCH_")
     values = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
@@ -78,8 +82,12 @@ def with_tool(
 
 @pytest.fixture
 def crystals(tmp_path: Path) -> Path:
+    return write_crystals(tmp_path)
+
+
+def write_crystals(folder: Path) -> Path:
     """Five crystals that EMT computes in no time."""
-    path = tmp_path / "crystals.extxyz"
+    path = folder / "crystals.extxyz"
     cells = [("Cu", 3.6), ("Al", 4.0), ("Ni", 3.5), ("Cu", 3.7), ("Al", 4.1)]
     ase.io.write(path, [bulk(name, "fcc", a=a) for name, a in cells])
     return path
@@ -87,7 +95,7 @@ def crystals(tmp_path: Path) -> Path:
 
 def give(environment: dict[str, str], *words: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [LAUNCH, *words], env=environment, capture_output=True, text=True, timeout=300, check=False
+        [LAUNCH, *words], env=environment, capture_output=True, text=True, timeout=900, check=False
     )
 
 
@@ -461,6 +469,20 @@ def test_constraints_fit_the_project() -> None:
     assert all(str(one.specifier).startswith("==") for one in pinned)
 
 
+def two_ranks(crystals: Path, store: Path) -> tuple[str | Path, ...]:
+    return ("-n", "2", "run", crystals, "--out", store, *QUICK)
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, Path, subprocess.CompletedProcess[str]]:
+    """Crystals, the store of a run of two ranks, and what that has said."""
+    folder = tmp_path_factory.mktemp("finished")
+    crystals, store = write_crystals(folder), folder / "store.h5"
+    return crystals, store, give(bare_environment(), *two_ranks(crystals, store))
+
+
 @pytest.mark.mpi
 class TestRanks:
     """Real ranks under mpiexec."""
@@ -473,25 +495,21 @@ class TestRanks:
             pytest.skip("no mpiexec")
 
     def test_all_done_and_nothing_twice(
-        self, environment: dict[str, str], crystals: Path, tmp_path: Path
+        self, finished: tuple[Path, Path, subprocess.CompletedProcess[str]]
     ) -> None:
-        store = tmp_path / "store.h5"
-        words = ("-n", "2", "run", crystals, "--out", store, *QUICK)
-        first = give(environment, *words)
+        crystals, store, first = finished
         assert first.returncode == 0, first.stderr
         assert f"store: {store}" in first.stdout
         assert (hpcbench.open(store).table["status"] == "done").sum() == 5
-        again = give(environment, *words)
+        again = give(bare_environment(), *two_ranks(crystals, store))
         assert again.returncode == 0, again.stderr
         assert "0 to compute" in again.stdout
 
     def test_other_settings_are_wrong_use_also_of_a_finished_store(
-        self, environment: dict[str, str], crystals: Path, tmp_path: Path
+        self, finished: tuple[Path, Path, subprocess.CompletedProcess[str]]
     ) -> None:
-        store = tmp_path / "store.h5"
-        words = ("-n", "2", "run", crystals, "--out", store, *QUICK)
-        assert give(environment, *words).returncode == 0
-        answer = give(environment, *words, "--displacement", "0.02")
+        words = two_ranks(*finished[:2])
+        answer = give(bare_environment(), *words, "--displacement", "0.02")
         assert answer.returncode == 2
         assert "displacement" in answer.stderr
 
@@ -542,11 +560,16 @@ class TestRanks:
         assert f".tar {own} " in answer.stderr
 
     def test_results_that_cannot_join_a_damaged_store_are_no_success(
-        self, environment: dict[str, str], crystals: Path, tmp_path: Path
+        self,
+        finished: tuple[Path, Path, subprocess.CompletedProcess[str]],
+        environment: dict[str, str],
+        tmp_path: Path,
     ) -> None:
+        crystals, undamaged, _ = finished
         store = tmp_path / "store.h5"
         words = ("--out", store, *QUICK)
-        assert give(environment, "-n", "2", "run", crystals, *words).returncode == 0
+        shutil.copy(undamaged, store)
+        shutil.copytree(f"{undamaged}.run", f"{store}.run", symlinks=True)
         with h5py.File(store) as file:
             chunk = file["ragged/force_constants/values"].id.get_chunk_info(0)
         with store.open("r+b") as stream:
@@ -566,14 +589,16 @@ class TestRanks:
         answer = give(environment, "-n", "2", "run", crystals, "--out", tmp_path / "s.h5", *QUICK)
         assert answer.returncode == 1, answer.stderr
 
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
+    # SIGUSR2: test_scheduler, test_slurm.
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_stopped_and_continued(
         self, started: Callable[[], subprocess.Popen[str]], many: Path, number: int
     ) -> None:
         process = started()
-        wait_for_work(many.with_name("many.h5"))
+        wait_for(many.with_name("many.h5"), "crystal", process)
+        take(many.parent, 0.5)  # the others do not come to an end
         process.send_signal(number)
-        output = process.communicate(timeout=60)[0]
+        output = process.communicate(timeout=240)[0]
         assert process.returncode == ASKED_TO_STOP, output
         store = hpcbench.open(many.with_name("many.h5"))
         assert 0 < len(store.table) < MANY
@@ -581,8 +606,9 @@ class TestRanks:
         assert not left_of(many)
         if number != signal.SIGINT:
             return
+        take(many.parent, 0.0)
         process = started()
-        output = process.communicate(timeout=200)[0]
+        output = process.communicate(timeout=240)[0]
         assert process.returncode == 0, output
         assert len(hpcbench.open(many.with_name("many.h5")).table) == MANY
 
@@ -590,11 +616,13 @@ class TestRanks:
         self, started: Callable[[], subprocess.Popen[str]], many: Path
     ) -> None:
         process = started()
-        wait_for_work(many.with_name("many.h5"))
+        wait_for(many.with_name("many.h5"), "lease", process)
+        take(many.parent, 1e6)  # a call that does not come to an end
+        time.sleep(1.0)
         process.send_signal(signal.SIGINT)
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=15)
+        process.communicate(timeout=60)
         assert process.returncode == ASKED_TO_STOP
         assert not left_of(many)
 
@@ -605,14 +633,16 @@ class TestRanks:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("+ ")
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=15)
+        process.communicate(timeout=60)
         assert process.returncode == ASKED_TO_STOP
         assert not left_of(many)
 
     @pytest.fixture
     def many(self, tmp_path: Path) -> Path:
+        """Crystals that take as long as a test lets them."""
         path = tmp_path / "many.extxyz"
-        ase.io.write(path, [rattled(i) for i in range(MANY)])
+        ase.io.write(path, [bulk("Cu", "fcc", a=3.5 + 0.02 * number) for number in range(MANY)])
+        slow_potential(tmp_path, 0.05)
         return path
 
     @pytest.fixture
@@ -625,8 +655,9 @@ class TestRanks:
         def start() -> subprocess.Popen[str]:
             store = many.with_name("many.h5")
             process = subprocess.Popen(
-                [LAUNCH, "-n", "2", "run", many, "--out", store, *QUICK],
+                [LAUNCH, "-n", "2", "run", many, "--out", store, *QUICK, *SLOWLY],
                 env=environment,
+                cwd=many.parent,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -644,24 +675,8 @@ class TestRanks:
             os.kill(pid, signal.SIGKILL)
 
 
-MANY = 16
-
-
-def rattled(number: int) -> Atoms:
-    atoms = bulk("Cu", "fcc", a=3.6, cubic=True)
-    atoms.rattle(0.05, seed=number)
-    return atoms
-
-
-def wait_for_work(store: Path) -> None:
-    """Until a crystal has been computed."""
-    logs = store.with_name(store.name + ".run") / "events"
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        if any('"crystal"' in log.read_text() for log in logs.glob("*.jsonl")):
-            return
-        time.sleep(0.02)
-    pytest.fail("no crystal within a minute")
+MANY = 10
+SLOWLY = ("--model", SLOW, "--block", "1", "--commit-interval", "0.3")
 
 
 def left_of(path: Path) -> list[int]:

@@ -303,8 +303,8 @@ def start(folder: Path, harm: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
+        # By a signal: test_quarantine.
         ("os._exit(0)", "the process ended with exit code 0, without a message"),
-        ("os.kill(os.getpid(), signal.SIGSEGV)", "by signal 11 (Segmentation fault)"),
         ("os.closerange(3, 64)", "closed files of the program while it was at list-1"),
         ("os.closerange(0, 3)", "closed files of the program while it was at list-1"),
     ],
@@ -332,9 +332,9 @@ def test_a_potential_that_does_not_come_back_ends_when_asked_to(tmp_path: Path) 
         time.sleep(0.2)
     asked = time.monotonic()
     process.send_signal(signal.SIGHUP)
-    output, errors = process.communicate(timeout=100)
+    output, errors = process.communicate(timeout=200)
     assert process.returncode == 75, errors
-    assert time.monotonic() - asked < 30
+    assert time.monotonic() - asked < 60
     assert "stopped while the potential was at list-1" in errors
     assert "table" not in output
     assert "the wrong module" not in errors

@@ -47,6 +47,7 @@ def compare(chosen: list[tuple[Atoms, dict[str, Any]]], potential: Potential, ou
         model=potential,
         protocol="phononbench",
         mesh=(1, 1, 1),
+        workers=0,
         out=out,
     )
     store = hpcbench.open(out)
@@ -75,6 +76,7 @@ def test_answers_are_those_of_the_scripts(chgnet: Potential, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_answers_are_those_of_the_scripts_for_all_crystals(
     chgnet: Potential, tmp_path: Path
 ) -> None:

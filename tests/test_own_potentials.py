@@ -142,7 +142,7 @@ def test_our_own_potentials_ask_for_no_package(toy: Path) -> None:
         (ENTRY, "toy-jl = toy_potential:TOY", "has another name, 'toy-lj'"),
         (ENTRY, "chgnet = toy_potential:TOY", "hpcbench has a potential of that name"),
         (ENTRY.replace("toy-lj", "toy lj"), "toy lj = toy_potential:TOY", "letters, digits"),
-        (ENTRY.replace("toy_potential:load", "toy_potential:lod"), ENTRY_POINT, "could not be"),
+        (ENTRY.replace("toy_potential:load", "toy_potential:lost"), ENTRY_POINT, "could not be"),
         (ENTRY + "\nimport nothing_at_all", ENTRY_POINT, "No module named 'nothing_at_all'"),
         (ENTRY.replace("import json", "import nothing_at_all"), ENTRY_POINT, "could not be loaded"),
         (ENTRY.replace("return calc", "calc"), ENTRY_POINT, "made no potential but None"),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -27,21 +25,22 @@ QUICK += ["--supercell", "2", "2", "2"]
 QUICK += ["--interpolation-error", "0"]
 
 
-def run(folder: Path, *arguments: str, ranks: int = 1) -> hpcbench.Store:
+def run_in(folder: Path, *words: str) -> None:
+    """The program, in this process, which has loaded the libraries; files lie in the folder."""
+    with contextlib.chdir(folder):
+        assert main(["run", *words, *QUICK]) == 0
+
+
+def run(folder: Path, *arguments: str) -> hpcbench.Store:
     crystals = folder / "crystals"
     if not crystals.exists():
         crystals.mkdir(parents=True)
         for name in NAMES:
             shutil.copy(DEMO / f"{name}.cif", crystals)
-    command = [sys.executable, "-m", "hpcbench", "run", str(crystals), *QUICK]
-    if ranks > 1:
-        mpiexec = Path(sys.executable).parent / "mpiexec"
-        command = [str(mpiexec), "-n", str(ranks), *command]
     out = folder / "store.h5"
     if "--out" in arguments:
         out = folder / arguments[arguments.index("--out") + 1]
-    command += ["--model", "mattersim-demo", "--out", str(out), *arguments]
-    subprocess.run(command, check=True, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    run_in(folder, "crystals", "--model", "mattersim-demo", "--out", str(out), *arguments)
     return hpcbench.open(out)
 
 
@@ -176,16 +175,13 @@ class Rounded(EMT):
 
 def test_without_double_precision_rounding_is_what_is_left(tmp_path: Path) -> None:
     (tmp_path / "rounded.py").write_text(ROUNDED)
-    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
-    environment = os.environ | {"PYTHONPATH": path}
     crystal = bulk("Cu", cubic=True)
     crystal.rattle(0.02, seed=2)
     write(tmp_path / "Cu.cif", crystal)
 
     def run_rounded(out: str, *arguments: str) -> hpcbench.Store:
-        command = [sys.executable, "-m", "hpcbench", "run", "Cu.cif", *QUICK, "--out", out]
-        command += ["--model", "rounded:Rounded", *arguments]
-        subprocess.run(command, check=True, cwd=tmp_path, env=environment)
+        words = ["Cu.cif", "--out", out, "--model", "rounded:Rounded"]
+        run_in(tmp_path, *words, *arguments)
         return hpcbench.open(tmp_path / out)
 
     first = run_rounded("first.h5")
@@ -228,16 +224,13 @@ class Cusp(EMT):
 
 def test_where_the_potential_has_a_cusp_the_displacements_stand(tmp_path: Path) -> None:
     (tmp_path / "cusp.py").write_text(CUSP)
-    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
-    environment = os.environ | {"PYTHONPATH": path}
     write(tmp_path / "Cu.cif", bulk("Cu", a=3.62))
     (tmp_path / "own.toml").write_text(
         '[[criteria]]\nname = "near"\nplace = "commensurate"\nthreshold = 4.0\n'
         'gamma_threshold = "left out"\n'
     )
-    command = [sys.executable, "-m", "hpcbench", "run", "Cu.cif", *QUICK, "--out", "s.h5"]
-    command += ["--model", "cusp:Cusp", "--criteria", "own.toml", "--criterion", "near"]
-    subprocess.run(command, check=True, cwd=tmp_path, env=environment)
+    words = ["Cu.cif", "--out", "s.h5", "--model", "cusp:Cusp", "--workers", "0"]
+    run_in(tmp_path, *words, "--criteria", "own.toml", "--criterion", "near")
     store = hpcbench.open(tmp_path / "s.h5")
     row = store.row(store.ids[0])
     # The computation is the first one, with a quarter of its first displacement beside it.

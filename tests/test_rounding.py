@@ -62,26 +62,36 @@ def check(phonon: Phonopy) -> None:
     assert answers(analyse_force_constants(perturbed(phonon, 0), SETTINGS)) == expected
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> hpcbench.Store:
-    crystals = [read(path) for path in sorted(DEMO.glob("*.cif"))]
-    for atoms, path in zip(crystals, sorted(DEMO.glob("*.cif")), strict=True):
-        atoms.info["name"] = path.stem
-    out = tmp_path_factory.mktemp("demo") / "demo.h5"
+# Hexagonal, cubic with one atom and with two kinds, and one with soft modes.
+EVERY_DAY = ("AlN_start_strained", "Cu_start_strained", "MgO_start_rattled", "Ti_bcc_start_rattled")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in EVERY_DAY else pytest.mark.nightly)
+        for name in sorted(path.stem for path in DEMO.glob("*.cif"))
+    ],
+)
+def test_demo_crystals(name: str, tmp_path: Path) -> None:
+    atoms = read(DEMO / f"{name}.cif")
+    atoms.info["name"] = name
     hpcbench.run(
-        crystals, model="mattersim-demo", mesh=(3, 3, 3), supercell=(2, 2, 2), out=out,
-        interpolation_error=0.0,
+        [atoms], model="mattersim-demo", mesh=(3, 3, 3), supercell=(2, 2, 2),
+        out=tmp_path / "demo.h5", interpolation_error=0.0,
     )  # fmt: skip
-    return hpcbench.open(out)
+    check(hpcbench.open(tmp_path / "demo.h5").phonopy(name))
 
 
-@pytest.mark.parametrize("name", [path.stem for path in sorted(DEMO.glob("*.cif"))])
-def test_demo_crystals(name: str, demo: hpcbench.Store) -> None:
-    check(demo.phonopy(name))
+# Takes as long as all others.
+LARGE = "phonopy_fc444_JPCM2022"
 
 
 @pytest.mark.reference
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.nightly if name == LARGE else []) for name in NAMES],
+)
 def test_force_sets_of_dft(name: str, reference_data: Path) -> None:
     pytest.importorskip("symfc")
     with warnings.catch_warnings():

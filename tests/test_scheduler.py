@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,17 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.io import write
-from launching import EMT, QUICK, mpiexec, run
+from launching import (
+    EMT,
+    QUICK,
+    SLOW,
+    mpiexec,
+    run,
+    run_here,
+    slow_potential,
+    take,
+    wait_for,
+)
 
 import hpcbench
 from hpcbench.crystal import Crystal, content_id
@@ -163,110 +172,100 @@ def crystals(tmp_path: Path, metals: list[Atoms]) -> Path:
 
 
 @pytest.mark.mpi
-def test_one_two_and_four_ranks_give_the_same(tmp_path: Path, crystals: Path) -> None:
-    stores = {}
-    for ranks in (1, 2, 4):
-        out = tmp_path / f"{ranks}.h5"
-        result = run([str(crystals), "--out", str(out)], ranks)
-        # One process says that some crystals failed; ranks leave that to `status --exit-code`.
-        assert result.returncode == (1 if ranks == 1 else 0), result.stderr
-        assert f"on {ranks} rank" in result.stdout
-        assert "metal-0" in result.stdout
-        stores[ranks] = hpcbench.open(out)
-    first = stores[1]
+def test_one_and_three_ranks_give_the_same(
+    tmp_path: Path, crystals: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # One process says that some crystals failed; ranks leave that to `status --exit-code`.
+    assert run_here([str(crystals), "--out", str(tmp_path / "1.h5")]) == 1
+    said = {1: capfd.readouterr().out}
+    # With processes beside the ranks', too.
+    result = run([str(crystals), "--out", str(tmp_path / "3.h5"), "--workers", "1"], 3)
+    assert result.returncode == 0, result.stderr
+    said[3] = result.stdout
+    for ranks, text in said.items():
+        assert f"on {ranks} rank" in text
+        assert "metal-0" in text
+    first, other = (hpcbench.open(tmp_path / f"{ranks}.h5") for ranks in said)
     assert sorted(first.table["status"]) == ["done"] * 5 + ["failed", "unreadable"]
-    for ranks in (2, 4):
-        other = stores[ranks]
-        assert set(other.ids) == set(first.ids)
-        for key in first.ids:
-            a, b = first.row(key), other.row(key)
-            for name in ("name", "origins", "status", "reason", "verdict", "spacegroup"):
-                assert a[name] == b[name]
-            for name in ("relaxed_positions", "force_constants", "energy"):
-                np.testing.assert_allclose(a[name], b[name], atol=1e-9, rtol=0)
-            # Stored rounded: noise may tip one over to the next step.
-            np.testing.assert_allclose(
-                a["band_frequencies"], b["band_frequencies"], atol=1e-5, rtol=0
-            )
-    # No rank was left without work.
-    assert set(stores[4].table.query("status == 'done'")["rank"]) <= {0, 1, 2, 3}
-    assert len(set(stores[2].table.query("status == 'done'")["rank"])) == 2
+    assert set(other.ids) == set(first.ids)
+    for key in first.ids:
+        a, b = first.row(key), other.row(key)
+        for name in ("name", "origins", "status", "reason", "verdict", "spacegroup"):
+            assert a[name] == b[name]
+        for name in ("relaxed_positions", "force_constants", "energy"):
+            np.testing.assert_allclose(a[name], b[name], atol=1e-9, rtol=0)
+        # Stored rounded: noise may tip one over to the next step.
+        np.testing.assert_allclose(a["band_frequencies"], b["band_frequencies"], atol=1e-5, rtol=0)
+    # The work was shared.
+    ranks = set(other.table.query("status == 'done'")["rank"])
+    assert ranks <= {0, 1, 2}
+    assert len(ranks) > 1
 
 
-def committed(out: Path) -> int:
-    try:
-        return len(hpcbench.open(out))
-    except hpcbench.HpcbenchError:
-        return 0
+MANY = 8
 
 
 @pytest.fixture
-def many(tmp_path: Path) -> Path:
-    """Enough crystals that a run lasts some seconds."""
-    frames = [
-        bulk(("Cu", "Al", "Ni", "Ag")[number % 4], "fcc", a=3.7 + 0.01 * number)
-        for number in range(24)
-    ]
+def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The words of a run of crystals that take as long as a test lets them."""
+    names = ("Cu", "Al", "Ni", "Ag")
+    frames = [bulk(names[n % 4], "fcc", a=3.7 + 0.01 * n) for n in range(MANY)]
     write(tmp_path / "many.extxyz", frames)
-    return tmp_path / "many.extxyz"
+    slow_potential(tmp_path, 0.05)
+    monkeypatch.chdir(tmp_path)
+    return ["many.extxyz", "--out", "s.h5", "--model", SLOW, "--block", "1"]
 
 
-# SIGTERM: test_chaos, test_launch.
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGUSR2])
-def test_a_run_that_was_stopped_goes_on_where_it_was(
-    tmp_path: Path, many: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "s.h5"
-    command = [sys.executable, "-m", "hpcbench", "run", str(many), "--out", str(out), *QUICK]
-    with subprocess.Popen([*command, "--no-report"], stdout=subprocess.PIPE, text=True) as process:
-        log = tmp_path / "s.h5.run" / "events" / "rank-00000.jsonl"
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and process.poll() is None:
-            # SIGKILL asks for a committed segment, the others commit what they have.
-            sign = '"commit"' if number == signal.SIGKILL else '"crystal"'
-            if log.exists() and sign in log.read_text():
-                break
-            time.sleep(0.02)
-        process.send_signal(number)
-        code = process.wait(60)
-    assert code == (-signal.SIGKILL if number == signal.SIGKILL else 75)
+def require_goes_on(many: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    """The same command computes what is left, and nothing again."""
+    out = Path("s.h5")
     before = hpcbench.open(out)
-    assert 0 < len(before) < 24
+    assert 0 < len(before) < MANY
     finished_at = dict(before.table["finished"])
-    again = run([str(many), "--out", str(out)])
-    assert again.returncode == 0, again.stderr
-    assert f"24 crystals, {24 - len(before)} to compute" in again.stdout
+    take(Path(), 0.0)
+    capfd.readouterr()
+    assert run_here(many) == 0
+    assert f"{MANY} crystals, {MANY - len(before)} to compute" in capfd.readouterr().out
     after = hpcbench.open(out)
-    assert len(after) == 24
+    assert len(after) == len(set(after.ids)) == MANY
+    assert after.folder.segment_paths() == []
     # Finished crystals were not computed again.
     for key, when in finished_at.items():
         assert after.table.loc[key, "finished"] == when
-    third = run([str(many), "--out", str(out)])
-    assert "24 crystals, 0 to compute" in third.stdout
+    assert run_here(many) == 0
+    assert f"{MANY} crystals, 0 to compute" in capfd.readouterr().out
+
+
+# SIGTERM: test_launch.
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGUSR2])
+def test_a_run_that_was_stopped_goes_on_where_it_was(
+    many: list[str], number: signal.Signals, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = [sys.executable, "-m", "hpcbench", "run", *QUICK, "--no-report", *many]
+    with subprocess.Popen(command) as process:
+        # SIGKILL asks for a committed segment, the others commit what they have.
+        event = "commit" if number == signal.SIGKILL else "crystal"
+        wait_for(Path("s.h5"), event, process)
+        take(Path(), 0.5)  # the others do not come to an end
+        process.send_signal(number)
+        code = process.wait(240)
+    assert code == (-signal.SIGKILL if number == signal.SIGKILL else 75)
+    require_goes_on(many, capfd)
 
 
 @pytest.mark.mpi
-def test_ranks_that_are_all_killed_leave_a_run_that_goes_on(tmp_path: Path, many: Path) -> None:
-    out = tmp_path / "s.h5"
-    command = [*mpiexec(2), sys.executable, "-m", "hpcbench", "run", str(many)]
-    with subprocess.Popen(
-        [*command, "--out", str(out), *QUICK, "--no-report"], stdout=subprocess.DEVNULL
-    ) as process:
-        deadline = time.monotonic() + 120
-        while not committed(out) and time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.02)
-        for path in (tmp_path / "s.h5.run" / "events").glob("*.jsonl"):
+def test_ranks_that_are_all_killed_leave_a_run_that_goes_on(
+    many: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = [sys.executable, "-m", "hpcbench", "run", *QUICK, "--no-report", *many]
+    with subprocess.Popen([*mpiexec(2), *command], stdout=subprocess.DEVNULL) as process:
+        wait_for(Path("s.h5"), "commit", process)
+        take(Path(), 0.5)
+        for path in Path("s.h5.run", "events").glob("*.jsonl"):
             start = json.loads(path.read_text().splitlines()[0])
             os.kill(start["pid"], signal.SIGKILL)
-        process.wait(60)
-    before = len(hpcbench.open(out))
-    assert 0 < before < 24
-    again = run([str(many), "--out", str(out)], ranks=2)
-    assert again.returncode == 0, again.stderr
-    assert f"24 crystals, {24 - before} to compute" in again.stdout
-    store = hpcbench.open(out)
-    assert len(store) == len(set(store.ids)) == 24
-    assert store.folder.segment_paths() == []
+        process.wait(240)
+    require_goes_on(many, capfd)
 
 
 @pytest.mark.mpi

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from ase.build import bulk
 from ase.io import write
+from launching import SLOW, slow_potential, take
 from slurm_cluster import Cluster, running_cluster, wait_until, what_is_missing
 
 import hpcbench
@@ -23,24 +24,12 @@ from hpcbench.events import read_events
 pytestmark = pytest.mark.slurm
 
 ROOT = Path(__file__).parents[1]
-MANY = 16
+MANY = 8
 # A step must outlive its ranks' deaths.
 SURVIVE = ("--kill-on-bad-exit=0", "--no-kill", "--wait=0")
 TWO_RANKS = (
     "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1", "--gpus-per-node=0", "--time=5",
 )  # fmt: skip
-# EMT, that takes the time which a file says: then a test can act in the middle of a run.
-SLOW_POTENTIAL = """\
-import time
-from pathlib import Path
-from ase.calculators.emt import EMT
-
-class Slow(EMT):
-    def calculate(self, *words, **options):
-        seconds = Path(__file__).with_name("seconds")
-        time.sleep(float(seconds.read_text()) if seconds.exists() else 0.0)
-        super().calculate(*words, **options)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -80,15 +69,14 @@ class Job:
     @property
     def words(self) -> list[str]:
         return [
-            str(self.folder / "many.extxyz"), "--out", str(self.store), "--model", "slow:Slow",
+            str(self.folder / "many.extxyz"), "--out", str(self.store), "--model", SLOW,
             "--dtype", "float64", "--mesh", "4", "4", "4", "--device", "cpu", "--workers", "0",
             "--commit-interval", "0.3", "--no-report", "--supercell", "2", "2", "2",
         ]  # fmt: skip
 
     def take(self, seconds: float) -> None:
         """Let each call of the potential take so long from now on."""
-        (self.folder / "new").write_text(str(seconds))
-        os.replace(self.folder / "new", self.folder / "seconds")
+        take(self.folder, seconds)
 
     def srun(self, *options: str) -> list[str]:
         program = [sys.executable, "-m", "hpcbench", "run", *self.words]
@@ -97,7 +85,7 @@ class Job:
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             words, env=self.environment, cwd=ROOT, capture_output=True, text=True, check=False,
-            timeout=120,
+            timeout=600,
         )  # fmt: skip
 
     def submit(self, *words: str) -> str:
@@ -111,7 +99,7 @@ class Job:
         answer = self.cluster.ask("scontrol", "show", "job", number, "--oneliner")
         return dict(word.split("=", 1) for word in answer.split() if "=" in word)
 
-    def end_of(self, number: str, seconds: float = 60) -> dict[str, str]:
+    def end_of(self, number: str, seconds: float = 240) -> dict[str, str]:
         """The same, once it is over."""
         over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
         wait_until(lambda: self.state(number)["JobState"] in over, f"job {number}", seconds)
@@ -144,7 +132,7 @@ def job(cluster: Cluster, tmp_path: Path) -> Iterator[Job]:
     names = ("Cu", "Al", "Ni", "Ag")
     frames = [bulk(names[n % 4], "fcc", a=3.7 + 0.01 * n) for n in range(MANY)]
     write(tmp_path / "many.extxyz", frames)
-    (tmp_path / "slow.py").write_text(SLOW_POTENTIAL)
+    slow_potential(tmp_path, 0.0)
     yield Job(cluster, tmp_path)
     cluster.cancel_all()
 
@@ -175,23 +163,28 @@ def test_survivors_of_rank_0_do_all_the_work(job: Job) -> None:
         os.kill(job.events(0)[0]["pid"], signal.SIGKILL)
         before = job.finished
         job.take(0)
-        process.wait(90)
+        process.wait(240)
     assert 0 < before < MANY
     assert job.all_are_done()
     assert all(job.events(rank)[-1]["event"] == "end" for rank in (1, 2, 3))
     assert job.events(0)[-1]["event"] != "end"
 
 
-def test_the_walltimes_signal_reaches_all_ranks_and_the_job_goes_on(job: Job) -> None:
-    """The signal comes 15 to 45 s after the start: Slurm looks every half minute."""
+@pytest.mark.parametrize("by", ["scancel", pytest.param("the walltime", marks=pytest.mark.nightly)])
+def test_the_walltimes_signal_reaches_all_ranks_and_the_job_goes_on(job: Job, by: str) -> None:
+    """It comes 15 to 45 s after the start, as Slurm looks every half minute; or when asked for."""
     job.take(0.05)
+    limit = ("--time=5",) if by == "scancel" else ("--time=1", "--signal=USR2@15")
     number = job.submit(
-        "sbatch", *TWO_RANKS, "--time=1", "--signal=USR2@15", f"--output={job.folder}/%j.out",
+        "sbatch", *TWO_RANKS, *limit, f"--output={job.folder}/%j.out",
         "jobs/slurm-requeue.sh", *job.words,
     )  # fmt: skip
     wait_until(lambda: job.finished, "the first crystal")
     job.take(1)  # the others do not come to an end
-    wait_until(lambda: job.state(number)["Restarts"] == "1", "the requeue", 80)
+    if by == "scancel":
+        wait_until(lambda: at_work(job), "both ranks at work")
+        ask_to_stop(job, number)
+    wait_until(lambda: job.state(number)["Restarts"] == "1", "the requeue", 240)
     job.take(0)
     for rank in (0, 1):
         assert job.events(rank)[-1]["event"] == "end"

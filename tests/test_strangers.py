@@ -358,29 +358,48 @@ def test_crystals_of_which_nothing_can_be_made_are_an_error(
     assert time.perf_counter() - start < SECONDS
 
 
-def read_all(path: Path, out: Path) -> None:
-    """By every command that reads a store, in this process."""
-    for words in (
+def shown(path: Path, out: Path) -> list[list[str | Path]]:
+    """Commands of which people see what they read from a store."""
+    return [
         ["status", path],
         ["show", "Al", path],
         ["report", path, "-o", f"{out}.html", "--table"],
-        ["report", path, "--json", f"{out}.json"],
         ["export", path, "-o", f"{out}.csv"],
+        ["diff", path, path, "--csv", f"{out}-diff.csv"],
+    ]
+
+
+def others(path: Path, out: Path) -> list[list[str | Path]]:
+    """All others that read a store."""
+    return [
+        ["report", path, "--json", f"{out}.json"],
         ["export", path, "--format", "extxyz", "-o", f"{out}.extxyz"],
         ["export", path, "--format", "cif", "-o", f"{out}-cif"],
         ["export", path, "--format", "phononbench", "-o", f"{out}-phononbench"],
         ["export", path, "--format", "band-yaml", "-o", f"{out}-bands"],
-        ["diff", path, path, "--csv", f"{out}-diff.csv"],
         ["merge", path, "-o", f"{out}-merged.h5"],
-    ):
-        assert main([str(word) for word in words]) in (0, 1, 2, 3)
+    ]
 
 
-@pytest.mark.parametrize("harm", TEXTS.values(), ids=TEXTS)
+# Other commands say of what they read what their errors say: shown once, the rest at night.
+COMMANDS = [
+    *(pytest.param(harm, shown, id=name) for name, harm in TEXTS.items()),
+    *(
+        pytest.param(
+            harm, others, id=f"{name}, others",
+            marks=[] if name in ("names", "model") else pytest.mark.nightly,
+        )
+        for name, harm in TEXTS.items()
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("harm", "commands"), COMMANDS)
 def test_texts_command_no_terminal_and_no_page(
-    stranger: Any, harm: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stranger: Any, harm: Any, commands: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    read_all(stranger(harm), tmp_path / "out")
+    for words in commands(stranger(harm), tmp_path / "out"):
+        assert main([str(word) for word in words]) in (0, 1, 2, 3)
     said = capsys.readouterr()
     for text in (said.out, said.err):
         assert text == printable(text)

@@ -17,7 +17,8 @@ HELP = "make a store of what is intact in a damaged one"
 DESCRIPTION = (
     "Write a new store of the rows that are as they were written; the damaged "
     "one stays beside it as STORE.damaged. Says what is lost: the same hpcbench run computes "
-    "that again, and no more. Exit code 1 if results are lost."
+    "that again, and no more. A file whose structure is broken is left as it is. Exit code 1 "
+    "if results are lost, 3 if the store cannot be repaired."
 )
 
 

@@ -207,7 +207,7 @@ def guess(model: str, kind: str) -> CostModel:
     """
     spec = None
     with contextlib.suppress(ModelError):  # the potential of another machine may be unknown here
-        spec = known_potential(model) if model else None
+        spec = known_potential(model)
     rate = (spec.edges_per_second if spec else None) or GUESSED_RATE
     if kind == "cpu":
         return CostModel(1 / rate, 1 / rate, 0.1, 2e-5, 3.0, where="one core of a CPU")

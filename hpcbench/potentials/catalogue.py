@@ -34,7 +34,6 @@ SINGLE, DOUBLE = "float32", "float64"
 DEMO = "mattersim-demo"
 """The embedded potential: a stand-in for demonstrations and tests, which reports say."""
 
-# Such names can be told from files and from module:callable.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
@@ -318,9 +317,14 @@ def known_potential(name: str) -> PotentialSpec | None:
     ModelError
         If a package offers it and something is wrong with that.
     """
-    if name in BUILT_IN:
-        return BUILT_IN[name]
+    if name in BUILT_IN or not _is_name(name):
+        return BUILT_IN.get(name)
     return _spec_of(_offered()[name]) if name in _offered() else None
+
+
+def _is_name(text: str) -> bool:
+    """Tell names from files and from module:callable."""
+    return bool(_NAME.fullmatch(text)) and not text.endswith((".pth", ".pt"))
 
 
 def known_names() -> list[str]:
@@ -375,7 +379,7 @@ def _spec_of(points: Sequence[EntryPoint]) -> PotentialSpec:
         raise ModelError(f"{where}: it is no PotentialSpec but a {type(spec).__name__}")
     if spec.name != name:
         raise ModelError(f"{where}: its potential has another name, {spec.name!r}")
-    if not _NAME.fullmatch(name) or name.endswith((".pth", ".pt")):
+    if not _is_name(name):
         raise ModelError(
             f"{where}: a name has letters, digits and . _ + - only, and no ending of a file"
         )

@@ -264,7 +264,7 @@ class RankLoop:
         if fate is Fate.UNABLE:
             # A GPU may allow one process only. Then this rank takes the risk.
             self.process.log.write(
-                "warning", id="", message=f"no process apart: {self.isolated_worker.how}"
+                "warning", id="", message=f"no isolated worker: {self.isolated_worker.how}"
             )
             self.isolated_worker = None
         return fate is not Fate.STOPPED

@@ -138,7 +138,7 @@ class Examiner(TableReader):
                 there = self._rows_of(path)
                 what = f"{there} rows of {length}"
             except Exception as error:
-                there, what = -1, self._blame(error)
+                there, what = -1, f"{NOT_FOUND} ({self._blame(error)})"
             if there != length:
                 yield Damage(path, 0, length, what)
         if digest_frame(self._file, paths) != bytes(self._file[f"{GROUP}/frame"][:]):

@@ -70,7 +70,7 @@ class Inspection:
             name = damage.path.rpartition("/")[2]
             is_essential = name in known and known[name].is_essential
             ends_process = not damage.path and damage.what.startswith(READING)
-            if ends_process or (is_essential and damage.what == NOT_FOUND):
+            if ends_process or (is_essential and damage.what.startswith(NOT_FOUND)):
                 return str(damage)
         return ""
 

@@ -42,7 +42,7 @@ installed_extras() {
 
 # Everything in .venv is as pyproject.toml and the constraints say, with these extras.
 ensure_venv() {
-    local have extra missing=no base wanted=$*
+    local have extra missing=no base compile=--compile wanted=$*
     have=$(installed_extras)
     for extra in base $wanted; do
         case " $have " in
@@ -69,9 +69,11 @@ give ./launch.sh setup on the login node, or activate an environment that has hp
             die $WRONG_ENVIRONMENT "$base cannot make an environment (Debian: apt install python3-venv)"
     fi
     wanted=$(for extra in $wanted $have; do echo "$extra"; done | grep -v '^base$' | sort -u | xargs)
+    # For tests byte code is made as it is used: that of all packages takes a minute or two.
+    case " $wanted " in *" dev "*) compile=--no-compile ;; esac
     rm -f "$STAMP"
     say "launch.sh: installing hpcbench-phonons[$(join "$wanted")]; this takes some minutes, once"
-    (cd "$ROOT" && "$PYTHON" -m pip install --disable-pip-version-check \
+    (cd "$ROOT" && "$PYTHON" -m pip install --disable-pip-version-check $compile \
         -c "$CONSTRAINTS" -e ".[$(join "$wanted")]") ||
         die $WRONG_ENVIRONMENT "the installation failed; the reason is above"
     drop_broken_torchvision
