@@ -83,7 +83,7 @@ def compute_more_exactly(
     context : WorkflowContext
         Settings and potential of the rank.
     here : RelaxedCrystal
-        The crystal; what is computed is added to it.
+        The crystal; new computations are added to it.
     """
     by_response = context.config.derivative == RESPONSE
     for better in (
@@ -102,7 +102,7 @@ def compute_in_larger_supercell(
     context : WorkflowContext
         Settings and potential of the rank.
     here : RelaxedCrystal
-        The crystal; what is computed is added to it.
+        The crystal; new computations are added to it.
 
     Raises
     ------
@@ -132,7 +132,7 @@ def compute_also_by_response(
     context : WorkflowContext
         Settings and potential of the rank.
     here : RelaxedCrystal
-        The crystal; what is computed is added to it.
+        The crystal; new computations are added to it.
     """
     if context.config.derivative == BOTH:
         here.take(
@@ -150,7 +150,7 @@ def compute_at_more_q(
     context : WorkflowContext
         Settings and potential of the rank.
     here : RelaxedCrystal
-        The crystal; what is computed is added to it.
+        The crystal; new computations are added to it.
     """
     if _is_interpolation_checked(context, here.atoms):
         yield from _check_interpolation(context, here)

@@ -63,7 +63,7 @@ class StopRequested(BaseException):
 
 
 class Stop:
-    """Knowledge of whether a run was asked to stop, by a signal or by the end of its time."""
+    """State of a request to stop a run, by a signal or by the end of its time."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -100,7 +100,7 @@ class Stop:
 
     @property
     def is_urgent(self) -> bool:
-        """Tell whether the process may be killed in a moment."""
+        """Tell whether the process may be killed soon."""
         return self.seconds_to_the_kill <= SECONDS_AFTER_SIGTERM
 
     def limit(self, seconds: float, reserve: float = 0.0) -> None:
