@@ -15,7 +15,7 @@ from ase.build import bulk
 import hpcbench
 from hpcbench.criteria import CRITERIA
 from hpcbench.errors import StoreError
-from hpcbench.maintenance import recompute
+from hpcbench.results import recompute
 from hpcbench.maintenance.merge import merge
 from hpcbench.maintenance.repair import repair
 from hpcbench.results.phonon_columns import Keep
