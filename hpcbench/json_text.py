@@ -6,7 +6,10 @@ import json
 from typing import Any
 
 from hpcbench.errors import StoreError
+from hpcbench.limits import depths_of
 from hpcbench.texts import shown_reason
+
+DEEPEST = 200
 
 
 def json_of(text: str, what: str) -> Any:
@@ -22,8 +25,11 @@ def json_of(text: str, what: str) -> Any:
     Raises
     ------
     StoreError
-        If it is not JSON.
+        If it is not JSON, or nested deeper than anything that hpcbench writes.
     """
+    # A program around may have raised Python's limit: then the parser would use up the stack.
+    if any(deepest > DEEPEST for deepest in depths_of(text)):
+        raise StoreError(f"{what}: not JSON: nested more than {DEEPEST} deep")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

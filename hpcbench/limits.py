@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -144,18 +144,24 @@ class Limits:
         UnreadableError
             Kind "too large", if one limit is exceeded.
         """
-        import numpy as np
-
         self.check(kind, "members", text.count(",") + text.count("[") + text.count("{"))
-        depth = 0
-        for start in range(0, len(text), _PART):
-            part = text[start : start + _PART].encode("ascii", "replace")
-            letters = np.frombuffer(part, dtype=np.uint8)
-            opening = (letters == ord("[")) | (letters == ord("{"))
-            closing = (letters == ord("]")) | (letters == ord("}"))
-            depths = depth + np.cumsum(opening.astype(np.int32) - closing)
-            self.check(kind, "nesting", int(depths.max()))
-            depth = int(depths[-1])
+        for deepest in depths_of(text):
+            self.check(kind, "nesting", deepest)
+
+
+def depths_of(text: str) -> Iterator[int]:
+    """Yield the deepest nesting of brackets in each part of a text, those in strings included."""
+    import numpy as np
+
+    depth = 0
+    for start in range(0, len(text), _PART):
+        part = text[start : start + _PART].encode("ascii", "replace")
+        letters = np.frombuffer(part, dtype=np.uint8)
+        opening = (letters == ord("[")) | (letters == ord("{"))
+        closing = (letters == ord("]")) | (letters == ord("}"))
+        depths = depth + np.cumsum(opening.astype(np.int32) - closing)
+        yield int(depths.max())
+        depth = int(depths[-1])
 
 
 def read_limits(value: Any) -> tuple[str, ...]:

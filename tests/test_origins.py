@@ -15,9 +15,9 @@ from ase.build import bulk
 import hpcbench
 from hpcbench.criteria import CRITERIA
 from hpcbench.errors import StoreError
-from hpcbench.results import recompute
 from hpcbench.maintenance.merge import merge
 from hpcbench.maintenance.repair import repair
+from hpcbench.results import recompute
 from hpcbench.results.phonon_columns import Keep
 from hpcbench.store import known, result_fields
 from hpcbench.store.fields import Field, Origin

@@ -333,10 +333,12 @@ def test_repair_mends_what_a_link_leads_to(store: Path, tmp_path: Path) -> None:
     store.symlink_to(target)
     # Names of earlier repairs, one of them a link to nothing.
     (tmp_path / "disk" / "s.h5.damaged").symlink_to("gone")
+    with h5py.File(target) as file:
+        chunk = file["crystals/max_frequency"].id.get_chunk_info(0)
     data = bytearray(target.read_bytes())
-    data[:512] = bytes(512)
+    data[chunk.byte_offset : chunk.byte_offset + chunk.size] = bytes(chunk.size)
     target.write_bytes(data)
-    assert main(["repair", "s.h5"]) in (0, 1)
+    assert main(["repair", "s.h5"]) == 0
     assert store.is_symlink() and len(Store(store)) == 2
     assert (tmp_path / "disk" / "s.h5.damaged").is_symlink()
     assert (tmp_path / "disk" / "s.h5.damaged-2").read_bytes() == data
@@ -455,7 +457,7 @@ def test_what_may_be_written(tmp_path: Path) -> None:
     fifo(tmp_path / "pipe")
     with pytest.raises(UsageError, match="is a pipe"):
         file_to_write(tmp_path / "pipe", force=True)
-    with pytest.raises(UsageError, match="no name"):
+    with pytest.raises(UsageError, match="is not a file name"):
         target_of("")
     assert appended(tmp_path / "gen_v1.0", ".html").name == "gen_v1.0.html"
     # A name as long as names may be has a temporary one too.

@@ -123,7 +123,7 @@ def test_suspects_of_a_dead_rank_do_not_keep_a_rank_from_ending_its_list(
     assert sorted(two_ranks.loop._suspects) == two_ranks.theirs
 
 
-def test_a_rank_that_dies_while_one_looks_leaves_its_estate(
+def test_a_rank_that_dies_while_one_looks_leaves_its_blocks(
     two_ranks: TwoRanks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost = two_ranks.heartbeat.lost
@@ -134,12 +134,12 @@ def test_a_rank_that_dies_while_one_looks_leaves_its_estate(
         return answer
 
     monkeypatch.setattr(two_ranks.heartbeat, "lost", lost_just_before)
-    lease = two_ranks.loop._wait_for_estate()
+    lease = two_ranks.loop._wait_for_abandoned_blocks()
     assert lease is not None
     assert [f"crystal-{row}" for row in lease.block.rows] == two_ranks.theirs
 
 
-def test_who_has_suspects_leaves_the_rest_of_an_estate_to_others(two_ranks: TwoRanks) -> None:
+def test_who_has_suspects_leaves_the_other_blocks_to_others(two_ranks: TwoRanks) -> None:
     """Suspects are computed one after the other: many of them want many ranks."""
     two_ranks.lease_and_begin()
     two_ranks.kill()

@@ -7,6 +7,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -505,6 +507,20 @@ def test_a_store_that_is_merged_has_each_crystal_once(store: Path, tmp_path: Pat
     assert not (tmp_path / "merged.h5").exists()
     with pytest.raises(HpcbenchError, match="is in it 2 times; hpcbench repair"):
         hpcbench.open(store)
+
+
+def test_brackets_do_not_use_up_the_stack(store: Path) -> None:
+    """Where the program around has raised Python's limit, as some libraries do."""
+    with h5py.File(store, "r+") as file:
+        text_of_settings("[" * 100_000)(file)
+    script = (
+        "import sys, hpcbench; sys.setrecursionlimit(10**6)\n"
+        "try: hpcbench.open(sys.argv[1])\n"
+        "except hpcbench.HpcbenchError as error: print(error)"
+    )
+    ended = subprocess.run([sys.executable, "-c", script, store], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert "nested more than" in ended.stdout
 
 
 def test_a_run_folder_of_pipes_and_brackets(store: Path) -> None:

@@ -126,7 +126,7 @@ class RankLoop:
             if not self._compute_suspects():
                 break
             self.heartbeat.rest()
-            lease = self._wait_for_estate()
+            lease = self._wait_for_abandoned_blocks()
             if lease is None:
                 break
         return not self.process.stop.requested
@@ -173,7 +173,7 @@ class RankLoop:
                     return lease
         return None
 
-    def _wait_for_estate(self) -> Lease | None:
+    def _wait_for_abandoned_blocks(self) -> Lease | None:
         """Wait until no rank works any more, or one leaves a block behind."""
         while not self.process.stop.requested:
             # Before looking for blocks: a rank that dies in the meantime leaves some.

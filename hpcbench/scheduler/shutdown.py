@@ -90,7 +90,7 @@ class Shutdown:
             # The others see this rank leave.
             problem = problem or in_words(error, self.process.folder)
         if last:
-            problem = self._have_the_last_word(problem, on_end)
+            problem = self._consolidate_as_the_last(problem, on_end)
         complete = False
         try:
             self._leave_nothing_in_segments(last)
@@ -110,7 +110,7 @@ class Shutdown:
             problem = problem or in_words(error, self.process.folder)
         return Outcome(complete, last, nobody_died, problem)
 
-    def _have_the_last_word(
+    def _consolidate_as_the_last(
         self, problem: Exception | None, on_end: Callable[[], None]
     ) -> Exception | None:
         """Consolidate the store, and let the other ranks go; return the first problem."""

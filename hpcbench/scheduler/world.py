@@ -15,7 +15,7 @@ from hpcbench.errors import HpcbenchError, LaunchError, SetupError
 # Seconds for all ranks to reach MPI_Init: they may load Python from a slow file system.
 LONGEST_START = 900.0
 # Seconds after which MPI_Finalize is given up; all files are closed before it.
-LONGEST_FAREWELL = 120.0
+LONGEST_FINALIZE = 120.0
 # Largest number of hosts that a message names.
 MOST_HOSTS = 8
 
@@ -147,7 +147,7 @@ class MPIWorld:
         # MPI_Finalize would wait forever for a rank that dies, and no thread of Python runs in the
         # meantime.
         with open(os.devnull, "w") as nowhere:
-            faulthandler.dump_traceback_later(LONGEST_FAREWELL, exit=True, file=nowhere)
+            faulthandler.dump_traceback_later(LONGEST_FINALIZE, exit=True, file=nowhere)
             MPI.Finalize()
             faulthandler.cancel_dump_traceback_later()
 
