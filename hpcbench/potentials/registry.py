@@ -309,8 +309,8 @@ def load(request: LoadRequest) -> Potential:
     if spec.precisions and request.dtype not in spec.precisions:
         others = _names_with(lambda other: request.dtype in other.precisions)
         raise PotentialError(
-            f"{spec.name} computes in {' and '.join(spec.precisions)} only; --dtype "
-            f"{request.dtype} is there for {others}"
+            f"{spec.name} computes in {' and '.join(spec.precisions)} only: give --dtype "
+            f"{spec.precisions[0]} ({request.dtype} is there for {others})"
         )
     module, _, function = spec.loader.partition(":")
     # What goes wrong in our own loaders is to be seen as it is.
