@@ -246,8 +246,9 @@ def _bytes(change: Callable[[bytearray], bytes | bytearray]) -> Callable[[Path],
 
 
 def _zeros(data: bytearray) -> bytearray:
-    middle = len(data) // 2
-    data[middle : middle + 5000] = bytes(5000)
+    # Where least is zero already, as the ends of chunks are.
+    place = min(range(0, len(data) - 5000, 1000), key=lambda p: data.count(0, p, p + 5000))
+    data[place : place + 5000] = bytes(5000)
     return data
 
 
