@@ -116,7 +116,16 @@ class Worker:
             interval = self.process.config.commit_interval
             writer = Writer(self._commit, interval, self.inbox, account)
             cleaning.callback(writer.close)
-            self.process.stop.when_asked = lambda seconds: self._end_if_hung(seconds, writer)
+            asked = threading.Event()
+
+            def when_asked(seconds: float) -> None:
+                if not asked.is_set():
+                    # A second Ctrl-C ends the process at once.
+                    asked.set()
+                    writer.hurry()
+                self._end_if_hung(seconds, writer)
+
+            self.process.stop.when_asked = when_asked
             # Code that runs after the work handles signals itself.
             cleaning.callback(self._leave_alone)
             reader = Reader(self._said_well(blocks), self.inbox, account)
