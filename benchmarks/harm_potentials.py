@@ -95,7 +95,9 @@ def _hangs(name: str, number: signal.Signals) -> Callable[[Case], None]:
         case.check(ended, (75, 3, 1, 0, -number, 128 + number))
         if asked and time.monotonic() - asked[0] > 30:
             case.fault("time", f"{number.name} did not end a run that hangs within 30 s")
-        case.has_good("s.h5")
+        if number != signal.SIGINT:
+            # A second Ctrl-C ends it at once, in the pass that the good crystals share.
+            case.has_good("s.h5")
         case.tally.told += len(case.tally.faults) == found
 
     return do
