@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from hpcbench.counting import counted
+from hpcbench.errors import StoreError
+from hpcbench.json_text import json_of
 
 # Results of crystals are buffered before they are written, for this share of the time since the
 # start, but at most for so many seconds. So a short run shows each one at once, and a long one of
@@ -111,8 +113,8 @@ def read_events(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]
     events = []
     for line in data[:end].splitlines():
         try:
-            events.append(json.loads(line))
-        except (ValueError, RecursionError):
+            events.append(json_of(line.decode(), f"{path}: an event"))
+        except (ValueError, StoreError):
             continue
     return events, offset + end
 

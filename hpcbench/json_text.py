@@ -28,7 +28,8 @@ def json_of(text: str, what: str) -> Any:
         If it is not JSON, or nested deeper than anything that hpcbench writes.
     """
     # A program around may have raised Python's limit: then the parser would use up the stack.
-    if any(deepest > DEEPEST for deepest in depths_of(text)):
+    brackets = text.count("[") + text.count("{")
+    if brackets > DEEPEST and any(deepest > DEEPEST for deepest in depths_of(text)):
         raise StoreError(f"{what}: not JSON: nested more than {DEEPEST} deep")
     try:
         return json.loads(text)
