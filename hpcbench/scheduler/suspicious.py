@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpcbench.errors import CrystalError
+from hpcbench.errors import CrystalError, StoreError
+from hpcbench.json_text import json_of
 from hpcbench.scheduler.journal import Told, journal_path, read_journal
 from hpcbench.store.small_files import replace_text
 
@@ -224,13 +225,13 @@ def _of_isolated_worker(told: Told, finished: Container[str]) -> Suspicions:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        values: dict[str, Any] = json.loads(file.read_text())
+        values: dict[str, Any] = json_of(file.read_text(), str(file))
         # Older versions did not record the files that they read.
         return {
             "launches": values["launches"],
             "suspicions": values["suspicions"],
             "files": values.get("files", {}),
         }
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, StoreError, ValueError, KeyError, TypeError):
         # Torn when a machine went down: suspects will reveal themselves by ending processes again.
         return {"launches": [], "suspicions": {}, "files": {}}
