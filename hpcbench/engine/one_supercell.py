@@ -211,7 +211,7 @@ def analyse_displaced(
         Another protocol than the run's.
     lengths : bool
         Whether the supercells have displacements of several lengths.
-    known : ndarray, shape (nknown, natoms, 3), optional
+    known : ndarray, shape (n_known, natoms, 3), optional
         Forces in eV/A of the first length, with the copy that gives the noise; only those of
         the other lengths are requested then.
     """
