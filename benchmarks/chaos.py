@@ -1,4 +1,4 @@
-"""What becomes of runs whose processes are killed and stopped at random.
+"""Kill and stop processes of runs at random, and compare the stores.
 
     python benchmarks/chaos.py [--strikes 100] [--mpiexec "mpiexec -disable-auto-cleanup"]
 

@@ -1,4 +1,4 @@
-"""Whether single flipped bits of a store are noticed.
+"""Flip single bits of a store, and count those that are noticed.
 
     python benchmarks/flips.py [--flips 3000]
 

@@ -1,4 +1,4 @@
-"""What rounding and the length of the displacements do to labels, for crystals of real generators.
+"""Count labels that rounding and the length of displacements change, for generated crystals.
 
     python benchmarks/precision.py STORE.h5 [--model chgnet] [--crystals N]
 

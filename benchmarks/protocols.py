@@ -1,4 +1,4 @@
-"""What the protocol, the criterion and the place decide, for crystals of real generators.
+"""Count labels that depend on protocol, criterion and place, for generated crystals.
 
     python benchmarks/protocols.py CRYSTALS.extxyz [--model chgnet] [--crystals 200] [--ranks 2]
 

@@ -1,4 +1,4 @@
-"""What linear response takes, against the displaced supercells that give the same.
+"""Time linear response against the displaced supercells that give the same.
 
     OMP_NUM_THREADS=1 python benchmarks/response.py [--repeats 5] [--crystals CRYSTALS.extxyz]
 

@@ -1,4 +1,4 @@
-"""How well ranks share the work: measured with a few, simulated with up to 1,024.
+"""Measure how ranks share the work with a few, and simulate up to 1,024.
 
     python benchmarks/scaling.py measure [--ranks 1 2 4]
     python benchmarks/scaling.py simulate

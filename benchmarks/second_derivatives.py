@@ -1,4 +1,4 @@
-"""Whether force constants can be had by differentiating a potential's forces, and what that takes.
+"""Differentiate the forces of potentials, and compare with displacements.
 
     python benchmarks/second_derivatives.py chgnet
     python benchmarks/second_derivatives.py sevennet-0

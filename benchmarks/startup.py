@@ -1,4 +1,4 @@
-"""What the start of a rank asks of the file system.
+"""Count the calls to the file system at the start of a rank.
 
     python benchmarks/startup.py [--name before --checkout FOLDER] [--stage]
 

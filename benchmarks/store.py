@@ -1,4 +1,4 @@
-"""What a store of very many crystals costs: time to write, read and check, room, memory.
+"""Measure a store of very many crystals: writing, reading, checking, room, memory.
 
     python benchmarks/store.py [--crystals 100000] [--folder /fast/disk]
 

@@ -1,4 +1,4 @@
-"""What a supercell that suffices costs, and which labels it changes, for real generators' crystals.
+"""Measure cost and labels of larger supercells, for generated crystals.
 
     python benchmarks/supercells.py CRYSTALS.extxyz [--model chgnet] [--crystals 200] [--ranks 2]
 

@@ -73,7 +73,7 @@ class Stop:
         self._heard = -math.inf
         self._asked = threading.Event()
         self.owns_process = False
-        """Whether hpcbench handles the signals of this process, and may end it."""
+        """True if hpcbench handles the signals of this process, and may end it."""
         self.when_asked: Callable[[float], object] = lambda seconds: None
         """Called repeatedly after a signal asked the run to stop, with the seconds since then; from
         another thread, so that it is called while the main thread is inside a library, too."""

@@ -1,4 +1,4 @@
-"""Where two stores say different things of the same crystals."""
+"""Compare two stores by the crystals that both have."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Difference:
-    """What differs between two stores.
+    """Hold the differences between two stores.
 
     Attributes
     ----------

@@ -21,7 +21,7 @@ from hpcbench.store.table_writer import TableWriter
 
 @dataclass(frozen=True)
 class Merged:
-    """What a merge came to.
+    """Count the rows of a merge.
 
     Attributes
     ----------

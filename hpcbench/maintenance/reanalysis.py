@@ -1,4 +1,4 @@
-"""What follows from the force constants of a store, computed again with other settings."""
+"""Analyse the force constants of a store again, with other settings."""
 
 from __future__ import annotations
 

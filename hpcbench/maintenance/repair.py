@@ -49,7 +49,7 @@ from hpcbench.store.table_writer import TableWriter
 
 @dataclass
 class Repair:
-    """What became of a damaged store.
+    """Hold the outcome of a repair.
 
     Attributes
     ----------

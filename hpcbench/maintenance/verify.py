@@ -1,4 +1,4 @@
-"""Whether a store is what was written, and complete."""
+"""Verify that a store is complete, and as it was written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hpcbench.store.table_reader import TableReader
 
 @dataclass(frozen=True)
 class Verification:
-    """What is known of a store after a look at all of it.
+    """Hold the findings of a verification.
 
     Attributes
     ----------

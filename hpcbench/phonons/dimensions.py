@@ -1,4 +1,4 @@
-"""Whether a crystal is a network, layers, chains or molecules, and how wide its gaps are."""
+"""Tell networks, layers, chains and molecules apart, and measure gaps between them."""
 
 from __future__ import annotations
 

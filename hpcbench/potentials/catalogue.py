@@ -39,7 +39,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 @dataclass(frozen=True)
 class PotentialSpec:
-    """What the program knows of a potential before it is loaded.
+    """Describe a potential before it is loaded.
 
     Attributes
     ----------
@@ -142,7 +142,7 @@ class PotentialSpec:
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """What a loader is told.
+    """Hold the arguments of a loader.
 
     Attributes
     ----------

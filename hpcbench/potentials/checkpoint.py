@@ -17,7 +17,7 @@ from hpcbench.potentials.m3gnet_weights import MissingWeightsError, UnknownArchi
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """What a checkpoint's file holds.
+    """Hold the contents of a checkpoint's file.
 
     Attributes
     ----------

@@ -15,7 +15,7 @@ from hpcbench.potentials.structures import Structures
 
 @dataclass(frozen=True, eq=False)
 class SharedList:
-    """What displaced copies of a supercell share: the neighbours in the perfect one.
+    """Hold the neighbours in a perfect supercell, which its displaced copies share.
 
     Attributes
     ----------

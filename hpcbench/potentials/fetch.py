@@ -1,4 +1,4 @@
-"""How weights get to their place."""
+"""Fetch the weights of potentials."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What MatterSim's M3GNet has besides its trained weights, for checkpoints that leave it out.
+"""Compute the constants of MatterSim's M3GNet, for checkpoints that leave them out.
 
 Older checkpoints are without the constants of the two bases, or without arguments that MatterSim
 has a default for. MatterSim's package adds both when it loads one; so does this module.

@@ -1,4 +1,4 @@
-"""How large a forward pass may be, and what to do when it was too large."""
+"""Find the size of a forward pass, and make it smaller where memory ends."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LARGEST_MMAP_THRESHOLD = 32 * 2**20
 
 @dataclass(frozen=True)
 class Probe:
-    """What a short trial of a model on a device gave.
+    """Hold the result of a short trial of a model on a device.
 
     Attributes
     ----------

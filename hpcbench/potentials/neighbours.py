@@ -377,5 +377,5 @@ def _within(batch: Structures, atoms: _Wrapped, blocks: _Blocks, radius: float) 
 
 
 def _starts(counts: torch.Tensor) -> torch.Tensor:
-    """Where runs of these lengths begin when they follow each other."""
+    """Return the starts of runs of these lengths that follow each other."""
     return counts.cumsum(0) - counts

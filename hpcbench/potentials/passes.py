@@ -1,4 +1,4 @@
-"""What goes through a model in one forward pass, and what is made of its gradient."""
+"""Prepare the input of a forward pass, and sum its gradient to forces and stresses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hpcbench.potentials.structures import Structures
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """What goes through the model in one pass.
+    """Hold the input of one pass through the model.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What the program asks of a potential."""
+"""Define the interface of a potential."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What a potential says of one structure.
+    """Hold energy, forces and stress of one structure.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Evaluation:
 
 @dataclass(frozen=True, eq=False)
 class BatchEvaluation:
-    """What a potential says of a batch, as float64 tensors on the batch's device.
+    """Hold energies, forces and stresses of a batch, as float64 tensors on the batch's device.
 
     Attributes
     ----------
@@ -102,7 +102,7 @@ class Linearised:
 
 @dataclass(frozen=True)
 class PotentialInfo:
-    """What is written into the store about a potential.
+    """Describe a potential in the store.
 
     ``elements`` are the atomic numbers that it knows, or ``None`` where it does not say.
     ``weights_sha256`` is empty for a potential without a weights file. ``forward_pass`` says

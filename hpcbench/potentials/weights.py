@@ -1,4 +1,4 @@
-"""Where weights lie. Loads no torch."""
+"""Find files of weights. Loads no torch."""
 
 from __future__ import annotations
 

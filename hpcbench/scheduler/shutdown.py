@@ -156,7 +156,7 @@ class Shutdown:
             )
 
     def _there_is_time(self) -> bool:
-        """Whether segments and store can be joined before this process may be killed."""
+        """Return whether segments and store can be joined before this process may be killed."""
         segments = self.process.folder.segment_paths()
         size = 0
         for path in (self.process.folder.store, *segments):

@@ -76,9 +76,9 @@ class _Lines:
         self._text = io.TextIOWrapper(reader, encoding="utf-8-sig", errors="replace", newline="")
         self._used = 0
         self.goes_on = True
-        """Whether reading can continue with a new row after one that was too long."""
+        """True if reading can continue with a new row after one that was too long."""
         self.have_ended = False
-        """Whether more lines were requested than there are; within a row, a quote is then open."""
+        """True if more lines were requested than there are: within a row, a quote is open."""
 
     def begin_row(self) -> None:
         self._used = 0

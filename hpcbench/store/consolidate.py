@@ -215,7 +215,7 @@ def _listed(folder: RunFolder) -> Iterator[Row]:
 
 
 def _is_up_to_date(folder: RunFolder, listed: Mapping[str, Row]) -> bool:
-    """Whether the store already says what the list says."""
+    """Return whether the store has the statuses of the list already."""
     if not folder.store.exists():
         return False
     with TableReader(folder.store) as reader:

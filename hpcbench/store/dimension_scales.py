@@ -1,4 +1,4 @@
-"""What makes a store easy to read for programs that do not know it: scales and plots.
+"""Add scales and plots to a store, for programs that do not know its format.
 
 HDF5's dimension scales tell what an axis is; NeXus' ``NXdata`` tells h5web and others what to
 draw against what.

@@ -115,7 +115,7 @@ class Examiner(TableReader):
         return f"{type(error).__name__}: {error}".splitlines()[0]
 
     def _is_unknown(self, path: str) -> bool:
-        """Whether a field is of an encoding that only later versions know."""
+        """Return whether a field has an encoding that only later versions know."""
         if path in self._fields:
             return False
         try:

@@ -1,4 +1,4 @@
-"""What is wrong with a table's file, and in which words that is said."""
+"""Describe faults of a table's file in words."""
 
 from __future__ import annotations
 

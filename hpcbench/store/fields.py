@@ -1,4 +1,4 @@
-"""What a table's fields are, and blocks of rows in memory.
+"""Define the fields of a table, and blocks of rows in memory.
 
 A table has columns (one value of a fixed shape a row) and ragged arrays (any number of values a
 row). In a file they lie by their kind: ``crystals/<name>`` for scalars, ``arrays/<name>`` for
@@ -26,7 +26,7 @@ Row = Mapping[str, Any]
 
 
 class Origin(Enum):
-    """Where the values of a field come from: what repair and reanalysis do with it follows.
+    """Name the source of a field's values, from which its repair and reanalysis follow.
 
     A merge takes rows as they are, fields of any origin.
     """

@@ -56,7 +56,7 @@ class Files:
         self.earlier: set[str] = set()
         """Ids of crystals that earlier lists of the run have, and the latest one has not."""
         self.generation = 0
-        """How many times the files were listed."""
+        """Number of times that the files were listed."""
         self._url = os.fspath(path) if "://" in os.fspath(path) else ""
         self._remote: BinaryIO | None = None
         self._stamps: dict[Path, Stamp] = {}

@@ -31,14 +31,14 @@ from hpcbench.store.physics import Deviation, check_physics
 MOST_DEATHS = 50
 PHYSICS = "physics"
 READING = "reading it"
-"""How what is wrong begins where a process died or got stuck."""
+"""First words of a finding where a process died or got stuck."""
 Place = tuple[str, int, int]
 """A field and the rows of a block of it."""
 
 
 @dataclass
 class Inspection:
-    """What became of looking at one file.
+    """Hold the outcome of an inspection of one file.
 
     Attributes
     ----------

@@ -78,7 +78,7 @@ def _require_sound(path: Path) -> None:
 
 @contextlib.contextmanager
 def _alone(folder: RunFolder) -> Iterator[bool]:
-    """Whether nobody else joins or consolidates; the lock goes with the process."""
+    """Take the lock of joining; the lock goes with the process."""
     lock = os.open(folder.path / "joining", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:

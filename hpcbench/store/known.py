@@ -123,4 +123,4 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     # Not a path: a file of whoever opens the store is not read.
     "criteria": lambda value: isinstance(value, list),
 }  # fmt: skip
-"""What commands read of the settings, by name: whether a value is of the right kind."""
+"""Checks of the settings that commands read, by name."""

@@ -1,4 +1,4 @@
-"""What the list of a run says of crystals that have no row in the store."""
+"""Read from a run's list the crystals that have no row in the store."""
 
 from __future__ import annotations
 

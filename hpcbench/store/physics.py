@@ -1,4 +1,4 @@
-"""Whether what is stored of a crystal goes together: bands follow from force constants."""
+"""Check that stored bands follow from stored force constants."""
 
 from __future__ import annotations
 

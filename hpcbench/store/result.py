@@ -74,7 +74,7 @@ class UnstableMode:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What a store has of one crystal; ``row`` has everything by the store's names.
+    """Hold the results of one crystal; ``row`` has everything by the store's names.
 
     Attributes
     ----------

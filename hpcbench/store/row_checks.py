@@ -123,7 +123,7 @@ CHECKS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "force constants": _force_constants,
     "displacements": _displacements,
 }
-"""What is asked of a row before phonopy gets its cells, by what it is about. A check gives a few
+"""Checks of a row before phonopy gets its cells, by their subject. A check gives a few
 words about what is wrong; empty if nothing is."""
 
 

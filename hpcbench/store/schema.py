@@ -1,4 +1,4 @@
-"""What a store holds of each crystal, and what a run's list of crystals holds."""
+"""Define the columns of a store, and those of a run's list of crystals."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REANALYSIS_OF = "reanalysis_of"
 """In the settings of a reanalysis: the hash of the settings of the store that it is of."""
 
 DIMENSIONS = {0: "molecules", 1: "chains", 2: "layers", 3: "network"}
-"""What bonds make without end, by the number of directions: ``dimensionality``."""
+"""Names of ``dimensionality``: the number of directions in which bonds have no end."""
 
 EARLIER_LIST = "earlier_list"
 """The column of rows that only earlier lists of a run have. In stores without it all count."""

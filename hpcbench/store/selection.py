@@ -1,4 +1,4 @@
-"""Which rows of its files a store is of: the crystals of the latest list, or chosen ones."""
+"""Select the rows of a store: the crystals of the latest list, or chosen ones."""
 
 from __future__ import annotations
 

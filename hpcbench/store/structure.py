@@ -123,7 +123,7 @@ CHECKS: dict[str, Callable[[Storage, int], str]] = {
     "type": _is_of_a_known_type,
     "room": _has_room,
 }
-"""What is asked of each dataset before anything of it is read, and the size of the file in bytes. A
+"""Checks of each dataset before anything of it is read, given the file's size in bytes. A
 check gives a few words about what is wrong; empty if nothing is."""
 
 

@@ -1,4 +1,4 @@
-"""Whether a file is a table of this format, and which fields it has."""
+"""Recognise tables of this format, and their fields."""
 
 from __future__ import annotations
 
