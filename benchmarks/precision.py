@@ -29,14 +29,9 @@ from protocols import RESULTS
 
 import hpcbench
 from hpcbench.criteria import PLACES, Criterion
-from hpcbench.phonons.calculate import (
-    PhononResult,
-    PhononSettings,
-    analyse,
-    analyse_lengths,
-    prepare,
-)
+from hpcbench.phonons.calculate import analyse, analyse_lengths, prepare
 from hpcbench.phonons.displacement_length import NOT_SMOOTH, pairs_of, with_shorter
+from hpcbench.phonons.phonon_result import PhononResult, PhononSettings
 from hpcbench.phonons.supercells import CHECKS, displaced_copies, with_checks
 from hpcbench.potentials.copies import DisplacedCopies
 from hpcbench.potentials.protocol import Potential

@@ -40,7 +40,8 @@ from throughput import GENERATED, model_file
 import hpcbench
 from hpcbench.phonons.column_packing import ColumnPool
 from hpcbench.phonons.packing import ForcePool
-from hpcbench.phonons.response import Plan, commensurate_of, plan_columns
+from hpcbench.phonons.response import commensurate_of
+from hpcbench.phonons.response_plan import Plan, plan_columns
 from hpcbench.phonons.supercells import displace, displaced_copies, primitive_atoms
 
 RESULTS = Path(__file__).parent / "results"

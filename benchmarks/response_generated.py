@@ -39,7 +39,8 @@ from response import seconds_of_forces, seconds_of_response
 from throughput import GENERATED, model_file
 
 import hpcbench
-from hpcbench.phonons.response import commensurate_of, plan_columns
+from hpcbench.phonons.response import commensurate_of
+from hpcbench.phonons.response_plan import plan_columns
 from hpcbench.phonons.supercells import displace, displaced_copies, matrix_of_length
 
 MOST_ATOMS = 12

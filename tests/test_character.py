@@ -20,7 +20,7 @@ from hpcbench.phonons.character import (
     Character,
     character,
 )
-from hpcbench.phonons.spectrum import GammaModes, modes_at_gamma
+from hpcbench.phonons.modes import GammaModes, modes_at_gamma
 from hpcbench.phonons.stability import Spectrum
 
 # A cubic cell, reciprocal vectors of 1/A; 2x2x2: the nearest commensurate q is at 0.5.

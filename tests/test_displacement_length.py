@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from phonopy import Phonopy
 
 import hpcbench
-from hpcbench.phonons.calculate import PhononSettings, analyse, analyse_lengths, prepare
+from hpcbench.phonons.calculate import analyse, analyse_lengths, prepare
 from hpcbench.phonons.displacement_length import extrapolate, pairs_of, with_shorter
 from hpcbench.phonons.force_constants import fit_force_constants, subtract_drift
 from hpcbench.phonons.linear_fit import LinearFit
+from hpcbench.phonons.phonon_result import PhononSettings
 from hpcbench.phonons.supercells import displaced_copies
 from hpcbench.potentials.copies import DisplacedCopies
 

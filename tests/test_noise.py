@@ -15,9 +15,10 @@ from phonopy import Phonopy
 from phonopy.harmonic.force_constants import compact_fc_to_full_fc
 
 from hpcbench.criteria import Criterion
-from hpcbench.phonons.calculate import PhononResult, PhononSettings, analyse, prepare
+from hpcbench.phonons.calculate import analyse, prepare
 from hpcbench.phonons.displacement_length import pairs_of
 from hpcbench.phonons.noise import nonlinearity
+from hpcbench.phonons.phonon_result import PhononResult, PhononSettings
 from hpcbench.phonons.stability import ZERO, is_undetermined
 from hpcbench.phonons.supercells import displaced_copies, with_checks
 from hpcbench.potentials.copies import DisplacedCopies

@@ -19,8 +19,9 @@ from phonopy.physical_units import get_physical_units
 
 from hpcbench.criteria import CRITERIA, EXACT_Q, PLACES, SUPERCELL_Q
 from hpcbench.errors import PhononError
-from hpcbench.phonons.calculate import PhononResult, PhononSettings, analyse, prepare
+from hpcbench.phonons.calculate import analyse, prepare
 from hpcbench.phonons.force_constants import fit_force_constants, subtract_drift
+from hpcbench.phonons.phonon_result import PhononResult, PhononSettings
 from hpcbench.phonons.spectrum import run_mesh, seekpath_band_path
 from hpcbench.phonons.stability import Spectrum, is_stable, margin, verdicts
 from hpcbench.phonons.supercells import full_matrix

@@ -53,8 +53,9 @@ from hpcbench.errors import (
     UnsuitableError,
 )
 from hpcbench.events import EventLog
-from hpcbench.phonons.calculate import PhononSettings, analyse, prepare
+from hpcbench.phonons.calculate import analyse, prepare
 from hpcbench.phonons.packing import ForcePool
+from hpcbench.phonons.phonon_result import PhononSettings
 from hpcbench.phonons.supercells import CHECKS, displaced_copies, with_checks
 from hpcbench.potentials.ase_calculator import CalculatorPotential
 from hpcbench.potentials.copies import DisplacedCopies

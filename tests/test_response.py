@@ -32,9 +32,9 @@ from hpcbench.phonons.response import (
     commensurate_of,
     dynamical_matrices,
     force_constants_at,
-    plan_columns,
     set_force_constants,
 )
+from hpcbench.phonons.response_plan import plan_columns
 from hpcbench.phonons.supercells import primitive_atoms, primitive_of
 from hpcbench.potentials.columns import Columns, Response, displaced
 from hpcbench.potentials.jets import Jet

@@ -15,8 +15,8 @@ from phonopy.structure.atoms import PhonopyAtoms
 
 import hpcbench
 from hpcbench.cli import main
+from hpcbench.phonons.modes import Mode
 from hpcbench.phonons.restoring import FREE, Part, holding, soft_branch
-from hpcbench.phonons.spectrum import Mode
 from hpcbench.report.html import write_report
 
 DATA = Path(__file__).parent / "data"

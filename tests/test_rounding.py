@@ -13,8 +13,9 @@ from phonopy.structure.atoms import PhonopyAtoms
 from test_known_answers import NAMES, load
 
 import hpcbench
-from hpcbench.phonons.calculate import PhononResult, PhononSettings, analyse_force_constants
+from hpcbench.phonons.calculate import analyse_force_constants
 from hpcbench.phonons.force_constants import fit_force_constants, subtract_drift
+from hpcbench.phonons.phonon_result import PhononResult, PhononSettings
 
 DEMO = Path(__file__).parents[1] / "jobs" / "demo"
 SIZE = 1e-12

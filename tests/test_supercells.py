@@ -260,7 +260,8 @@ def test_a_marginal_verdict_is_checked_in_the_next_larger_supercell(
 
 
 def test_force_constants_decay_with_the_supercell(demo64) -> None:
-    from hpcbench.phonons.calculate import PhononSettings, analyse, prepare
+    from hpcbench.phonons.calculate import analyse, prepare
+    from hpcbench.phonons.phonon_result import PhononSettings
     from hpcbench.phonons.supercells import displaced_copies
 
     settings = PhononSettings("auto", 0.01, 1e-5, 11, (4, 4, 4), (300.0,), 0.1)
@@ -283,8 +284,9 @@ def test_force_constants_decay_with_the_supercell(demo64) -> None:
 
 
 def spectra_of(atoms: Atoms, potential, matrix: np.ndarray):  # type: ignore[no-untyped-def]
-    from hpcbench.phonons.calculate import PhononSettings, analyse_force_constants, prepare
+    from hpcbench.phonons.calculate import analyse_force_constants, prepare
     from hpcbench.phonons.force_constants import fit_force_constants
+    from hpcbench.phonons.phonon_result import PhononSettings
     from hpcbench.phonons.supercells import displaced_copies
 
     settings = PhononSettings("auto", 0.01, 1e-5, 51, (4, 4, 4), (300.0,), 0.1)

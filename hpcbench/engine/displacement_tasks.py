@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from phonopy import Phonopy
 
 from hpcbench.criteria import EXACT
-from hpcbench.phonons.calculate import PhononSettings, analyse, analyse_lengths, prepare
+from hpcbench.phonons.calculate import analyse, analyse_lengths, prepare
 from hpcbench.phonons.displacement_length import pairs_of, with_shorter
 from hpcbench.phonons.exact_q import AtQ, analyse_at
 from hpcbench.phonons.nondiagonal import displace_at
+from hpcbench.phonons.phonon_result import PhononSettings
 from hpcbench.phonons.rational import RationalQ
 from hpcbench.phonons.supercells import CHECKS, displaced_copies, with_checks
 from hpcbench.potentials.copies import DisplacedCopies

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from phonopy import Phonopy
 
 from hpcbench.criteria import EXACT, ROUNDING
-from hpcbench.phonons.calculate import PhononSettings, analyse_response, prepare
+from hpcbench.phonons.calculate import analyse_response, prepare
 from hpcbench.phonons.elasticity import (
     lowest_stiffness,
     slowest_sound,
@@ -25,18 +25,18 @@ from hpcbench.phonons.elasticity import (
     strain_columns,
 )
 from hpcbench.phonons.exact_q import AtQ
+from hpcbench.phonons.modes import mode_of
 from hpcbench.phonons.noise import rounding_of_response
+from hpcbench.phonons.phonon_result import PhononSettings
 from hpcbench.phonons.rational import Suspicions
 from hpcbench.phonons.response import (
-    Plan,
     at_gamma_without_sums,
     commensurate_of,
     constants_at_gamma,
     dynamical_matrices,
     force_constants_at,
-    plan_columns,
 )
-from hpcbench.phonons.spectrum import mode_of
+from hpcbench.phonons.response_plan import Plan, plan_columns
 from hpcbench.phonons.stability import Spectrum, is_undetermined
 from hpcbench.phonons.supercells import primitive_atoms
 from hpcbench.potentials.columns import Columns, Response, joined

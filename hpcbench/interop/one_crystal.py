@@ -22,12 +22,8 @@ from hpcbench.interop.finding import Job
 from hpcbench.masses import named
 from hpcbench.origin import Origin, origins_to_json
 from hpcbench.package_versions import deciding_versions
-from hpcbench.phonons.calculate import (
-    PhononResult,
-    PhononSettings,
-    analyse,
-    analyse_force_constants,
-)
+from hpcbench.phonons.calculate import analyse, analyse_force_constants
+from hpcbench.phonons.phonon_result import PhononResult, PhononSettings
 from hpcbench.relaxation.symmetry import find_space_group
 from hpcbench.results.identity import identity
 from hpcbench.results.phonon_columns import Keep, phonon_columns

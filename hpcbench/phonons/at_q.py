@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcbench.phonons.column_packing import ColumnPool
-from hpcbench.phonons.response import dynamical_matrices, force_constants_at, plan_columns
+from hpcbench.phonons.response import dynamical_matrices, force_constants_at
+from hpcbench.phonons.response_plan import plan_columns
 from hpcbench.phonons.supercells import primitive_atoms, primitive_of
 from hpcbench.potentials.columns import Columns, Response
 

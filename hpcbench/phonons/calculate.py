@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,24 +11,16 @@ from numpy.typing import NDArray
 
 from hpcbench.cells import EMPTY, gaps
 from hpcbench.criteria import (
-    CRITERIA,
-    EXACT_Q,
-    LENGTH,
     NO_FORCE,
-    ROUNDING,
-    SUPERCELL_Q,
-    Criterion,
 )
 from hpcbench.errors import PhononError
-from hpcbench.phonons.character import Character, character
 from hpcbench.phonons.displacement_length import extrapolate, pairs_of
-from hpcbench.phonons.exact_q import STABLE, find_suspicions, undecided
 from hpcbench.phonons.force_constants import (
-    decay,
     fit_force_constants,
     subtract_drift,
     symmetrise,
 )
+from hpcbench.phonons.judging import judged_spectra, result_of, spectra_of
 from hpcbench.phonons.limit import fit_limit
 from hpcbench.phonons.noise import (
     OTHER_DISPLACEMENTS,
@@ -39,136 +30,13 @@ from hpcbench.phonons.noise import (
     nonlinearity,
     rounding_of_response,
 )
-from hpcbench.phonons.rational import NO_SUSPICIONS, Suspicions
+from hpcbench.phonons.phonon_result import PhononResult, PhononSettings
 from hpcbench.phonons.response import dynamical_matrices, set_force_constants
-from hpcbench.phonons.spectrum import (
-    BandPath,
-    MeshResult,
-    Mode,
-    commensurate_qpoints,
-    frequencies_at,
-    frequencies_on_path,
-    imaginary_modes,
-    lowest_modes,
-    modes_at_gamma,
-    run_mesh,
-    seekpath_band_path,
-    supercell_qpoints,
-)
-from hpcbench.phonons.stability import Spectrum, is_undetermined, margin, verdicts
 from hpcbench.phonons.supercells import displace
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from ase import Atoms
     from phonopy import Phonopy
-
-
-@dataclass(frozen=True)
-class PhononSettings:
-    """Settings of a phonon calculation; units and meaning as in ``RunConfig``.
-
-    Attributes
-    ----------
-    literal : bool
-        Whether every criterion gives an answer, however uncertain it is, as in the scripts of a
-        benchmark. The exception is ``exact-q`` where interpolated frequencies are negative.
-    linear : bool
-        Whether forces are proportional to displacements, so that neither opposite displacements nor
-        other lengths give anything new.
-    """
-
-    primitive_matrix: str
-    displacement: float
-    symprec: float
-    band_points: int
-    mesh: tuple[float, ...]
-    temperatures: tuple[float, ...]
-    cutoff_frequency: float
-    criteria: tuple[Criterion, ...] = CRITERIA
-    literal: bool = False
-    most_denominator: int = 6
-    most_qpoints: int = 8
-    linear: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class PhononResult:
-    """The phonons of one crystal.
-
-    Attributes
-    ----------
-    phonon : Phonopy
-        With force constants (compact, symmetrised), and Born charges where the crystal has them:
-        all results are then with the non-analytic correction.
-    displacements : int
-        Number of supercells with computed forces, without those that measure the noise; 0 if the
-        force constants were given.
-    largest_drift : float
-        Largest mean force of a supercell before it was subtracted, in eV/A; NaN if the force
-        constants were given.
-    symmetrisation_change : float
-        Largest change of a force constant by symmetrisation, in eV/A^2; NaN if the force constants
-        were given.
-    noise : Noise
-        Uncertainty of the frequencies; NaN if the force constants were given.
-    forces : ndarray, shape (nsupercells, natoms, 3)
-        Forces without drift, in eV/A; empty if the force constants were given.
-    path : BandPath
-        The band path; ``spectra["path"]`` has the frequencies of its points.
-    spectra : dict
-        Spectra by place: ``path``, ``commensurate``, ``mesh``.
-    mesh : MeshResult
-        Thermal properties.
-    lowest_modes : dict
-        The lowest mode of each place.
-    character : Character
-        The kinds of negative frequencies.
-    verdicts : dict
-        ``stable`` or ``unstable`` by the name of each criterion.
-    undetermined : dict
-        Names of the criteria that have no certain answer, and the cause.
-    margins : dict
-        By the name of each criterion, the lowest frequency minus the threshold, in THz, without the
-        acoustic modes at Gamma.
-    decay : float
-        See :func:`hpcbench.phonons.force_constants.decay`.
-    suspicions : Suspicions
-        Where frequencies between the commensurate q are below the threshold of ``exact-q``, if
-        those at the commensurate q are not.
-    roughness : float
-        See :class:`hpcbench.phonons.displacement_length.Lengths`; NaN if forces were computed for
-        one length only.
-    """
-
-    phonon: Phonopy
-    displacements: int
-    largest_drift: float
-    symmetrisation_change: float
-    noise: Noise
-    forces: NDArray[np.float64]
-    path: BandPath
-    spectra: dict[str, Spectrum]
-    mesh: MeshResult
-    lowest_modes: dict[str, Mode]
-    character: Character
-    verdicts: dict[str, str]
-    undetermined: dict[str, str]
-    margins: dict[str, float]
-    decay: float
-    suspicions: Suspicions
-    roughness: float = math.nan
-
-    @property
-    def max_frequency(self) -> float:
-        """Highest frequency of all spectra in THz."""
-        return max(spectrum.highest for spectrum in self.spectra.values())
-
-    @property
-    def unstable_modes(self) -> tuple[Mode, ...]:
-        """The imaginary ones among the lowest modes of all places, each of them once."""
-        return imaginary_modes(self.lowest_modes.values())
 
 
 def prepare(atoms: Atoms, supercell_matrix: NDArray[np.int64], settings: PhononSettings) -> Phonopy:
@@ -232,8 +100,8 @@ def analyse(
     """
     without_drift, largest_drift = subtract_drift(forces)
     change = fit_force_constants(phonon, without_drift)
-    path, mesh, spectra = _spectra(phonon, settings)
-    judged = _judged(phonon, spectra)
+    path, mesh, spectra = spectra_of(phonon, settings)
+    judged = judged_spectra(phonon, spectra)
     uncertainty = Uncertainty(phonon)
     none = None if checks is None else checks[0]
     rounding = uncertainty.rounding(forces, none, float(np.linalg.norm(change)))
@@ -247,7 +115,7 @@ def analyse(
             reach = reach if lengths.smooth else math.nan
     noise = uncertainty.noise(rounding, judged, settings.criteria, nonlinearity=reach)
     return dataclasses.replace(
-        _result(phonon, settings, path, mesh, spectra, judged, noise),
+        result_of(phonon, settings, path, mesh, spectra, judged, noise),
         displacements=len(forces),
         largest_drift=largest_drift,
         symmetrisation_change=float(np.abs(change).max()),
@@ -281,11 +149,11 @@ def analyse_lengths(
     limit = fit_limit(phonon, forces)
     displaced = len((phonon.dataset or {})["first_atoms"])
     without_drift, largest_drift = subtract_drift(forces[:displaced])
-    path, mesh, spectra = _spectra(phonon, settings)
-    judged = _judged(phonon, spectra)
+    path, mesh, spectra = spectra_of(phonon, settings)
+    judged = judged_spectra(phonon, spectra)
     noise = limit.uncertainty.noise(limit.rounding, judged, settings.criteria, error=limit.error)
     return dataclasses.replace(
-        _result(phonon, settings, path, mesh, spectra, judged, noise),
+        result_of(phonon, settings, path, mesh, spectra, judged, noise),
         displacements=len(forces),
         largest_drift=largest_drift,
         symmetrisation_change=float(np.abs(limit.change).max()),
@@ -317,13 +185,13 @@ def analyse_force_constants(
     if not np.isfinite(phonon.force_constants).all():
         # LAPACK does not take them.
         raise PhononError("nan", "force constants are not finite")
-    path, mesh, spectra = _spectra(phonon, settings)
-    judged = _judged(phonon, spectra)
+    path, mesh, spectra = spectra_of(phonon, settings)
+    judged = judged_spectra(phonon, spectra)
     if phonon.dataset is not None and math.isfinite(noise.forces):
         noise = Uncertainty(phonon).noise(
             noise.forces, judged, settings.criteria, nonlinearity=noise.nonlinearity
         )
-    return _result(phonon, settings, path, mesh, spectra, judged, noise)
+    return result_of(phonon, settings, path, mesh, spectra, judged, noise)
 
 
 def analyse_response(
@@ -357,105 +225,10 @@ def analyse_response(
     set_force_constants(phonon, dynamical_matrices(phonon, force_constants, qpoints))
     raw = np.array(phonon.force_constants)
     symmetrise(phonon)
-    path, mesh, spectra = _spectra(phonon, settings)
-    judged = _judged(phonon, spectra)
+    path, mesh, spectra = spectra_of(phonon, settings)
+    judged = judged_spectra(phonon, spectra)
     noise = rounding_of_response(phonon, rounding, judged, settings.criteria)
     return dataclasses.replace(
-        _result(phonon, settings, path, mesh, spectra, judged, noise),
+        result_of(phonon, settings, path, mesh, spectra, judged, noise),
         symmetrisation_change=float(np.abs(phonon.force_constants - raw).max()),
     )
-
-
-def _judged(phonon: Phonopy, spectra: Mapping[str, Spectrum]) -> dict[str, Spectrum]:
-    """Return the spectra that criteria look at: the stored ones, and those at other q."""
-    return {
-        **spectra,
-        SUPERCELL_Q: frequencies_at(phonon, supercell_qpoints(phonon)),
-        EXACT_Q: spectra["commensurate"],
-    }
-
-
-def _result(
-    phonon: Phonopy,
-    settings: PhononSettings,
-    path: BandPath,
-    mesh: MeshResult,
-    spectra: dict[str, Spectrum],
-    judged: Mapping[str, Spectrum],
-    noise: Noise,
-) -> PhononResult:
-    """Return all that follows from spectra, without the parts that need forces."""
-    answers = verdicts(judged, settings.criteria)
-    undetermined = _undetermined(judged, noise, settings)
-    found = NO_SUSPICIONS
-    for criterion in settings.criteria:
-        if criterion.place == EXACT_Q and answers[criterion.name] == STABLE:
-            found = find_suspicions(
-                phonon,
-                spectra["path"],
-                spectra["mesh"],
-                spectra["commensurate"],
-                criterion.threshold,
-                settings.most_denominator,
-                settings.most_qpoints,
-            )
-            if cause := undecided(found):
-                undetermined.setdefault(criterion.name, cause)
-    return PhononResult(
-        phonon=phonon,
-        displacements=0,
-        largest_drift=math.nan,
-        symmetrisation_change=math.nan,
-        noise=noise,
-        forces=np.zeros((0, len(phonon.supercell), 3)),
-        path=path,
-        spectra=spectra,
-        mesh=mesh,
-        lowest_modes=lowest_modes(phonon, spectra),
-        character=_character(phonon, spectra, noise, mesh),
-        verdicts=answers,
-        undetermined=undetermined,
-        margins={c.name: margin(c, judged[c.place]) for c in settings.criteria},
-        decay=decay(phonon),
-        suspicions=found,
-    )
-
-
-def _undetermined(
-    spectra: Mapping[str, Spectrum], noise: Noise, settings: PhononSettings
-) -> dict[str, str]:
-    """Return the criteria whose answers are uncertain, and why; none if the noise is not known."""
-    found = {}
-    for criterion in settings.criteria if noise.deviation and not settings.literal else ():
-        spectrum = spectra[criterion.place]
-        for cause, of_rounding in ((ROUNDING, True), (LENGTH, False)):
-            if is_undetermined(
-                criterion, spectrum, *noise.reach(criterion.place, of_rounding=of_rounding)
-            ):
-                found[criterion.name] = cause
-                break
-    return found
-
-
-def _character(
-    phonon: Phonopy, spectra: dict[str, Spectrum], noise: Noise, mesh: MeshResult
-) -> Character:
-    reciprocal = np.linalg.inv(phonon.primitive.cell).T
-    return character(spectra, modes_at_gamma(phonon), reciprocal, noise.frequencies, mesh.weights)
-
-
-def _spectra(
-    phonon: Phonopy, settings: PhononSettings
-) -> tuple[BandPath, MeshResult, dict[str, Spectrum]]:
-    path = seekpath_band_path(
-        phonon, settings.band_points, cell_is_standard=settings.primitive_matrix == "P"
-    )
-    mesh = run_mesh(phonon, settings.mesh, settings.temperatures, settings.cutoff_frequency)
-    spectra = {
-        "path": frequencies_on_path(phonon, path.qpoints, path.indptr),
-        "commensurate": frequencies_at(phonon, commensurate_qpoints(phonon)),
-        "mesh": mesh.spectrum,
-    }
-    if not all(np.isfinite(spectrum.frequencies).all() for spectrum in spectra.values()):
-        raise PhononError("nan", "frequencies are not finite")
-    return path, mesh, spectra

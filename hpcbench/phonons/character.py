@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcbench.phonons.modes import GammaModes
 from hpcbench.phonons.rational import distance_from_gamma, nearest_commensurate
-from hpcbench.phonons.spectrum import GammaModes
 from hpcbench.phonons.stability import ACOUSTIC_MODES, IMAGINARY, Spectrum
 
 CLEAN = "clean"

@@ -17,8 +17,8 @@ from phonopy import Phonopy
 
 from hpcbench.criteria import BETWEEN_Q, LENGTH, LONG_WAVES, ROUNDING, Criterion
 from hpcbench.phonons.limit import fit_limit
+from hpcbench.phonons.modes import Mode, mode_at
 from hpcbench.phonons.rational import Suspicions, suspicions
-from hpcbench.phonons.spectrum import Mode, mode_at
 from hpcbench.phonons.stability import Spectrum, is_stable, is_undetermined
 
 STABLE, UNSTABLE, UNDETERMINED = "stable", "unstable", "undetermined"

@@ -19,7 +19,7 @@ from scipy.spatial.distance import squareform
 
 from hpcbench.cells import EMPTY, gaps
 from hpcbench.criteria import NO_FORCE
-from hpcbench.phonons.spectrum import Mode
+from hpcbench.phonons.modes import Mode
 from hpcbench.phonons.stability import IMAGINARY
 
 FREE = 5e-4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hpcbench.config import RunConfig
 from hpcbench.criteria import criteria_of
-from hpcbench.phonons.calculate import PhononSettings
+from hpcbench.phonons.phonon_result import PhononSettings
 from hpcbench.protocols import Protocol
 from hpcbench.results.phonon_columns import Keep
 

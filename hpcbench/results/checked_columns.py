@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcbench.criteria import BETWEEN_Q, EXACT, LONG_WAVES, column_of
-from hpcbench.phonons.calculate import PhononSettings
 from hpcbench.phonons.exact_q import STABLE, UNDETERMINED, UNSTABLE, AtQ, decide_checked
-from hpcbench.phonons.spectrum import imaginary_modes
+from hpcbench.phonons.modes import imaginary_modes
+from hpcbench.phonons.phonon_result import PhononSettings
 from hpcbench.results.phonon_columns import Analysed, mode_columns
 
 _SAME = 1e-6  # of q, in reciprocal lattice vectors

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from hpcbench.born import to_json
 from hpcbench.criteria import EXACT, column_of
-from hpcbench.phonons.calculate import PhononResult, PhononSettings
 from hpcbench.phonons.dimensions import dimensionality, vacuum
 from hpcbench.phonons.displacement_length import NOT_SMOOTH
 from hpcbench.phonons.exact_q import AtQ, decide
+from hpcbench.phonons.modes import Mode, imaginary_modes
+from hpcbench.phonons.phonon_result import PhononResult, PhononSettings
 from hpcbench.phonons.rational import Suspicions
 from hpcbench.phonons.restoring import holding, soft_branch
-from hpcbench.phonons.spectrum import Mode, density_of_states, imaginary_modes
+from hpcbench.phonons.spectrum import density_of_states
 from hpcbench.phonons.supercells import lowest_height
 from hpcbench.store.schema import BY_DISPLACEMENT, COARSE_MESH, LOW_SUPERCELL, UNDETERMINED
 

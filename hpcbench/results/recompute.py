@@ -21,11 +21,12 @@ from hpcbench.criteria import (
     column_of,
     criteria_of,
 )
-from hpcbench.phonons.calculate import PhononSettings, analyse_force_constants
+from hpcbench.phonons.calculate import analyse_force_constants
 from hpcbench.phonons.exact_q import AtQ
+from hpcbench.phonons.modes import Mode
 from hpcbench.phonons.noise import Noise
+from hpcbench.phonons.phonon_result import PhononSettings
 from hpcbench.phonons.rational import Suspicions
-from hpcbench.phonons.spectrum import Mode
 from hpcbench.protocols import PROTOCOLS
 from hpcbench.results.checked_columns import Checked, checked_columns
 from hpcbench.results.phonon_columns import (

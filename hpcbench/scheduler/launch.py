@@ -7,12 +7,9 @@ import os
 import queue
 import shutil
 import socket
-import sys
-import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hpcbench.config import RunConfig
@@ -22,19 +19,10 @@ from hpcbench.engine.stopping import Stop
 from hpcbench.engine.watchdog import MOST_NAMED, Watchdog
 from hpcbench.engine.worker import Worker
 from hpcbench.engine.worker_processes import make_crew, number_of_processes
-from hpcbench.errors import StoreError, UsageError
-from hpcbench.events import EventLog
-from hpcbench.limits import Limits
+from hpcbench.errors import UsageError
 from hpcbench.planning.blocks import MOST_UNDER_WAY
-from hpcbench.planning.costs import CostModel, load_cost_model
-from hpcbench.planning.crystal_list import CrystalList, ReadingGuard, Record, read_share
+from hpcbench.planning.crystal_list import ReadingGuard, Record, read_share
 from hpcbench.potentials.protocol import Potential
-from hpcbench.potentials.registry import (
-    check_derivative,
-    check_name,
-    require_response,
-    weights_sha256,
-)
 from hpcbench.scheduler.assigned_work import AssignedWork
 from hpcbench.scheduler.checks import check_world
 from hpcbench.scheduler.deadline import past_end, time_left
@@ -43,22 +31,25 @@ from hpcbench.scheduler.disk import compare_room
 from hpcbench.scheduler.duplicate_search import curated
 from hpcbench.scheduler.heartbeat import Heartbeat
 from hpcbench.scheduler.isolated_worker import IsolatedWorker, Order
-from hpcbench.scheduler.journal import Journal, journal_path
+from hpcbench.scheduler.journal import Journal
+from hpcbench.scheduler.launch_steps import (
+    all_or_none,
+    enter_together,
+    open_folder,
+    plan_together,
+    rename_damaged,
+    sources_of,
+    suspect_files_of,
+)
 from hpcbench.scheduler.rank_loop import RankLoop, double_of, load_crystals, load_for
-from hpcbench.scheduler.run_plan import Plan, make_plan, name_launch
+from hpcbench.scheduler.run_plan import Plan
 from hpcbench.scheduler.shared_weights import provide_weights
 from hpcbench.scheduler.shutdown import Outcome, Shutdown, in_words
 from hpcbench.scheduler.startup_watchdog import StartupWatchdog
-from hpcbench.scheduler.suspicious import SuspectFiles, suspect_files
 from hpcbench.scheduler.workload import Workload
 from hpcbench.scheduler.world import World, by_rank_0
-from hpcbench.settings_hash import settings_hash
-from hpcbench.sources import SourceFile, find_files, find_sources
-from hpcbench.store.damage import find_damage_apart, set_aside
+from hpcbench.store.damage import find_damage_apart
 from hpcbench.store.run_folder import RunFolder
-
-# Seconds for which the heartbeat's thread sleeps after a stop was requested.
-POLL = 0.2
 
 
 def launch(
@@ -122,25 +113,25 @@ def launch(
     startup = startup or StartupWatchdog(world)
     leaving = contextlib.ExitStack()
     try:
-        files, left_out = by_rank_0(world, lambda: _sources(config, folder, records))
+        files, left_out = by_rank_0(world, lambda: sources_of(config, folder, records))
         if left_out:
             on_note(left_out)
         if potential is None:
             provide_weights(config.model, world, on_note)
         result_settings, name = by_rank_0(
-            world, lambda: _open_folder(config, folder, potential, workload)
+            world, lambda: open_folder(config, folder, potential, workload)
         )
         for note in check_world(world, folder.path, config.model if potential is None else ""):
             on_note(note)
-        heartbeat, journal, log = _enter(config, world, folder, name, stop, watch)
+        heartbeat, journal, log = enter_together(config, world, folder, name, stop, watch)
         for thing in (journal, log):
             leaving.enter_context(contextlib.closing(thing))
         leaving.callback(heartbeat.leave)
         startup.heartbeat = heartbeat
         segments = folder.segment_paths()[world.rank :: world.size]
-        damaged = world.gather(_all_or_none(world, lambda: find_damage_apart(segments)))
-        by_rank_0(world, lambda: _set_aside(damaged))
-        suspects = by_rank_0(world, lambda: _suspect_files(folder, name, retry))
+        damaged = world.gather(all_or_none(world, lambda: find_damage_apart(segments)))
+        by_rank_0(world, lambda: rename_damaged(damaged))
+        suspects = by_rank_0(world, lambda: suspect_files_of(folder, name, retry))
         if suspects:
             shown = [*suspects][:MOST_NAMED]
             more = f" and {len(suspects) - len(shown)} more" * (len(suspects) > len(shown))
@@ -154,7 +145,7 @@ def launch(
         gathered = world.gather(read_share(config, files, records, world.rank, world.size, care))
         listing = curated(config, world, gathered)
         rates = None if workload is None else workload.rates
-        plan = _plan(config, world, folder, result_settings, listing, name, rates, retry)
+        plan = plan_together(config, world, folder, result_settings, listing, name, rates, retry)
         left = by_rank_0(world, lambda: time_left(config.time_limit, stop.age, environment))
         if left is not None:
             stop.limit(left.for_work, left.reserve)
@@ -229,117 +220,6 @@ def _let_finish(stop: Stop) -> None:
     stop.when_asked = lambda seconds: None
 
 
-def _sources(
-    config: RunConfig, folder: RunFolder, records: Iterable[Record] | None
-) -> tuple[list[SourceFile], str]:
-    """Return the files to be read, and a sentence on files among them that are not.
-
-    The store's name is checked first; nothing is written.
-    """
-    folder.require_name()
-    limits = Limits(config.read_limits)
-    if config.against:
-        # They are read later, but missing ones are reported before anything is written.
-        find_files(config.against, limits)
-    if records is not None:
-        return [], ""
-    found = find_sources(config.sources, limits)
-    return found.files, found.note()
-
-
-def _suspect_files(folder: RunFolder, launch: str, retry: str | None) -> SuspectFiles:
-    """Return files that may have ended an earlier launch; forgiven if failures are retried."""
-    past = [path for path in folder.past_launches() if path.name != launch]
-    files = suspect_files(past, folder.attempts)
-    return files if retry is None else dict.fromkeys(files, 0)
-
-
-def _set_aside(damaged: Iterable[Mapping[Path, str]]) -> None:
-    for part in damaged:
-        for sentence in set_aside(part):
-            print(f"hpcbench: {sentence}", file=sys.stderr, flush=True)
-
-
-def _plan(
-    config: RunConfig,
-    world: World,
-    folder: RunFolder,
-    result_settings: Mapping[str, Any],
-    listing: CrystalList | None,
-    name: str,
-    known: CostModel | None,
-    retry: str | None,
-) -> Plan:
-    """Write the list, and plan; then all ranks hold the folder, or none."""
-
-    def plan() -> Plan:
-        rates = known or load_cost_model(
-            config.model, result_settings["weights_sha256"], config.dtype, config.device
-        )
-        assert listing is not None, "rank 0 has it"
-        plan = make_plan(config, folder, result_settings, listing, name, world.size, rates, retry)
-        # Before the broadcast, because the other ranks then take the shared lock as well.
-        folder.share()
-        return plan
-
-    plan_of_all: Plan = by_rank_0(world, plan)
-    _all_or_none(world, folder.share)
-    return plan_of_all
-
-
-def _enter(
-    config: RunConfig, world: World, folder: RunFolder, name: str, stop: Stop, watch: Watchdog
-) -> tuple[Heartbeat, Journal, EventLog]:
-    """Announce this rank; all ranks succeed, or none."""
-
-    def enter() -> tuple[Heartbeat, Journal, EventLog]:
-        launch = folder.launch_folder(name)
-        journal = Journal(journal_path(launch, f"rank-{world.rank:05d}"))
-        heartbeat = Heartbeat(launch, world.rank, world.size, config.silence)
-        log = EventLog(folder.events, world.rank, name)
-
-        def wait(seconds: float) -> None:
-            # At once, not after the forward pass: the kill may come before its end.
-            if stop.wait(seconds):
-                journal.stop()
-                time.sleep(POLL)
-            watch.look()
-            log.flush_old()
-
-        def tell(text: str) -> None:
-            log.write("warning", id="", message=text)
-            who = f"rank {world.rank}: " if world.size > 1 else ""
-            with contextlib.suppress(OSError, ValueError):
-                print(f"hpcbench: {who}{text}", file=sys.stderr, flush=True)
-
-        watch.tell = tell
-
-        heartbeat.enter(wait)
-        return heartbeat, journal, log
-
-    entered: tuple[Heartbeat, Journal, EventLog] = _all_or_none(world, enter)
-    return entered
-
-
-def _all_or_none(world: World, action: Callable[[], Any]) -> Any:
-    """Run an action on each rank; if one fails, all end.
-
-    Raises
-    ------
-    StoreError
-        With the problems of all ranks.
-    """
-    problem, value = "", None
-    try:
-        value = action()
-    except (OSError, StoreError) as error:
-        problem = f"rank {world.rank} on {socket.gethostname()}: {error}"
-    problems = [text for text in world.share(problem) if text]
-    if problems:
-        raise StoreError("\n".join(problems))
-    return value
-
-
 def _work(call: _Call) -> bool:
     """Do this rank's share of the work; return whether something was left undone."""
     process, world, plan = call.process, call.world, call.plan
@@ -405,43 +285,3 @@ def _work(call: _Call) -> bool:
         )
         loop.work()
     return loop.left_undone
-
-
-def result_settings_of(config: RunConfig, weights: str) -> dict[str, Any]:
-    """Return the settings that determine results and identify the store.
-
-    Parameters
-    ----------
-    config : RunConfig
-        Resolved settings.
-    weights : str
-        SHA-256 of the weights; empty if there are none.
-    """
-    result_settings = config.result_settings()
-    if weights and Path(config.model).suffix:
-        # A file is identified by its content: the same weights may be in another folder.
-        result_settings["model"] = Path(config.model).name
-    result_settings["weights_sha256"] = weights
-    result_settings["hash"] = settings_hash(result_settings)
-    return result_settings
-
-
-def _open_folder(
-    config: RunConfig, folder: RunFolder, potential: Potential | None, workload: Workload | None
-) -> tuple[dict[str, Any], str]:
-    """Take the folder; return the settings that determine results and the launch's name."""
-    if workload is not None:
-        result_settings = dict(workload.result_settings)
-    elif potential is None:
-        check_name(config.model)
-        check_derivative(config.model, config.derivative)
-        result_settings = result_settings_of(config, weights_sha256(config.model))
-    else:
-        require_response(potential.info, config.derivative)
-        result_settings = result_settings_of(config, potential.info.weights_sha256)
-    # A refused name leaves nothing behind.
-    folder.compare(result_settings)
-    folder.create()
-    folder.lock()
-    folder.agree(result_settings)
-    return result_settings, name_launch(folder)

@@ -150,7 +150,7 @@ def open_entries(
         How much is read.
     """
     # Imported here, so that the search for files needs none of the parsers.
-    from hpcbench.sources import cif, csv_rows, extxyz, readers
+    from hpcbench.sources import cif, csv_rows, extxyz, phonopy_yaml, readers
 
     kind = format_of(path)
     plain = decompressed(stream, path)
@@ -179,7 +179,7 @@ def open_entries(
         return cif.read_blocks(text)
     if kind == "poscar":
         return readers.read_poscar(text)
-    return readers.read_phonopy(
+    return phonopy_yaml.read_phonopy(
         text, with_supercell=with_supercell, born=_born_beside(path), limits=limits
     )
 
