@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpcbench.interop.export_files import done_rows, file_names
+from hpcbench.interop.export_files import named_phonons
 from hpcbench.outputs import written_whole
 from hpcbench.phonons.spectrum import frequencies_on_path
-from hpcbench.store.physics import phonopy_of
 from hpcbench.store.row_checks import require_path
 from hpcbench.store.stored_bands import labels_of
 
@@ -36,12 +35,10 @@ def write_symmetry_lines(store: Store, folder: Path) -> int:
     folder : Path
         Where the files go.
     """
-    symprec = store.settings["symprec"]
     number = 0
-    names = file_names(store)
-    for row in done_rows(store):
-        line = symmetry_line(row, phonopy_of(row, symprec))
-        with written_whole(folder / f"{names[row['id']]}.json") as temporary:
+    for name, row, phonon in named_phonons(store):
+        line = symmetry_line(row, phonon)
+        with written_whole(folder / f"{name}.json") as temporary:
             temporary.write_text(json.dumps(line.as_dict()) + "\n")
         number += 1
     return number

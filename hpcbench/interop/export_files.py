@@ -7,9 +7,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hpcbench.store.physics import phonopy_of
 from hpcbench.store.schema import DONE
 
 if TYPE_CHECKING:
+    from phonopy import Phonopy
+
     from hpcbench.store.reader import Store
 
 # File systems allow 255 bytes, and an id and an ending follow.
@@ -71,3 +74,10 @@ def done_rows(store: Store, names: Sequence[str] | None = None) -> Iterator[dict
     for row in store.rows(paths):
         if row["status"] == DONE:
             yield row
+
+
+def named_phonons(store: Store) -> Iterator[tuple[str, dict[str, Any], Phonopy]]:
+    """Yield a file name, the row and phonopy's object of each crystal with phonons."""
+    names, symprec = file_names(store), store.settings["symprec"]
+    for row in done_rows(store):
+        yield names[row["id"]], row, phonopy_of(row, symprec)

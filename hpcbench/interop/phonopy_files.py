@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpcbench.interop.export_files import done_rows, file_names
+from hpcbench.interop.export_files import named_phonons
 from hpcbench.outputs import written_whole
 from hpcbench.phonons.displacement_length import NOT_SMOOTH
-from hpcbench.store.physics import phonopy_of
 from hpcbench.store.row_checks import require_path
 from hpcbench.store.stored_bands import labels_of
 
@@ -31,11 +30,9 @@ def write_folders(store: Store, folder: Path) -> int:
     folder : Path
         Where the folders go.
     """
-    symprec = store.settings["symprec"]
     number = 0
-    names = file_names(store)
-    for row in done_rows(store):
-        write_calculation(row, phonopy_of(row, symprec), folder / names[row["id"]])
+    for name, row, phonon in named_phonons(store):
+        write_calculation(row, phonon, folder / name)
         number += 1
     return number
 
@@ -82,11 +79,9 @@ def write_band_files(store: Store, folder: Path) -> int:
     folder : Path
         Where the files go.
     """
-    symprec = store.settings["symprec"]
     number = 0
-    names = file_names(store)
-    for row in done_rows(store):
-        write_bands(row, phonopy_of(row, symprec), folder / f"{names[row['id']]}.yaml")
+    for name, row, phonon in named_phonons(store):
+        write_bands(row, phonon, folder / f"{name}.yaml")
         number += 1
     return number
 
