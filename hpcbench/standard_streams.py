@@ -21,7 +21,7 @@ class LastingFile(io.FileIO):
     def write(self, data: ReadableBuffer, /) -> int:
         """Write data if possible; otherwise drop them, with one message on standard error."""
         try:
-            return super().write(data) or 0
+            return super().write(data)
         except OSError as error:
             if not LastingFile._is_told:
                 LastingFile._is_told = True

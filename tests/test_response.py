@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -104,6 +105,21 @@ CRYSTALS = {
     "left-handed": left_handed(demo("Mg_start_strained")),
     "layer": LAYER,
 }
+
+
+# Derivatives are the same at a minimum and elsewhere.
+pytestmark = pytest.mark.filterwarnings("ignore:not at a minimum")
+
+
+def test_a_crystal_that_is_not_at_a_minimum_is_told(demo64: Any) -> None:
+    relaxed, moved = bulk("MgO", "rocksalt", a=4.2), bulk("MgO", "rocksalt", a=4.2)
+    moved.positions[0] += 0.1
+    q = np.zeros((1, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        hpcbench.dynamical_matrices(demo64, relaxed, q)
+    with pytest.warns(UserWarning, match=r"not at a minimum \(forces of up to \d"):
+        hpcbench.dynamical_matrices(demo64, moved, q)
 
 
 @pytest.mark.parametrize("name", CRYSTALS)

@@ -60,7 +60,9 @@ def is_first_here() -> bool:
     if find_launcher() is None:
         return True
     ours = socket.socket(socket.AF_UNIX)
-    command = hashlib.sha256(repr((os.getcwd(), os.getuid(), sys.argv)).encode()).hexdigest()
+    command = hashlib.sha256(
+        repr((os.environ.get("PWD"), os.getuid(), sys.argv)).encode()
+    ).hexdigest()
     try:
         # Linux frees such a name when the process ends.
         ours.bind(f"\0hpcbench-{command}")

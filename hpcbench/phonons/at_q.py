@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 # Number of q handled at once: it limits the memory that columns and responses take.
 _TOGETHER = 256
+# In eV/A. The protocols relax to 0.005 and less.
+LARGEST_FORCE = 0.05
 
 
 def dynamical_matrices_of(
@@ -38,7 +41,7 @@ def dynamical_matrices_of(
         A potential with linear response (``info.responds`` is true).
     atoms : Atoms
         The crystal, relaxed: elsewhere than at a minimum, these matrices are not those of a
-        harmonic crystal.
+        harmonic crystal. Forces above 0.05 eV/A are warned of.
     qpoints : ndarray, shape (nq, 3)
         In reciprocal lattice vectors of the crystal's cell; any number of them.
     symprec : float
@@ -61,6 +64,14 @@ def dynamical_matrices_of(
         If the potential fails.
     """
     phonon = primitive_of(atoms, symprec)
+    (here,) = potential.evaluate([primitive_atoms(phonon)])
+    largest = float(np.abs(here.forces).max())
+    if largest > LARGEST_FORCE:
+        warnings.warn(
+            f"not at a minimum (forces of up to {largest:.3g} eV/A): these matrices are not those "
+            f"of a harmonic crystal",
+            stacklevel=2,
+        )
     found = []
     for first in range(0, len(qpoints), _TOGETHER):
         some = np.asarray(qpoints[first : first + _TOGETHER], dtype=np.float64)
