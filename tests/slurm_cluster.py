@@ -87,7 +87,7 @@ class Cluster:
         daemons = [
             one
             for one in psutil.process_iter(["cmdline"])
-            if one.info["cmdline"][-3:] == ["-D", "-N", node]
+            if (one.info["cmdline"] or [])[-3:] == ["-D", "-N", node]
         ]
         for one in (*daemons, step, psutil.Process(process)):
             one.kill()
@@ -132,6 +132,9 @@ def running_cluster(home: Path) -> Iterator[Cluster]:
         k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SRUN", "PMI"))
     }
     environment["SLURM_CONF"] = _configure(home)
+    # MPICH's own choice, UCX, has addresses of several lines, which Slurm's PMI-2 now and then
+    # cuts ("value not properly terminated"): the ranks then wait for each other in MPI_Init.
+    environment["MPIR_CVAR_CH4_NETMOD"] = "ofi"
     cluster = Cluster(home, environment)
     with contextlib.ExitStack() as stack:
         munge = [

@@ -25,7 +25,7 @@ from hpcbench.errors import ConfigError
 from hpcbench.events import read_events
 from hpcbench.planning.costs import CostModel
 from hpcbench.potentials.one_by_one import OneByOne
-from hpcbench.scheduler import launch as launching
+from hpcbench.scheduler import launch_steps
 from hpcbench.scheduler.deadline import (
     LARGEST_SHARE,
     RESERVE,
@@ -135,7 +135,7 @@ def test_no_block_is_begun_that_cannot_be_finished(
     clock, real = [0.0], time.monotonic
     monkeypatch.setattr(time, "monotonic", lambda: real() + clock[0])
     rates = CostModel(0.0, 0.0, 360.0, 0.0, 1.0)
-    monkeypatch.setattr(launching, "load_cost_model", lambda *_: rates)
+    monkeypatch.setattr(launch_steps, "load_cost_model", lambda *_: rates)
     crystals = [bulk("Cu", "fcc", a=3.55 + 0.01 * number) for number in range(12)]
     out = tmp_path / "s.h5"
     settings = {
@@ -160,7 +160,9 @@ def test_no_block_is_begun_that_cannot_be_finished(
 def test_a_crystal_that_takes_longer_than_the_limit_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metals: list[Atoms]
 ) -> None:
-    monkeypatch.setattr(launching, "load_cost_model", lambda *_: CostModel(0.0, 0.0, 1e6, 0.0, 1.0))
+    monkeypatch.setattr(
+        launch_steps, "load_cost_model", lambda *_: CostModel(0.0, 0.0, 1e6, 0.0, 1.0)
+    )
     result = hpcbench.run(metals[:1], model=EMT, out=tmp_path / "s.h5", time_limit="60")
     assert len(result.table) == 0
 
@@ -171,7 +173,9 @@ def test_a_store_for_which_there_is_no_time_is_left_in_segments(
     """A job that is killed while it writes a large store is not requeued."""
     clock, real = [0.0], time.monotonic
     monkeypatch.setattr(time, "monotonic", lambda: real() + clock[0])
-    monkeypatch.setattr(launching, "load_cost_model", lambda *_: CostModel(0, 0, 360.0, 0.0, 1.0))
+    monkeypatch.setattr(
+        launch_steps, "load_cost_model", lambda *_: CostModel(0, 0, 360.0, 0.0, 1.0)
+    )
     monkeypatch.setattr("hpcbench.scheduler.shutdown.CONSOLIDATED_A_SECOND", 1.0)
     crystals = [bulk("Cu", "fcc", a=3.55 + 0.01 * number) for number in range(10)]
     out = tmp_path / "s.h5"

@@ -33,9 +33,10 @@ ROOT = Path(__file__).parents[1]
 
 
 def worked_example() -> dict[str, str]:
-    """The files of the worked example in CONTRIBUTING.md, by their paths."""
+    """Return the files of CONTRIBUTING.md's example of a package of one's own, by their paths."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
-    (diff,) = re.findall(r"^```diff\n(.*?)^```$", text, re.M | re.S)
+    diffs = re.findall(r"^```diff\n(.*?)^```$", text, re.M | re.S)
+    (diff,) = (diff for diff in diffs if "toy_potential/" in diff)
     files: dict[str, str] = {}
     for line in diff.splitlines():
         if line.startswith("+++ b/"):

@@ -63,7 +63,7 @@ from hpcbench.potentials.one_by_one import OneByOne
 from hpcbench.potentials.protocol import PotentialInfo, PreparedCopies
 from hpcbench.relaxation import start as relaxation_start
 from hpcbench.results.phonon_columns import Keep
-from hpcbench.scheduler import launch as launching
+from hpcbench.scheduler import launch_steps
 from hpcbench.scheduler.devices import own_cores
 from hpcbench.scheduler.launch import launch
 from hpcbench.scheduler.world import SingleProcess
@@ -1032,7 +1032,7 @@ def test_runs_in_one_process_leave_no_files_open(
         settings["supercell"] = (2, 2, 2)
         hpcbench.run(metals[:1], out=tmp_path / f"{number}.h5", **settings)
         with monkeypatch.context() as patch:
-            patch.setattr(launching, "make_plan", no_plan)
+            patch.setattr(launch_steps, "make_plan", no_plan)
             with pytest.raises(SetupError, match="no plan"):
                 hpcbench.run(metals[:1], out=tmp_path / f"none-{number}.h5", **settings)
         numbers.append(len(os.listdir("/proc/self/fd")))
