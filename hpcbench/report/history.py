@@ -15,6 +15,7 @@ from hpcbench.store.schema import (
     EXTRAPOLATED,
     FIRST,
     LARGER,
+    REFERENCE,
     REFINED,
     RESPONSE,
     WITHOUT_NAC,
@@ -34,6 +35,7 @@ _WORDS = {
     REFINED: "linear response at more q, until interpolation is right",
     BESIDE: "protocol phononbench",
     WITHOUT_NAC: "without Born charges",
+    REFERENCE: "the reference",
 }
 MOST_CHANGED = 200
 

@@ -165,7 +165,7 @@ def row_of(row: Mapping[str, Any], what: str) -> dict[str, Any]:
     row : mapping
         Columns of the row, with the id of the crystal.
     what : str
-        A kind of computation, ``BESIDE`` or ``WITHOUT_NAC``.
+        A kind of computation, ``BESIDE``, ``WITHOUT_NAC`` or ``REFERENCE``.
     """
     return {**row, "id": f"{row['id']}{AGAIN}{what}", "parent": row["id"], "again": what}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
-from hpcbench.store.schema import AGAIN, BESIDE, WITHOUT_NAC
+from hpcbench.store.schema import AGAIN, BESIDE, REFERENCE, WITHOUT_NAC
 
 if TYPE_CHECKING:
     import pandas
@@ -44,7 +44,7 @@ def hint_of(table: pandas.DataFrame, words: str) -> str:
 
 def is_history(key: str) -> bool:
     """Tell whether a row that belongs to a crystal is of a computation before the last one."""
-    return not key.endswith((f"{AGAIN}{BESIDE}", f"{AGAIN}{WITHOUT_NAC}"))
+    return not key.endswith(tuple(f"{AGAIN}{kind}" for kind in (BESIDE, WITHOUT_NAC, REFERENCE)))
 
 
 def is_beside(key: str) -> bool:

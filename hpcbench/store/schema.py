@@ -45,6 +45,8 @@ BESIDE = "phononbench"
 """Of a protocol that was done beside that of the run, in the id of its row."""
 WITHOUT_NAC = "without-nac"
 """In the id of the row that says what a crystal with Born charges would be without them."""
+REFERENCE = "reference"
+"""In the id of the row of what a crystal was validated against: others' force constants."""
 
 # fmt: off
 CRYSTALS = Schema(
