@@ -130,9 +130,8 @@ WRONG: dict[str, list[Wrong]] = {
         _options("--protocol", "best"), _options("--criterion", "best"),
         _options("--dtype", "float16"),
         Wrong(tuple(run_words("--device", "tpu")), leaves=LOG), _options("--workers", "-2"),
-        _options("--sample", "-1"), _options("--commit-interval", "nan"),
-        _options("--lease-minutes", "-1"), _options("--pressure", "nan"),
-        _options("--min-distance", "nan"), _options("--symprec", "-1"), _options("--silence", "0"),
+        _options("--sample", "-1"), _options("--pressure", "nan"),
+        _options("--min-distance", "nan"), _options("--symprec", "-1"),
         _options("--colour", "red"), Wrong(("dance",)), Wrong((), codes=(0,)),
     ],
     "models that are none": [

@@ -50,9 +50,11 @@ def machine() -> dict[str, str]:
 
 def run_words(folder: Path) -> list[str]:
     write(folder / "salt.cif", bulk("NaCl", "rocksalt", a=5.6))
+    (folder / "settings.toml").write_text("max_edges = 4000\n")  # no probe
     return [
         "run", str(folder / "salt.cif"), "--out", str(folder / "store.h5"),
-        "--model", "mattersim-demo", "--device", "cpu", "--workers", "0", "--max-edges", "4000",
+        "--model", "mattersim-demo", "--device", "cpu", "--workers", "0",
+        "--config", str(folder / "settings.toml"),
         "--mesh", "2", "2", "2", "--no-report", "--supercell", "2", "2", "2",
     ]  # fmt: skip
 

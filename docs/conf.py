@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import json
+import textwrap
 from typing import Any
 
 from docutils import nodes
@@ -10,6 +12,7 @@ from sphinx.util.docutils import SphinxDirective
 
 import hpcbench
 from hpcbench.cli.parser import build_parser
+from hpcbench.config import settings
 
 project = "hpcbench"
 author = "The hpcbench developers"
@@ -51,7 +54,22 @@ class CommandHelp(SphinxDirective):
         return [nodes.literal_block(text=parser.format_help(), language="text")]
 
 
+class SettingsOfFiles(SphinxDirective):
+    """Show the settings that have no option, with their defaults, as a TOML file has them."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return the text as a block."""
+        lines: list[str] = []
+        for setting in settings():
+            if not setting.metadata["flag"]:
+                lines += textwrap.wrap(setting.metadata["help"], 86, initial_indent="# ",
+                                       subsequent_indent="# ")  # fmt: skip
+                lines.append(f"{setting.name} = {json.dumps(setting.default)}")
+        return [nodes.literal_block(text="\n".join(lines), language="toml")]
+
+
 def setup(app: Any) -> dict[str, bool]:
     """Register the directive."""
     app.add_directive("command-help", CommandHelp)
+    app.add_directive("settings-of-files", SettingsOfFiles)
     return {"parallel_read_safe": True}

@@ -220,6 +220,7 @@ class RunConfig:
         kind.count,
         "most edges of the graph in one forward pass (0: found on the device)",
         metavar="N",
+        flag=False,
     )
     workers: int | str = of_machine(
         "auto",
@@ -241,6 +242,7 @@ class RunConfig:
         kind.positive,
         "a rank takes crystals for so many minutes at most, which is what its death may cost",
         metavar="MIN",
+        flag=False,
     )
     silence: float = of_machine(
         120.0,
@@ -248,18 +250,21 @@ class RunConfig:
         "seconds without a sign of life after which a rank counts as dead (on its own host that "
         "is known at once)",
         metavar="S",
+        flag=False,
     )
     block: int = of_machine(
         0,
         kind.count,
         "most crystals that a rank takes at a time (0: by the length of the list)",
         metavar="N",
+        flag=False,
     )
     commit_interval: float = of_machine(
         60.0,
         kind.not_negative,
         "seconds after which results are committed to the disk: what a kill may cost",
         metavar="S",
+        flag=False,
     )
     max_atoms: int = of_crystals(
         0,
@@ -305,6 +310,7 @@ class RunConfig:
         kind.one_of("float32", "float64"),
         "precision in which bands are stored (float32: rounded to 8e-6 THz as well); they follow "
         "from the force constants, which are in float64",
+        flag=False,
     )
     read_limits: tuple[str, ...] = of_files(
         (),

@@ -17,6 +17,7 @@ def _setting(
     metavar: str = "",
     many: bool = False,
     decides: bool = False,
+    flag: bool = True,
 ) -> Any:
     """Return the field of a setting.
 
@@ -36,6 +37,9 @@ def _setting(
         Whether a flag takes several values.
     decides : bool
         Whether it affects results.
+    flag : bool
+        Whether the command line has an option for it. What nobody sets by hand is set in a
+        settings file, or from Python.
     """
     return field(
         default=default,
@@ -46,6 +50,7 @@ def _setting(
             "metavar": metavar,
             "many": many,
             "decides": decides,
+            "flag": flag,
         },
     )
 

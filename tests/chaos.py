@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from launching import QUICK
+from launching import QUICK, in_file
 
 from hpcbench.events import read_events
 
@@ -62,8 +62,8 @@ class LaunchSetup:
         """What is given to start a run, and again to go on with it."""
         return [
             *self.launcher, sys.executable, "-m", "hpcbench", "run", str(self.sources),
-            "--out", str(out), *QUICK, "--silence", str(self.silence), "--no-report",
-            *self.arguments,
+            "--out", str(out), *QUICK, *in_file(commit_interval=0.3, silence=self.silence),
+            "--no-report", *self.arguments,
         ]  # fmt: skip
 
 

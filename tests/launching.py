@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,18 @@ import pytest
 
 from hpcbench.cli import main
 
+
+def in_file(**settings: float) -> list[str]:
+    """Return the words that set what has no option: a settings file, of which the last counts."""
+    folder = Path(tempfile.mkdtemp(prefix="hpcbench-settings-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    (folder / "settings.toml").write_text("".join(f"{k} = {v}\n" for k, v in settings.items()))
+    return ["--config", str(folder / "settings.toml")]
+
+
 EMT = "ase.calculators.emt:EMT"
 QUICK = ["--model", EMT, "--dtype", "float64", "--mesh", "4", "4", "4", "--device", "cpu"]
-QUICK += ["--commit-interval", "0.3", "--supercell", "2", "2", "2"]
+QUICK += [*in_file(commit_interval=0.3), "--supercell", "2", "2", "2"]
 # Processes beside the ranks' are for tests that are about them: each has the libraries to load.
 QUICK += ["--workers", "0"]
 # EMT that takes, for each call, the seconds that a file says: a test can act in the middle of a

@@ -55,7 +55,8 @@ def test_help_names_every_setting() -> None:
     text = python("from hpcbench.cli import main; main(['run', '--help'])").stdout
     for field in settings():
         if field.name != "sources":
-            assert "--" + field.name.replace("_", "-") in text
+            flag = field.metadata["flag"]
+            assert ("--" + field.name.replace("_", "-") in text) is flag, field.name
 
 
 def test_without_words_help_or_the_run_of_this_folder(
@@ -149,6 +150,7 @@ def test_mistakes_are_one_sentence_and_an_exit_code(
     [
         (["run", "--no-such-flag"], "unrecognized arguments: --no-such-flag"),
         (["run", "copper.cif", "--modle", "chgnet"], "did you mean --model?"),
+        (["run", "copper.cif", "--silence", "60"], "write `silence = VALUE` into a TOML file"),
         (["run", "copper.cif", "--supercel=3"], "could match --supercell, "),
         (["export", "s.h5", "--wher", "x", "--fromat"], "did you mean --format?"),
         (["rn", "copper.cif"], "did you mean run?"),

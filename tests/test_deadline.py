@@ -16,7 +16,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.io import write
-from launching import EMT, run_here
+from launching import EMT, in_file, run_here
 
 import hpcbench
 from hpcbench.config_loading import load_config
@@ -227,7 +227,7 @@ def test_a_run_ends_in_its_time_and_goes_on(
     write(tmp_path / "list.extxyz", [bulk("Cu", a=3.5 + 0.01 * n) for n in range(12)])
     out = tmp_path / "s.h5"
     arguments = [str(tmp_path / "list.extxyz"), "--out", str(out), "--model", "slow:Slow"]
-    arguments += ["--block", "1", "--commit-interval", "0"]
+    arguments += in_file(block=1, commit_interval=0)
     assert run_here([*arguments, "--time-limit", "0:15:00"]) == 75
     assert clock[0] < 900
     assert "the same command goes on from here" in capfd.readouterr().err

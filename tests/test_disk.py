@@ -14,7 +14,7 @@ from pathlib import Path
 import h5py
 import pytest
 from chaos_harness import metals
-from launching import QUICK, SLOW, mpiexec, run_here, slow_potential, take
+from launching import QUICK, SLOW, in_file, mpiexec, run_here, slow_potential, take
 
 import hpcbench
 from hpcbench.errors import StoreError
@@ -73,8 +73,9 @@ def disturbed(
     slow_potential(folder, 0.05)
     launcher = mpiexec(ranks) if ranks > 1 else []
     command = [*launcher, sys.executable, "-m", "hpcbench", "run", *words_of(out), *QUICK]
+    command += ["--no-report", "--model", SLOW, *in_file(block=1, commit_interval=0.3, silence=5)]
     with subprocess.Popen(
-        [*command, "--no-report", "--model", SLOW, "--silence", "5"],
+        command,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder,
     ) as process:  # fmt: skip
         end = time.monotonic() + 240
@@ -87,7 +88,7 @@ def disturbed(
 
 
 def words_of(out: Path) -> list[str]:
-    return ["metals.extxyz", "--out", str(out), "--block", "1"]
+    return ["metals.extxyz", "--out", str(out)]
 
 
 def require_finished(folder: Path, out: Path, finished_before: dict[str, float]) -> None:

@@ -17,7 +17,7 @@ import h5py
 import pytest
 import system_calls
 from ase.build import bulk
-from launching import SLOW, slow_potential, take, wait_for
+from launching import SLOW, in_file, slow_potential, take, wait_for
 
 import hpcbench
 from hpcbench.config_loading import load_config
@@ -533,7 +533,7 @@ class TestRanks:
             ["strace", "-f", "-qq", "-e", "trace=openat", "-e", "signal=none", "-o", log,
              LAUNCH, "--stage", "-n", "2", "run", tmp_path / "salt.extxyz", "--out",
              tmp_path / "store.h5", "--model", model, "--device", "cpu", "--workers", "0",
-             "--max-edges", "4000", "--max-steps", "1", "--mesh", "2", "2", "2", "--no-report",
+             *in_file(max_edges=4000), "--max-steps", "1", "--mesh", "2", "2", "2", "--no-report",
              "--supercell", "2", "2", "2"],
             env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
         )  # fmt: skip
@@ -676,7 +676,7 @@ class TestRanks:
 
 
 MANY = 10
-SLOWLY = ("--model", SLOW, "--block", "1", "--commit-interval", "0.3")
+SLOWLY = ("--model", SLOW, *in_file(block=1, commit_interval=0.3))
 
 
 def left_of(path: Path) -> list[int]:

@@ -17,6 +17,7 @@ import pytest
 from ase import Atoms
 from ase.calculators.lj import LennardJones
 from ase.io import write
+from launching import in_file
 
 import hpcbench
 from hpcbench.engine import watchdog as watching
@@ -294,7 +295,7 @@ def start(folder: Path, harm: str) -> subprocess.Popen[str]:
     command = [
         sys.executable, "-m", "hpcbench", "run", "list.extxyz", "--out", "s.h5", "--no-report",
         "--model", "harmful:make", "--workers", "0", "--mesh", "2", "2", "2", "--device", "cpu",
-        "--supercell", "2", "2", "2", "--commit-interval", "0",
+        "--supercell", "2", "2", "2", *in_file(commit_interval=0),
     ]  # fmt: skip
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, cwd=folder, text=True, **pipes)

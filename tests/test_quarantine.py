@@ -17,6 +17,7 @@ from ase.io import write
 from launching import (
     QUICK,
     SLOW,
+    in_file,
     mpiexec,
     run,
     run_here,
@@ -126,7 +127,7 @@ def test_one_process_gets_over_it_with_the_next_command(tmp_path: Path, gold: in
 def test_suspects_are_computed_alone_however_many_were_under_way(tmp_path: Path) -> None:
     out = tmp_path / "s.h5"
     arguments = [str(crystals(tmp_path, others=8)), "--out", str(out), "--model", "poison:make"]
-    arguments += ["--block", "9", "--workers", "1"]
+    arguments += [*in_file(block=9, commit_interval=0.3), "--workers", "1"]
     # Meanwhile the others are begun.
     poisoned(tmp_path, "import time; time.sleep(1.0); os._exit(1)")
     launches = out.with_name(out.name + ".run") / "launches"

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.build import bulk
-from launching import mpiexec
+from launching import in_file, mpiexec
 
 import hpcbench
 from hpcbench.cli import main
@@ -149,7 +149,7 @@ def test_ranks_share_the_work_and_survive_a_death(parent: Path, tmp_path: Path) 
     whole = reanalyse(parent, tmp_path / "one.h5", "--mesh", "7", "7", "7")
     out = tmp_path / "many.h5"
     command = [sys.executable, "-m", "hpcbench", "reanalyse", str(parent), "--out", str(out)]
-    command += ["--mesh", "7", "7", "7", "--workers", "0", "--commit-interval", "0"]
+    command += ["--mesh", "7", "7", "7", "--workers", "0", *in_file(commit_interval=0)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen([*mpiexec(2), *command], env=environment) as process:
         events = RunFolder(out).events

@@ -18,6 +18,7 @@ from launching import (
     EMT,
     QUICK,
     SLOW,
+    in_file,
     mpiexec,
     run,
     run_here,
@@ -213,7 +214,7 @@ def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     write(tmp_path / "many.extxyz", frames)
     slow_potential(tmp_path, 0.05)
     monkeypatch.chdir(tmp_path)
-    return ["many.extxyz", "--out", "s.h5", "--model", SLOW, "--block", "1"]
+    return ["many.extxyz", "--out", "s.h5", "--model", SLOW, *in_file(block=1, commit_interval=0.3)]
 
 
 def require_goes_on(many: list[str], capfd: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from ase.build import bulk
 from ase.io import write
-from launching import SLOW, slow_potential, take
+from launching import SLOW, in_file, slow_potential, take
 from slurm_cluster import Cluster, running_cluster, wait_until, what_is_missing
 
 import hpcbench
@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slurm
 
 ROOT = Path(__file__).parents[1]
 MANY = 8
+IN_FILE = in_file(commit_interval=0.3)
 # A step must outlive its ranks' deaths.
 SURVIVE = ("--kill-on-bad-exit=0", "--no-kill", "--wait=0")
 TWO_RANKS = (
@@ -71,7 +72,7 @@ class Job:
         return [
             str(self.folder / "many.extxyz"), "--out", str(self.store), "--model", SLOW,
             "--dtype", "float64", "--mesh", "4", "4", "4", "--device", "cpu", "--workers", "0",
-            "--commit-interval", "0.3", "--no-report", "--supercell", "2", "2", "2",
+            *IN_FILE, "--no-report", "--supercell", "2", "2", "2",
         ]  # fmt: skip
 
     def take(self, seconds: float) -> None:
@@ -292,7 +293,7 @@ def test_a_node_that_goes_down_takes_its_ranks_and_not_the_job(job: Job) -> None
     job.take(0.1)
     number = job.submit(
         "sbatch", *TWO_RANKS, f"--output={job.folder}/%j.out", "jobs/slurm.sh", *job.words,
-        "--silence", "10",
+        *in_file(commit_interval=0.3, silence=10),
     )  # fmt: skip
     wait_until(lambda: job.finished, "the first crystal")
     before = job.finished

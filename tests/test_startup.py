@@ -10,6 +10,7 @@ import pytest
 import system_calls
 from ase.build import bulk
 from ase.io import write
+from launching import in_file
 
 # Half of what the start of a rank loads, and needed by other checkpoints or by the report only.
 NOT_NEEDED = (
@@ -47,7 +48,7 @@ def test_files_that_a_rank_asks_for_before_its_first_crystal(tmp_path: Path) -> 
     write(tmp_path / "salt.cif", bulk("NaCl", "rocksalt", a=5.6))
     command = [
         sys.executable, "-m", "hpcbench", "run", tmp_path / "salt.cif", "--out", tmp_path / "s.h5",
-        "--model", "mattersim-demo", "--device", "cpu", "--workers", "0", "--max-edges", "4000",
+        "--model", "mattersim-demo", "--device", "cpu", "--workers", "0", *in_file(max_edges=4000),
         "--max-steps", "1", "--mesh", "2", "2", "2", "--no-report",
         "--supercell", "2", "2", "2",
     ]  # fmt: skip

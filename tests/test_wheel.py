@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import DEMO
+from launching import in_file
 
 import hpcbench
 
@@ -117,7 +118,7 @@ def test_a_run_with_its_report_and_its_benchmark(installed: Installed) -> None:
     answer = installed.call(
         "python", "-m", "hpcbench", "run", manifest, "--model", "mattersim-demo", "--device", "cpu",
         "--out", "store.h5", "--mesh", "2", "2", "2", "--supercell", "2", "2", "2",
-        "--workers", "0", "--max-edges", "4000",
+        "--workers", "0", *in_file(max_edges=4000),
     )  # fmt: skip
     assert answer.returncode == 0, answer.stderr
     assert "1 crystal: 1 done" in answer.stdout

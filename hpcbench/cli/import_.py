@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     from hpcbench.interop.importing import import_config, import_found
 
     found = find(options.sources)
-    flags = {name: getattr(options, name) for name in ("out", *IMPORTED)}
+    flags = {name: getattr(options, name, None) for name in ("out", *IMPORTED)}
     config = import_config(found, flags, options.config)
     labels = f", {counted(len(found.label_files), 'label file')}" if found.label_files else ""
     print(f"{counted(len(found.jobs), 'crystal')}{labels}; protocol {config.protocol}", flush=True)

@@ -29,14 +29,18 @@ def add_settings(
     """
     groups: dict[str, Any] = {}
     for setting in settings():
-        if setting.name == "sources" or (only is not None and setting.name not in only):
+        if setting.name == "sources" or not setting.metadata["flag"]:
+            continue
+        if only is not None and setting.name not in only:
             continue
         name = setting.metadata["group"]
         if name not in groups:
             groups[name] = parser.add_argument_group(name)
         _add_setting(groups[name], setting)
     groups["input and output"].add_argument(
-        "--config", metavar="FILE", help="settings in a TOML file"
+        "--config",
+        metavar="FILE",
+        help="settings in a TOML file, also those without an option here (docs/commands.md)",
     )
     return groups
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hpcbench.cli.commands import COMMANDS
+from hpcbench.config import settings
 from hpcbench.errors import UsageError
 from hpcbench.version import __version__
 
@@ -40,7 +41,7 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             parser = self._commands.choices.get(options.command, self)
             flags = [flag for action in parser._actions for flag in action.option_strings]
-            hints = [hint_at(word.partition("=")[0], flags) for word in unknown]
+            hints = [_hint(word.partition("=")[0], flags) for word in unknown]
             parser.error(f"unrecognized arguments: {' '.join(unknown)}{''.join(hints)}")
         return options
 
@@ -58,6 +59,14 @@ class Parser(argparse.ArgumentParser):
     def _commands(self) -> Any:
         kind = argparse._SubParsersAction
         return next(action for action in self._actions if isinstance(action, kind))
+
+
+def _hint(word: str, flags: Sequence[str]) -> str:
+    """Return a hint for an unknown option: it may be a setting of the settings file alone."""
+    name = word.lstrip("-").replace("-", "_")
+    if any(name == one.name and not one.metadata["flag"] for one in settings()):
+        return f": write `{name} = VALUE` into a TOML file and give --config FILE"
+    return hint_at(word, flags)
 
 
 def hint_at(word: str, known: Sequence[str]) -> str:

@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     def prepare() -> tuple[RunConfig, Reanalysis]:
         from hpcbench.maintenance.reanalysis import reanalysis
 
-        flags = {name: getattr(options, name) for name in REANALYSED}
+        flags = {name: getattr(options, name, None) for name in REANALYSED}
         parent = Path(store_path(options.store))
         workload = reanalysis(parent, flags, options.config, options.out)
         return workload.config, workload

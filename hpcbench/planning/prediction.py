@@ -191,7 +191,7 @@ def span(seconds: NDArray[np.float64], ranks: int, largest: int, factor: float) 
     ranks : int
         Number of ranks.
     largest : int
-        Most crystals in a block, the value of ``--block``.
+        Most crystals in a block, the setting ``block``.
     factor : float
         Factor by which the sum may be wrong.
     """

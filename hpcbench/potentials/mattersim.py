@@ -358,7 +358,7 @@ class MatterSim:
             raise UnsuitableError(
                 "too large",
                 f"{natoms} atoms have {edges} edges, above the limit of one forward pass "
-                f"({self._largest}); raise --max-edges if memory allows",
+                f"({self._largest}); if memory allows, raise max_edges (--config)",
             )
 
     def _probe(self, largest: float) -> Any:
