@@ -26,7 +26,14 @@ from hpcbench.sources.manifest import read_manifest
 ROOT = Path(__file__).parents[1]
 README, DESIGN = ROOT / "README.md", ROOT / "DESIGN.md"
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
-TEXTS = [README, DESIGN, ROOT / "CHANGELOG.md", ROOT / "jobs" / "README.md", *PAGES]
+TEXTS = [
+    README,
+    DESIGN,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "jobs" / "README.md",
+    *PAGES,
+]
 COMMANDS = [README, *(page for page in PAGES if page.parent.name in ("docs", "howto", "results"))]
 
 # Options of other programs that the texts name.
@@ -39,6 +46,8 @@ FOREIGN = {
     "apptainer": {"--nv", "--bind", "--rocm", "--writable-tmpfs"},
     "docker": {"--build-arg", "--gpus", "--rm", "--user"},
     "sphinx-build": {"--keep-going"},
+    "pip": {"--no-deps"},
+    "mypy": {"--strict"},
 }  # fmt: skip
 
 FENCE = re.compile(r"^( *)(```+)(\S*)[^\n]*\n(.*?)^\1\2 *$", re.MULTILINE | re.DOTALL)

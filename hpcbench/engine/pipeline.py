@@ -140,7 +140,7 @@ class Pipeline:
     ) -> None:
         self._watch = watch or Watchdog()
         self._potential = potential
-        self._journey = workflow
+        self._workflow = workflow
         self._reader = reader
         self._crew = crew
         self._inbox = inbox
@@ -256,7 +256,7 @@ class Pipeline:
             crystal = self._read.popleft()
             volume = abs(float(np.linalg.det(crystal.cell)))
             cost = self._potential.cost(crystal.natoms, volume)
-            active = ActiveCrystal(self._count, crystal, self._journey(crystal), cost)
+            active = ActiveCrystal(self._count, crystal, self._workflow(crystal), cost)
             self._under_way[active.number] = active
             self._count += 1
             self._resume(active, None)
