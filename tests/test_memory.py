@@ -55,7 +55,7 @@ def test_probe_takes_the_smallest_pass_that_is_about_as_fast_as_any(
 
 @pytest.mark.parametrize("edges", [500, 8_000, 40_000])
 def test_the_probe_s_crystal_has_about_the_edges_asked_for(edges: int) -> None:
-    batch = made_up_crystals(edges, CPU)
+    batch = made_up_crystals(edges, CPU, 5.0)
     assert neighbour_list(batch, 5.0).nedges == pytest.approx(edges, rel=0.25)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import math
 import os
 import platform
 import time
@@ -205,8 +206,8 @@ def kept_probe(key: tuple[str, ...], device: torch.device, make: Callable[[], Pr
     return result
 
 
-def made_up_crystals(edges: int, device: torch.device) -> Structures:
-    """Make rattled lattices of silicon with about so many edges within 5 A.
+def made_up_crystals(edges: int, device: torch.device, cutoff: float) -> Structures:
+    """Make rattled lattices of silicon with about so many edges.
 
     Parameters
     ----------
@@ -214,10 +215,13 @@ def made_up_crystals(edges: int, device: torch.device) -> Structures:
         Of all lattices together; one has up to 125 atoms.
     device : torch.device
         Where they are put.
+    cutoff : float
+        Longest edge, in A.
     """
     generator = torch.Generator().manual_seed(0)
     # At the density of common crystals: 20 A^3 an atom, so 26 neighbours within 5 A.
-    spacing, natoms = 20.0 ** (1 / 3), max(1, round(edges / 26))
+    neighbours = round(4 / 3 * math.pi * cutoff**3 / 20.0)
+    spacing, natoms = 20.0 ** (1 / 3), max(1, round(edges / neighbours))
     side = min(5, max(1, int(natoms ** (1 / 3) + 1e-9)))
     count = max(1, round(natoms / side**3))
     steps = torch.arange(side, dtype=torch.float64)
