@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import traceback
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from hpcbench.errors import (
     TooLargeError,
     UnsuitableError,
 )
+from hpcbench.potentials.catalogue import DOUBLE, LoadRequest
 from hpcbench.potentials.displaced import displaced_edges, share_list
 from hpcbench.potentials.memory import (
     Probe,
@@ -136,6 +137,25 @@ class EdgePotential:
         )
         self._largest = max(1, int(memory / (found.bytes_per_edge or bytes_per_edge)))
         self.capacity = min(found.edges, self._largest)
+
+    @classmethod
+    def of(cls, request: LoadRequest, model: EdgeModel, info: PotentialInfo) -> Self:
+        """Make the potential of an entry of the table.
+
+        Parameters
+        ----------
+        request : LoadRequest
+            As the loader was given it; its entry says how much memory an edge takes.
+        model : EdgeModel
+            In the precision and on the device of the request.
+        info : PotentialInfo
+            What is recorded of it.
+        """
+        by_edge = request.spec.bytes_per_edge
+        assert by_edge is not None, f"{request.spec.name} has no memory by edge in the table"
+        by_edge *= 2 if request.dtype == DOUBLE else 1
+        device = torch.device(request.device)
+        return cls(model, info, device, by_edge, request.max_edges, request.ranks_on_host)
 
     def evaluate(self, structures: Sequence[Atoms], *, stress: bool = False) -> list[Evaluation]:
         """Evaluate structures in as few passes as possible; see the protocol.

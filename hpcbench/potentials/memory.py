@@ -27,6 +27,8 @@ SUFFICIENT_RATE = 0.98
 PROBE_EDGES = {"cpu": (500, 8_000), "cuda": (8_000, 1_000_000)}
 # No probe goes on for longer; in seconds.
 PROBE_SECONDS = 10.0
+# A pass that takes so long is large enough: what it takes besides the edges is a small share.
+LONG_PASS = 0.5
 
 
 # Where Linux shows the control groups (version 2) of jobs and containers.
@@ -137,7 +139,7 @@ def probe(run_pass: Callable[[int], int], device: torch.device, largest: float) 
             break
         bytes_per_edge = max(bytes_per_edge if len(rates) < 2 else 0.0, peak / edges)
         rates.append((size, edges / seconds))
-        size *= 2
+        size = last + 1 if seconds > LONG_PASS else 2 * size
     best = max((rate for _, rate in rates), default=0.0)
     enough = next((s for s, rate in rates if rate >= SUFFICIENT_RATE * best), size)
     if device.type == "cuda":
@@ -154,13 +156,16 @@ def _measured(
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-    seconds = float("inf")
+    seconds, spent = float("inf"), 0.0
     for _ in range(3):
+        if spent > LONG_PASS:
+            break
         begin = time.perf_counter()
         edges = run_pass(size)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        seconds = min(seconds, time.perf_counter() - begin)
+        last = time.perf_counter() - begin
+        seconds, spent = min(seconds, last), spent + last
     peak = torch.cuda.max_memory_allocated(device) - before if device.type == "cuda" else 0
     return edges, seconds, float(peak)
 
