@@ -221,7 +221,7 @@ def test_a_callable_that_needs_anything_else_is_refused(name: str, site: Path) -
         load_potential(f"other:{name}")
 
 
-PUBLISHED = ("mattersim-v1", "nequix")
+PUBLISHED = ("mattersim-v1", "nequix", "m3gnet", "tensornet")
 """Names of potentials whose weights are not here."""
 
 

@@ -281,6 +281,36 @@ def _nequix(name: str, description: str) -> PotentialSpec:
     )
 
 
+def _matgl(
+    name: str,
+    folder: str,
+    download: str,
+    sha256: str,
+    edges_per_second: float,
+    bytes_per_edge: float,
+) -> PotentialSpec:
+    """Return the entry of a potential in matgl's format."""
+    return PotentialSpec(
+        name=name,
+        description=f"{folder.removesuffix('-PES')}",
+        loader="hpcbench.potentials.matgl:load_matgl",
+        distribution="matgl",
+        licence="BSD-3-Clause",
+        precisions=(SINGLE, DOUBLE),
+        batched=True,
+        weights=PublishedWeights(
+            "state.pt",
+            folder=f".cache/matgl/{folder}",
+            download=f"hpcbench.potentials.fetch:{download}",
+            sha256=sha256,
+            beside=("model.pt", "model.json"),
+        ),
+        extra="matgl",
+        edges_per_second=edges_per_second,
+        bytes_per_edge=bytes_per_edge,
+    )
+
+
 # Edges a second: one core (benchmarks/results/throughput-cpu.json). Bytes by edge: benchmarks/
 # memory.py. SHA-256: of all releases that pyproject.toml allows.
 _TABLE = (
@@ -338,6 +368,22 @@ _TABLE = (
         "a7ff190d41efe5b8317a03d20a468e4036a1a3e64e0b14fdbab64ac3f4bfc09d",
         edges_per_second=2e3,
         bytes_per_edge=250e3,
+    ),
+    _matgl(
+        "m3gnet-mp-2021.2.8",
+        "M3GNet-MP-2021.2.8-PES",
+        "download_m3gnet",
+        "a9aa723705bd1a242ec8749332f137811c4a94e17995a564f8f94a9aca68061b",
+        edges_per_second=4e3,
+        bytes_per_edge=60e3,
+    ),
+    _matgl(
+        "tensornet-matpes-pbe-2025.1",
+        "TensorNet-MatPES-PBE-v2025.1-PES",
+        "download_tensornet",
+        "d2dfa51a65d23a47fd935eb0628177d2a1088584562091ef3350ce3a002fce6a",
+        edges_per_second=4e3,
+        bytes_per_edge=60e3,
     ),
 )
 

@@ -77,6 +77,8 @@ def fetch_weights(name: str) -> Path:
             ) from error
         given = GivenWeights(part, spec.weights.sha256)
         load(LoadRequest(dataclasses.replace(spec, weights=given)))
+        for other in spec.weights.beside:
+            keep(path.with_name(other), part.with_name(other).read_bytes())
         keep(path, part.read_bytes())
     return path
 
@@ -145,3 +147,21 @@ def download_nequix(filename: str, folder: Path) -> None:
     address = NEQUIX.format(commit=NEQUIX_COMMITS[filename], file=filename)
     with urllib.request.urlopen(address, timeout=LONGEST_SILENCE) as answer:
         (folder / filename).write_bytes(answer.read())
+
+
+def download_m3gnet(filename: str, folder: Path) -> None:
+    """Download M3GNet-MP from where matgl's authors publish it; parameters as above."""
+    _download_matgl("M3GNet-MP-2021.2.8-PES", folder)
+
+
+def download_tensornet(filename: str, folder: Path) -> None:
+    """Download TensorNet-MatPES-PBE from where matgl's authors publish it; parameters as above."""
+    _download_matgl("TensorNet-MatPES-PBE-v2025.1-PES", folder)
+
+
+def _download_matgl(name: str, folder: Path) -> None:
+    from huggingface_hub import hf_hub_download
+
+    for file in ("state.pt", "model.pt", "model.json"):
+        # Where matgl's own load_model takes a name from.
+        hf_hub_download(f"materialyze/{name}", file, local_dir=folder)

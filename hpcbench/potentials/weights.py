@@ -76,6 +76,8 @@ class PublishedWeights:
         As in :class:`PackagedWeights`.
     also : tuple of str
         Other names, in the same folder, of files with the same weights in another format.
+    beside : tuple of str
+        Names of files that belong to it and lie in the same folder.
     """
 
     file: str
@@ -83,6 +85,7 @@ class PublishedWeights:
     download: str
     sha256: str = ""
     also: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
     def place(self) -> Path:
         """Return where the file lies or is to lie; it need not be there.
