@@ -29,8 +29,8 @@ usage: ./launch.sh [-n RANKS] [--stage] [--dry-run] COMMAND [ARGUMENT...]
   test [ARGUMENT...]    install what the tests need; lint, spelling, types, tests
                         (with arguments: only pytest, with those; -m nightly: what takes too
                         long for every day)
-  setup [EXTRA...]      only install (extras: mpi, mpich, report, tables, chgnet, sevennet,
-                        docs, dev; default: mpich report)
+  setup [EXTRA...]      only install (extras: mpi, mpich, report, tables, chgnet, matgl,
+                        nequix, sevennet, docs, dev; default: mpich report)
   status, show, report, export, models, doctor ...
                         as python -m hpcbench
 
@@ -84,7 +84,7 @@ run() {
 tests() {
     local failed=
     unset PYTHONSAFEPATH # pytest looks for the tests there
-    choose_python "hpcbench pytest xdist codespell_lib" dev docs mpich report tables chgnet sevennet
+    choose_python "hpcbench pytest xdist codespell_lib" dev docs mpich report tables chgnet nequix sevennet
     cd "$ROOT"
     if [ $# -gt 0 ]; then
         plainly -m pytest "$@"

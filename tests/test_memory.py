@@ -45,7 +45,7 @@ class Passes:
 def test_probe_takes_the_smallest_pass_that_is_about_as_fast_as_any(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    passes = Passes(fixed=50.0, by_edge=1.0)
+    passes = Passes(fixed=50e-6, by_edge=1e-6)
     monkeypatch.setattr(time, "perf_counter", lambda: passes.clock)
     found = probe(passes, CPU, float("inf"))
     # 98 % of the rate at 8,000 edges (0.9938) is reached when 50 / n < 0.027: at 2,000.
@@ -53,15 +53,28 @@ def test_probe_takes_the_smallest_pass_that_is_about_as_fast_as_any(
     assert max(passes.sizes) == PROBE_EDGES["cpu"][1]
 
 
+def test_the_probe_of_a_slow_potential_ends_at_a_pass_that_is_long_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow = Passes(fixed=1e-3, by_edge=3e-4)
+    monkeypatch.setattr(time, "perf_counter", lambda: slow.clock)
+    found = probe(slow, CPU, float("inf"))
+    # 2,000 edges take 0.6 s: nothing larger is tried, and that twice only.
+    assert slow.sizes.count(2_000) == 2
+    assert max(slow.sizes) == 2_000
+    assert found.complete
+    assert found.edges == 500
+
+
 @pytest.mark.parametrize("edges", [500, 8_000, 40_000])
 def test_the_probe_s_crystal_has_about_the_edges_asked_for(edges: int) -> None:
-    batch = made_up_crystals(edges, CPU)
+    batch = made_up_crystals(edges, CPU, 5.0)
     assert neighbour_list(batch, 5.0).nedges == pytest.approx(edges, rel=0.25)
 
 
 def test_probe_stops_where_memory_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    passes = Passes(fixed=5000.0, by_edge=1.0, memory=3_000)
+    passes = Passes(fixed=5e-3, by_edge=1e-6, memory=3_000)
     monkeypatch.setattr(time, "perf_counter", lambda: passes.clock)
     assert probe(passes, CPU, float("inf")).edges == 2_000
     passes.sizes.clear()

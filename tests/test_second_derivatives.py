@@ -20,6 +20,7 @@ from hpcbench.cli import main
 from hpcbench.errors import OutOfMemoryError, UsageError
 from hpcbench.potentials.ase_calculator import CalculatorPotential, DifferentiablePotential
 from hpcbench.potentials.copies import DisplacedCopies
+from hpcbench.potentials.edge_gradients import DifferentiableEdges
 from hpcbench.potentials.protocol import PotentialInfo
 from hpcbench.potentials.registry import load_potential
 
@@ -235,7 +236,7 @@ def test_sevennet_has_second_derivatives() -> None:
     displacements = [sign * length * along for length in lengths for sign in (1, -1)]
     copies = copies_of(atoms, [3] * 4, displacements)
     prepared = potential.prepare(copies)
-    assert isinstance(potential, DifferentiablePotential)
+    assert isinstance(potential, DifferentiableEdges)
     (row,) = potential.linear_forces([(prepared, 0, 1)])
     (forces,) = potential.forces([(prepared, 0, 4)])
     long, short = (

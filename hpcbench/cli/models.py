@@ -30,5 +30,6 @@ def run(options: argparse.Namespace) -> int:
         if line.abilities:
             print(f"  {'':22} {line.abilities}")
     print("  FILE.pth               a MatterSim checkpoint")
+    print("  FILE.nqx, FILE.pt      weights of Nequix")
     print("  module:callable        any ASE calculator, e.g. ase.calculators.emt:EMT")
     return 0

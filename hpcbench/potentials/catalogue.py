@@ -232,7 +232,9 @@ def _mattersim(size: str, edges_per_second: float, bytes_per_edge: float) -> Pot
     )
 
 
-def _sevennet(name: str, folder: str, file: str, sha256: str) -> PotentialSpec:
+def _sevennet(
+    name: str, file: str, sha256: str, edges_per_second: float, bytes_per_edge: float
+) -> PotentialSpec:
     """Return the entry of a SevenNet potential that its package ships."""
     return PotentialSpec(
         name=name,
@@ -240,9 +242,72 @@ def _sevennet(name: str, folder: str, file: str, sha256: str) -> PotentialSpec:
         loader="hpcbench.potentials.sevennet:load_sevennet",
         distribution="sevenn",
         licence="MIT",
+        batched=True,
         response=True,
-        weights=PackagedWeights("sevenn", f"pretrained_potentials/{folder}/{file}", sha256),
+        weights=PackagedWeights("sevenn", f"pretrained_potentials/{file}", sha256),
         extra="sevennet",
+        edges_per_second=edges_per_second,
+        bytes_per_edge=bytes_per_edge,
+    )
+
+
+NEQUIX_LOADER = "hpcbench.potentials.nequix:load_nequix"
+
+NEQUIX_BYTES_PER_EDGE = 60e3
+"""Memory of a forward pass of Nequix by edge: all published weights have the same sizes."""
+
+
+def _nequix(name: str, description: str) -> PotentialSpec:
+    """Return the entry of published weights of Nequix."""
+    return PotentialSpec(
+        name=name,
+        description=description,
+        loader=NEQUIX_LOADER,
+        distribution="e3nn",
+        licence="CC-BY-4.0",
+        precisions=(SINGLE, DOUBLE),
+        batched=True,
+        response=True,
+        weights=PublishedWeights(
+            f"{name}.nqx",
+            # Where Nequix's own calculator keeps them.
+            folder=".cache/nequix/models",
+            download="hpcbench.potentials.fetch:download_nequix",
+            also=(f"{name}.pt",),
+        ),
+        extra="nequix",
+        edges_per_second=8e3,
+        bytes_per_edge=NEQUIX_BYTES_PER_EDGE,
+    )
+
+
+def _matgl(
+    name: str,
+    folder: str,
+    download: str,
+    sha256: str,
+    edges_per_second: float,
+    bytes_per_edge: float,
+) -> PotentialSpec:
+    """Return the entry of a potential in matgl's format."""
+    return PotentialSpec(
+        name=name,
+        description=f"{folder.removesuffix('-PES')}",
+        loader="hpcbench.potentials.matgl:load_matgl",
+        distribution="matgl",
+        licence="BSD-3-Clause",
+        precisions=(SINGLE, DOUBLE),
+        batched=True,
+        weights=PublishedWeights(
+            "state.pt",
+            folder=f".cache/matgl/{folder}",
+            download=f"hpcbench.potentials.fetch:{download}",
+            sha256=sha256,
+            beside=("model.pt", "model.json"),
+        ),
+        extra="matgl",
+        edges_per_second=edges_per_second,
+        bytes_per_edge=bytes_per_edge,
     )
 
 
@@ -269,6 +334,9 @@ _TABLE = (
         edges_per_second=8e4,
         bytes_per_edge=8e3,
     ),
+    _nequix("nequix-oam-1", "Nequix on OMat24, sAlex, MPtrj"),
+    _nequix("nequix-oam-1-pft", "the same, tuned on phonons"),
+    _nequix("nequix-mp-1-pft", "Nequix on MPtrj, tuned on phonons"),
     PotentialSpec(
         name="chgnet",
         description="pretrained weights in package chgnet",
@@ -276,6 +344,7 @@ _TABLE = (
         distribution="chgnet",
         licence="BSD-3-Clause",
         precisions=(SINGLE, DOUBLE),
+        batched=True,
         weights=PackagedWeights(
             "chgnet",
             "pretrained/0.3.0/chgnet_0.3.0_e29f68s314m37.pth.tar",
@@ -283,18 +352,38 @@ _TABLE = (
         ),
         elements=frozenset(range(1, 95)),
         extra="chgnet",
+        edges_per_second=5e3,
+        bytes_per_edge=40e3,
     ),
     _sevennet(
         "sevennet-0",
-        "SevenNet_0__11Jul2024",
-        "checkpoint_sevennet_0.pth",
+        "SevenNet_0__11Jul2024/checkpoint_sevennet_0.pth",
         "7052cb42b7b3be42b40b97fa0d21077a48c54b5548948fc4dcf346629f813c36",
+        edges_per_second=3e3,
+        bytes_per_edge=150e3,
     ),
     _sevennet(
         "sevennet-l3i5",
-        "SevenNet_l3i5",
-        "checkpoint_l3i5.pth",
+        "SevenNet_l3i5/checkpoint_l3i5.pth",
         "a7ff190d41efe5b8317a03d20a468e4036a1a3e64e0b14fdbab64ac3f4bfc09d",
+        edges_per_second=2e3,
+        bytes_per_edge=250e3,
+    ),
+    _matgl(
+        "m3gnet-mp-2021.2.8",
+        "M3GNet-MP-2021.2.8-PES",
+        "download_m3gnet",
+        "a9aa723705bd1a242ec8749332f137811c4a94e17995a564f8f94a9aca68061b",
+        edges_per_second=4e3,
+        bytes_per_edge=60e3,
+    ),
+    _matgl(
+        "tensornet-matpes-pbe-2025.1",
+        "TensorNet-MatPES-PBE-v2025.1-PES",
+        "download_tensornet",
+        "d2dfa51a65d23a47fd935eb0628177d2a1088584562091ef3350ce3a002fce6a",
+        edges_per_second=4e3,
+        bytes_per_edge=60e3,
     ),
 )
 
@@ -324,7 +413,7 @@ def known_potential(name: str) -> PotentialSpec | None:
 
 def _is_name(text: str) -> bool:
     """Tell names from files and from module:callable."""
-    return bool(_NAME.fullmatch(text)) and not text.endswith((".pth", ".pt"))
+    return bool(_NAME.fullmatch(text)) and not text.endswith((".pth", ".pt", ".nqx"))
 
 
 def known_names() -> list[str]:

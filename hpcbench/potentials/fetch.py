@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import tempfile
 import threading
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from hpcbench.potentials.weights import GivenWeights, PublishedWeights, keep, ma
 # MatterSim's downloader waits without an end where a firewall swallows what it sends, as on many
 # compute nodes; in seconds.
 LONGEST_DOWNLOAD = 300.0
+LONGEST_SILENCE = 30.0
 
 
 def fetch_weights(name: str) -> Path:
@@ -75,6 +77,8 @@ def fetch_weights(name: str) -> Path:
             ) from error
         given = GivenWeights(part, spec.weights.sha256)
         load(LoadRequest(dataclasses.replace(spec, weights=given)))
+        for other in spec.weights.beside:
+            keep(path.with_name(other), part.with_name(other).read_bytes())
         keep(path, part.read_bytes())
     return path
 
@@ -117,3 +121,47 @@ def download_mattersim(filename: str, folder: Path) -> None:
     from mattersim.utils.download_utils import download_checkpoint
 
     download_checkpoint(filename, save_folder=str(folder))
+
+
+NEQUIX = "https://github.com/atomicarchitects/nequix/raw/{commit}/models/{file}"
+"""Where Nequix's authors publish its weights."""
+
+# The commits that Nequix's own calculator (0.4.5) takes them from.
+NEQUIX_COMMITS = {
+    "nequix-mp-1-pft.nqx": "7c2854de8e754b1a60274c7d9d2e014989ed632e",
+    "nequix-oam-1.nqx": "9c852a9c4cce69ae5e75bc5a2cf670be21ff8c28",
+    "nequix-oam-1-pft.nqx": "9c852a9c4cce69ae5e75bc5a2cf670be21ff8c28",
+}
+
+
+def download_nequix(filename: str, folder: Path) -> None:
+    """Download weights of Nequix from its authors' repository.
+
+    Parameters
+    ----------
+    filename : str
+        Name of the file, in Nequix's own format.
+    folder : Path
+        Where it is put.
+    """
+    address = NEQUIX.format(commit=NEQUIX_COMMITS[filename], file=filename)
+    with urllib.request.urlopen(address, timeout=LONGEST_SILENCE) as answer:
+        (folder / filename).write_bytes(answer.read())
+
+
+def download_m3gnet(filename: str, folder: Path) -> None:
+    """Download M3GNet-MP from where matgl's authors publish it; parameters as above."""
+    _download_matgl("M3GNet-MP-2021.2.8-PES", folder)
+
+
+def download_tensornet(filename: str, folder: Path) -> None:
+    """Download TensorNet-MatPES-PBE from where matgl's authors publish it; parameters as above."""
+    _download_matgl("TensorNet-MatPES-PBE-v2025.1-PES", folder)
+
+
+def _download_matgl(name: str, folder: Path) -> None:
+    from huggingface_hub import hf_hub_download
+
+    for file in ("state.pt", "model.pt", "model.json"):
+        # Where matgl's own load_model takes a name from.
+        hf_hub_download(f"materialyze/{name}", file, local_dir=folder)

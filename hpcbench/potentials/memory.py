@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import math
 import os
 import platform
 import time
@@ -26,6 +27,8 @@ SUFFICIENT_RATE = 0.98
 PROBE_EDGES = {"cpu": (500, 8_000), "cuda": (8_000, 1_000_000)}
 # No probe goes on for longer; in seconds.
 PROBE_SECONDS = 10.0
+# A pass that takes so long is large enough: what it takes besides the edges is a small share.
+LONG_PASS = 0.5
 
 
 # Where Linux shows the control groups (version 2) of jobs and containers.
@@ -136,7 +139,7 @@ def probe(run_pass: Callable[[int], int], device: torch.device, largest: float) 
             break
         bytes_per_edge = max(bytes_per_edge if len(rates) < 2 else 0.0, peak / edges)
         rates.append((size, edges / seconds))
-        size *= 2
+        size = last + 1 if seconds > LONG_PASS else 2 * size
     best = max((rate for _, rate in rates), default=0.0)
     enough = next((s for s, rate in rates if rate >= SUFFICIENT_RATE * best), size)
     if device.type == "cuda":
@@ -153,13 +156,16 @@ def _measured(
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-    seconds = float("inf")
+    seconds, spent = float("inf"), 0.0
     for _ in range(3):
+        if spent > LONG_PASS:
+            break
         begin = time.perf_counter()
         edges = run_pass(size)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        seconds = min(seconds, time.perf_counter() - begin)
+        last = time.perf_counter() - begin
+        seconds, spent = min(seconds, last), spent + last
     peak = torch.cuda.max_memory_allocated(device) - before if device.type == "cuda" else 0
     return edges, seconds, float(peak)
 
@@ -205,8 +211,8 @@ def kept_probe(key: tuple[str, ...], device: torch.device, make: Callable[[], Pr
     return result
 
 
-def made_up_crystals(edges: int, device: torch.device) -> Structures:
-    """Make rattled lattices of silicon with about so many edges within 5 A.
+def made_up_crystals(edges: int, device: torch.device, cutoff: float) -> Structures:
+    """Make rattled lattices of silicon with about so many edges.
 
     Parameters
     ----------
@@ -214,10 +220,13 @@ def made_up_crystals(edges: int, device: torch.device) -> Structures:
         Of all lattices together; one has up to 125 atoms.
     device : torch.device
         Where they are put.
+    cutoff : float
+        Longest edge, in A.
     """
     generator = torch.Generator().manual_seed(0)
     # At the density of common crystals: 20 A^3 an atom, so 26 neighbours within 5 A.
-    spacing, natoms = 20.0 ** (1 / 3), max(1, round(edges / 26))
+    neighbours = round(4 / 3 * math.pi * cutoff**3 / 20.0)
+    spacing, natoms = 20.0 ** (1 / 3), max(1, round(edges / neighbours))
     side = min(5, max(1, int(natoms ** (1 / 3) + 1e-9)))
     count = max(1, round(natoms / side**3))
     steps = torch.arange(side, dtype=torch.float64)

@@ -22,6 +22,8 @@ from hpcbench.potentials.catalogue import (
     BUILT_IN,
     DOUBLE,
     MATTERSIM_LOADER,
+    NEQUIX_BYTES_PER_EDGE,
+    NEQUIX_LOADER,
     SINGLE,
     LoadRequest,
     PotentialSpec,
@@ -34,8 +36,8 @@ from hpcbench.potentials.protocol import Potential, PotentialInfo
 from hpcbench.potentials.weights import GivenWeights, PackagedWeights, PublishedWeights
 from hpcbench.protocols import DISPLACEMENT
 
-CHECKPOINTS = (".pth", ".pt")
-"""Endings of files that are checkpoints of MatterSim."""
+WEIGHTS_FILES = (".pth", ".pt", ".nqx")
+"""Endings of files of weights: checkpoints of MatterSim, and weights of Nequix."""
 
 
 @dataclass(frozen=True)
@@ -113,18 +115,8 @@ def spec_of(model: str) -> PotentialSpec:
     """
     if model in BUILT_IN:
         return BUILT_IN[model]
-    if model.endswith(CHECKPOINTS):
-        return PotentialSpec(
-            name=model,
-            description="a MatterSim checkpoint",
-            loader=MATTERSIM_LOADER,
-            distribution="mattersim",
-            licence="",
-            precisions=(SINGLE, DOUBLE),
-            batched=True,
-            response=True,
-            weights=GivenWeights(Path(model)),
-        )
+    if model.endswith(WEIGHTS_FILES):
+        return _spec_of_file(model)
     if is_callable(model):
         return PotentialSpec(
             name=model,
@@ -142,8 +134,48 @@ def spec_of(model: str) -> PotentialSpec:
     hint = f"did you mean {near[0]}? " if near else ""
     raise ModelError(
         f"unknown model {model!r}: {hint}known are {', '.join(names)}, a MatterSim checkpoint "
-        f"FILE.pth, or module:callable that makes an ASE calculator"
+        f"FILE.pth, weights of Nequix FILE.nqx, or module:callable that makes an ASE calculator"
     )
+
+
+def _spec_of_file(model: str) -> PotentialSpec:
+    weights, both = GivenWeights(Path(model)), (SINGLE, DOUBLE)
+    if _is_nequix(weights.file):
+        return PotentialSpec(
+            name=model,
+            description="weights of Nequix",
+            loader=NEQUIX_LOADER,
+            distribution="e3nn",
+            licence="",
+            precisions=both,
+            batched=True,
+            response=True,
+            weights=weights,
+            extra="nequix",
+            bytes_per_edge=NEQUIX_BYTES_PER_EDGE,
+        )
+    return PotentialSpec(
+        name=model,
+        description="a MatterSim checkpoint",
+        loader=MATTERSIM_LOADER,
+        distribution="mattersim",
+        licence="",
+        precisions=both,
+        batched=True,
+        response=True,
+        weights=weights,
+    )
+
+
+def _is_nequix(path: Path) -> bool:
+    """Tell weights of Nequix, which begin with a line of JSON, from checkpoints of MatterSim."""
+    if path.suffix == ".nqx":
+        return True
+    try:
+        with path.open("rb") as stream:
+            return stream.read(1) == b"{"
+    except OSError:  # that it is not there is said elsewhere
+        return False
 
 
 def is_callable(model: str) -> bool:

@@ -1,20 +1,16 @@
-"""SevenNet as a potential, through the ASE calculator of its package (extra ``sevennet``)."""
+"""SevenNet as a potential: the layers of its package (extra ``sevennet``) on our edges."""
 
 from __future__ import annotations
 
-import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from hpcbench.potentials.ase_calculator import DifferentiablePotential
 from hpcbench.potentials.catalogue import LoadRequest
-
-if TYPE_CHECKING:
-    from ase import Atoms
+from hpcbench.potentials.edge_gradients import DifferentiableEdges, EnergyOfEdges
 
 
-def load_sevennet(request: LoadRequest) -> DifferentiablePotential:
+def load_sevennet(request: LoadRequest) -> DifferentiableEdges:
     """Load a SevenNet potential with the weights of its package.
 
     Raises
@@ -27,34 +23,54 @@ def load_sevennet(request: LoadRequest) -> DifferentiablePotential:
     from sevenn.calculator import SevenNetCalculator
 
     calculator = SevenNetCalculator(str(request.weights()), device=request.device)
-    calculator.model.requires_grad_(False)  # its parameters; positions keep theirs
     elements = frozenset(int(z) for z in calculator.type_map)
-    return DifferentiablePotential(
-        calculator,
-        request.info(elements, differentiable=True),
-        functools.partial(_forces_and_shifts, calculator),
-    )
+    model = SevenNetEnergies(calculator.model, float(calculator.cutoff))
+    return DifferentiableEdges.of(request, model, request.info(elements, differentiable=True))
 
 
-def _forces_and_shifts(calculator: Any, atoms: Atoms) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return forces of SevenNet, and the shifts of the atoms that they can be differentiated by."""
-    from sevenn import _keys as key
-    from sevenn.atom_graph_data import AtomGraphData
-    from sevenn.train.dataload import unlabeled_atoms_to_graph
+class SevenNetEnergies(EnergyOfEdges):
+    """Energies of atoms by SevenNet's layers.
 
-    data = AtomGraphData.from_numpy_dict(unlabeled_atoms_to_graph(atoms, calculator.cutoff))
-    data.to(calculator.device)
-    vectors = data[key.EDGE_VEC]
-    shifts = torch.zeros(
-        (len(atoms), 3), dtype=torch.float64, device=vectors.device, requires_grad=True
-    )
-    sources, targets = data[key.EDGE_IDX]
-    data[key.EDGE_VEC] = vectors + (shifts[targets] - shifts[sources]).to(vectors.dtype)
-    # It keeps what differentiating takes in training alone.
-    last = calculator.model.force_output
-    last.training = True
-    try:
-        output = calculator.model(data)
-    finally:
-        last.training = False
-    return output[key.PRED_FORCE], shifts
+    Parameters
+    ----------
+    model : sevenn.nn.sequential.AtomGraphSequential
+        The whole model. Its layers run up to the energies of atoms: what sums them and
+        differentiates the sum by positions is left out.
+    cutoff : float
+        Longest edge, in A.
+    """
+
+    def __init__(self, model: Any, cutoff: float) -> None:
+        from sevenn import _keys as key
+
+        self.cutoff = cutoff
+        model.requires_grad_(False)
+        # Sums by crystal, where a layer has them, would need to know which is whose.
+        model.set_is_batch_data(False)
+        self._layers = list(model.children())
+        self._rows = model.z_to_onehot_tensor.to(next(model.parameters()).device)
+        self._key: Any = key
+
+    def energies(
+        self, numbers: torch.Tensor, edges: torch.Tensor, vectors: torch.Tensor
+    ) -> torch.Tensor:
+        """Compute energies of atoms; see ``EdgeModel``.
+
+        Parameters
+        ----------
+        numbers, edges, vectors : Tensor
+            As in ``EdgeModel``.
+        """
+        key, rows = self._key, self._rows.index_select(0, numbers)
+        data = {
+            key.NODE_FEATURE: rows,
+            key.ATOM_TYPE: rows,
+            key.EDGE_IDX: edges,
+            key.EDGE_VEC: vectors.float(),
+        }
+        for layer in self._layers:
+            data = layer(data)
+            if key.ATOMIC_ENERGY in data:
+                break
+        found: torch.Tensor = data[key.ATOMIC_ENERGY]
+        return found.squeeze(1).double()

@@ -74,15 +74,21 @@ class PublishedWeights:
         (a ``Path``) that is to hold it.
     sha256 : str
         As in :class:`PackagedWeights`.
+    also : tuple of str
+        Other names, in the same folder, of files with the same weights in another format.
+    beside : tuple of str
+        Names of files that belong to it and lie in the same folder.
     """
 
     file: str
     folder: str
     download: str
     sha256: str = ""
+    also: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
     def place(self) -> Path:
-        """Return where the file is to lie; it need not be there.
+        """Return where the file lies or is to lie; it need not be there.
 
         Raises
         ------
@@ -96,7 +102,8 @@ class PublishedWeights:
                 "weights are kept in the home folder, and this user has none: set HOME, or give "
                 "--model FILE.pth"
             ) from None
-        return home / self.folder / self.file
+        places = [home / self.folder / name for name in (self.file, *self.also)]
+        return next((place for place in places if place.is_file()), places[0])
 
     def path(self, name: str) -> Path:
         """Return the file.
