@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcbench.config import RunConfig, settings
+from hpcbench.config import OF_VALIDATION, RunConfig, settings
 from hpcbench.config_loading import load_config
 from hpcbench.criteria import Criterion
 from hpcbench.errors import ConfigError
@@ -134,8 +134,10 @@ def test_every_setting_has_a_flag_a_group_and_a_help_text() -> None:
     from hpcbench.cli.parser import build_parser
 
     options = build_parser().parse_args(["run", "x", "--supercell", "2", "2", "2", "--no-report"])
+    validation = build_parser().parse_args(["validate", "--reference", "x"])
+    assert validation.sources == ["x"]
     for field in settings():
-        assert hasattr(options, field.name)
+        assert hasattr(validation if field.name in OF_VALIDATION else options, field.name)
         assert field.metadata["help"]
     assert options.report is False
     assert isinstance(RunConfig(), RunConfig)

@@ -19,6 +19,7 @@ from hpcbench.engine.pipeline import ActiveCrystal, Pipeline, Workflow
 from hpcbench.engine.rank_process import RankProcess
 from hpcbench.engine.stopping import STOPPED, StoppablePotential, StopRequested
 from hpcbench.engine.timing import EVENT, FORCES, PREPARING, RELAXATION, Timing
+from hpcbench.engine.validation import validate
 from hpcbench.engine.watchdog import PATIENCE, names
 from hpcbench.engine.worker_processes import Crew
 from hpcbench.engine.workflow import workflow
@@ -138,6 +139,7 @@ class Worker:
             potential = StoppablePotential(self.potential, self.process.stop, surroundings)
             load_double = self._load_stoppable_double if self.load_double else None
             has_double = load_double is not None
+            way = validate if self.process.config.validate else workflow
             context = WorkflowContext.of(
                 self.process.config, potential.info, self.process.rank, has_double=has_double
             )
@@ -155,7 +157,7 @@ class Worker:
 
             pipeline = Pipeline(
                 potential,
-                self.workflow_of or partial(workflow, context),
+                self.workflow_of or partial(way, context),
                 reader,
                 self.crew,
                 self.inbox,
