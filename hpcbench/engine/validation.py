@@ -17,7 +17,7 @@ from hpcbench.engine.workflow import (
     symmetry_columns,
 )
 from hpcbench.engine.workflow_context import WorkflowContext
-from hpcbench.errors import CrystalError
+from hpcbench.errors import CrystalError, HpcbenchError
 from hpcbench.interop.one_crystal import How
 from hpcbench.phonons.supercells import require_size
 from hpcbench.references.displaced import Displaced, analyse_like, displace_like
@@ -56,6 +56,11 @@ def validate(
     -------
     list of dict
         The crystal's row; then the row of its reference, unless that has no phonons but values.
+
+    Raises
+    ------
+    HpcbenchError
+        If the crystal cannot be computed, or an answer was an error; with the row of its reference.
     """
     config = context.config
     settings, criterion, keep = analysis_settings(config)
@@ -76,13 +81,16 @@ def validate(
     except CrystalError as error:
         failed = failed_row(crystal, error, context.rank, context.provenance)
         return [failed, row_of(failed, REFERENCE)]
+    theirs: tuple[dict[str, Any], ...] = ()
+    if reference.row is not None:
+        theirs = (row_of({**reference.row, "rank": context.rank}, REFERENCE),)
     try:
         row = yield from _computed(context, plain, reference)
-    except CrystalError as error:
-        row = failed_row(crystal, error, context.rank, context.provenance)
-    if reference.row is None:
-        return [row]
-    return [row, row_of({**reference.row, "rank": context.rank}, REFERENCE)]
+    except HpcbenchError as error:
+        # It may be the potential that is to blame, which the driver finds out.
+        error.further_rows = theirs
+        raise
+    return [row, *theirs]
 
 
 def _computed(

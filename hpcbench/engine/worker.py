@@ -288,9 +288,11 @@ class Worker:
         self, active: ActiveCrystal, outcome: list[dict[str, Any]] | HpcbenchError, provenance: str
     ) -> list[Row]:
         if isinstance(outcome, HpcbenchError):
+            further = outcome.further_rows
             if not isinstance(outcome, CrystalError):
                 outcome = CrystalError("potential", str(outcome))
-            outcome = [failed_row(active.crystal, outcome, self.process.rank, provenance)]
+            failed = failed_row(active.crystal, outcome, self.process.rank, provenance)
+            outcome = [failed, *further]
         seconds = active.seconds
         relaxation, forces = seconds[RELAXATION], seconds[FORCES] + seconds[PREPARING]
         attempt = self._attempt(active.crystal)

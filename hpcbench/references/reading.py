@@ -98,9 +98,9 @@ def read_reference(crystal: Crystal, how: How, leave_out_born: bool) -> Referenc
                 found = read(crystal, how, leave_out_born)
             except HpcbenchError as error:
                 said = error.reason if isinstance(error, CrystalError) else str(error)
-                problem = problem or _refused(f"{name}: {said}")
+                problem = problem or _refused(said)
             except Exception as error:  # one strange file must not end the run
-                problem = problem or _refused(f"{name}: {type(error).__name__}: {error}")
+                problem = problem or _refused(f"{type(error).__name__}: {error}")
     if found is not None:
         note = f"reference there twice: not compared with {', '.join(others)}" if others else ""
         return replace(found, note=note)
