@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpcbench import setting_values as kind
 from hpcbench.criteria import Criterion, as_tables, own_criteria
@@ -16,20 +16,31 @@ from hpcbench.limits import read_limits
 from hpcbench.protocols import BOTH, DISPLACEMENT, PROTOCOLS, RESPONSE, Protocol
 from hpcbench.setting_fields import of_calculation, of_crystals, of_files, of_machine
 
+if TYPE_CHECKING:
+    from hpcbench.crystal import Crystal
+
 # Settings that came after the first stores.
 _LATER = (
-    "criteria", "supercell_shape", "largest_supercell", "check_margin", "primitive",
+    "criteria", "supercell_shape", "largest_supercell", "check_margin", "primitive", "validate",
+    "leave_out_born",
 )  # fmt: skip
+# Settings whose default is the protocol's.
+_OF_PROTOCOL = (
+    "criterion", "fmax", "max_steps", "supercell", "derivative", "relax", "mesh",
+    "cutoff_frequency",
+)  # fmt: skip
+OF_VALIDATION = ("validate", "leave_out_born")
+"""Settings that only ``hpcbench validate`` has as options."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """All settings of a run.
 
-    ``None`` in ``criterion``, ``fmax``, ``max_steps``, ``supercell`` and ``derivative`` stands for
-    the protocol's own value, and 0 in ``max_edges`` for the device's: see :meth:`resolved`. A hash
-    of the settings that determine results identifies the run (``hpcbench.settings_hash``); the
-    others (where to write, how much to batch) may change from one run of a store to the next.
+    ``None`` stands for the protocol's own value (``criterion``, ``fmax``, ``mesh`` ...), and 0 in
+    ``max_edges`` for the device's: see :meth:`resolved`. A hash of the settings that determine
+    results identifies the run (``hpcbench.settings_hash``); the others (where to write, how much to
+    batch) may change from one run of a store to the next.
     """
 
     sources: tuple[str, ...] = of_files(
@@ -41,13 +52,14 @@ class RunConfig:
         kind.one_of(*PROTOCOLS),
         "robust idealises the relaxed cell and relaxes on, until no more symmetry appears; "
         "exact does so with linear response; phononbench does what that paper's scripts do; both "
-        "does robust and phononbench, and relaxes once",
+        "does robust and phononbench, and relaxes once; loew and lee-xia do what these papers do "
+        "with references (see hpcbench validate)",
     )
     criterion: str | None = of_calculation(
         None,
         kind.text,
         "the criterion whose answer is the verdict; all others stand beside it (robust: "
-        "exact-q, phononbench: phononbench)",
+        "exact-q; phononbench, loew, lee-xia: the one of that name)",
         metavar="NAME",
     )
     criteria: tuple[Criterion, ...] = of_calculation(
@@ -65,22 +77,23 @@ class RunConfig:
         "module:callable that makes an ASE calculator (its module may lie in the working folder)",
         metavar="MODEL",
     )
-    relax: str = of_calculation(
-        "full",
+    relax: str | None = of_calculation(
+        None,
         kind.one_of("none", "positions", "full"),
-        "degrees of freedom of the relaxation: none, the positions, or positions and cell",
+        "degrees of freedom of the relaxation: none, the positions, or positions and cell "
+        "(robust, phononbench, loew: full; lee-xia: none)",
     )
     fmax: float | None = of_calculation(
         None,
         kind.positive,
-        "largest force of a converged relaxation in eV/A (robust: 0.001, phononbench: 0.005)",
+        "largest force of a converged relaxation in eV/A (robust: 0.001; phononbench, loew: 0.005)",
         metavar="F",
     )
     max_steps: int | None = of_calculation(
         None,
         kind.count,
         "optimiser steps before a relaxation is given up (robust: 1000 in each of its two "
-        "stages; phononbench: 500 in each of 15 rounds)",
+        "stages; phononbench: 500 in each of 15 rounds; loew: 7500)",
         metavar="N",
     )
     pressure: float = of_calculation(
@@ -93,8 +106,9 @@ class RunConfig:
         None,
         kind.supercell,
         "supercell of the cell as given: 3 numbers, 9 for a matrix, a length in A that it has at "
-        "least between opposite faces, vacuum left out, or the word source to take the one in "
-        "each phonopy.yaml (robust: 12; phononbench: 2 2 2, which its half of both keeps)",
+        "least between opposite faces, vacuum left out, or the word source to take the one that "
+        "each phonopy.yaml or table of labels names (robust, loew, lee-xia: 12; phononbench: "
+        "2 2 2, which its half of both keeps)",
         metavar="N",
         many=True,
     )
@@ -171,11 +185,12 @@ class RunConfig:
         "tolerance in A of the symmetry that is kept in the relaxation and idealised after it",
         metavar="L",
     )
-    mesh: tuple[float, ...] = of_calculation(
-        (20, 20, 20),
+    mesh: tuple[float, ...] | None = of_calculation(
+        None,
         kind.mesh,
         "q mesh for thermal properties and the mesh criterion: three numbers, whose mesh does not "
-        "meet Gamma where they are even, or a length in A as phonopy takes it, whose mesh does",
+        "meet Gamma where they are even, or a length in A as phonopy takes it, whose mesh does "
+        "(lee-xia: 75; others: 20 20 20)",
         metavar="N",
         many=True,
     )
@@ -192,10 +207,11 @@ class RunConfig:
         metavar="T",
         many=True,
     )
-    cutoff_frequency: float = of_calculation(
-        0.1,
+    cutoff_frequency: float | None = of_calculation(
+        None,
         kind.not_negative,
-        "modes below this frequency in THz are left out of the thermal properties",
+        "modes below this frequency in THz are left out of the thermal properties (loew: 0, "
+        "others: 0.1)",
         metavar="THZ",
     )
     min_distance: float = of_calculation(
@@ -208,6 +224,17 @@ class RunConfig:
         "float32",
         kind.one_of("float32", "float64"),
         "precision of the potential",
+    )
+    validate: bool = of_calculation(
+        False,
+        kind.switch,
+        "compare each crystal with its reference, as hpcbench validate does",
+    )
+    leave_out_born: bool = of_calculation(
+        False,
+        kind.switch,
+        "compare references with Born charges, too, both spectra without these; else that is the "
+        "reason why they are not compared",
     )
     device: str = of_machine(
         "auto",
@@ -331,14 +358,19 @@ class RunConfig:
     def resolved(self) -> RunConfig:
         """Return the same settings with the protocol's values in place of ``None``."""
         protocol = self.protocol_definition
-        return dataclasses.replace(
-            self,
-            criterion=protocol.criterion if self.criterion is None else self.criterion,
-            fmax=protocol.fmax if self.fmax is None else self.fmax,
-            max_steps=protocol.max_steps if self.max_steps is None else self.max_steps,
-            supercell=protocol.supercell if self.supercell is None else self.supercell,
-            derivative=protocol.derivative if self.derivative is None else self.derivative,
-        )
+        values = {
+            name: getattr(protocol, name) for name in _OF_PROTOCOL if getattr(self, name) is None
+        }
+        return dataclasses.replace(self, **values)
+
+    def supercell_for(self, crystal: Crystal) -> tuple[float, ...] | str:
+        """Return the setting of the supercell that holds for a crystal.
+
+        What is compared with a reference has its supercell, where the reference names one.
+        """
+        assert self.supercell is not None, "settings are resolved before a run"
+        named = self.validate and crystal.supercell_matrix is not None
+        return "source" if named else self.supercell
 
     def result_settings(self) -> dict[str, Any]:
         """Return the settings that determine results, as JSON types."""

@@ -15,6 +15,7 @@ from typing import Any
 from hpcbench.config import RunConfig, settings
 from hpcbench.criteria import criteria_of
 from hpcbench.errors import ConfigError
+from hpcbench.protocols import OF_REFERENCES
 
 ENVIRONMENT_PREFIX = "HPCBENCH_"
 # Variables with the prefix that are not settings: those of the test data, those of launch.sh, and
@@ -90,6 +91,7 @@ def load_config(
     file: str | os.PathLike[str] | None = None,
     environment: Mapping[str, str] | None = None,
     where: str = "command line",
+    defaults: Mapping[str, Any] | None = None,
 ) -> RunConfig:
     """Build the settings from flags, environment and a TOML file, in this order of precedence.
 
@@ -103,6 +105,8 @@ def load_config(
         Environment variables, ``os.environ`` by default.
     where : str, optional
         Name of the flags in messages.
+    defaults : mapping, optional
+        Settings that the command has otherwise than a run, if nothing else sets them.
 
     Raises
     ------
@@ -110,7 +114,8 @@ def load_config(
         For an unknown key (naming the nearest known one), a wrong type, a bad value, or values
         that contradict each other.
     """
-    values = _from_file(Path(file)) if file is not None else {}
+    values = dict(defaults or {})
+    values |= _from_file(Path(file)) if file is not None else {}
     values |= _from_environment(os.environ if environment is None else environment)
     given = {k: v for k, v in (flags or {}).items() if v is not None}
     values |= _checked(given, where)
@@ -121,6 +126,11 @@ def load_config(
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise ConfigError(
             f"{where}: criterion expects one of {', '.join(names)}{hint}, not {config.criterion!r}"
+        )
+    if config.validate and config.protocol not in OF_REFERENCES:
+        raise ConfigError(
+            f"{where}: validate needs a protocol of references, {' or '.join(OF_REFERENCES)}, not "
+            f"{config.protocol}"
         )
     if config.pressure and config.relax != "full":
         raise ConfigError(

@@ -31,6 +31,8 @@ Messages say what happened, to which crystal or file, and what to do about it.
 
 from __future__ import annotations
 
+from typing import Any
+
 from hpcbench.texts import shown_reason
 
 
@@ -41,9 +43,13 @@ def named(error: BaseException) -> str:
 
 
 class HpcbenchError(Exception):
-    """Base of all errors raised on purpose. ``exit_code`` is that of the program."""
+    """Base of all errors raised on purpose. ``exit_code`` is that of the program.
+
+    ``further_rows`` are rows of a crystal that are known although this error ended its computation.
+    """
 
     exit_code = 3
+    further_rows: tuple[dict[str, Any], ...] = ()
 
 
 class UsageError(HpcbenchError):

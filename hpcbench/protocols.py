@@ -3,7 +3,9 @@
 ``phononbench`` follows the scripts of PhononBench (arXiv 2512.21227,
 github.com/xqh19970407/PhononBench), whose relaxation is ``relax_structure`` of Loew et al.
 (github.com/hyllios/utils, ``benchmark_ph/umlip.py``); ``robust`` avoids the effect of residual
-strain on their labels (docs/concepts/protocols.md).
+strain on their labels (docs/concepts/protocols.md). ``loew`` and ``lee-xia`` are those of two
+papers that measure potentials by phonons of DFT: Loew et al., npj Comput. Mater. 11, 178 (2025),
+and Lee, Hegde, Wolverton, Xia, arXiv 2407.09674.
 """
 
 from __future__ import annotations
@@ -76,6 +78,12 @@ class Protocol:
         in the scripts of a benchmark.
     derivative : str
         Default of ``--derivative``.
+    relax : str
+        Default of ``--relax``.
+    mesh : tuple of float
+        Default of ``--mesh``: three numbers, or a length in A.
+    cutoff_frequency : float
+        Default of ``--cutoff-frequency`` in THz.
     """
 
     name: str
@@ -87,6 +95,9 @@ class Protocol:
     beside: str = ""
     literal: bool = False
     derivative: str = DISPLACEMENT
+    relax: str = "full"
+    mesh: tuple[float, ...] = (20, 20, 20)
+    cutoff_frequency: float = 0.1
 
     def stages(self, fmax: float, max_steps: int) -> tuple[Stage, ...]:
         """Return the stages of the relaxation.
@@ -100,6 +111,8 @@ class Protocol:
         """
         if self.name == "phononbench":
             return (Stage(fmax / 2, fmax, max_steps, 15, "refined"),)
+        if self.name in OF_REFERENCES:
+            return (Stage(fmax, fmax, max_steps),)
         coarse = max(0.005, fmax)
         return (
             Stage(coarse, coarse, max_steps),
@@ -107,14 +120,28 @@ class Protocol:
         )
 
 
+LOEW, LEE_XIA = "loew", "lee-xia"
+OF_REFERENCES = (LOEW, LEE_XIA)
+"""The protocols of papers that compare potentials with references."""
+
 # In A. Between commensurate q frequencies are interpolated, for which 2x2x2 of a small cell is too
 # small: for MgO, Si and AlN with the demo potential, branches are off by 2.3 to 3.4 THz
 # (tests/test_supercells.py).
 _HIGH_ENOUGH = (12.0,)
 
+# fmt: off
 PROTOCOLS = {
     "robust": Protocol("robust", 0.001, 1000, "auto", EXACT, _HIGH_ENOUGH),
     "exact": Protocol("exact", 0.001, 1000, "auto", EXACT, _HIGH_ENOUGH, derivative=RESPONSE),
     "phononbench": Protocol("phononbench", 0.005, 500, "P", "phononbench", (2, 2, 2), literal=True),
+    # As many steps as 15 rounds of their script have.
+    LOEW: Protocol(
+        LOEW, 0.005, 7500, "auto", "loew", _HIGH_ENOUGH, literal=True, cutoff_frequency=0.0
+    ),
+    LEE_XIA: Protocol(
+        LEE_XIA, 0.005, 7500, "auto", "lee-xia", _HIGH_ENOUGH, literal=True, relax="none",
+        mesh=(75.0,),
+    ),
     "both": Protocol("both", 0.001, 1000, "auto", EXACT, _HIGH_ENOUGH, "phononbench"),
 }
+# fmt: on

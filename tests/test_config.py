@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcbench.config import RunConfig, settings
+from hpcbench.config import OF_VALIDATION, RunConfig, settings
 from hpcbench.config_loading import load_config
 from hpcbench.criteria import Criterion
 from hpcbench.errors import ConfigError
@@ -134,8 +134,11 @@ def test_settings_have_options_but_for_those_of_files_and_all_have_a_help_text()
     from hpcbench.cli.parser import build_parser
 
     options = build_parser().parse_args(["run", "x", "--supercell", "2", "2", "2", "--no-report"])
+    validation = build_parser().parse_args(["validate", "--reference", "x"])
+    assert validation.sources == ["x"]
     for field in settings():
-        assert hasattr(options, field.name) is field.metadata["flag"]
+        parsed = validation if field.name in OF_VALIDATION else options
+        assert hasattr(parsed, field.name) is field.metadata["flag"]
         assert field.metadata["help"]
     assert options.report is False
     assert isinstance(RunConfig(), RunConfig)

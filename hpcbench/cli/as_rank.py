@@ -98,7 +98,12 @@ def config_of(options: argparse.Namespace) -> RunConfig:
         flags["sources"] = None
         if file is None and Path(DEFAULT_FILE).is_file():
             file = DEFAULT_FILE
-    config = load_config(flags, file)
+    config = load_config(flags, file, defaults=getattr(options, "defaults", {}))
+    if not config.sources and config.validate:
+        raise UsageError(
+            f"no references: give --reference PATH, or `sources` in {DEFAULT_FILE} "
+            f"(hpcbench validate --help)"
+        )
     if not config.sources:
         raise UsageError(
             "no crystals: give a folder, files, an archive or a list, or `sources` in "
@@ -155,7 +160,7 @@ def _run(
             on_end=on_end,
         )
     if outcome.problem is not None:
-        return _tell(outcome.problem, world), outcome.nobody_died
+        return _tell(outcome.problem, world, config), outcome.nobody_died
     if world.size == 1:
         _show_results(config)
     if not outcome.complete:
@@ -169,12 +174,13 @@ def _run(
     return exit_code(config.out), True
 
 
-def _tell(problem: Exception, world: World) -> int:
+def _tell(problem: Exception, world: World, config: RunConfig) -> int:
     """Report the error that ended this rank's work; return the exit code."""
     # All ranks have the same problem of devices.
     if world.rank != 0 and isinstance(problem, DeviceError):
         return problem.exit_code
-    return complain(problem, "run", f"rank {world.rank}" if world.size > 1 else "")
+    command = "validate" if config.validate else "run"
+    return complain(problem, command, f"rank {world.rank}" if world.size > 1 else "")
 
 
 def _stopped(config: RunConfig) -> str:
@@ -203,6 +209,10 @@ def _show_results(config: RunConfig) -> None:
         # Stopped at once: there is nothing to show.
         return
     print_results(store)
+    if config.validate:
+        from hpcbench.references.summary import summary_of
+
+        print(summary_of(store).words(printable(str(store.path))))
     stages = read_stages(store.folder.events)
     if stages is not None and REANALYSIS_OF not in store.settings:
         print(stages.lines())

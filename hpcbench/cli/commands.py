@@ -22,12 +22,14 @@ from hpcbench.cli import (
     run,
     show,
     status,
+    validate,
     verify,
 )
 
 # In the order of the help.
 COMMANDS: dict[str, ModuleType] = {
     "run": run,
+    "validate": validate,
     "plan": plan,
     "status": status,
     "show": show,

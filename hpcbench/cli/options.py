@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from typing import Any
 
-from hpcbench.config import settings
+from hpcbench.config import OF_VALIDATION, settings
 from hpcbench.config_loading import DEFAULT_FILE
 
 
@@ -20,7 +20,7 @@ def add_settings(
     parser : argparse.ArgumentParser
         The parser of the command.
     only : tuple of str, optional
-        Names of the settings to add, if not all.
+        Names of the settings to add; by default all but those of a validation.
 
     Returns
     -------
@@ -31,7 +31,7 @@ def add_settings(
     for setting in settings():
         if setting.name == "sources" or not setting.metadata["flag"]:
             continue
-        if only is not None and setting.name not in only:
+        if setting.name in OF_VALIDATION if only is None else setting.name not in only:
             continue
         name = setting.metadata["group"]
         if name not in groups:

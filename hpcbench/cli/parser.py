@@ -20,6 +20,7 @@ Phonons and stability verdicts of very many crystals.
 
   hpcbench run crystals/ --out store.h5          compute; the same again goes on
   srun -n 32 python -m hpcbench run ...          one MPI rank per GPU
+  hpcbench validate --reference dft/             a potential against DFT
   hpcbench plan crystals/                        how long that will take
   hpcbench status                                how far it has come
   hpcbench show NAME                             one crystal, its bands drawn

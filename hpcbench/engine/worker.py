@@ -19,6 +19,7 @@ from hpcbench.engine.pipeline import ActiveCrystal, Pipeline, Workflow
 from hpcbench.engine.rank_process import RankProcess
 from hpcbench.engine.stopping import STOPPED, StoppablePotential, StopRequested
 from hpcbench.engine.timing import EVENT, FORCES, PREPARING, RELAXATION, Timing
+from hpcbench.engine.validation import validate
 from hpcbench.engine.watchdog import PATIENCE, names
 from hpcbench.engine.worker_processes import Crew
 from hpcbench.engine.workflow import workflow
@@ -138,6 +139,7 @@ class Worker:
             potential = StoppablePotential(self.potential, self.process.stop, surroundings)
             load_double = self._load_stoppable_double if self.load_double else None
             has_double = load_double is not None
+            way = validate if self.process.config.validate else workflow
             context = WorkflowContext.of(
                 self.process.config, potential.info, self.process.rank, has_double=has_double
             )
@@ -155,7 +157,7 @@ class Worker:
 
             pipeline = Pipeline(
                 potential,
-                self.workflow_of or partial(workflow, context),
+                self.workflow_of or partial(way, context),
                 reader,
                 self.crew,
                 self.inbox,
@@ -286,9 +288,11 @@ class Worker:
         self, active: ActiveCrystal, outcome: list[dict[str, Any]] | HpcbenchError, provenance: str
     ) -> list[Row]:
         if isinstance(outcome, HpcbenchError):
+            further = outcome.further_rows
             if not isinstance(outcome, CrystalError):
                 outcome = CrystalError("potential", str(outcome))
-            outcome = [failed_row(active.crystal, outcome, self.process.rank, provenance)]
+            failed = failed_row(active.crystal, outcome, self.process.rank, provenance)
+            outcome = [failed, *further]
         seconds = active.seconds
         relaxation, forces = seconds[RELAXATION], seconds[FORCES] + seconds[PREPARING]
         attempt = self._attempt(active.crystal)

@@ -83,15 +83,15 @@ def workflow(
     protocol = config.protocol_definition
     assert config.fmax is not None, "settings are resolved before a run"
     assert config.max_steps is not None, "settings are resolved before a run"
-    _require_elements(crystal, context.info)
+    require_elements(crystal, context.info)
     stages = protocol.stages(config.fmax, config.max_steps)
     if not protocol.beside:
-        relaxation = yield from _relaxed(context, crystal.to_ase(), stages)
+        relaxation = yield from relax_crystal(context, crystal.to_ase(), stages)
         return (yield from _phonons(context, crystal, relaxation))
     beside = PROTOCOLS[protocol.beside]
     first = None
     try:
-        first = yield from _relaxed(
+        first = yield from relax_crystal(
             context, crystal.to_ase(), beside.stages(beside.fmax, beside.max_steps)
         )
     except RelaxationError as error:
@@ -101,9 +101,9 @@ def workflow(
         literal = yield from _beside(context, crystal, first, beside)
     try:
         if first is None:
-            relaxation = yield from _relaxed(context, crystal.to_ase(), stages)
+            relaxation = yield from relax_crystal(context, crystal.to_ase(), stages)
         else:
-            second = yield from _relaxed(context, first.atoms, stages[1:])
+            second = yield from relax_crystal(context, first.atoms, stages[1:])
             relaxation = continued(first, second)
         rows = yield from _phonons(context, crystal, relaxation)
     except CrystalError as error:
@@ -112,10 +112,22 @@ def workflow(
     return [*rows, literal]
 
 
-def _relaxed(
+def relax_crystal(
     context: WorkflowContext, atoms: Atoms, stages: Sequence[Stage]
 ) -> Generator[Request, Any, Relaxation]:
+    """Relax a crystal through stages of a protocol; what its symmetry lost becomes a warning.
+
+    Parameters
+    ----------
+    context : WorkflowContext
+        Settings and potential of the rank.
+    atoms : Atoms
+        The crystal.
+    stages : sequence of Stage
+        The stages.
+    """
     config = context.config
+    assert config.relax is not None, "settings are resolved before a run"
     relaxation = yield from relaxation_requests(
         atoms,
         mode=config.relax,
@@ -141,7 +153,7 @@ def _beside(
         )
         columns = analysed.columns
         row = done_row(crystal, relaxation, columns, context.rank, context.provenance)
-        row |= yield from _symmetry(crystal, relaxation)
+        row |= yield from symmetry_columns(crystal, relaxation)
     except CrystalError as error:
         return _failed_beside(context, crystal, error)
     return row_of(row, BESIDE)
@@ -157,12 +169,12 @@ def _phonons(
     context: WorkflowContext, crystal: Crystal, relaxation: Relaxation
 ) -> Generator[Request, Any, list[dict[str, Any]]]:
     """Compute the rows of a relaxed crystal."""
-    relaxed, supercell_matrix = relaxation.atoms, _supercell_matrix(crystal, context.config)
+    relaxed, supercell_matrix = relaxation.atoms, matrix_asked_for(crystal, context.config)
     by_response = context.config.derivative == RESPONSE
     done = yield from compute_phonons(context, relaxed, supercell_matrix, by_response)
     here = RelaxedCrystal(relaxed, supercell_matrix, done, {FIRST: computation_of(done)})
     common = done_row(crystal, relaxation, {}, context.rank, context.provenance)
-    common |= yield from _symmetry(crystal, relaxation)
+    common |= yield from symmetry_columns(crystal, relaxation)
     notes = [common["notes"]]
     if by_response and relaxation.fmax > NO_MINIMUM:
         notes.append(f"not at its minimum: forces of up to {relaxation.fmax:.2g} eV/A")
@@ -199,9 +211,18 @@ def _without_nac(
     return row_of(row | columns, WITHOUT_NAC)
 
 
-def _symmetry(
+def symmetry_columns(
     crystal: Crystal, relaxation: Relaxation
 ) -> Generator[Request, Any, dict[str, list[int]]]:
+    """Return the columns of space groups, of a crystal as given and relaxed.
+
+    Parameters
+    ----------
+    crystal : Crystal
+        As given.
+    relaxation : Relaxation
+        Its relaxation.
+    """
     # As an analysis, so that a run that is stopped finishes it.
     given, relaxed = yield OnCpu(
         ANALYSIS, space_group_numbers, (crystal.to_ase(), relaxation.atoms)
@@ -209,7 +230,21 @@ def _symmetry(
     return {"spacegroup_numbers_before": given, "spacegroup_numbers": relaxed}
 
 
-def _require_elements(crystal: Crystal, info: PotentialInfo) -> None:
+def require_elements(crystal: Crystal, info: PotentialInfo) -> None:
+    """Refuse a crystal with elements that the potential does not know.
+
+    Parameters
+    ----------
+    crystal : Crystal
+        The crystal.
+    info : PotentialInfo
+        Description of the potential.
+
+    Raises
+    ------
+    UnsuitableError
+        If there are any.
+    """
     if info.elements is None:
         return
     unknown = sorted({int(z) for z in crystal.numbers} - info.elements)
@@ -218,10 +253,24 @@ def _require_elements(crystal: Crystal, info: PotentialInfo) -> None:
         raise UnsuitableError("unknown element", f"{info.name} does not know {symbols}")
 
 
-def _supercell_matrix(crystal: Crystal, config: RunConfig) -> NDArray[np.int64]:
-    assert config.supercell is not None, "settings are resolved before a run"
-    if isinstance(config.supercell, str) and crystal.supercell_matrix is None:
+def matrix_asked_for(crystal: Crystal, config: RunConfig) -> NDArray[np.int64]:
+    """Return the supercell matrix that the settings ask for, shape (3, 3).
+
+    Parameters
+    ----------
+    crystal : Crystal
+        The crystal as given.
+    config : RunConfig
+        Resolved settings.
+
+    Raises
+    ------
+    UnsuitableError
+        If they leave it to a source that names none.
+    """
+    supercell = config.supercell_for(crystal)
+    if isinstance(supercell, str) and crystal.supercell_matrix is None:
         raise UnsuitableError(
             "no supercell", "its source names no supercell; give --supercell N N N"
         )
-    return supercell_of(crystal, config.supercell, config.supercell_atoms, config.supercell_shape)
+    return supercell_of(crystal, supercell, config.supercell_atoms, config.supercell_shape)

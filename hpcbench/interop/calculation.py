@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -51,6 +52,10 @@ class Calculation:
         Number of displaced supercells.
     version : str
         Version of phonopy that wrote the file; empty if unknown.
+    symprec : float
+        Tolerance in A at which it had found the symmetry; NaN if unknown.
+    energy : float
+        Energy of the unit cell in eV; NaN if the file has none.
     """
 
     phonon: Phonopy
@@ -58,6 +63,8 @@ class Calculation:
     dataset: dict[str, Any] | None
     displaced: int
     version: str
+    symprec: float = math.nan
+    energy: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,17 @@ def read_calculation(
         dataset,
         displaced,
         str(header.get("version", "")),
+        _number(header.get("symmetry_tolerance")),
+        _number(sections.get("energy", "").partition(":")[2]),
     )
+
+
+def _number(value: Any) -> float:
+    """Return a number, NaN for anything else."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def _read_text(path: Path) -> str:

@@ -25,8 +25,9 @@ _OTHERS = re.compile(
     r"group_velocity|dynmat|debug|config|environment|mkdocs|_config|\.)",
     re.IGNORECASE,
 )
-# In order of precedence: the file that may contain most comes first.
-_KINDS = ("_params", "", "_disp")
+KINDS = ("_params", "", "_disp")
+"""Kinds of phonopy's YAML files, by their names, in order of precedence: the one that may contain
+most comes first."""
 
 
 @dataclass(frozen=True)
@@ -139,12 +140,24 @@ def _with_neighbours(path: Path) -> Iterator[Path]:
     yield path
     match = formats.PHONOPY_FILE.fullmatch(formats.phonopy_stem(path.name))
     if match:
-        for name in _beside_names(match["rest"]):
+        for name in beside_names(match["rest"]):
             if (beside := path.with_name(name)).is_file():
                 yield beside
 
 
-def _beside_names(rest: str) -> tuple[str, ...]:
+def beside_names(rest: str) -> tuple[str, ...]:
+    """Return the names of phonopy's other files that belong to a YAML file of its naming.
+
+    Parameters
+    ----------
+    rest : str
+        What the YAML file's name has behind its kind.
+
+    Returns
+    -------
+    tuple of str
+        Of force constants (HDF5, text), forces, and Born charges.
+    """
     names = ("force_constants.hdf5", "FORCE_CONSTANTS", "FORCE_SETS", formats.BORN)
     return tuple(
         f"{stem}{rest}{dot}{ending}" for stem, dot, ending in (n.partition(".") for n in names)
@@ -161,12 +174,12 @@ def _calculations(files: dict[str, Path]) -> Iterator[Job]:
         match = formats.PHONOPY_FILE.fullmatch(stem)
         if match:
             kind = match["kind"].lower()
-            grouped[match["rest"]].append((_KINDS.index(kind), path))
+            grouped[match["rest"]].append((KINDS.index(kind), path))
         else:
             name = stem.removesuffix(phononbench.SINGLE_FORCE_CONSTANTS)
             yield Job(name, (path,))
     for rest, found in grouped.items():
-        hdf5, text, forces, born = (files.get(name) for name in _beside_names(rest))
+        hdf5, text, forces, born = (files.get(name) for name in beside_names(rest))
         paths = tuple(path for _, path in sorted(found))
         folder = paths[0].parent.resolve().name
         yield Job(

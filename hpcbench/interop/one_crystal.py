@@ -95,8 +95,8 @@ def _import(job: Job, how: How) -> dict[str, Any]:
         crystal = _crystal_of(calculation.phonon, job.name, origin)
         if job.cif is not None:
             _require_same_crystal(crystal, job.cif)
-        result = _analysed(calculation, how)
-        row = _done_row(crystal, calculation, result, how)
+        result = analysed(calculation, how.phonons)
+        row = imported_row(crystal, calculation, result, how)
     except UnreadableError as error:
         record = Unreadable(job.name, origin, error.kind, str(error))
         row = _unreadable_row(record)
@@ -119,6 +119,7 @@ def _best(job: Job, how: How) -> tuple[Path, Calculation]:
     """
     problem: CrystalError | None = None
     without: tuple[Path, Calculation] | None = None
+    assert isinstance(how.phonons.primitive_matrix, str), "a protocol has no matrix"
     for path in job.candidates:
         try:
             calculation = read_calculation(
@@ -166,8 +167,15 @@ def _require_same_crystal(crystal: Crystal, cif: Path) -> None:
         raise CrystalError("relaxed CIF", f"{cif} is another crystal than that of the phonons")
 
 
-def _analysed(calculation: Calculation, how: How) -> PhononResult:
+def analysed(calculation: Calculation, settings: PhononSettings) -> PhononResult:
     """Compute the phonons of a calculation.
+
+    Parameters
+    ----------
+    calculation : Calculation
+        With force constants, or with forces.
+    settings : PhononSettings
+        Settings of spectra and thermal properties.
 
     Raises
     ------
@@ -178,13 +186,13 @@ def _analysed(calculation: Calculation, how: How) -> PhononResult:
     if calculation.force_constants is not None:
         phonon.dataset = dataset
         phonon.force_constants = calculation.force_constants
-        return analyse_force_constants(phonon, how.phonons)
+        return analyse_force_constants(phonon, settings)
     if dataset is None or not forces_in(dataset):
         raise PhononError(NOTHING, "neither they nor forces are in the file or beside it")
     phonon.dataset = dataset
     if "first_atoms" in dataset:
         forces = np.array([entry["forces"] for entry in dataset["first_atoms"]])
-        return analyse(phonon, forces, how.phonons)
+        return analyse(phonon, forces, settings)
     try:
         # All atoms are displaced at once: phonopy leaves such sets to symfc.
         phonon.produce_force_constants(
@@ -196,12 +204,25 @@ def _analysed(calculation: Calculation, how: How) -> PhononResult:
         ) from error
     except Exception as error:  # phonopy and symfc raise many kinds
         raise PhononError("force constants", f"symfc: {type(error).__name__}: {error}") from error
-    return analyse_force_constants(phonon, how.phonons)
+    return analyse_force_constants(phonon, settings)
 
 
-def _done_row(
+def imported_row(
     crystal: Crystal, calculation: Calculation, result: PhononResult, how: How
 ) -> dict[str, Any]:
+    """Return the row of a crystal whose phonons are of another program.
+
+    Parameters
+    ----------
+    crystal : Crystal
+        The crystal.
+    calculation : Calculation
+        The other program's calculation.
+    result : PhononResult
+        From :func:`analysed`.
+    how : How
+        Settings of the import.
+    """
     group = find_space_group(crystal.to_ase(), how.symmetry_tolerance)
     columns = phonon_columns(result, how.criterion, how.keep)
     if how.keep.forces and forces_in(calculation.dataset):

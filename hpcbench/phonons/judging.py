@@ -173,7 +173,7 @@ def spectra_of(
         If a frequency is not finite.
     """
     path = seekpath_band_path(
-        phonon, settings.band_points, cell_is_standard=settings.primitive_matrix == "P"
+        phonon, settings.band_points, cell_is_standard=str(settings.primitive_matrix) == "P"
     )
     mesh = run_mesh(phonon, settings.mesh, settings.temperatures, settings.cutoff_frequency)
     spectra = {

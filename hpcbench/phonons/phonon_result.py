@@ -32,6 +32,8 @@ class PhononSettings:
 
     Attributes
     ----------
+    primitive_matrix : str or ndarray, shape (3, 3)
+        phonopy's: ``auto``, ``P``, or the matrix.
     literal : bool
         Whether every criterion gives an answer, however uncertain it is, as in the scripts of a
         benchmark. The exception is ``exact-q`` where interpolated frequencies are negative.
@@ -40,7 +42,7 @@ class PhononSettings:
         other lengths give anything new.
     """
 
-    primitive_matrix: str
+    primitive_matrix: str | NDArray[np.float64]
     displacement: float
     symprec: float
     band_points: int

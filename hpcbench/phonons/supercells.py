@@ -227,7 +227,7 @@ def displace(
     atoms: Atoms,
     *,
     supercell_matrix: NDArray[np.int64],
-    primitive_matrix: str,
+    primitive_matrix: str | NDArray[np.float64],
     displacement: float,
     symprec: float,
     opposite: bool = True,
@@ -241,8 +241,8 @@ def displace(
         they are not those of the elements.
     supercell_matrix : ndarray, shape (3, 3)
         In phonopy's sense.
-    primitive_matrix : str
-        ``auto`` (phonopy finds the primitive cell) or ``P`` (the cell is primitive).
+    primitive_matrix : str or ndarray, shape (3, 3)
+        ``auto`` (phonopy finds the primitive cell), ``P`` (the cell is primitive), or the matrix.
     displacement : float
         Length in A; along lattice vectors only (``is_diagonal=False``).
     symprec : float

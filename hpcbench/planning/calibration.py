@@ -28,6 +28,7 @@ from hpcbench.store.schema import DONE, REANALYSIS_OF
 from hpcbench.store.table_reader import TableReader
 
 if TYPE_CHECKING:
+    from hpcbench.crystal import Crystal
     from hpcbench.events import Progress
     from hpcbench.store.reader import Store
     from hpcbench.store.run_folder import RunFolder
@@ -152,7 +153,7 @@ def learn(store: Store, progress: Progress) -> CostModel | None:
             crystal,
             supercell_of(
                 crystal,
-                settings["supercell"],
+                _supercell_for(crystal, settings),
                 settings.get("supercell_atoms", 0),
                 settings.get("supercell_shape", "diagonal"),
             ),
@@ -166,6 +167,11 @@ def learn(store: Store, progress: Progress) -> CostModel | None:
     model = dataclasses.replace(fit(works, times), where=where)
     keep_cost_model(*potential, model)
     return model
+
+
+def _supercell_for(crystal: Crystal, settings: Mapping[str, Any]) -> Any:
+    named = settings.get("validate") and crystal.supercell_matrix is not None
+    return "source" if named else settings["supercell"]
 
 
 def listed_costs(folder: RunFolder) -> dict[str, float]:

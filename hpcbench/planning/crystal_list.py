@@ -28,6 +28,8 @@ from hpcbench.limits import DEFAULT, Limits
 from hpcbench.origin import origins_to_json
 from hpcbench.phonons.supercells import require_size, supercell_of
 from hpcbench.planning.costs import Work, predict_work
+from hpcbench.references.finding import is_store, read_store
+from hpcbench.references.values import with_values_beside
 from hpcbench.results.identity import identity
 from hpcbench.sources import SourceFile, Unreadable, formats, merge, read_part
 from hpcbench.sources.isolated_reading import left_out_row, read_apart
@@ -125,7 +127,7 @@ def read_share(
             files,
             rank,
             size,
-            with_supercell=config.supercell == "source",
+            with_supercell=config.validate or config.supercell == "source",
             limits=Limits(config.read_limits),
             care=care,
         )
@@ -136,6 +138,8 @@ def read_share(
     share = []
     try:
         for number, record in numbered:
+            if config.validate and isinstance(record, Crystal):
+                record = with_values_beside(record)
             if record.id not in examined:
                 examined[record.id] = listed(number, record, config)
             entry = dataclasses.replace(examined[record.id], number=number)
@@ -188,6 +192,11 @@ def read_records(
             if number % size == rank:
                 for place, record in _read_suspect(file, deaths, with_supercell, limits, care):
                     yield (number, *place), record
+            continue
+        if is_store(file.path):
+            for index, record in enumerate(read_store(file.path)):
+                if index % size == rank:
+                    yield (number, 0, index), record
             continue
         if _is_shared(file):
             part, parts = rank, size
@@ -243,13 +252,13 @@ def listed(number: tuple[int, ...], record: Record, config: RunConfig) -> Listed
     """
     if isinstance(record, Unreadable):
         return ListedCrystal(number, record)
-    assert config.supercell is not None, "settings are resolved before a run"
+    assert config.relax is not None, "settings are resolved before a run"
     if config.primitive:
         record = primitive_of(record, config.symmetry_tolerance)
     try:
         examine(record, min_distance=config.min_distance)
         matrix = supercell_of(
-            record, config.supercell, config.supercell_atoms, config.supercell_shape
+            record, config.supercell_for(record), config.supercell_atoms, config.supercell_shape
         )
         require_size(record.natoms, matrix, config.largest_supercell)
     except UnsuitableError as error:

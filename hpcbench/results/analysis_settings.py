@@ -20,6 +20,8 @@ def phonon_settings(config: RunConfig, protocol: Protocol | None = None) -> Phon
         Another protocol than the run's.
     """
     protocol = protocol or config.protocol_definition
+    assert config.mesh is not None, "settings are resolved before a run"
+    assert config.cutoff_frequency is not None, "settings are resolved before a run"
     return PhononSettings(
         primitive_matrix=protocol.primitive_matrix,
         displacement=config.displacement,

@@ -25,6 +25,7 @@ from hpcbench.potentials.registry import (
     require_response,
     weights_sha256,
 )
+from hpcbench.references.finding import find_references
 from hpcbench.scheduler.heartbeat import Heartbeat
 from hpcbench.scheduler.journal import Journal, journal_path
 from hpcbench.scheduler.run_plan import Plan, make_plan, name_launch
@@ -63,7 +64,8 @@ def sources_of(
         find_files(config.against, limits)
     if records is not None:
         return [], ""
-    found = find_sources(config.sources, limits)
+    find = find_references if config.validate else find_sources
+    found = find(config.sources, limits)
     return found.files, found.note()
 
 

@@ -17,7 +17,7 @@ from hpcbench.errors import UnreadableError
 from hpcbench.limits import DEFAULT, Limits
 from hpcbench.origin import MENDED, UNKNOWN, Generator, Origin
 from hpcbench.sources import archives, formats, members
-from hpcbench.sources.records import Entry, SourceFile, Unreadable, columns_of
+from hpcbench.sources.records import Entry, SourceFile, Unreadable, columns_of, named_supercell
 
 KILLS = "kills its process"
 """The kind of reason for a file that ended the process that read it."""
@@ -36,7 +36,8 @@ def read_file(
     file : SourceFile
         From :func:`hpcbench.sources.find_files`.
     with_supercell : bool, optional
-        Keep the supercell matrix of a phonopy YAML file. It is part of the content id.
+        Keep the supercell matrix of a phonopy YAML file, or that a label names. It is part of the
+        content id.
     limits : Limits, optional
         How much of a file is read.
 
@@ -71,7 +72,7 @@ def read_part(
     part, parts : int
         Index of the part, and number of parts.
     with_supercell : bool, optional
-        Keep the supercell matrix of a phonopy YAML file.
+        Keep the supercell matrix of a phonopy YAML file, or that a label names.
     limits : Limits, optional
         How much of a file is read.
     reads : callable, optional
@@ -190,6 +191,8 @@ def _records(opener: Callable[[], IO[bytes]], path: str, read: _Reading) -> Iter
                     break
                 if isinstance(entry, UnreadableError):
                     raise entry
+                if read.with_supercell and entry.supercell_matrix is None:
+                    entry = replace(entry, supercell_matrix=named_supercell(entry.labels))
                 said = columns_of(entry.labels, (*read.columns, MENDED))
                 origin = Origin(path, index, Generator(entry.generator), columns=said)
                 record: Record = entry.to_crystal(entry.name or f"{stem}-{index}", origin)

@@ -252,6 +252,28 @@ def generator_from_labels(labels: dict[str, object]) -> str:
     return _label(labels, "generator")
 
 
+SUPERCELLS = ("phonondb_supercell", "fc2_supercell", "supercell_matrix")
+"""Names of labels with a supercell: three or nine whole numbers."""
+
+
+def named_supercell(labels: Mapping[str, Any]) -> NDArray[np.int32] | None:
+    """Return the supercell matrix that the labels of a crystal name, shape (3, 3), if any."""
+    for name in SUPERCELLS:
+        value = labels.get(name)
+        if isinstance(value, str):
+            value = re.findall(r"-?\d+", value)
+        try:
+            numbers = np.asarray(value, dtype=np.float64).ravel()
+        except (TypeError, ValueError):
+            continue
+        matrix = np.diag(numbers) if numbers.size == 3 else numbers
+        if matrix.size == 9 and (matrix == np.rint(matrix)).all():
+            whole: NDArray[np.int32] = matrix.reshape(3, 3).astype(np.int32)
+            if round(float(np.linalg.det(whole))) > 0:
+                return whole
+    return None
+
+
 def columns_of(labels: Mapping[str, Any], wanted: Sequence[str]) -> tuple[tuple[str, Any], ...]:
     """Return some of the labels, with numbers as numbers; lists and other objects are left out.
 

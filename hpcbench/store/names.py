@@ -50,3 +50,8 @@ def is_history(key: str) -> bool:
 def is_beside(key: str) -> bool:
     """Tell whether a row that belongs to a crystal is of the protocol beside."""
     return key.endswith(f"{AGAIN}{BESIDE}")
+
+
+def is_reference(key: str) -> bool:
+    """Tell whether a row that belongs to a crystal is of what it was validated against."""
+    return key.endswith(f"{AGAIN}{REFERENCE}")

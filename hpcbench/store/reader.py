@@ -18,7 +18,7 @@ from hpcbench.store.columns import columns_of, schema_of, table_of
 from hpcbench.store.fields import Schema
 from hpcbench.store.files import Files
 from hpcbench.store.list_rows import listed_row, unfinished_ids
-from hpcbench.store.names import hint_of, ids_of, is_beside, is_history
+from hpcbench.store.names import hint_of, ids_of, is_beside, is_history, is_reference
 from hpcbench.store.physics import phonopy_of
 from hpcbench.store.result import Result, compact_force_constants, result_of
 from hpcbench.store.run_folder import RunFolder
@@ -174,6 +174,11 @@ class Store:
         """Return these crystals by the protocol beside the run's; ids end with ``:phononbench``."""
         return self._some(self._selection.belonging(is_beside))
 
+    @property
+    def references(self) -> Store:
+        """Return what these crystals were validated against; ids end with ``:reference``."""
+        return self._some(self._selection.belonging(is_reference))
+
     def computations(self, key: str) -> list[str]:
         """Return ids of a crystal's computations, in the order in which they were done.
 
@@ -185,8 +190,8 @@ class Store:
     def versions(self, key: str) -> list[str]:
         """Return a crystal's id, where it has a result, and those of all rows that belong to it.
 
-        These are its history, in the order in which it was, the protocol beside, and what it
-        would be without its Born charges.
+        These are its history, in the order in which it was, the protocol beside, what it
+        would be without its Born charges, and what it was validated against.
         """
         there = [key] if key in self._files.where else []
         return [*there, *self._files.others.get(key, ())]
