@@ -217,6 +217,25 @@ def replacing(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[
         raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
+def require_empty(path: str | os.PathLike[str]) -> None:
+    """Refuse a folder that has files in it, also those of an earlier export.
+
+    Raises
+    ------
+    UsageError
+        If it has, or cannot be read.
+    """
+    target = target_of(path)
+    try:
+        if not target.is_dir() or not any(target.iterdir()):
+            return
+    except OSError as error:
+        raise UsageError(
+            f"{target} cannot be read ({error.strerror}): give a new folder"
+        ) from error
+    raise UsageError(f"{target} has files in it: give a new folder, or --force to write there")
+
+
 @contextlib.contextmanager
 def folder_to_write(
     path: str | os.PathLike[str], settings: str, *, force: bool = False
@@ -242,6 +261,8 @@ def folder_to_write(
     target = target_of(path)
     if target.exists() and not target.is_dir():
         raise UsageError(f"{target} is a file: give the name of a folder")
+    if (target / "segments").is_dir():
+        raise UsageError(f"{target} is the run folder of a store: give another name")
     try:
         target.mkdir(parents=True, exist_ok=True)
         is_mine = (target / SETTINGS_FILE).is_file() or not any(target.iterdir())

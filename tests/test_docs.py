@@ -48,12 +48,21 @@ FOREIGN = {
     "sphinx-build": {"--keep-going"},
     "pip": {"--no-deps"},
     "mypy": {"--strict"},
+    "mace_run_train": {
+        "--name", "--foundation_model", "--multiheads_finetuning", "--train_file", "--valid_file",
+        "--test_file", "--E0s", "--energy_weight", "--forces_weight", "--batch_size", "--lr",
+        "--max_num_epochs", "--seed", "--default_dtype", "--device",
+    },
+    "torchrun": {
+        "--nproc_per_node", "--load_model_path", "--train_data_path", "--valid_data_path",
+        "--include_forces", "--include_stresses", "--epochs", "--save_path", "--save_checkpoint",
+    },
 }  # fmt: skip
 
 FENCE = re.compile(r"^( *)(```+)(\S*)[^\n]*\n(.*?)^\1\2 *$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^()\s]+)\)")
-OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
+OPTION = re.compile(r"(?<![\w-])--[a-zA-Z][\w-]*")
 # Not what lies in a folder of the reader's own.
 PATH = re.compile(r"(?<![\w$~./-])[\w-]+(?:/[\w.-]+)*\.(?:py|sh|toml|json|md)\b")
 
@@ -152,7 +161,8 @@ def words_for_hpcbench(line: str) -> list[str] | None:
         return ["run", *words[scripts[0] + 1 :]]
     if re.fullmatch(r"[A-Z_]+=\S*", words[0]):
         return None
-    assert words[0] in ("export", "pip", "source", "sphinx-build"), f"an unknown program: {line}"
+    others = ("export", "pip", "source", "sphinx-build", "mace_run_train", "torchrun")
+    assert words[0] in others, f"an unknown program: {line}"
     return None
 
 

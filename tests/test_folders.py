@@ -306,6 +306,9 @@ def test_a_second_run_in_the_same_folder_finds_the_same(
     for kind in ("csv", "json", "extxyz", "cif", "phonopy", "band-yaml", "pymatgen", "phononbench"):
         assert main(["export", "--format", kind]) == 0
     assert main(["export", "--format", "cif", "-o", "one.cif"]) == 0
+    assert main(["export", "--format", "training"]) == 0
+    words = ["export", "--format", "training", "--unlabelled", "vasp", "-o", "for-dft"]
+    assert main(words) == 0
     assert main(["report", "--json", "benchmark.json"]) == 0
     assert find_sources(["."]).files == first
     capsys.readouterr()

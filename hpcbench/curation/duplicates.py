@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,9 +75,14 @@ class Matches:
 
 def formula_of(crystal: Crystal) -> Formula:
     """Return the reduced formula, by atomic numbers."""
-    numbers, counts = np.unique(crystal.numbers, return_counts=True)
+    return reduced_formula(crystal.numbers)
+
+
+def reduced_formula(numbers: NDArray[np.integer[Any]]) -> Formula:
+    """Return the reduced formula of atoms, by atomic numbers."""
+    elements, counts = np.unique(numbers, return_counts=True)
     divisor = reduce(math.gcd, counts.tolist())
-    return tuple(zip(numbers.tolist(), (counts // divisor).tolist(), strict=True))
+    return tuple(zip(elements.tolist(), (counts // divisor).tolist(), strict=True))
 
 
 def candidates_of(

@@ -27,6 +27,8 @@ class Format:
     streams: bool = False
 
 
+TRAINING = "training"
+
 FORMATS = {
     "csv": Format(".csv", "the table", streams=True),
     "json": Format(".json", "the table, a list of objects", streams=True),
@@ -35,6 +37,11 @@ FORMATS = {
     "forces": Format(
         "-forces.extxyz",
         "displaced supercells with their forces, as training data (of a run with --keep-forces)",
+    ),
+    TRAINING: Format(
+        "-training",
+        "perturbed supercells of the relaxed crystals, with energies, forces and stresses by the "
+        "store's potential, in parts for training, validation and test",
     ),
     "cif": Format("-cif", "relaxed crystals, a folder with a file for each; one file for FILE.cif"),
     "phonopy": Format(

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 
 from hpcbench.errors import StoreError
 from hpcbench.interop import band_structure, frames, phononbench, phonopy_files, tables
-from hpcbench.outputs import folder_to_write, replacing, settings_text
+from hpcbench.interop.export_formats import TRAINING
+from hpcbench.interop.training_recipe import Recipe
+from hpcbench.outputs import folder_to_write, replacing, require_empty, settings_text
 
 if TYPE_CHECKING:
+    from hpcbench.interop.training_set import Summary
     from hpcbench.store.reader import Store
 
 _Writer = Callable[["Store", Path], int]
@@ -49,7 +52,7 @@ def export(store: Store, kind: str, path: Path, *, force: bool = False) -> int:
     -------
     int
         The number of crystals written: all for the tables and PhononBench's labels, those with
-        phonons for the others, those with forces for ``forces``.
+        phonons for the others, those with forces for ``forces``, those in a part for ``training``.
 
     Raises
     ------
@@ -60,6 +63,8 @@ def export(store: Store, kind: str, path: Path, *, force: bool = False) -> int:
     SetupError
         If a package is missing.
     """
+    if kind == TRAINING:
+        return export_training_set(store, path, Recipe(), force=force).crystals.total()
     try:
         if kind == "cif" and path.suffix.lower() == ".cif":
             with replacing(path, force=force) as temporary:
@@ -71,4 +76,46 @@ def export(store: Store, kind: str, path: Path, *, force: bool = False) -> int:
             return _OF_FOLDERS[kind](store, folder)
     except OSError as error:
         # h5py's errors have no strerror.
+        raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def export_training_set(
+    store: Store, path: Path, recipe: Recipe, *, force: bool = False
+) -> Summary:
+    """Write perturbed supercells of the crystals of a store, as training data for potentials.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    path : Path
+        The folder to write: new or empty, since two sets in one folder would be mixed, and
+        results of others may lie beside what an earlier export wrote.
+    recipe : Recipe
+        What is wanted.
+    force : bool
+        Whether to write into any folder.
+
+    Raises
+    ------
+    UsageError
+        If the path is no folder that may be written, or the store has no potential for the labels.
+    StoreError
+        If the folder cannot be written, or no crystal has a supercell of the wanted size.
+    PotentialError
+        If the potential cannot be loaded.
+    """
+    # This imports ASE and pymatgen.
+    from hpcbench.interop.training_labels import potential_of
+    from hpcbench.interop.training_set import write_training_set
+    from hpcbench.interop.training_split import split_of
+
+    if not force:
+        require_empty(path)
+    split = split_of(store, recipe)
+    potential = None if recipe.unlabelled else potential_of(store)
+    try:
+        with folder_to_write(path, settings_text(store.settings), force=force) as folder:
+            return write_training_set(store, folder, recipe, split, potential)
+    except OSError as error:
         raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error

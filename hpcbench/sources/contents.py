@@ -28,7 +28,7 @@ _PIECE = 2**20
 _ID = r"-[0-9a-f]{16}(_[\w+.-]*)?"
 _CALLED = re.compile(rf"{_ID}\.cif(\.\w+)?$", re.IGNORECASE)
 _EXPORTED_CIF = re.compile(rf"(?:{CIF_MARK})?\s*data_\S*{_ID}\s*$".encode(), re.MULTILINE)
-_EXPORTED_FRAME = re.compile(rb"\sdisplaced_atom=|\sverdict=.*\smin_frequency_path=")
+_EXPORTED_FRAME = re.compile(rb"\s(displaced_atom|perturbation)=|\sverdict=.*\smin_frequency_path=")
 _UTF_16 = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE
 _TABLE = re.compile(rb"CREATE TABLE\s+[\"'`\[]?systems\b", re.IGNORECASE)
 _NAMES = b"CREATE "
@@ -127,7 +127,8 @@ def layout_of(name: str, neighbours: set[str]) -> str:
 
 def is_exported_folder(name: str) -> bool:
     """Tell whether a folder next to an export's settings has a name that exports use."""
-    return bool(re.fullmatch(rf".*{_ID}|phonon-calculation-output|relaxed", name))
+    names = "phonon-calculation-output|relaxed|train|validation|test"
+    return bool(re.fullmatch(rf".*{_ID}|{names}", name))
 
 
 def _cif(stream: io.BufferedReader) -> str:

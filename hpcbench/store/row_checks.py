@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -47,8 +47,23 @@ def require_cells(row: Mapping[str, Any]) -> None:
     StoreError
         With the first thing that is wrong.
     """
+    _require(row, CHECKS.values())
+
+
+def require_relaxed(row: Mapping[str, Any]) -> None:
+    """Refuse a row whose relaxed cell is no crystal.
+
+    Raises
+    ------
+    StoreError
+        With the first thing that is wrong.
+    """
+    _require(row, (_atoms, _lattice))
+
+
+def _require(row: Mapping[str, Any], checks: Iterable[Callable[[Mapping[str, Any]], str]]) -> None:
     with as_stored(row):
-        what = next((what for check in CHECKS.values() if (what := check(row))), "")
+        what = next((what for check in checks if (what := check(row))), "")
     if what:
         raise StoreError(f"{_whose(row)}: what is stored does not go together ({what})")
 
