@@ -50,8 +50,8 @@ _BEGINNINGS = tuple(
     for text in (
         # The page.
         rb'<meta name="generator" content="hpcbench">',
-        # The benchmark as JSON.
-        rb'\A\{\s*"format": "hpcbench-benchmark"',
+        # The benchmark of generators, and errors of potentials, as JSON.
+        rb'\A\{\s*"format": "hpcbench-(benchmark|accuracy)"',
         # The table as CSV and JSON, the table of a comparison.
         rb"\Aid,name,origins,formula,natoms,status,reason,",
         rb'\A\[\s*\{\s*"id":"[^"\n]*",\s*"name":"[^\n]*",\s*"origins":"',

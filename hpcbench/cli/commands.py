@@ -8,6 +8,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from hpcbench.cli import (
+    accuracy,
     consolidate,
     diff,
     doctor,
@@ -37,6 +38,7 @@ COMMANDS: dict[str, ModuleType] = {
     "import": import_,
     "reanalyse": reanalyse,
     "report": report,
+    "accuracy": accuracy,
     "verify": verify,
     "repair": repair,
     "consolidate": consolidate,

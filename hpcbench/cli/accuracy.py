@@ -1,0 +1,58 @@
+"""The command ``hpcbench accuracy``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from hpcbench.cli.options import add_force
+from hpcbench.errors import SetupError
+from hpcbench.outputs import appended
+
+HELP = "errors of potentials against reference phonons, in the tables of the literature"
+DESCRIPTION = (
+    "Compare the crystals of a store with their references: the tables and figures of Loew et al. "
+    "and of Lee and Xia with their published numbers beside, softening, errors by element, crystal "
+    "system and size, and polymorphs. Several stores are set side by side on the crystals that "
+    "they share. Prints the tables and writes a page."
+)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument("stores", nargs="+", metavar="STORE", help="a store for each potential")
+    parser.add_argument(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="the page; default: the first store's name with .accuracy.html behind it",
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", help="write all numbers for other programs (docs/accuracy.md)"
+    )
+    add_force(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the tables, write the page, and JSON and figures where asked for; return 0."""
+    from hpcbench.scheduler.shutdown import consolidate_if_idle
+    from hpcbench.store.reader import Store
+
+    for path in options.stores:
+        consolidate_if_idle(path)
+    try:
+        from hpcbench.report.accuracy import accuracy_of, print_accuracy, write_accuracy
+    except ImportError as error:
+        raise SetupError(
+            f"{error}: ./launch.sh setup report, or pip install '.[report]' in hpcbench's folder"
+        ) from error
+    stores = [Store(path) for path in options.stores]
+    found = accuracy_of(stores)
+    print_accuracy(found)
+    if options.json:
+        from hpcbench.report.accuracy_json import write_accuracy_json
+
+        print(f"numbers: {write_accuracy_json(found, Path(options.json), force=options.force)}")
+    output = Path(options.output or appended(stores[0].path, ".accuracy.html"))
+    print(f"page: {write_accuracy(found, output, force=options.force)}")
+    return 0

@@ -1,0 +1,178 @@
+"""The page and the terminal tables of potentials against references."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from rich.table import Table
+from rich.text import Text
+
+from hpcbench.analysis.accuracy.comparison import Comparison, compare
+from hpcbench.analysis.accuracy.reading import read_compared
+from hpcbench.errors import UsageError
+from hpcbench.outputs import file_to_write, replacing
+from hpcbench.report.accuracy_cells import ErrorTable
+from hpcbench.report.accuracy_polymorphs import polymorph_orders, polymorph_transitions
+from hpcbench.report.accuracy_tables import (
+    GROUPS,
+    SOURCES,
+    Measured,
+    by_group,
+    lee_xia_errors,
+    lee_xia_stability,
+    left_out,
+    loew_1,
+    loew_2,
+    loew_3,
+    measure,
+    side_by_side,
+    softening,
+)
+from hpcbench.report.terminal import console
+from hpcbench.report.wording import settings_rows
+from hpcbench.texts import printable
+
+if TYPE_CHECKING:
+    from hpcbench.store.reader import Store
+
+
+@dataclass(frozen=True, eq=False)
+class Accuracy:
+    """Stores of one or several potentials, measured.
+
+    Attributes
+    ----------
+    stores : list of Store
+        In the order given.
+    measured : list of Measured
+        The same.
+    comparisons : list of Comparison
+        Of each two of them.
+    """
+
+    stores: list[Store]
+    measured: list[Measured]
+    comparisons: list[Comparison]
+
+
+def accuracy_of(stores: Sequence[Store]) -> Accuracy:
+    """Measure the potentials of stores against their references.
+
+    Parameters
+    ----------
+    stores : sequence of Store
+        One or several.
+
+    Raises
+    ------
+    UsageError
+        If no crystal of a store has a reference, and no composition several polymorphs.
+    StoreError
+        If a store cannot be read.
+    """
+    models = [str(store.settings.get("model", "")) for store in stores]
+    measured = []
+    for store, model in zip(stores, models, strict=True):
+        # Two stores of one potential, for example with other settings.
+        label = f"{model}, {store.path.name}" if models.count(model) > 1 else model
+        measured.append(measure(read_compared(store, label)))
+        if not measured[-1].compared.phases:
+            raise UsageError(f"{store.path}: no crystal has phonons, there is nothing to compare")
+    return Accuracy(
+        list(stores),
+        measured,
+        [compare(a.compared, b.compared) for a, b in combinations(measured, 2)],
+    )
+
+
+def tables_of(found: Accuracy) -> list[ErrorTable]:
+    """Return the tables that have rows of their own, in the order of the page."""
+    several = found.measured
+    tables: list[ErrorTable] = []
+    if any(one.pairs for one in several):
+        tables += [
+            loew_1(several),
+            loew_2(several),
+            loew_3(several),
+            lee_xia_errors(several),
+            lee_xia_stability(several),
+            softening(several),
+        ]
+        tables += [side_by_side(one) for one in found.comparisons]
+    tables += [polymorph_transitions(several), polymorph_orders(several)]
+    if any(one.pairs for one in several):
+        tables += [by_group(several, kind) for kind in GROUPS]
+    tables.append(left_out(several))
+    return [table for table in tables if table.lines]
+
+
+def print_accuracy(found: Accuracy) -> None:
+    """Print the tables."""
+    out = console()
+    for table in tables_of(found):
+        shown = Table(box=None, header_style="bold", padding=(0, 1, 0, 0), title_justify="left")
+        for place, (title, unit) in enumerate(table.columns):
+            justify: Any = "left" if place < table.texts else "right"
+            shown.add_column(f"{title}\n{unit}".rstrip(), justify=justify, overflow="fold")
+        for line in table.lines:
+            style = "dim" if line.is_published else ""
+            shown.add_row(
+                *(Text(printable(f"{c.text}\n{c.below}".rstrip()), style) for c in line.cells)
+            )
+        out.print(Text(f"\n{table.title}", "bold"))
+        out.print(shown)
+        for note in table.notes:
+            out.print(Text(printable(note)))
+    out.print(Text(f"\n{SOURCES}"))
+
+
+def write_accuracy(found: Accuracy, path: Path, *, force: bool = False) -> Path:
+    """Write the page: the tables and the figures as one HTML file.
+
+    Parameters
+    ----------
+    found : Accuracy
+        From :func:`accuracy_of`.
+    path : Path
+        The file; it is replaced when the new one is complete.
+    force : bool
+        Whether to replace a file that hpcbench did not write.
+
+    Raises
+    ------
+    UsageError
+        If there is something that must not be replaced.
+    StoreError
+        If the file cannot be written.
+    """
+    file_to_write(path, force=force)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    content = {
+        "title": ", ".join(one.label for one in found.measured),
+        "crystals": [len(one.pairs) for one in found.measured],
+        "now": datetime.now(UTC),
+        "tables": tables_of(found),
+        "figures": [],
+        "worst": [],
+        "sources": SOURCES,
+        "settings": [
+            (one.label, settings_rows(store.settings))
+            for one, store in zip(found.measured, found.stores, strict=True)
+        ],
+    }
+    page = environment.get_template("accuracy.html.j2").render(content)
+    with replacing(path, force=force) as temporary:
+        temporary.write_bytes(printable(page).encode())
+    return path
