@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -207,9 +208,13 @@ def test_loew_relaxes_from_the_cell_of_the_reference(tmp_path: Path) -> None:
     assert mine["max_frequency"] == pytest.approx(given["max_frequency"], abs=1e-5)
 
 
-def test_what_the_file_says_is_the_primitive_cell_is_that_of_both(tmp_path: Path) -> None:
+def test_cell_and_energy_are_those_of_the_file(tmp_path: Path) -> None:
     phonon = reference_by_phonopy(bulk("Cu", cubic=True), primitive_matrix="P")
-    store = validated(tmp_path / "s.h5", save(phonon, tmp_path / "p.yaml"))
+    path = save(phonon, tmp_path / "p.yaml")
+    # As the files of Alexandria have it.
+    path.write_text(f"energy: -14.25\n{path.read_text()}")
+    store = validated(tmp_path / "s.h5", path)
+    assert both(store, "p")[1]["energy"] == -14.25
     for row in both(store, "p"):
         np.testing.assert_allclose(row["primitive_matrix"], np.eye(3))
         assert row["heat_capacity"][AT] == pytest.approx(4 * 23.2, abs=2.0)
@@ -262,6 +267,10 @@ def bad_references(folder: Path) -> dict[str, str]:
     save(one, folder / "one.yaml")
     (folder / "damaged.yaml").write_text("phonopy:\n  version: 4\nunit_cell: [1, 2\n")
     write(folder / "alone.cif", bulk("Al", a=4.1))
+    save(reference_by_phonopy(bulk("Al", a=4.05)), folder / "packed.yaml")
+    with zipfile.ZipFile(folder / "packed.zip", "w") as archive:
+        archive.write(folder / "packed.yaml", "packed.yaml")
+    (folder / "packed.yaml").unlink()
     silicon = bulk("Si")
     phonon = reference_by_phonopy(bulk("Ni", a=3.6))
     text = phonon_text(phonon).replace("symbol: Ni", "symbol: Si")
@@ -274,6 +283,7 @@ def bad_references(folder: Path) -> dict[str, str]:
         "born": "Born charges: it has Born charges",
         "one": "do not determine force constants",
         "alone": "its source has neither",
+        "packed": "unpack that",
     }
 
 
