@@ -298,7 +298,9 @@ def test_a_bad_reference_has_its_reason_and_stops_nothing(
     # The same crystal in the same supercell.
     save(copper, folder / "copper-again.yaml.xz")
     words = ("--protocol", "lee-xia")
-    store = validated(tmp_path / "s.h5", folder, words=words, code=1)
+    # In a folder these two would be left out.
+    named = (folder / "alone.cif", folder / "packed.zip")
+    store = validated(tmp_path / "s.h5", folder, *named, words=words, code=1)
     table = store.table.set_index("name")
     references = store.references
     for name, part in expected.items():
@@ -326,6 +328,17 @@ def test_a_bad_reference_has_its_reason_and_stops_nothing(
     ours, theirs = both(asked, "born")
     assert (ours["nac_params"], theirs["nac_params"]) == ("", "")
     assert_same_phonons(ours, theirs, 1e-5)
+
+
+def test_what_lies_beside_references_is_left_out(tmp_path: Path) -> None:
+    for name in ("phonopy_disp.yaml", "POSCAR-unitcell", "relaxed.cif", "calculations.tar.xz"):
+        (tmp_path / name).write_text("unit_cell: 1\nforces: 2\n" if "yaml" in name else "-")
+    found = find_references([str(tmp_path)])
+    assert [Path(file.path).name for file in found.files] == ["phonopy_disp.yaml"]
+    assert "2 structures without phonons" in found.note()
+    assert "1 archives, which have to be unpacked" in found.note()
+    named = find_references([str(tmp_path / "relaxed.cif")])
+    assert len(named.files) == 1
 
 
 def test_a_relaxed_cell_of_less_symmetry_takes_displacements_of_its_own(tmp_path: Path) -> None:
