@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -207,9 +208,13 @@ def test_loew_relaxes_from_the_cell_of_the_reference(tmp_path: Path) -> None:
     assert mine["max_frequency"] == pytest.approx(given["max_frequency"], abs=1e-5)
 
 
-def test_what_the_file_says_is_the_primitive_cell_is_that_of_both(tmp_path: Path) -> None:
+def test_cell_and_energy_are_those_of_the_file(tmp_path: Path) -> None:
     phonon = reference_by_phonopy(bulk("Cu", cubic=True), primitive_matrix="P")
-    store = validated(tmp_path / "s.h5", save(phonon, tmp_path / "p.yaml"))
+    path = save(phonon, tmp_path / "p.yaml")
+    # As the files of Alexandria have it.
+    path.write_text(f"energy: -14.25\n{path.read_text()}")
+    store = validated(tmp_path / "s.h5", path)
+    assert both(store, "p")[1]["energy"] == -14.25
     for row in both(store, "p"):
         np.testing.assert_allclose(row["primitive_matrix"], np.eye(3))
         assert row["heat_capacity"][AT] == pytest.approx(4 * 23.2, abs=2.0)
@@ -262,6 +267,10 @@ def bad_references(folder: Path) -> dict[str, str]:
     save(one, folder / "one.yaml")
     (folder / "damaged.yaml").write_text("phonopy:\n  version: 4\nunit_cell: [1, 2\n")
     write(folder / "alone.cif", bulk("Al", a=4.1))
+    save(reference_by_phonopy(bulk("Al", a=4.05)), folder / "packed.yaml")
+    with zipfile.ZipFile(folder / "packed.zip", "w") as archive:
+        archive.write(folder / "packed.yaml", "packed.yaml")
+    (folder / "packed.yaml").unlink()
     silicon = bulk("Si")
     phonon = reference_by_phonopy(bulk("Ni", a=3.6))
     text = phonon_text(phonon).replace("symbol: Ni", "symbol: Si")
@@ -274,6 +283,7 @@ def bad_references(folder: Path) -> dict[str, str]:
         "born": "Born charges: it has Born charges",
         "one": "do not determine force constants",
         "alone": "its source has neither",
+        "packed": "unpack that",
     }
 
 
@@ -288,7 +298,9 @@ def test_a_bad_reference_has_its_reason_and_stops_nothing(
     # The same crystal in the same supercell.
     save(copper, folder / "copper-again.yaml.xz")
     words = ("--protocol", "lee-xia")
-    store = validated(tmp_path / "s.h5", folder, words=words, code=1)
+    # In a folder these two would be left out.
+    named = (folder / "alone.cif", folder / "packed.zip")
+    store = validated(tmp_path / "s.h5", folder, *named, words=words, code=1)
     table = store.table.set_index("name")
     references = store.references
     for name, part in expected.items():
@@ -316,6 +328,17 @@ def test_a_bad_reference_has_its_reason_and_stops_nothing(
     ours, theirs = both(asked, "born")
     assert (ours["nac_params"], theirs["nac_params"]) == ("", "")
     assert_same_phonons(ours, theirs, 1e-5)
+
+
+def test_what_lies_beside_references_is_left_out(tmp_path: Path) -> None:
+    for name in ("phonopy_disp.yaml", "POSCAR-unitcell", "relaxed.cif", "calculations.tar.xz"):
+        (tmp_path / name).write_text("unit_cell: 1\nforces: 2\n" if "yaml" in name else "-")
+    found = find_references([str(tmp_path)])
+    assert [Path(file.path).name for file in found.files] == ["phonopy_disp.yaml"]
+    assert "2 structures without phonons" in found.note()
+    assert "1 archives, which have to be unpacked" in found.note()
+    named = find_references([str(tmp_path / "relaxed.cif")])
+    assert len(named.files) == 1
 
 
 def test_a_relaxed_cell_of_less_symmetry_takes_displacements_of_its_own(tmp_path: Path) -> None:

@@ -37,9 +37,11 @@ protocols (docs/concepts/protocols.md says what they do, and where they differ f
   lee-xia   no relaxation: forces at the reference's own cell and displacements, also where all
             atoms are displaced at once; mesh by a length of 75; modes under 0.1 THz left out;
             criterion lee-xia (-0.5 THz)
-A fixed cell is --relax positions. Settings may also stand in a TOML file (--config;
-{DEFAULT_FILE} of the working folder where no --reference is given), in which the references are
-the key `sources`, and in environment variables (HPCBENCH_MODEL for --model).
+A fixed cell is --relax positions. --supercell is for references that name none.
+
+Settings may also stand in a TOML file (--config; {DEFAULT_FILE} of the working folder where no
+--reference is given), in which the references are the key `sources`, and in environment
+variables (HPCBENCH_MODEL for --model).
 
 examples:
   hpcbench validate --reference mdr/ --model chgnet --out chgnet.h5

@@ -16,7 +16,7 @@ from hpcbench.interop.finding import KINDS, beside_names
 from hpcbench.limits import DEFAULT, Limits
 from hpcbench.origin import Origin
 from hpcbench.references.values import COLUMNS
-from hpcbench.sources import SourceFile, Unreadable, find_sources, formats
+from hpcbench.sources import LeftOut, SourceFile, Unreadable, find_sources, formats
 from hpcbench.sources.discovery import Sources
 from hpcbench.sources.reading import Record, failure
 from hpcbench.store.reader import Store
@@ -31,11 +31,18 @@ _ENDINGS = tuple(f"{y}{c}" for c in ("", *formats.COMPRESSIONS) for y in (".yaml
 _OF_CRYSTALS = (
     "id", "name", "status", "reason", "relaxed_cell", "supercell_matrix",
 )  # fmt: skip
+# What lies beside references, by its format: kinds of files in the plural.
+_LEFT_OUT = {
+    **dict.fromkeys(("cif", "poscar", "torch"), "structures without phonons"),
+    "archive": "archives, which have to be unpacked",
+}
 _ARRAYS = ("numbers", "relaxed_positions", "masses")
 
 
 def find_references(sources: Sequence[str], limits: Limits = DEFAULT) -> Sources:
     """Find references: what a run takes as sources, and stores, which have to be named themselves.
+
+    Structures without phonons and archives are left out where a folder has them.
 
     Parameters
     ----------
@@ -52,13 +59,17 @@ def find_references(sources: Sequence[str], limits: Limits = DEFAULT) -> Sources
     stores = [source for source in sources if is_store(source)]
     others = [source for source in sources if source not in stores]
     found = find_sources(others, limits) if others else Sources([], [])
-    files = [
-        replace(file, columns=tuple(dict.fromkeys((*file.columns, *COLUMNS))))
-        for file in found.files
-    ]
+    files, left_out = [], list(found.left_out)
+    for file in found.files:
+        kind = "" if file.explicit or file.problem else _LEFT_OUT.get(formats.format_of(file.path))
+        if kind:
+            left_out.append(LeftOut(file.path, kind))
+        else:
+            columns = tuple(dict.fromkeys((*file.columns, *COLUMNS)))
+            files.append(replace(file, columns=columns))
     # Of no size: all ranks would read it, each a part.
     read = [SourceFile(os.path.normpath(path), explicit=True) for path in dict.fromkeys(stores)]
-    return Sources([*read, *files], found.left_out)
+    return Sources([*read, *files], left_out)
 
 
 def is_store(path: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,7 +118,10 @@ def _refused(text: str) -> CrystalError:
     return CrystalError(KIND, text)
 
 
-def _calculations(crystal: Crystal) -> Iterator[tuple[str, Any]]:
+_Reader = Callable[[Crystal, How, bool], Reference]
+
+
+def _calculations(crystal: Crystal) -> Iterator[tuple[str, _Reader]]:
     """Yield the name and the reader of each calculation that the crystal comes from."""
     seen: set[Any] = set()
     for origin in crystal.origins:
@@ -128,7 +131,11 @@ def _calculations(crystal: Crystal) -> Iterator[tuple[str, Any]]:
             seen.add(files)
             yield origin.file, _Calculated(files)
         elif "::" in origin.file and values_in((origin,), crystal.natoms).is_empty:
-            raise _refused(f"{origin.file} is in an archive: unpack it, to read its phonons")
+            yield origin.file, _in_archive
+
+
+def _in_archive(crystal: Crystal, how: How, leave_out_born: bool) -> Reference:
+    raise CrystalError("archive", "its file is in an archive: unpack that, to read its phonons")
 
 
 @dataclass(frozen=True)
