@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -392,25 +393,69 @@ def test_published_numbers_are_those_of_the_papers(reference_data: Path) -> None
 def test_the_command_prints_and_writes_every_number(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    numbers, page = tmp_path / "a.json", tmp_path / "a.html"
-    words = ["accuracy", str(store.path), str(store.path), "--json", str(numbers), "-o", str(page)]
+    """Of two stores of one potential; also a second time, over what it wrote."""
+    numbers, page, figures = (tmp_path / name for name in ("a.json", "a.html", "figures"))
+    other = shutil.copy(store.path, tmp_path)
+    words = ["accuracy", str(store.path), str(other), "--json", str(numbers)]
+    words += ["-o", str(page), "--figures", str(figures)]
     assert main(words) == 0
     said = capsys.readouterr().out
     found = json.loads(numbers.read_text())
     assert found["format"] == "hpcbench-accuracy"
     one = found["potentials"][0]
     assert len(one["materials"]) == one["crystals"] == 4
+    assert one["errors"]["energy"]["left_out"] == {"not known of the reference": 4}
+    assert found["comparisons"][0]["materials"] == 4
     mae = one["frequencies"]["path"]["mae"]["value"]
     compared = read_compared(store)
-    assert mae == pytest.approx(np.average([mae_of(pair, ALL) for pair in compared.pairs]), 0.05)
-    assert one["errors"]["energy"]["left_out"] == {"not known of the reference": 4}
-    assert f"{mae:.3f}" in said
-    assert "MatterSim (published)" in said
+    weights = [pair.frequencies[ALL][0] for pair in compared.pairs]
+    errors = [mae_of(pair, ALL) for pair in compared.pairs]
+    assert mae == pytest.approx(np.average(errors, weights=weights))
     text = page.read_text()
-    assert text.count("<h2>") == text.count("</h2>") > 10
-    assert f"{mae:.3f}" in text
-    # What hpcbench wrote it may replace.
+    for place in (said, text):
+        assert f"{mae:.3f}" in place
+        assert "MatterSim (published)" in place
+    # The bands of both stores' four crystals, and the figures.
+    written = {file.name for file in figures.iterdir() if file.suffix == ".svg"}
+    assert text.count("<svg") == 2 * 4 + len(written)
+    assert {"loew-1-crystals.svg", "loew-4-phonons.svg", "lee-xia-4a-frequencies-2.svg"} <= written
+    data = np.genfromtxt(figures / "lee-xia-4a-frequencies-1.csv", delimiter=",", skip_header=1)
+    assert data[:, 2].sum() == sum(weights)
     assert main(words) == 0
+    assert main([words[0], str(other), str(other)]) == 2
+
+
+def test_a_page_of_labels_alone_has_what_they_allow(store: Store, tmp_path: Path) -> None:
+    """One crystal with a label: no frequencies to compare, and no interval."""
+    row = {**store.row(store.ids[0])}
+    row["origins"] = json.dumps([["labels.csv", 0, "", "", {"max_frequency": 4.0}]])
+    path = tmp_path / "label.h5"
+    write_store(path, [row], store.settings)
+    assert main(["accuracy", str(path)]) == 0
+    text = (tmp_path / "label.h5.accuracy.html").read_text()
+    assert "the reference has single values only" in text
+    assert "loew-5-highest" in text
+    assert "lee-xia-4a" not in text
+
+
+def test_polymorphs_of_any_store_are_ordered(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without references: the same crystal, stretched, with a little more energy."""
+    row = {**store.row(store.ids[0]), "energy": -10.0}
+    other = {**row, "id": "c0ffee", "name": "stretched", "energy": -9.9}
+    other["relaxed_cell"] = 1.1 * row["relaxed_cell"]
+    other["free_energy"] = row["free_energy"] - 10.0
+    path = tmp_path / "two.h5"
+    write_store(path, [row, other], store.settings)
+    assert main(["accuracy", str(path), "--json", str(tmp_path / "two.json")]) == 0
+    (found,) = json.loads((tmp_path / "two.json").read_text())["potentials"][0]["polymorphs"]
+    assert found["composition"] == "BaTe"
+    assert found["H_by"] == "potential"
+    # 0.1 eV of 8 atoms; 10 kJ/mol of 2 atoms is more.
+    assert found["H_meV_per_atom"] == pytest.approx([0.0, 12.5])
+    assert [one["order"][0] for one in found["at"]] == ["c0ffee"] * 3
+    assert "stretched +0.0" in capsys.readouterr().out
 
 
 def test_a_store_without_phonons_is_refused(store: Store, tmp_path: Path) -> None:

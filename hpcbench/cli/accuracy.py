@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 
 from hpcbench.cli.options import add_force
+from hpcbench.counting import counted
 from hpcbench.errors import SetupError
-from hpcbench.outputs import appended
+from hpcbench.outputs import appended, settings_text
 
 HELP = "errors of potentials against reference phonons, in the tables of the literature"
 DESCRIPTION = (
@@ -30,6 +31,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", metavar="FILE", help="write all numbers for other programs (docs/accuracy.md)"
     )
+    parser.add_argument(
+        "--figures",
+        metavar="FOLDER",
+        help="write the figures as PNG and SVG, and their numbers as CSV",
+    )
     add_force(parser)
 
 
@@ -41,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     for path in options.stores:
         consolidate_if_idle(path)
     try:
-        from hpcbench.report.accuracy import accuracy_of, print_accuracy, write_accuracy
+        from hpcbench.report.accuracy.page import accuracy_of, print_accuracy, write_accuracy
     except ImportError as error:
         raise SetupError(
             f"{error}: ./launch.sh setup report, or pip install '.[report]' in hpcbench's folder"
@@ -50,9 +56,17 @@ def run(options: argparse.Namespace) -> int:
     found = accuracy_of(stores)
     print_accuracy(found)
     if options.json:
-        from hpcbench.report.accuracy_json import write_accuracy_json
+        from hpcbench.report.accuracy.numbers import write_accuracy_json
 
         print(f"numbers: {write_accuracy_json(found, Path(options.json), force=options.force)}")
+    if options.figures:
+        from hpcbench.report.accuracy.page import figures_of
+        from hpcbench.report.figure import save_figures
+
+        figures = figures_of(found)
+        settings = settings_text(stores[0].settings)
+        written = save_figures(figures, Path(options.figures), settings, force=options.force)
+        print(f"figures: {len(figures)}, in {counted(len(written), 'file')} in {options.figures}")
     output = Path(options.output or appended(stores[0].path, ".accuracy.html"))
     print(f"page: {write_accuracy(found, output, force=options.force)}")
     return 0

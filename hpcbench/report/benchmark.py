@@ -22,7 +22,7 @@ from hpcbench.analysis.rates import Ranking, Rate, rank, size_for
 from hpcbench.criteria import Criterion
 from hpcbench.report.benchmark_figures import benchmark_figures
 from hpcbench.report.figure import figure_svg
-from hpcbench.report.wording import DASH, interval_words, rate_words
+from hpcbench.report.wording import DASH, chance_words, interval_words, rate_words
 
 if TYPE_CHECKING:
     import pandas
@@ -151,7 +151,7 @@ def benchmark_of(
     names = [c for c in criteria if any(c.column in o.by_criterion for o in ordered)]
     return Benchmark(
         rows=[_row(outcome, ranking, place) for place, outcome in enumerate(ordered)],
-        all_right=_chance(ranking.all_right) if len(ordered) > 1 else "",
+        all_right=chance_words(ranking.all_right) if len(ordered) > 1 else "",
         criteria=[criterion.name for criterion in names],
         by_criterion=[
             CriterionShares(
@@ -214,7 +214,7 @@ def _row(outcome: Outcome, ranking: Ranking, place: int) -> GeneratorRow:
         share_of_suitable=rate_words(rates["suitable"]),
         share_of_sampled=rate_words(rates["sampled"]),
         ranks=str(first) if first == last else f"{first}–{last}",
-        above_next=_chance(ranking.above_next[place]),
+        above_next=chance_words(ranking.above_next[place]),
         dun=_of_generated(outcome, outcome.stable_and_novel),
         sun=_of_generated(outcome, outcome.near_hull),
     )
@@ -223,15 +223,6 @@ def _row(outcome: Outcome, ranking: Ranking, place: int) -> GeneratorRow:
 def _of_generated(outcome: Outcome, count: int | None) -> str:
     share = math.nan if count is None else outcome.of_generated(count)
     return DASH if math.isnan(share) else f"{100 * share:.1f} %"
-
-
-def _chance(chance: float) -> str:
-    """Format a probability in percent; a bootstrap gives neither 0 nor 100 %."""
-    if math.isnan(chance):
-        return DASH
-    if chance > 0.999:
-        return "> 99.9 %"
-    return f"{100 * chance:.1f} %" if chance >= 0.001 else "< 0.1 %"
 
 
 def _number(value: float | None, digits: int) -> str:

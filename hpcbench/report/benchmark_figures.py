@@ -19,6 +19,7 @@ from hpcbench.analysis.generators import Outcome
 from hpcbench.analysis.published import SOURCE, published_crystal_systems, published_outcomes
 from hpcbench.analysis.rates import Rate
 from hpcbench.report.figure import INK, OPEN, PUBLISHED, RULE, STABLE, UNSTABLE, Figure
+from hpcbench.report.periodic_table import draw_periodic_table
 from hpcbench.store.schema import DONE, UNDETERMINED
 
 if TYPE_CHECKING:
@@ -320,31 +321,10 @@ def _elements(counts: dict[str, int]) -> Figure:
     data = pandas.DataFrame({"element": list(counts), "stable crystals": list(counts.values())})
 
     def draw(canvas: Canvas) -> None:
-        from matplotlib import colormaps
         from matplotlib.colors import LogNorm
-        from matplotlib.patches import Rectangle
-        from pymatgen.core import Element
 
-        axes = canvas.subplots()
-        norm, colours = LogNorm(1, max(2, *counts.values())), colormaps["viridis_r"]
-        for element in map(Element.from_Z, range(1, 119)):
-            column, row = float(element.group), float(element.row)
-            if element.is_lanthanoid or element.is_actinoid:
-                column, row = element.Z - (57 if element.is_lanthanoid else 89) + 3, row + 2.4
-            count = counts.get(element.symbol, 0)
-            face = colours(float(norm(count))) if count else (0.0, 0.0, 0.0, 0.0)
-            axes.add_patch(Rectangle((column, -row), 0.94, 0.94, facecolor=face, edgecolor=RULE))
-            is_dark = sum(face[:3]) < 1.4
-            ink = INK if not count else "#ffffff" if is_dark else "#000000"
-            axes.text(column + 0.47, -row + 0.56, element.symbol, ha="center", va="center",
-                      fontsize=7.5, color=ink)  # fmt: skip
-            if count:
-                axes.text(column + 0.47, -row + 0.2, str(count), ha="center", va="center",
-                          fontsize=5, color=ink)  # fmt: skip
-        axes.set_xlim(0.9, 19.1)
-        axes.set_ylim(-9.5, 0.1)
-        axes.set_aspect("equal")
-        axes.axis("off")
+        norm = LogNorm(1, max(2, *counts.values()))
+        draw_periodic_table(canvas.subplots(), counts, norm, lambda count: f"{count:.0f}")
 
     return Figure(
         "elements-in-stable-crystals",

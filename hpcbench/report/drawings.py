@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hpcbench.store.stored_bands import Bands
 
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-OPEN = "#7a5a00"
+OPEN, BEHIND = "#7a5a00", "#b3bac2"
 # Largest size of one drawing in bytes: a report with 200 of them can still be sent by mail.
 MOST_BYTES = 40_000
 # In CSS pixels; paths have ten steps a pixel, so that they are integers.
@@ -152,22 +152,26 @@ def _path_data(x: Array, y: Array) -> str:
     return f"M{points[0, 0]} {points[0, 1]}l{steps}" if steps else ""
 
 
-def bands_svg(bands: Bands) -> str:
+def bands_svg(bands: Bands, behind: Bands | None = None) -> str:
     """Draw a band structure as an inline ``<svg>`` of at most about 40 kB.
 
-    Colours are CSS variables with defaults: ``--line``, ``--unstable`` (imaginary), ``--grid``.
+    Colours are CSS variables with defaults: ``--line``, ``--unstable`` (imaginary), ``--grid``, and
+    ``--behind`` for the bands behind.
 
     Parameters
     ----------
     bands : Bands
         From ``Store.bands``; frequencies in THz.
+    behind : Bands, optional
+        Other bands at the same q, which are drawn behind: a reference's.
     """
     points = path_points(bands)
     x = _Scale(points[0][0], points[-1][0], LEFT, WIDTH - RIGHT)
     places = [x(position) for position, _ in points]
     rows = label_rows(places, [name for _, name in points], 8.0)
     bottom = HEIGHT - 8 - ROW * (1 + max(rows))
-    y = _Scale(*frequency_limits(bands), bottom, TOP)
+    limits = [frequency_limits(one) for one in (bands, behind) if one is not None]
+    y = _Scale(min(low for low, _ in limits), max(high for _, high in limits), bottom, TOP)
     ticks = y.ticks(6)
     # A tolerance of a third of a pixel is invisible; crowded spectra get a larger one.
     lines: list[str] = []
@@ -176,12 +180,15 @@ def bands_svg(bands: Bands) -> str:
         if sum(map(len, lines)) < MOST_BYTES:
             break
     style = "fill:none;stroke-linejoin:round;stroke-linecap:round;stroke-width:13"
+    others = "" if behind is None else "".join(_lines(behind, x, y, 0.6))
     parts = [
         _grid([_line(place, TOP, place, bottom) for place in places[1:-1]]),
         _line(
             LEFT, y(0.0), WIDTH - RIGHT, y(0.0), ' style="stroke:currentColor;stroke-dasharray:4 3"'
         ),
         f'<g transform="scale({1 / STEPS})" style="{style}">',
+        *[f'<path d="{others}" style="stroke:var(--behind,{BEHIND});stroke-width:18"/>']
+        * bool(others),
         *(
             f'<path d="{data}" style="stroke:var({color})"/>'
             for data, color in zip(lines, (f"--line,{LINE}", f"--unstable,{WARNING}"), strict=True)

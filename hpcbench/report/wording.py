@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -149,6 +150,15 @@ def interval_words(rate: Rate) -> str:
 def rate_words(rate: Rate) -> str:
     """Format a rate in percent."""
     return percent(rate.count, rate.of)
+
+
+def chance_words(chance: float) -> str:
+    """Format a probability in percent; a bootstrap gives neither 0 nor 100 %."""
+    if math.isnan(chance):
+        return DASH
+    if chance > 0.999:
+        return "> 99.9 %"
+    return f"{100 * chance:.1f} %" if chance >= 0.001 else "< 0.1 %"
 
 
 def causes_of(done: pandas.DataFrame) -> list[tuple[str, int]]:

@@ -99,15 +99,14 @@ def _add(
     """
     key, name, status = row["id"], row["name"], row["status"]
     if status != DONE:
-        kind = str(row["reason"]).partition(":")[0].strip() or "unknown"
-        found.left_out.append(LeftOut(key, name, f"{status}: {kind}", row["reason"]))
+        found.left_out.append(LeftOut(key, name, _kind(status, row["reason"]), row["reason"]))
         return
     known = reference if reference is not None and reference["status"] == DONE else None
     temperatures = [float(t) for t in store.settings.get("temperatures", ())]
     with as_stored(row):
-        potential = values_of(row, temperatures)
-        theirs = label_of(row) if known is None else values_of(known, temperatures)
         composition, natoms = _reduced(row["numbers"]), len(row["p2s_map"])
+        potential = values_of(row, temperatures)
+        theirs = label_of(row, natoms) if known is None else values_of(known, temperatures)
         number = int(row["spacegroup_number"])
     found.phases.append(Phase(key, name, composition, number, natoms, potential, theirs))
     if theirs is None:
@@ -135,6 +134,15 @@ def _add(
             problem,
         )
     )
+
+
+def _kind(status: str, reason: str) -> str:
+    """Return why a crystal has no phonons, in a few words that can be counted."""
+    kind, _, what = (part.strip() for part in reason.partition(":"))
+    if kind == REFERENCE:
+        # It is not the potential that failed.
+        return f"{NO_REFERENCE}: {what.partition(':')[0]}"
+    return f"{status}: {kind or 'unknown'}"
 
 
 def _frequencies(

@@ -103,17 +103,20 @@ def _is_stable_by_loew(row: Mapping[str, Any], commensurate: Any) -> bool | None
     return acoustic >= LOEW_GAMMA and not optical < 0.0 and not bool((elsewhere < 0.0).any())
 
 
-def label_of(row: Mapping[str, Any]) -> Values | None:
+def label_of(row: Mapping[str, Any], natoms: int) -> Values | None:
     """Return the reference that a crystal's source gives as numbers; ``None`` if it gives none.
 
     Columns of the source, carried along as a manifest asks, are taken by their names: with
     ``min_freq`` or ``max_freq`` in it the reference's lowest and highest frequency in THz, with
-    ``heat_capacity`` its C_V at 300 K in J/K/mol.
+    ``heat_capacity`` its C_V at 300 K in J/K for a mole of cells
+    as given.
 
     Parameters
     ----------
     row : mapping
-        With its ``origins``.
+        With its ``origins`` and atomic ``numbers``.
+    natoms : int
+        Atoms of the primitive cell, to which the heat capacity is scaled.
     """
     found: dict[str, float] = {}
     for origin in origins_from_json(row["origins"]):
@@ -124,12 +127,12 @@ def label_of(row: Mapping[str, Any]) -> Values | None:
     if not found:
         return None
     lowest = found.get("min_freq", math.nan)
-    heat = found.get("heat_capacity")
+    heat = found.get("heat_capacity", math.nan) * natoms / max(len(row["numbers"]), 1)
     return Values(
         highest=found.get("max_freq", math.nan),
         lowest=lowest,
         stable={LEE_XIA: lowest >= LEE_XIA_LOWEST if math.isfinite(lowest) else None},
-        thermal={} if heat is None else {"heat_capacity": {300.0: heat}},
+        thermal={"heat_capacity": {300.0: heat}},
     )
 
 

@@ -1,33 +1,19 @@
-"""The tables of Loew et al. and of Lee and Xia, of one or several stores, and further ones."""
+"""The tables of Loew et al. and of Lee and Xia, of one or several stores."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
-from hpcbench.analysis.accuracy.comparison import Comparison
-from hpcbench.analysis.accuracy.confusion import Confusion, confusion
 from hpcbench.analysis.accuracy.frequencies import (
-    FrequencyErrors,
-    frequency_errors,
     frequency_problems,
 )
-from hpcbench.analysis.accuracy.groups import (
-    GroupErrors,
-    errors_by_crystal_system,
-    errors_by_element,
-    errors_by_size,
-)
-from hpcbench.analysis.accuracy.pairs import Compared, Pair
 from hpcbench.analysis.accuracy.quantities import (
     LEE_XIA_THERMAL,
     LOEW_TABLE_1,
     LOEW_TABLE_2,
-    QUANTITIES,
     Errors,
-    errors_of,
 )
-from hpcbench.analysis.accuracy.spectra import ALL, COMMENSURATE, OTHERS, THREE_LOWEST
+from hpcbench.analysis.accuracy.spectra import ALL
 from hpcbench.analysis.accuracy.values import LEE_XIA, LOEW
 from hpcbench.analysis.published_potentials import (
     LEE_XIA_SOURCE,
@@ -37,7 +23,7 @@ from hpcbench.analysis.published_potentials import (
     published_lee_xia,
     published_loew,
 )
-from hpcbench.report.accuracy_cells import (
+from hpcbench.report.accuracy.cells import (
     Cell,
     ErrorTable,
     Line,
@@ -49,65 +35,9 @@ from hpcbench.report.accuracy_cells import (
     whole,
     words,
 )
+from hpcbench.report.accuracy.measured import INTERVALS, Measured
 
-MODES = {
-    ALL: "all, on the band path",
-    THREE_LOWEST: "three lowest branches",
-    OTHERS: "the other branches",
-    COMMENSURATE: "at commensurate q",
-}
-"""Sets of modes in words."""
-INTERVALS = "Below each number: its 95 % interval, from 2,000 bootstrap draws of crystals."
-
-
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """The statistics of one store's crystals.
-
-    Attributes
-    ----------
-    compared : Compared
-        The crystals.
-    errors : dict of str to Errors
-        By the key of the quantity.
-    frequencies : dict of str to FrequencyErrors
-        By the set of modes.
-    confusions : dict of str to Confusion
-        By the rule of stability.
-    groups : dict of str to list of GroupErrors
-        ``element``, ``crystal system``, ``atoms``.
-    """
-
-    compared: Compared
-    errors: dict[str, Errors]
-    frequencies: dict[str, FrequencyErrors]
-    confusions: dict[str, Confusion]
-    groups: dict[str, list[GroupErrors]]
-
-    @property
-    def label(self) -> str:
-        """The potential."""
-        return self.compared.label
-
-    @property
-    def pairs(self) -> list[Pair]:
-        """Its crystals with their references."""
-        return self.compared.pairs
-
-
-def measure(compared: Compared) -> Measured:
-    """Return the statistics of a store's crystals."""
-    return Measured(
-        compared,
-        {quantity.key: errors_of(compared, quantity) for quantity in QUANTITIES},
-        {modes: frequency_errors(compared.pairs, modes) for modes in MODES},
-        {rule: confusion(compared, rule) for rule in (LOEW, LEE_XIA)},
-        {
-            "crystal system": errors_by_crystal_system(compared.pairs),
-            "atoms": errors_by_size(compared.pairs),
-            "element": errors_by_element(compared.pairs),
-        },
-    )
+SOURCES = f"Published: {LOEW_SOURCE}; {LEE_XIA_SOURCE}."
 
 
 def _published(row: PublishedErrors, keys: Iterable[str]) -> list[Cell]:
@@ -368,159 +298,3 @@ def lee_xia_stability(several: Sequence[Measured]) -> ErrorTable:
             if (note := counted_reasons(one.confusions[LEE_XIA].reasons, one.label))
         ],
     )
-
-
-def softening(several: Sequence[Measured]) -> ErrorTable:
-    """Return the errors by set of modes, with the slope against the reference."""
-    lines = [
-        Line(
-            [
-                words(one.label),
-                words(MODES[modes]),
-                whole(found.mae.count),
-                estimated(found.slope, 3),
-                estimated(found.mae_of_materials, 3),
-                estimated(found.mae, 3),
-                estimated(found.rmse, 3),
-                estimated(found.r2, 3),
-            ]
-        )
-        for one in several
-        for modes, found in one.frequencies.items()
-    ]
-    return ErrorTable(
-        "softening",
-        "Softening, and acoustic modes apart",
-        "Slope: of the potential's frequencies against the reference's, by least squares through "
-        "the origin; below 1 the potential is too soft. The three lowest branches at each q hold "
-        "the acoustic ones near Γ; at commensurate q nothing is interpolated. The first error "
-        f"counts each crystal once, the others each frequency. {INTERVALS}",
-        [
-            ("potential", ""),
-            ("modes", ""),
-            ("crystals", ""),
-            ("slope", ""),
-            ("MAE of crystals", "THz"),
-            ("MAE", "THz"),
-            ("RMSE", "THz"),
-            ("R²", ""),
-        ],
-        lines,
-        texts=2,
-    )
-
-
-GROUPS = {
-    "crystal system": "By crystal system",
-    "atoms": "By atoms of the primitive cell",
-    "element": "By element",
-}
-"""Kinds of groups, and the titles of their tables."""
-
-
-def by_group(several: Sequence[Measured], kind: str) -> ErrorTable:
-    """Return the errors by group.
-
-    Parameters
-    ----------
-    several : sequence of Measured
-        The stores.
-    kind : str
-        A key of ``GROUPS``.
-    """
-    lines = [
-        Line(
-            [
-                words(one.label),
-                words(group.name),
-                whole(group.materials),
-                estimated(group.frequencies, 3),
-                estimated(group.slope, 3),
-                estimated(group.highest, 1),
-            ]
-        )
-        for one in several
-        for group in one.groups[kind]
-    ]
-    return ErrorTable(
-        kind.replace(" ", "-"),
-        GROUPS[kind],
-        "Mean over crystals of each one's mean absolute error on the band path; slope as above; "
-        f"error of the highest frequency. {INTERVALS}",
-        [
-            ("potential", ""),
-            (kind, ""),
-            ("crystals", ""),
-            ("MAE", "THz"),
-            ("slope", ""),
-            ("MAE, highest", "K"),
-        ],
-        lines,
-        texts=2,
-    )
-
-
-def side_by_side(found: Comparison) -> ErrorTable:
-    """Return the paired differences of two potentials."""
-    lines = [
-        Line(
-            [
-                Cell(error.title, error.unit),
-                whole(error.difference.estimate.count),
-                value(error.first, error.digits),
-                value(error.second, error.digits),
-                estimated(error.difference.estimate, error.digits),
-                value(100 * error.difference.chance_smaller, 1),
-            ]
-        )
-        for error in found.errors
-    ]
-    return ErrorTable(
-        "side-by-side",
-        f"{found.first} and {found.second} on the same {found.materials:,} crystals",
-        "Mean absolute errors over the crystals that both have, and their difference: below zero "
-        "the first one is better. The chance that it is better is the share of 2,000 bootstrap "
-        "draws of crystals in which its error is smaller.",
-        [
-            ("quantity", ""),
-            ("crystals", ""),
-            (found.first, ""),
-            (found.second, ""),
-            ("difference", ""),
-            (f"{found.first} is better", "chance, %"),
-        ],
-        lines,
-    )
-
-
-def left_out(several: Sequence[Measured]) -> ErrorTable:
-    """Return the crystals that are in no average, counted by reason with an example."""
-    lines = []
-    for one in several:
-        kinds: dict[str, list[int]] = {}
-        for place, crystal in enumerate(one.compared.left_out):
-            kinds.setdefault(crystal.kind, []).append(place)
-        for kind, places in sorted(kinds.items(), key=lambda item: -len(item[1])):
-            example = one.compared.left_out[places[0]]
-            reason = example.reason[:160]
-            lines.append(
-                Line(
-                    [
-                        words(one.label),
-                        words(kind),
-                        Cell(example.name, reason),
-                        whole(len(places)),
-                    ]
-                )
-            )
-    return ErrorTable(
-        "left-out",
-        "In no average",
-        "Crystals that the potential could not compute, and crystals without a reference.",
-        [("potential", ""), ("why", ""), ("an example", ""), ("crystals", "")],
-        lines,
-        texts=3,
-    )
-
-
-SOURCES = f"Published: {LOEW_SOURCE}; {LEE_XIA_SOURCE}."

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from rich.table import Table
 from rich.text import Text
 
@@ -17,23 +18,23 @@ from hpcbench.analysis.accuracy.comparison import Comparison, compare
 from hpcbench.analysis.accuracy.reading import read_compared
 from hpcbench.errors import UsageError
 from hpcbench.outputs import file_to_write, replacing
-from hpcbench.report.accuracy_cells import ErrorTable
-from hpcbench.report.accuracy_polymorphs import polymorph_orders, polymorph_transitions
-from hpcbench.report.accuracy_tables import (
-    GROUPS,
+from hpcbench.report.accuracy.bands import drawn_worst
+from hpcbench.report.accuracy.cells import ErrorTable
+from hpcbench.report.accuracy.figures import further_figures, loew_figures, name_of
+from hpcbench.report.accuracy.further_tables import by_group, left_out, side_by_side, softening
+from hpcbench.report.accuracy.lee_xia_figures import lee_xia_figures
+from hpcbench.report.accuracy.measured import GROUPS, Measured, measure
+from hpcbench.report.accuracy.paper_tables import (
     SOURCES,
-    Measured,
-    by_group,
     lee_xia_errors,
     lee_xia_stability,
-    left_out,
     loew_1,
     loew_2,
     loew_3,
-    measure,
-    side_by_side,
-    softening,
 )
+from hpcbench.report.accuracy.polymorph_tables import polymorph_orders, polymorph_transitions
+from hpcbench.report.benchmark import DrawnFigure
+from hpcbench.report.figure import Figure, figure_svg
 from hpcbench.report.terminal import console
 from hpcbench.report.wording import settings_rows
 from hpcbench.texts import printable
@@ -72,15 +73,12 @@ def accuracy_of(stores: Sequence[Store]) -> Accuracy:
     Raises
     ------
     UsageError
-        If no crystal of a store has a reference, and no composition several polymorphs.
+        If a store is given twice, or has no crystal with phonons.
     StoreError
         If a store cannot be read.
     """
-    models = [str(store.settings.get("model", "")) for store in stores]
     measured = []
-    for store, model in zip(stores, models, strict=True):
-        # Two stores of one potential, for example with other settings.
-        label = f"{model}, {store.path.name}" if models.count(model) > 1 else model
+    for store, label in zip(stores, _labels(stores), strict=True):
         measured.append(measure(read_compared(store, label)))
         if not measured[-1].compared.phases:
             raise UsageError(f"{store.path}: no crystal has phonons, there is nothing to compare")
@@ -89,6 +87,29 @@ def accuracy_of(stores: Sequence[Store]) -> Accuracy:
         measured,
         [compare(a.compared, b.compared) for a, b in combinations(measured, 2)],
     )
+
+
+def _labels(stores: Sequence[Store]) -> list[str]:
+    """Return a name for each potential: that of the model, and of the store where that is needed.
+
+    Raises
+    ------
+    UsageError
+        If a store is given twice.
+    """
+    models = [str(store.settings.get("model", "")) for store in stores]
+    names = [f"{m}, {store.path.name}" for m, store in zip(models, stores, strict=True)]
+    paths = [f"{m}, {store.path}" for m, store in zip(models, stores, strict=True)]
+    if len(set(paths)) < len(paths):
+        raise UsageError("a store is given twice: errors of one store need no second")
+    return [
+        next(
+            one
+            for one, all_ in zip(some, (models, names, paths), strict=True)
+            if all_.count(one) == 1
+        )
+        for some in zip(models, names, paths, strict=True)
+    ]
 
 
 def tables_of(found: Accuracy) -> list[ErrorTable]:
@@ -110,6 +131,15 @@ def tables_of(found: Accuracy) -> list[ErrorTable]:
         tables += [by_group(several, kind) for kind in GROUPS]
     tables.append(left_out(several))
     return [table for table in tables if table.lines]
+
+
+def figures_of(found: Accuracy) -> list[Figure]:
+    """Return the figures that have something to show, in the order of the page."""
+    several = [one for one in found.measured if one.pairs]
+    figures = [*loew_figures(several)] if several else []
+    for place, one in enumerate(found.measured):
+        figures += lee_xia_figures(one, name_of(place, found.measured))
+    return [*figures, *further_figures(several)]
 
 
 def print_accuracy(found: Accuracy) -> None:
@@ -153,7 +183,7 @@ def write_accuracy(found: Accuracy, path: Path, *, force: bool = False) -> Path:
     """
     file_to_write(path, force=force)
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(Path(__file__).parents[1]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -164,8 +194,15 @@ def write_accuracy(found: Accuracy, path: Path, *, force: bool = False) -> Path:
         "crystals": [len(one.pairs) for one in found.measured],
         "now": datetime.now(UTC),
         "tables": tables_of(found),
-        "figures": [],
-        "worst": [],
+        "figures": [
+            DrawnFigure(figure.title, figure.caption, Markup(figure_svg(figure)))
+            for figure in figures_of(found)
+        ],
+        "worst": [
+            worst
+            for store, one in zip(found.stores, found.measured, strict=True)
+            if (worst := drawn_worst(store, one)) is not None
+        ],
         "sources": SOURCES,
         "settings": [
             (one.label, settings_rows(store.settings))

@@ -16,8 +16,8 @@ from hpcbench.analysis.accuracy.polymorphs import (
 )
 from hpcbench.analysis.accuracy.statistics import Estimate, determination, estimate, ratio
 from hpcbench.analysis.published_potentials import published_lee_xia
-from hpcbench.report.accuracy_cells import Cell, ErrorTable, Line, estimated, value, whole, words
-from hpcbench.report.accuracy_tables import INTERVALS, Measured
+from hpcbench.report.accuracy.cells import Cell, ErrorTable, Line, estimated, value, whole, words
+from hpcbench.report.accuracy.measured import INTERVALS, Measured
 from hpcbench.report.drawings import number
 
 # Compositions in the table of orders; JSON has all.

@@ -22,9 +22,9 @@ from hpcbench.analysis.accuracy.quantities import QUANTITIES
 from hpcbench.analysis.accuracy.spectra import ALL, BIN
 from hpcbench.analysis.rates import Rate
 from hpcbench.outputs import file_to_write, replacing
-from hpcbench.report.accuracy import Accuracy
-from hpcbench.report.accuracy_polymorphs import polymorph_errors
-from hpcbench.report.accuracy_tables import Measured
+from hpcbench.report.accuracy.measured import Measured
+from hpcbench.report.accuracy.page import Accuracy
+from hpcbench.report.accuracy.polymorph_tables import polymorph_errors
 from hpcbench.version import __version__
 
 FORMAT = "hpcbench-accuracy"
@@ -50,7 +50,7 @@ def write_accuracy_json(found: Accuracy, path: Path, *, force: bool = False) -> 
     Parameters
     ----------
     found : Accuracy
-        From :func:`hpcbench.report.accuracy.accuracy_of`.
+        From :func:`hpcbench.report.accuracy.page.accuracy_of`.
     path : Path
         The file.
     force : bool

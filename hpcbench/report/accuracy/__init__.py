@@ -1,0 +1,1 @@
+"""Errors of potentials against references: tables, figures, the page and JSON."""
