@@ -292,7 +292,7 @@ def test_values_that_are_not_finite_are_in_no_average(store: Store, tmp_path: Pa
 def test_a_label_is_compared_in_what_it_says(store: Store, tmp_path: Path) -> None:
     rows = {key: row for key, row in rows_of(store).items() if ":" not in key}
     for row in rows.values():
-        columns = {"dft_min_freq_thz": "-0.7", "dft_max_freq_thz": "5.0"}
+        columns = {"phonondb_min_freq_thz": -0.7, "phonondb_max_freq_thz": 5.0}
         row["origins"] = json.dumps([["labels.csv", 0, "", "", columns]])
     compared = read_compared(write_store(tmp_path / "l.h5", list(rows.values()), store.settings))
     assert len(compared.pairs) == 4

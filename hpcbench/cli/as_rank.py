@@ -210,7 +210,7 @@ def _show_results(config: RunConfig) -> None:
         return
     print_results(store)
     if config.validate:
-        from hpcbench.references.summary import summary_of
+        from hpcbench.analysis.accuracy.summary import summary_of
 
         print(summary_of(store).words(printable(str(store.path))))
     stages = read_stages(store.folder.events)

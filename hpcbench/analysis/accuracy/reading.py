@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from hpcbench.store.reader import Store
 
 _FIELDS = (
-    "id", "name", "origins", "formula", "status", "reason", "cause", "energy", "relaxed_cell",
-    "numbers", "spacegroup_number", "min_frequency_path", "gamma_acoustic", "gamma_optical",
-    "primitive_matrix", "p2s_map", "band_qpoints", "band_segments", "band_frequencies",
-    "commensurate_qpoints", "commensurate_frequencies", *THERMAL,
+    "id", "name", "origins", "formula", "natoms", "status", "reason", "cause", "energy",
+    "relaxed_cell", "numbers", "spacegroup_number", "min_frequency_path", "gamma_acoustic",
+    "gamma_optical", "primitive_matrix", "p2s_map", "band_qpoints", "band_segments",
+    "band_frequencies", "commensurate_qpoints", "commensurate_frequencies", *THERMAL,
 )  # fmt: skip
 # Rows that are in memory together, with their bands.
 _TOGETHER = 64
@@ -106,7 +106,7 @@ def _add(
     with as_stored(row):
         composition, natoms = _reduced(row["numbers"]), len(row["p2s_map"])
         potential = values_of(row, temperatures)
-        theirs = label_of(row, natoms) if known is None else values_of(known, temperatures)
+        theirs = label_of(row) if known is None else values_of(known, temperatures)
         number = int(row["spacegroup_number"])
     found.phases.append(Phase(key, name, composition, number, natoms, potential, theirs))
     if theirs is None:

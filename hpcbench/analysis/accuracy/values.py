@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from hpcbench.criteria import KELVIN_PER_TERAHERTZ, NO_FORCE
-from hpcbench.origin import origins_from_json
 from hpcbench.phonons.stability import is_gamma
+from hpcbench.references import values as references
 
 LOEW, LEE_XIA = "loew", "lee-xia"
 """Rules of stability."""
@@ -103,42 +103,28 @@ def _is_stable_by_loew(row: Mapping[str, Any], commensurate: Any) -> bool | None
     return acoustic >= LOEW_GAMMA and not optical < 0.0 and not bool((elsewhere < 0.0).any())
 
 
-def label_of(row: Mapping[str, Any], natoms: int) -> Values | None:
+def label_of(row: Mapping[str, Any]) -> Values | None:
     """Return the reference that a crystal's source gives as numbers; ``None`` if it gives none.
 
-    Columns of the source, carried along as a manifest asks, are taken by their names: with
-    ``min_freq`` or ``max_freq`` in it the reference's lowest and highest frequency in THz, with
-    ``heat_capacity`` its C_V at 300 K in J/K for a mole of cells
-    as given.
+    Heat capacities become those of the primitive cell, as a row has them.
 
     Parameters
     ----------
     row : mapping
-        With its ``origins`` and atomic ``numbers``.
-    natoms : int
-        Atoms of the primitive cell, to which the heat capacity is scaled.
+        With its ``origins``, ``natoms`` and ``p2s_map``.
+
+    Raises
+    ------
+    StoreError
+        If the origins are malformed.
     """
-    found: dict[str, float] = {}
-    for origin in origins_from_json(row["origins"]):
-        for name, value in origin.columns:
-            for part in ("min_freq", "max_freq", "heat_capacity"):
-                if part in name.lower() and (number := _number(value)) is not None:
-                    found.setdefault(part, number)
-    if not found:
+    label = references.values_of(row)
+    if label.is_empty:
         return None
-    lowest = found.get("min_freq", math.nan)
-    heat = found.get("heat_capacity", math.nan) * natoms / max(len(row["numbers"]), 1)
+    lowest, heat = label.min_frequency, label.heat_capacity * len(row["p2s_map"])
     return Values(
-        highest=found.get("max_freq", math.nan),
+        highest=label.max_frequency,
         lowest=lowest,
         stable={LEE_XIA: lowest >= LEE_XIA_LOWEST if math.isfinite(lowest) else None},
-        thermal={"heat_capacity": {300.0: heat}},
+        thermal={"heat_capacity": {label.temperature: heat}} if math.isfinite(heat) else {},
     )
-
-
-def _number(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from hpcbench.analysis.accuracy.quantities import HIGHEST, errors_of
+from hpcbench.analysis.accuracy.reading import read_compared
 from hpcbench.counting import counted
 from hpcbench.criteria import KELVIN_PER_TERAHERTZ
-from hpcbench.references.values import values_of
-from hpcbench.store.schema import DONE, SET_ASIDE
+from hpcbench.store.schema import SET_ASIDE
 from hpcbench.texts import shown_reason
 
 if TYPE_CHECKING:
@@ -28,11 +26,11 @@ class Summary:
     crystals : int
         Crystals of the store, without those set aside.
     compared : int
-        Those with phonons whose highest frequency or heat capacity the reference has.
+        Those with phonons whose reference has values.
     frequencies : int
         Those with a highest frequency on both sides.
     error : float
-        Mean absolute difference of the highest frequencies in THz; NaN if there are none.
+        Mean absolute error of the highest frequency at commensurate q, in THz; NaN of none.
     reasons : tuple of (str, int)
         Kinds of reasons of the others, and their numbers.
     """
@@ -65,33 +63,27 @@ class Summary:
 
 
 def summary_of(store: Store) -> Summary:
-    """Return the numbers of a validation.
+    """Return the numbers of a validation: those of ``hpcbench accuracy``.
 
     Parameters
     ----------
     store : Store
         Of ``hpcbench validate``.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be read.
     """
-    table, references = store.table, store.references.table
-    done = references[references["status"] == DONE]
-    theirs = dict(zip(done["parent"], done["max_frequency"], strict=True))
-    differences, compared, reasons = [], 0, Counter[str]()
-    for key, row in zip(table.index, table.to_dict("records"), strict=True):
-        if row["status"] == SET_ASIDE:
-            continue
-        if row["status"] != DONE:
-            reasons[str(row["reason"]).partition(":")[0]] += 1
-            continue
-        compared += 1
-        highest = theirs.get(key)
-        if highest is None:
-            highest = values_of({str(name): value for name, value in row.items()}).max_frequency
-        if math.isfinite(highest):
-            differences.append(abs(float(row["max_frequency"]) - float(highest)))
+    compared = read_compared(store)
+    others = [one for one in compared.left_out if not one.kind.startswith(SET_ASIDE)]
+    highest = errors_of(compared, HIGHEST)
+    # A kind begins with the crystal's status, which its reason says better.
+    kinds = Counter(one.kind.rpartition(": ")[2] for one in others)
     return Summary(
-        int((table["status"] != SET_ASIDE).sum()),
-        compared,
-        len(differences),
-        float(np.mean(differences)) if differences else math.nan,
-        tuple(reasons.most_common()),
+        len(compared.pairs) + len(others),
+        len(compared.pairs),
+        len(highest.pairs),
+        highest.mae.value / KELVIN_PER_TERAHERTZ,
+        tuple(kinds.most_common()),
     )
