@@ -72,11 +72,9 @@ def validate(
         Keep(False, keep.band_dtype, keep.dos),
         config.result_settings(),
     )
-    # Its spectra are without Born charges, as those of the potential.
-    plain = dataclasses.replace(crystal, nac_params=None)
     try:
         reference: Reference = yield OnCpu(
-            DISPLACEMENTS, read_reference, (plain, how, config.leave_out_born)
+            DISPLACEMENTS, read_reference, (crystal, how, config.leave_out_born)
         )
     except CrystalError as error:
         failed = failed_row(crystal, error, context.rank, context.provenance)
@@ -85,7 +83,7 @@ def validate(
     if reference.row is not None:
         theirs = (row_of({**reference.row, "rank": context.rank}, REFERENCE),)
     try:
-        row = yield from _computed(context, plain, reference)
+        row = yield from _computed(context, crystal, reference)
     except HpcbenchError as error:
         # It may be the potential that is to blame, which the driver finds out.
         error.further_rows = theirs

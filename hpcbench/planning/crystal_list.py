@@ -28,8 +28,7 @@ from hpcbench.limits import DEFAULT, Limits
 from hpcbench.origin import origins_to_json
 from hpcbench.phonons.supercells import require_size, supercell_of
 from hpcbench.planning.costs import Work, predict_work
-from hpcbench.references.finding import is_store, read_store
-from hpcbench.references.values import with_values_beside
+from hpcbench.references.finding import as_reference, is_store, read_store
 from hpcbench.results.identity import identity
 from hpcbench.sources import SourceFile, Unreadable, formats, merge, read_part
 from hpcbench.sources.isolated_reading import left_out_row, read_apart
@@ -139,7 +138,7 @@ def read_share(
     try:
         for number, record in numbered:
             if config.validate and isinstance(record, Crystal):
-                record = with_values_beside(record)
+                record = as_reference(record)
             if record.id not in examined:
                 examined[record.id] = listed(number, record, config)
             entry = dataclasses.replace(examined[record.id], number=number)

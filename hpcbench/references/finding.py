@@ -15,7 +15,7 @@ from hpcbench.interop.calculation import Beside
 from hpcbench.interop.finding import KINDS, beside_names
 from hpcbench.limits import DEFAULT, Limits
 from hpcbench.origin import Origin
-from hpcbench.references.values import COLUMNS
+from hpcbench.references.values import COLUMNS, with_values_beside
 from hpcbench.sources import LeftOut, SourceFile, Unreadable, find_sources, formats
 from hpcbench.sources.discovery import Sources
 from hpcbench.sources.reading import Record, failure
@@ -112,6 +112,30 @@ def read_store(path: str) -> Iterator[Record]:
                 )
     except HpcbenchError as error:
         yield failure(UnreadableError("store", str(error)), path, 0)
+
+
+def as_reference(crystal: Crystal) -> Crystal:
+    """Return a crystal as it is compared: with the values beside its file, without Born charges.
+
+    Files of one calculation, of which one has Born charges, are so one crystal. The charges are
+    found again with the force constants.
+
+    Parameters
+    ----------
+    crystal : Crystal
+        As it was read.
+    """
+    if crystal.nac_params is not None:
+        crystal = Crystal.from_arrays(
+            crystal.name,
+            crystal.origins,
+            crystal.cell,
+            crystal.positions,
+            crystal.numbers,
+            crystal.supercell_matrix,
+            masses=crystal.masses,
+        )
+    return with_values_beside(crystal)
 
 
 @dataclass(frozen=True)
