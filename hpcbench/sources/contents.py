@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import IO
 
 from hpcbench.limits import DEFAULT, Limits
-from hpcbench.outputs import CIF_MARK
+from hpcbench.outputs import CIF_MARK, TRAINING_FILE
 from hpcbench.sources import formats
 from hpcbench.sources.streams import Capped
 
@@ -125,10 +125,19 @@ def layout_of(name: str, neighbours: set[str]) -> str:
     return ""
 
 
-def is_exported_folder(name: str) -> bool:
-    """Tell whether a folder next to an export's settings has a name that exports use."""
-    names = "phonon-calculation-output|relaxed|train|validation|test"
-    return bool(re.fullmatch(rf".*{_ID}|{names}", name))
+def is_exported_folder(name: str, neighbours: set[str]) -> bool:
+    """Tell whether a folder next to an export's settings has a name that exports use.
+
+    Parameters
+    ----------
+    name : str
+        Of the folder.
+    neighbours : set of str
+        Names in the same folder.
+    """
+    # Others call their folders so as well.
+    parts = "|train|validation|test" if TRAINING_FILE in neighbours else ""
+    return bool(re.fullmatch(rf".*{_ID}|phonon-calculation-output|relaxed{parts}", name))
 
 
 def _cif(stream: io.BufferedReader) -> str:
