@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hpcbench.crystal_formats import CRYSTAL_FORMATS
 from hpcbench.errors import UnreadableError
 
 KIND = "too large"
@@ -20,20 +21,7 @@ KIND = "too large"
 _DEFAULTS: Mapping[str, Mapping[str, int]] = {
     # bytes: unpacked, of everything in it; members: files.
     "archive": {"bytes": 2**36, "members": 10**6},
-    "cif": {"bytes": 2**28, "line": 2**20},
-    "poscar": {"bytes": 2**24, "line": 2**20},
-    # Read frame by frame. members: atoms of a frame.
-    "xyz": {"bytes": 2**36, "line": 2**20, "members": 10**5},
-    # members: values.
-    "json": {"bytes": 2**28, "nesting": 100, "members": 2**25},
-    # bytes: of a file that has to be copied, as SQLite reads no streams; line: bytes of a row.
-    "database": {"bytes": 2**30, "line": 2**24, "members": 10**7},
-    # members: nodes of the sections that are read, an alias counted each time.
-    "phonopy": {"bytes": 2**28, "line": 2**20, "nesting": 50, "members": 2**20},
-    # Read row by row. line: characters of a row; nesting, members: of a structure in it.
-    "csv": {"bytes": 2**36, "line": 2**24, "nesting": 100, "members": 2**18},
-    # nesting, members: of lists and dictionaries, counted as often as they occur in others.
-    "torch": {"bytes": 2**28, "nesting": 50, "members": 2**20},
+    **{name: form.limits for name, form in CRYSTAL_FORMATS.items()},
     "list": {"bytes": 2**24},
     "manifest": {"bytes": 2**24},
 }
@@ -107,6 +95,26 @@ class Limits:
             f"more than {self.of(kind, what):,} {_WORDS[what]}; --read-limits {kind}.{what}=N "
             f"raises the limit",
         )
+
+    def check_text(self, kind: str, text: str) -> None:
+        """Compare the lines of a text with the limit of its format; without one, its nesting.
+
+        Parameters
+        ----------
+        kind : str
+            The format.
+        text : str
+            The text.
+
+        Raises
+        ------
+        UnreadableError
+            Kind "too large", if a limit is exceeded.
+        """
+        if "line" in self._values[kind]:
+            self.check_lines(kind, text)
+        elif "nesting" in self._values[kind]:
+            self.check_tree(kind, text)
 
     def check_lines(self, kind: str, text: str) -> None:
         """Compare the longest line of a text with the limit of its format.

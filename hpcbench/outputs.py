@@ -32,6 +32,10 @@ SETTINGS_FILE = "hpcbench.json"
 the same verdicts, except that verdicts from rational q are undetermined there. The file also shows
 that the other files in its folder may be replaced."""
 
+TRAINING_FILE = "training.json"
+"""Name of the file with recipe and counts in the folder of a training set. It is written last: with
+it the set is whole."""
+
 CIF_MARK = "# written by hpcbench\n"
 """The first line of a CIF."""
 ATTRIBUTES = {"writer": "hpcbench"}

@@ -28,9 +28,9 @@ from hpcbench.cli import main
 from hpcbench.errors import SourceError, StoreError, StoreMismatchError, UsageError
 from hpcbench.interop.exporting import export, export_training_set
 from hpcbench.interop.training_recipe import PARTS, Recipe
-from hpcbench.interop.training_set import ABOUT, TABLE
+from hpcbench.interop.training_set import TABLE
 from hpcbench.interop.training_split import composition_of, deal
-from hpcbench.outputs import SETTINGS_FILE
+from hpcbench.outputs import SETTINGS_FILE, TRAINING_FILE
 from hpcbench.phonons.perturbed import multiples_of_atoms
 from hpcbench.potentials.ase_calculator import PotentialCalculator
 from hpcbench.potentials.registry import load_potential
@@ -197,7 +197,7 @@ def test_no_composition_is_in_two_parts(default: Path, store: Store) -> None:
     assert (
         together["AlCu", "train"] + together["AlCu", "test"] + together["AlCu", "validation"] == 2
     )
-    about = json.loads((default / ABOUT).read_text())
+    about = json.loads((default / TRAINING_FILE).read_text())
     for part in PARTS:
         found = frames(default, part)
         assert about["supercells"][part] == len(found)
@@ -210,7 +210,7 @@ def test_a_crystal_is_in_the_set_once(default: Path, store: Store) -> None:
     assert len(left_out) == 1 and left_out[0]["name"] in ("Al", "Al cell")
     (other,) = (line for line in lines(default) if line["composition"] == "Al" and line["part"])
     assert left_out[0]["reason"] == f"duplicate: the same crystal as {other['id']}"
-    assert json.loads((default / ABOUT).read_text())["left_out"] == 1
+    assert json.loads((default / TRAINING_FILE).read_text())["left_out"] == 1
     # Names are no formulas for spreadsheets.
     assert "'=AlCu" in {line["name"] for line in lines(default)}
 
@@ -224,10 +224,10 @@ def test_random_numbers_follow_from_seed_and_crystal(store: Store, tmp_path: Pat
         }
 
     first = of("first", store, SMALL)
-    for name in (TABLE, ABOUT, *(f"{part}.extxyz" for part in PARTS)):
+    for name in (TABLE, TRAINING_FILE, *(f"{part}.extxyz" for part in PARTS)):
         assert (tmp_path / "first" / name).exists()
     again = of("again", store, SMALL)
-    for name in (TABLE, ABOUT, *(f"{part}.extxyz" for part in PARTS)):
+    for name in (TABLE, TRAINING_FILE, *(f"{part}.extxyz" for part in PARTS)):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "first" / name).read_bytes()
     assert first.keys() == again.keys()
     larger = of("larger", store, Recipe(3, (0.01, 0.05), (16, 40), 0, (0.6, 0.2, 0.2)))
@@ -269,6 +269,28 @@ def test_vasp_and_frames_without_labels_are_the_same_supercells(
     # A search for crystals leaves them out.
     with pytest.raises(SourceError, match="6 exports of hpcbench"):
         find_sources([str(tmp_path)])
+
+
+class Talks(EMT):
+    def calculate(self, *words: Any) -> None:
+        print("computing")
+        super().calculate(*words)
+
+
+def test_what_potentials_print_is_not_among_the_results(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("ase.calculators.emt.EMT", Talks)
+    words = ["export", str(store.path), "--format", "training", "--id", "AlCu", "=AlCu"]
+    words += ["--per-crystal", "2", "--atoms", "16", "40", "-o", str(tmp_path / "set")]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert "computing" in said.err
+    assert said.out == (
+        f"{tmp_path / 'set'}: train 2 crystals and 4 supercells, validation 0 crystals and "
+        f"0 supercells, test 0 crystals and 0 supercells: see crystals.csv\n"
+    )
 
 
 class Fails(EMT):

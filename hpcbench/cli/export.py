@@ -15,6 +15,7 @@ from hpcbench.errors import UsageError
 from hpcbench.interop.export_formats import FORMATS, TRAINING
 from hpcbench.interop.training_recipe import EXTXYZ, VASP, Recipe
 from hpcbench.outputs import appended
+from hpcbench.standard_streams import own_output
 from hpcbench.texts import printable
 
 HELP = "results in other formats"
@@ -140,7 +141,9 @@ def run(options: argparse.Namespace) -> int:
         return 0
     path = Path(options.output or appended(store.path, form.ending))
     if options.format == TRAINING:
-        summary = export_training_set(store, path, recipe, force=options.force)
+        # Potentials print what they like.
+        with own_output():
+            summary = export_training_set(store, path, recipe, force=options.force)
         print(f"{path}: {summary.text}")
         return 0
     number = export(store, options.format, path, force=options.force)

@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpcbench.errors import StoreError
-from hpcbench.interop import band_structure, frames, phononbench, phonopy_files, tables
-from hpcbench.interop.export_formats import TRAINING
+from hpcbench.interop.export_formats import FORMATS, TRAINING
+from hpcbench.interop.frames import write_one_cif
 from hpcbench.interop.training_recipe import Recipe
+from hpcbench.named_functions import function_of
 from hpcbench.outputs import folder_to_write, replacing, require_empty, settings_text
 
 if TYPE_CHECKING:
     from hpcbench.interop.training_set import Summary
     from hpcbench.store.reader import Store
-
-_Writer = Callable[["Store", Path], int]
-_OF_FILES: dict[str, _Writer] = {
-    **{kind: partial(tables.write_table, kind) for kind in ("csv", "json", "parquet")},
-    "extxyz": frames.write_extxyz,
-    "forces": frames.write_forces,
-}
-_OF_FOLDERS: dict[str, _Writer] = {
-    "cif": frames.write_cifs,
-    "phonopy": phonopy_files.write_folders,
-    "band-yaml": phonopy_files.write_band_files,
-    "pymatgen": band_structure.write_symmetry_lines,
-    "phononbench": phononbench.write_folders,
-}
 
 
 def export(store: Store, kind: str, path: Path, *, force: bool = False) -> int:
@@ -65,15 +50,17 @@ def export(store: Store, kind: str, path: Path, *, force: bool = False) -> int:
     """
     if kind == TRAINING:
         return export_training_set(store, path, Recipe(), force=force).crystals.total()
+    form = FORMATS[kind]
     try:
         if kind == "cif" and path.suffix.lower() == ".cif":
             with replacing(path, force=force) as temporary:
-                return frames.write_one_cif(store, temporary)
-        if kind in _OF_FILES:
-            with replacing(path, force=force) as temporary:
-                return _OF_FILES[kind](store, temporary)
-        with folder_to_write(path, settings_text(store.settings), force=force) as folder:
-            return _OF_FOLDERS[kind](store, folder)
+                return write_one_cif(store, temporary)
+        with (
+            folder_to_write(path, settings_text(store.settings), force=force)
+            if form.is_folder
+            else replacing(path, force=force)
+        ) as place:
+            return int(function_of(form.writer)(store, place))
     except OSError as error:
         # h5py's errors have no strerror.
         raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error

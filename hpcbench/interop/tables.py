@@ -28,13 +28,39 @@ def table_text(store: Store, kind: str) -> str:
     return str(store.table.to_json(orient="records", indent=1)) + "\n"
 
 
-def write_table(kind: str, store: Store, path: Path) -> int:
-    """Write the table as a file; return the number of rows.
+def write_csv(store: Store, path: Path) -> int:
+    """Write the table as CSV; return the number of rows.
 
     Parameters
     ----------
-    kind : str
-        ``csv``, ``json`` or ``parquet``.
+    store : Store
+        The store.
+    path : Path
+        The file; an existing one is replaced.
+    """
+    path.write_text(table_text(store, "csv"))
+    return len(store.table)
+
+
+def write_json(store: Store, path: Path) -> int:
+    """Write the table as JSON; return the number of rows.
+
+    Parameters
+    ----------
+    store : Store
+        The store.
+    path : Path
+        The file; an existing one is replaced.
+    """
+    path.write_text(table_text(store, "json"))
+    return len(store.table)
+
+
+def write_parquet(store: Store, path: Path) -> int:
+    """Write the table as Parquet; return the number of rows.
+
+    Parameters
+    ----------
     store : Store
         The store.
     path : Path
@@ -43,11 +69,8 @@ def write_table(kind: str, store: Store, path: Path) -> int:
     Raises
     ------
     SetupError
-        If pyarrow, needed for Parquet, is not installed.
+        If pyarrow is not installed.
     """
-    if kind != "parquet":
-        path.write_text(table_text(store, kind))
-        return len(store.table)
     table = store.table.copy(deep=False)
     table.attrs.update(ATTRIBUTES)
     try:

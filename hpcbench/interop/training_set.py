@@ -26,7 +26,7 @@ from hpcbench.interop.training_split import (
     composition_of,
     supercell_of,
 )
-from hpcbench.outputs import written_whole
+from hpcbench.outputs import TRAINING_FILE, written_whole
 from hpcbench.phonons.perturbed import perturbations
 from hpcbench.texts import one_line, shown_reason
 
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
 
 TABLE = "crystals.csv"
 """The file that says what became of each crystal."""
-
-ABOUT = "training.json"
-"""The file with recipe and counts. It is written last: with it the set is whole."""
 
 _COLUMNS = (
     "id", "name", "composition", "part", "repeated", "atoms", "supercells", "reason",
@@ -137,7 +134,7 @@ def write_training_set(
             # One of an earlier export that is written over by --force.
             (folder / f"{part}.extxyz").unlink(missing_ok=True)
     summary = Summary(crystals, supercells, left_out)
-    with written_whole(folder / ABOUT) as temporary:
+    with written_whole(folder / TRAINING_FILE) as temporary:
         temporary.write_text(_about(store, recipe, potential, summary))
     return summary
 

@@ -39,6 +39,7 @@ from hpcbench.sources.cif_symmetry import (
     named_group,
     text_of,
 )
+from hpcbench.sources.opened import OpenFile
 from hpcbench.sources.records import Entry, atomic_number, isotope_masses
 
 MOST_CHARACTERS = 2**21
@@ -52,8 +53,13 @@ _CUT_OFF = "a loop or a text is incomplete: the file is malformed or was cut off
 _USED = ("_atom_site_", "_cell_", "_chemical_formula_sum", "_space_group_", "_symmetry_")
 
 
+def read_cif(file: OpenFile) -> Iterator[Entry | UnreadableError]:
+    """Yield the crystals of a CIF file, as :func:`read_blocks` of its text."""
+    return read_blocks(file.text())
+
+
 def read_blocks(text: str) -> Iterator[Entry | UnreadableError]:
-    """Yield the crystals of a CIF file, one for each data block that lists atoms.
+    """Yield the crystals of the text of a CIF file, one for each data block that lists atoms.
 
     Names are those of the blocks, or empty for ASE's counters.
     """

@@ -14,8 +14,10 @@ import re
 from collections.abc import Callable
 from typing import IO
 
+from hpcbench.crystal_formats import CRYSTAL_FORMATS
 from hpcbench.limits import DEFAULT, Limits
-from hpcbench.outputs import CIF_MARK
+from hpcbench.named_functions import function_of
+from hpcbench.outputs import CIF_MARK, TRAINING_FILE
 from hpcbench.sources import formats
 from hpcbench.sources.streams import Capped
 
@@ -87,12 +89,14 @@ def kind_left_out(
         return f"{ending} files" if re.fullmatch(r"\.\w{1,12}", ending) else "files of no format"
     if kind in _BY_NAME:
         return _BY_NAME[kind]
-    if kind not in _LOOKERS or (kind == "cif" and not beside_store and not _CALLED.search(path)):
+    look = CRYSTAL_FORMATS[kind].look if kind in CRYSTAL_FORMATS else ""
+    if not look or (kind == "cif" and not beside_store and not _CALLED.search(path)):
         return ""
     try:
         with opener() as stream:
             plain = formats.decompressed(stream, path)
-            return _LOOKERS[kind](io.BufferedReader(Capped(plain, kind, limits), _PIECE))
+            found: str = function_of(look)(io.BufferedReader(Capped(plain, kind, limits), _PIECE))
+            return found
     except Exception:  # damaged archives and compressed files raise many kinds
         return ""
 
@@ -125,22 +129,34 @@ def layout_of(name: str, neighbours: set[str]) -> str:
     return ""
 
 
-def is_exported_folder(name: str) -> bool:
-    """Tell whether a folder next to an export's settings has a name that exports use."""
-    names = "phonon-calculation-output|relaxed|train|validation|test"
-    return bool(re.fullmatch(rf".*{_ID}|{names}", name))
+def is_exported_folder(name: str, neighbours: set[str]) -> bool:
+    """Tell whether a folder next to an export's settings has a name that exports use.
+
+    Parameters
+    ----------
+    name : str
+        Of the folder.
+    neighbours : set of str
+        Names in the same folder.
+    """
+    # Others call their folders so as well.
+    parts = "|train|validation|test" if TRAINING_FILE in neighbours else ""
+    return bool(re.fullmatch(rf".*{_ID}|phonon-calculation-output|relaxed{parts}", name))
 
 
-def _cif(stream: io.BufferedReader) -> str:
+def look_at_cif(stream: io.BufferedReader) -> str:
+    """Return what a CIF file is that is not to be read; empty if it is to be read."""
     return EXPORT if _EXPORTED_CIF.match(stream.read(_START)) else ""
 
 
-def _xyz(stream: io.BufferedReader) -> str:
+def look_at_xyz(stream: io.BufferedReader) -> str:
+    """Return what a file of frames is that is not to be read; empty if it is to be read."""
     lines = stream.read(_START).split(b"\n", 2)
     return EXPORT if len(lines) > 1 and _EXPORTED_FRAME.search(lines[1]) else ""
 
 
-def _csv(stream: io.BufferedReader) -> str:
+def look_at_csv(stream: io.BufferedReader) -> str:
+    """Return what a CSV table is that is not to be read; empty if it is to be read."""
     from hpcbench.sources import csv_rows
 
     start = stream.read(csv_rows.HEADER_BYTES)
@@ -151,7 +167,8 @@ def _csv(stream: io.BufferedReader) -> str:
     return "CSV tables without structures"
 
 
-def _json(stream: io.BufferedReader) -> str:
+def look_at_json(stream: io.BufferedReader) -> str:
+    """Return what a JSON file is that is not to be read; empty if it is to be read."""
     start = stream.peek(_START)[:_START]
     if not start.strip() or start.startswith(_UTF_16):
         return ""
@@ -160,7 +177,8 @@ def _json(stream: io.BufferedReader) -> str:
     return "" if _holds(stream, b'"sites"') else "JSON files without structures"
 
 
-def _phonopy(stream: io.BufferedReader) -> str:
+def look_at_phonopy(stream: io.BufferedReader) -> str:
+    """Return what a YAML file is that is not to be read; empty if it is to be read."""
     start = stream.peek(_START)[:_START]
     if not start.strip() or start.startswith(_UTF_16):
         return ""
@@ -177,7 +195,8 @@ def _phonopy(stream: io.BufferedReader) -> str:
     return "" if all(found) else "YAML files without a crystal"
 
 
-def _database(stream: io.BufferedReader) -> str:
+def look_at_database(stream: io.BufferedReader) -> str:
+    """Return what a database is that is not to be read; empty if it is to be read."""
     from hpcbench.sources.readers import SQLITE
 
     start = stream.read(_LONG_START)
@@ -187,7 +206,8 @@ def _database(stream: io.BufferedReader) -> str:
     return "databases without crystals"
 
 
-def _torch(stream: io.BufferedReader) -> str:
+def look_at_torch(stream: io.BufferedReader) -> str:
+    """Return what a torch file is that is not to be read; empty if it is to be read."""
     start = stream.read(_LONG_START)
     if not start or (b"frac_coords" in start and b"atom_types" in start):
         return ""
@@ -204,12 +224,3 @@ def _holds(stream: io.BufferedReader, words: bytes) -> bool:
 
 
 _BY_NAME = {"list": "lists of sources", "manifest": "manifests and settings"}
-_LOOKERS: dict[str, Callable[[io.BufferedReader], str]] = {
-    "cif": _cif,
-    "xyz": _xyz,
-    "csv": _csv,
-    "json": _json,
-    "phonopy": _phonopy,
-    "database": _database,
-    "torch": _torch,
-}

@@ -21,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcbench.errors import UnreadableError
-from hpcbench.limits import DEFAULT, Limits
+from hpcbench.limits import Limits
 from hpcbench.origin import MENDED
 from hpcbench.sources import cif, readers
+from hpcbench.sources.opened import OpenFile
 from hpcbench.sources.records import Entry, generator_from_labels, name_from_labels
 from hpcbench.sources.streams import Capped
 
@@ -106,32 +107,22 @@ class _Lines:
         return quotes % 2 == 0
 
 
-def read_rows(
-    stream: IO[bytes], path: str, stem: str, limits: Limits = DEFAULT
-) -> Iterator[Entry | UnreadableError]:
+def read_rows(file: OpenFile) -> Iterator[Entry | UnreadableError]:
     """Yield the rows in order; a bad one as an error.
 
-    Parameters
-    ----------
-    stream : file
-        The table, decompressed.
-    path : str
-        Its path, which gives the space group of Wyckoff positions.
-    stem : str
-        First part of the names of crystals without a name of their own.
-    limits : Limits
-        Largest numbers of bytes and of characters in a row.
+    The path of a file gives the space group of its Wyckoff positions.
 
     Raises
     ------
     UnreadableError
         Kinds "no structure" (the message names the columns), "syntax", "too large".
     """
-    lines = _Lines(stream, limits)
+    limits = file.limits
+    lines = _Lines(file.stream, limits)
     # A structure takes some kilobytes; the module's own limit of 128 kB cuts large ones off.
     before = csv.field_size_limit(limits.of("csv", "line"))
     try:
-        yield from _rows(csv.DictReader(lines), lines, path, stem, limits)
+        yield from _rows(csv.DictReader(lines), lines, file.path, file.stem, limits)
     except csv.Error as error:
         raise UnreadableError("syntax", f"not a CSV table ({error})") from error
     finally:

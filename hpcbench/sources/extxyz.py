@@ -10,14 +10,15 @@ import math
 import re
 import sys
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hpcbench.errors import UnreadableError
-from hpcbench.limits import DEFAULT, Limits
+from hpcbench.limits import Limits
 from hpcbench.masses import NOT_TAKEN
+from hpcbench.sources.opened import OpenFile
 from hpcbench.sources.records import (
     Entry,
     atomic_number,
@@ -45,35 +46,26 @@ class _Lines:
         return line
 
 
-def read_frames(
-    stream: IO[bytes], stem: str, limits: Limits = DEFAULT
-) -> Iterator[Entry | UnreadableError]:
+def read_frames(file: OpenFile) -> Iterator[Entry | UnreadableError]:
     """Yield the frames in order; a bad one as an error, after which the next header is searched.
 
     A header is a line with nothing but the number of atoms, which no line of an atom can be.
 
-    Parameters
-    ----------
-    stream : file
-        The frames, decompressed.
-    stem : str
-        First part of the names of crystals without a name of their own.
-    limits : Limits
-        Largest numbers of bytes, of characters in a line, and of atoms in a frame.
+    They are read line by line, because trajectories may be larger than a node's memory.
 
     Raises
     ------
     UnreadableError
         Kind "too large", at a line that is longer than the limit or after too many bytes.
     """
-    lines = _Lines(lines_of(stream, "xyz", limits))
+    lines = _Lines(lines_of(file.stream, "xyz", file.limits))
     while lines.next:
         if not lines.next.strip():
             lines.take()
             continue
         try:
-            comment, rows = _take_frame(lines, limits)
-            yield _parse_frame(comment, rows, stem)
+            comment, rows = _take_frame(lines, file.limits)
+            yield _parse_frame(comment, rows, file.stem)
         except UnreadableError as error:
             yield error
 

@@ -121,7 +121,7 @@ def _look_at(entries: list[os.DirEntry[str]], seen: _Seen) -> Iterator[str]:
             continue
         if is_folder and is_run_folder(path):
             seen.others.append(LeftOut(path, RUN_FOLDER))
-        elif is_folder and _SETTINGS in names and contents.is_exported_folder(entry.name):
+        elif is_folder and _SETTINGS in names and contents.is_exported_folder(entry.name, names):
             seen.others.append(LeftOut(path, contents.EXPORT))
         elif is_folder and entry.is_symlink():
             seen.links.append(path)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import bz2
-import codecs
 import gzip
-import io
 import lzma
 import posixpath
 import re
@@ -13,10 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, cast
 
+from hpcbench.crystal_formats import CRYSTAL_FORMATS
 from hpcbench.errors import UnreadableError
 from hpcbench.limits import DEFAULT, Limits
+from hpcbench.named_functions import function_of
+from hpcbench.sources.opened import OpenFile
 from hpcbench.sources.records import Entry
-from hpcbench.sources.streams import read_whole
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".lzma")
 """Endings of single compressed files, of any format."""
@@ -27,21 +27,9 @@ PHONOPY_FILE = re.compile(r"phonopy(?P<kind>_params|_disp|)(?P<rest>.*)", re.IGN
 BORN = "BORN"
 """phonopy's name for Born charges; a suffix of ``phonopy_disp`` is also a suffix of this."""
 LIST = re.compile(r"\.(txt|list|lst)$", re.IGNORECASE)
-_ENDINGS = {
-    ".cif": "cif",
-    ".vasp": "poscar",
-    ".poscar": "poscar",
-    ".contcar": "poscar",
-    ".xyz": "xyz",
-    ".extxyz": "xyz",
-    ".json": "json",
-    ".db": "database",
-    ".yaml": "phonopy",
-    ".yml": "phonopy",
-    ".csv": "csv",
-    ".pt": "torch",
-    ".toml": "manifest",
-}
+_ENDINGS = {ending: name for name, form in CRYSTAL_FORMATS.items() for ending in form.endings}
+_ENDINGS[".toml"] = "manifest"
+_BEGINNINGS = {text: name for name, form in CRYSTAL_FORMATS.items() for text in form.beginnings}
 # Endings of other formats, which exclude files with any beginning of the name.
 _FOREIGN = re.compile(
     r"\.(png|jpe?g|gif|svg|pdf|eps|html?|md|rst|log|out|err|dat|tsv|xlsx?|xml|h5|hdf5|npz|npy|pkl|"
@@ -60,8 +48,8 @@ def format_of(path: str) -> str:
     Returns
     -------
     str
-        "archive", "cif", "poscar", "xyz", "json", "database", "phonopy", "csv", "torch", "list",
-        "manifest", or an empty string if the name is of no known format.
+        A name of :data:`~hpcbench.crystal_formats.CRYSTAL_FORMATS`, "archive", "list", "manifest",
+        or an empty string if the name is of no known format.
     """
     name = _base(path)
     if ARCHIVE.search(name):
@@ -71,8 +59,10 @@ def format_of(path: str) -> str:
         return "list"
     if found := _ENDINGS.get(posixpath.splitext(name)[1].lower()):
         return found
-    is_poscar = name.upper().startswith(("POSCAR", "CONTCAR")) and not _FOREIGN.search(name)
-    return "poscar" if is_poscar else ""
+    if _FOREIGN.search(name):
+        return ""
+    kinds = (kind for text, kind in _BEGINNINGS.items() if name.upper().startswith(text))
+    return next(kinds, "")
 
 
 def holds_crystals(path: str) -> bool:
@@ -82,12 +72,14 @@ def holds_crystals(path: str) -> bool:
 
 def is_read_as_a_whole(path: str) -> bool:
     """Tell whether a file has to be in memory before its first crystal is known."""
-    return format_of(path) in ("json", "torch", "cif")
+    form = CRYSTAL_FORMATS.get(format_of(path))
+    return form is not None and form.whole
 
 
 def holds_several(path: str) -> bool:
     """Tell whether files of this format may contain many crystals."""
-    return format_of(path) in ("xyz", "json", "database", "csv", "torch")
+    form = CRYSTAL_FORMATS.get(format_of(path))
+    return form is not None and form.several
 
 
 def is_hidden(path: str) -> bool:
@@ -123,7 +115,7 @@ def phonopy_stem(name: str) -> str:
     return name
 
 
-def _born_beside(path: str) -> Path | None:
+def born_beside(path: str) -> Path | None:
     """Return the BORN file that belongs to one of phonopy's files; archives' members have none."""
     match = PHONOPY_FILE.fullmatch(phonopy_stem(_base(path)))
     beside = Path(path).with_name(f"{BORN}{match['rest']}") if match else None
@@ -149,39 +141,14 @@ def open_entries(
     limits : Limits
         How much is read.
     """
-    # Imported here, so that the search for files needs none of the parsers.
-    from hpcbench.sources import cif, csv_rows, extxyz, phonopy_yaml, readers
-
     kind = format_of(path)
-    plain = decompressed(stream, path)
-    if kind == "xyz":
-        # Read line by line, because trajectories may be larger than a node's memory.
-        return extxyz.read_frames(plain, stem_of(path), limits)
-    if kind == "database":
-        return readers.read_database(plain, stem_of(path), limits)
-    if kind == "csv":
-        return csv_rows.read_rows(plain, path, stem_of(path), limits)
-    if kind == "torch":
-        # This imports torch.
-        from hpcbench.sources import torch_arrays
-
-        return torch_arrays.read_arrays(io.BytesIO(read_whole(plain, kind, limits)), limits)
-    if kind in ("", "list", "manifest"):
+    form = CRYSTAL_FORMATS.get(kind)
+    if form is None:
         name = _base(path)
         raise UnreadableError("unknown format", f"no crystal format is known by the name {name!r}")
-    text = _read_text(plain, kind, limits)
-    if kind == "json":
-        # The text is often a single line.
-        limits.check_tree(kind, text)
-        return readers.read_json(text)
-    limits.check_lines(kind, text)
-    if kind == "cif":
-        return cif.read_blocks(text)
-    if kind == "poscar":
-        return readers.read_poscar(text)
-    return phonopy_yaml.read_phonopy(
-        text, with_supercell=with_supercell, born=_born_beside(path), limits=limits
-    )
+    file = OpenFile(decompressed(stream, path), path, kind, stem_of(path), with_supercell, limits)
+    entries: Iterator[Entry | UnreadableError] = function_of(form.reader)(file)
+    return entries
 
 
 def _base(path: str) -> str:
@@ -211,18 +178,3 @@ def decompressed(stream: IO[bytes], path: str) -> IO[bytes]:
     if ending in (".xz", ".lzma"):
         return cast(IO[bytes], lzma.open(stream))
     return stream
-
-
-def _read_text(stream: IO[bytes], kind: str, limits: Limits) -> str:
-    """Return the whole text; bytes that are not UTF-8, as in authors' names, are replaced."""
-    data = read_whole(stream, kind, limits)
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        text = data.decode("utf-16", errors="replace")
-    else:
-        text = data.decode("utf-8-sig", errors="replace")
-    del data
-    if not text or text.isspace():
-        raise UnreadableError("empty", "the file is empty")
-    if "\0" in text:
-        raise UnreadableError("binary", "the file is not text")
-    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text

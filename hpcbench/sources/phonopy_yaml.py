@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcbench.errors import CrystalError, UnreadableError
-from hpcbench.limits import DEFAULT, Limits
+from hpcbench.limits import Limits
+from hpcbench.sources.formats import born_beside
+from hpcbench.sources.opened import OpenFile
 from hpcbench.sources.records import (
     Entry,
     atomic_number,
@@ -25,23 +27,10 @@ _NAC = ("nac", "born_effective_charge", "dielectric_constant")
 _SYMPREC = 1e-5
 
 
-def read_phonopy(
-    text: str, *, with_supercell: bool, born: Path | None = None, limits: Limits = DEFAULT
-) -> Iterator[Entry]:
+def read_phonopy(file: OpenFile) -> Iterator[Entry]:
     """Yield the unit cell of a phonopy YAML file, converted from its calculator's units to A.
 
-    Born charges in the file, or in the file ``born``, come with it.
-
-    Parameters
-    ----------
-    text : str
-        The YAML file.
-    with_supercell : bool
-        Whether to keep the supercell matrix, which is part of the content id.
-    born : Path, optional
-        A BORN file that belongs to it.
-    limits : Limits
-        Largest numbers of nodes and levels.
+    Born charges in the file, or in a BORN file beside it, come with it.
 
     Raises
     ------
@@ -54,7 +43,7 @@ def read_phonopy(
         *("phonopy", "physical_unit", "unit_cell", "supercell_matrix", "lattice", "points"),
         *(*_NAC, "primitive_matrix", "primitive_cell"),
     )
-    sections = _yaml_sections(text, wanted, limits)
+    sections = _yaml_sections(file.text(), wanted, file.limits)
     cell = sections.get("unit_cell", sections)
     if not isinstance(cell, dict) or "lattice" not in cell or "points" not in cell:
         raise UnreadableError("no structure", "the YAML file has no unit cell as phonopy writes it")
@@ -76,13 +65,13 @@ def read_phonopy(
         numbers = [atomic_number(symbol) for symbol in symbols]
         masses = [float(point.get("mass") or np.nan) for point in points]
         matrix = None
-        if with_supercell and sections.get("supercell_matrix") is not None:
+        if file.with_supercell and sections.get("supercell_matrix") is not None:
             matrix = np.array(sections["supercell_matrix"], dtype=np.int32).reshape(3, 3)
         positions = fractional.reshape(-1, 3) @ lattice
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         message = f"the unit cell is malformed ({type(error).__name__}: {error})"
         raise UnreadableError("syntax", message) from error
-    nac = None
+    nac, born = None, born_beside(file.path)
     if born is not None or any(name in sections for name in _NAC):
         nac = _nac_params(sections, lattice, fractional.reshape(-1, 3), numbers, born)
     yield Entry(lattice, positions, numbers, supercell_matrix=matrix, nac_params=nac, masses=masses)

@@ -11,12 +11,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from hpcbench.errors import UnreadableError
-from hpcbench.limits import DEFAULT, Limits
+from hpcbench.limits import Limits
+from hpcbench.sources.opened import OpenFile
 from hpcbench.sources.records import (
     Entry,
     atomic_number,
@@ -34,7 +35,7 @@ FULL_OCCUPANCY = 0.99
 """Occupancy from which a site counts as full: refinements end at 0.998 and the like."""
 
 
-def read_poscar(text: str) -> Iterator[Entry]:
+def read_poscar(file: OpenFile) -> Iterator[Entry]:
     """Yield the crystal of a POSCAR or CONTCAR; velocities after the positions are ignored.
 
     Raises
@@ -45,7 +46,7 @@ def read_poscar(text: str) -> Iterator[Entry]:
     from ase.data import chemical_symbols
     from ase.io.vasp import read_vasp_configuration
 
-    lines = text.split("\n")
+    lines = file.text().split("\n")
     if len([line for line in lines if line.strip()]) < 8:
         raise UnreadableError("truncated", "a POSCAR has at least eight lines")
     words = lines[5].split()
@@ -99,14 +100,14 @@ def _symbols_of_comment(comment: str, number: int) -> list[str]:
     return symbols
 
 
-def read_json(text: str) -> Iterator[Entry | UnreadableError]:
+def read_json(file: OpenFile) -> Iterator[Entry | UnreadableError]:
     """Yield the crystals of a JSON file with pymatgen structures.
 
     Known layouts: one structure; a list or a dictionary of names with structures, or with objects
     that have one under the key ``structure``; such an object alone.
     """
     try:
-        data = json.loads(text)
+        data = json.loads(file.text())
     except (ValueError, RecursionError) as error:
         raise UnreadableError("syntax", f"not valid JSON ({error})") from error
     yield from read_structures(data)
@@ -186,20 +187,9 @@ def _site_symbol(species: list[dict[str, Any]]) -> str:
     return str(species[0]["element"])
 
 
-def read_database(
-    stream: IO[bytes], stem: str, limits: Limits = DEFAULT
-) -> Iterator[Entry | UnreadableError]:
-    """Yield the rows of an ASE database (SQLite) in the order of their row ids.
-
-    Parameters
-    ----------
-    stream : file
-        The database, decompressed.
-    stem : str
-        First part of the names of crystals without a name of their own.
-    limits : Limits
-        Largest numbers of bytes, of rows, and of bytes in a row.
-    """
+def read_database(file: OpenFile) -> Iterator[Entry | UnreadableError]:
+    """Yield the rows of an ASE database (SQLite) in the order of their row ids."""
+    stream, stem, limits = file.stream, file.stem, file.limits
     # A member of a tar archive also has a name, but that is no file on disk.
     raw = getattr(stream, "raw", None)
     if isinstance(raw, io.FileIO) and isinstance(raw.name, str):

@@ -13,6 +13,7 @@ Such a file is a pickle, which can run any program when it is loaded. Here torch
 from __future__ import annotations
 
 import argparse
+import io
 import pickle
 import re
 import warnings
@@ -24,22 +25,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcbench.errors import UnreadableError
-from hpcbench.limits import DEFAULT, Limits
+from hpcbench.limits import Limits
+from hpcbench.sources.opened import OpenFile
 from hpcbench.sources.records import Entry
 
 _ELEMENTS = 100
 """Number of columns of ``atom_types`` if it has probabilities, beginning with hydrogen."""
 
 
-def read_arrays(stream: IO[bytes], limits: Limits = DEFAULT) -> Iterator[Entry | UnreadableError]:
+def read_arrays(file: OpenFile) -> Iterator[Entry | UnreadableError]:
     """Yield the crystals in the order of the file: evaluation by evaluation, batch by batch.
-
-    Parameters
-    ----------
-    stream : file
-        The file, decompressed and seekable.
-    limits : Limits
-        Largest numbers of bytes, of lists, and of levels.
 
     Raises
     ------
@@ -49,7 +44,9 @@ def read_arrays(stream: IO[bytes], limits: Limits = DEFAULT) -> Iterator[Entry |
     """
     import torch
 
-    _check_unpacked(stream, limits)
+    # torch needs a stream that can be searched.
+    stream = io.BytesIO(file.data())
+    _check_unpacked(stream, file.limits)
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_allowed()):
             warnings.simplefilter("ignore")  # of formats of older torch
@@ -67,7 +64,7 @@ def read_arrays(stream: IO[bytes], limits: Limits = DEFAULT) -> Iterator[Entry |
         raise UnreadableError("syntax", f"not a file of arrays ({what or 'no pickle'})") from error
     except (RuntimeError, EOFError) as error:
         raise UnreadableError("truncated", f"torch cannot read the file ({error})") from error
-    entries = _crystals(data, _Counted(limits))
+    entries = _crystals(data, _Counted(file.limits))
     first = next(entries, None)
     if first is None:
         keys = ", ".join(map(repr, list(data)[:8])) if isinstance(data, Mapping) else "a list"
