@@ -15,6 +15,9 @@ saturated    the best pass of hpcbench's model over and over, and nothing else: 
 
 On a CPU the loop with one process and hpcbench with ``--workers 0`` are one thread on one core.
 1M and 5M are models of the published sizes with random weights: for time, weights do not matter.
+``--packages NAME...`` compares other potentials with their packages' calculators instead: see
+``packages.py``.
+
 Crystals are generated ones by default (``--crystals`` takes any list that hpcbench reads); times
 are wall times after everything is loaded and warmed up.
 """
@@ -436,6 +439,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="relaxation steps")
     parser.add_argument("--loops", type=int, default=3, help="processes of the parallel loop")
     parser.add_argument("--sample", type=int, default=0, help="supercells for own batches")
+    parser.add_argument("--packages", nargs="+", metavar="NAME", help="see packages.py")
     parser.add_argument("--output", type=Path)
     for name in ("--way", "--model", "--list", "--share", "--shares", "--workers"):
         parser.add_argument(name, help=argparse.SUPPRESS)
@@ -449,6 +453,16 @@ def main() -> None:
         return
     if not options.crystals.exists():
         raise SystemExit(f"{options.crystals}: no such file; give --crystals FILE")
+    if options.packages:
+        import packages
+
+        warnings.simplefilter("ignore")
+        torch.set_num_threads(1)
+        smallest, _, largest = options.sizes[0].partition("-")
+        crystals = choose(options.crystals, int(smallest), int(largest), options.count)
+        found = [packages.compare(name, crystals, displaced) for name in options.packages]
+        save(options, found)
+        return
     results = []
     for model in options.models:
         for sizes in options.sizes:
@@ -460,6 +474,10 @@ def main() -> None:
             results.append(compare(model, sizes, crystals, options))
             if model == "demo":
                 break
+    save(options, results)
+
+
+def save(options: argparse.Namespace, results: list[dict[str, Any]]) -> None:
     if options.output:
         text = json.dumps({"machine": machine(options.device), "results": results}, indent=1)
         options.output.write_text(text + "\n")

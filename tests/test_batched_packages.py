@@ -112,7 +112,7 @@ def test_small_crystals_are_as_by_the_package(name: str, loaded: Any) -> None:
     found = errors(loaded(name), package_calculator(name), crystals())
     assert found["energy"] < 3e-6
     assert found["force"] < (1e-4 if name == "chgnet" else 1e-5)
-    assert found["stress"] < 1e-5
+    assert found["stress"] < (3e-5 if name == "chgnet" else 1e-5)
 
 
 @pytest.mark.reference
@@ -132,7 +132,7 @@ def test_generated_crystals_are_as_by_the_package(
     # The package's own rounding: its arc cosines near collinear bonds are in single precision.
     assert found["force"] < (1e-3 if name == "chgnet" else 1e-5)
     assert found["energy"] < (2e-5 if name == "chgnet" else 5e-6)
-    assert found["stress"] < 1e-5
+    assert found["stress"] < (3e-5 if name == "chgnet" else 1e-5)
     if name == "chgnet":
         exact = errors(loaded(name, "float64"), package_calculator(name, double=True), frames)
         assert exact["force"] < 1e-7

@@ -31,5 +31,6 @@ def run(options: argparse.Namespace) -> int:
             print(f"  {'':22} {line.abilities}")
     print("  FILE.pth               a MatterSim checkpoint")
     print("  FILE.nqx, FILE.pt      weights of Nequix")
+    print("  FILE.model             a model of MACE, with package mace-torch")
     print("  module:callable        any ASE calculator, e.g. ase.calculators.emt:EMT")
     return 0

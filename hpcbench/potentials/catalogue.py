@@ -257,6 +257,12 @@ NEQUIX_BYTES_PER_EDGE = 60e3
 """Memory of a forward pass of Nequix by edge: all published weights have the same sizes."""
 
 
+MACE_LOADER = "hpcbench.potentials.mace:load_mace"
+
+MACE_BYTES_PER_EDGE = 100e3
+"""Memory of a forward pass of MACE by edge: about that of 128 channels of degrees 0 and 1."""
+
+
 def _nequix(name: str, description: str) -> PotentialSpec:
     """Return the entry of published weights of Nequix."""
     return PotentialSpec(
@@ -413,7 +419,7 @@ def known_potential(name: str) -> PotentialSpec | None:
 
 def _is_name(text: str) -> bool:
     """Tell names from files and from module:callable."""
-    return bool(_NAME.fullmatch(text)) and not text.endswith((".pth", ".pt", ".nqx"))
+    return bool(_NAME.fullmatch(text)) and not text.endswith((".pth", ".pt", ".nqx", ".model"))
 
 
 def known_names() -> list[str]:

@@ -1,21 +1,9 @@
-r"""Nequix's energies, re-arranged: the same weights and numbers, in fewer and larger products.
+"""Nequix's energies, re-arranged: the same weights and numbers, in fewer and larger products.
 
 The architecture is that of ``nequix.torch_impl.model`` (Nequix 0.4.5), NequIP with a norm of
-layers: features of atoms are channels :math:`x_{lmu}` of the degrees :math:`l` of the spherical
-harmonics. In a layer, the message along an edge of direction :math:`\hat r` is, for each path
-:math:`p = (l_1, l_2 \to l)` and channel :math:`u`,
-
-.. math::
-
-   M_{plmu} = w_{pu}(r) \sqrt{2l+1} \sum_{m_1 m_2}
-       C^{l_1 l_2 l}_{m_1 m_2 m} \, x_{l_1 m_1 u} \, Y_{l_2 m_2}(\hat r)
-
-with the real Wigner 3j symbols :math:`C`. The sum over :math:`m_2` does not depend on the channel:
-it is one product of the harmonics with a constant table for all paths that begin with the same
-:math:`l_1`, and the sum over :math:`m_1` is then one small matrix product for each edge. Channels
-come last, so that the linear maps after the sum over edges are plain matrix products of atoms.
-
-Lengths and directions are formed in double precision, from edge vectors in double precision.
+layers. Features of atoms have their channels last, so that the linear maps after the sum over edges
+(``edge_messages.py``) are plain matrix products of atoms. Lengths and directions are formed in
+double precision, from edge vectors in double precision.
 """
 
 from __future__ import annotations
@@ -26,7 +14,7 @@ import torch
 from torch.nn.functional import silu
 
 from hpcbench.potentials.edge_gradients import EnergyOfEdges
-from hpcbench.potentials.nequix_messages import Branch, summed_messages
+from hpcbench.potentials.edge_messages import Branch, make_branch, summed_messages
 from hpcbench.potentials.nequix_weights import Channels, LayerWeights, NequixWeights
 
 # Below, the norm of a layer is not divided by.
@@ -167,9 +155,7 @@ class _Layer:
         for branch, x, matrix, factors in zip(
             self._branches, features, self._first, of_branches, strict=True
         ):
-            turns = (harmonics @ branch.table).unflatten(1, (branch.nrows, x.shape[1]))
-            weights = factors.unflatten(1, (-1, branch.channels))
-            found = summed_messages(branch, x @ matrix, turns, weights, centre, neighbour)
+            found = summed_messages(branch, x @ matrix, harmonics, factors, centre, neighbour)
             for degree, first, end in branch.rows:
                 sums[degree].append(found[:, first:end])
         after = [
@@ -196,35 +182,17 @@ def _branches(
     channels: Channels, lmax: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[list[Branch], torch.Tensor]:
     """Return the branches of a layer, and the order of radial weights that they want."""
-    from e3nn import o3
-
     # The file has the radial weights in the order of paths.
-    first, begin = [], 0
-    for path in channels.paths:
-        first.append(begin)
-        begin += channels.inputs[path[0]]
-    branches: list[Branch] = []
-    order: list[int] = []
+    widths = [channels.inputs[path[0]] for path in channels.paths]
+    columns = torch.arange(sum(widths)).split(widths)
+    branches, order = [], []
     for degree, count in enumerate(channels.inputs):
-        blocks, rows, nrows = [], [], 0
         chosen = [n for n, path in enumerate(channels.paths) if path[0] == degree]
-        for number in chosen:
-            _, edge, out = channels.paths[number]
-            symbols = o3.wigner_3j(degree, edge, out, dtype=torch.float64)
-            block = torch.zeros((lmax + 1) ** 2, 2 * out + 1, 2 * degree + 1, dtype=torch.float64)
-            block[edge**2 : (edge + 1) ** 2] = symbols.permute(1, 2, 0) * (2 * out + 1) ** 0.5
-            blocks.append(block)
-            rows.append((out, nrows, nrows + 2 * out + 1))
-            nrows += 2 * out + 1
-            order += range(first[number], first[number] + count)
-        branches.append(
-            Branch(
-                torch.cat(blocks, dim=1).flatten(1).to(device, dtype),
-                count,
-                tuple(rows),
-            )
-        )
-    return branches, torch.tensor(order, device=device)
+        # Of each degree the outputs are joined.
+        paths = [(edge, out, out) for _, edge, out in (channels.paths[n] for n in chosen)]
+        branches.append(make_branch(degree, count, paths, lmax, device, dtype))
+        order += [columns[n] for n in chosen]
+    return branches, torch.cat(order).to(device)
 
 
 def _second_moment_of_silu() -> float:

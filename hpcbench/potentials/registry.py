@@ -21,6 +21,8 @@ from hpcbench.potentials.boundary import answering
 from hpcbench.potentials.catalogue import (
     BUILT_IN,
     DOUBLE,
+    MACE_BYTES_PER_EDGE,
+    MACE_LOADER,
     MATTERSIM_LOADER,
     NEQUIX_BYTES_PER_EDGE,
     NEQUIX_LOADER,
@@ -36,8 +38,8 @@ from hpcbench.potentials.protocol import Potential, PotentialInfo
 from hpcbench.potentials.weights import GivenWeights, PackagedWeights, PublishedWeights
 from hpcbench.protocols import DISPLACEMENT
 
-WEIGHTS_FILES = (".pth", ".pt", ".nqx")
-"""Endings of files of weights: checkpoints of MatterSim, and weights of Nequix."""
+WEIGHTS_FILES = (".pth", ".pt", ".nqx", ".model")
+"""Endings of files of weights: checkpoints of MatterSim, weights of Nequix, models of MACE."""
 
 
 @dataclass(frozen=True)
@@ -134,12 +136,26 @@ def spec_of(model: str) -> PotentialSpec:
     hint = f"did you mean {near[0]}? " if near else ""
     raise ModelError(
         f"unknown model {model!r}: {hint}known are {', '.join(names)}, a MatterSim checkpoint "
-        f"FILE.pth, weights of Nequix FILE.nqx, or module:callable that makes an ASE calculator"
+        f"FILE.pth, weights of Nequix FILE.nqx, a model of MACE FILE.model, or module:callable "
+        f"that makes an ASE calculator"
     )
 
 
 def _spec_of_file(model: str) -> PotentialSpec:
     weights, both = GivenWeights(Path(model)), (SINGLE, DOUBLE)
+    if weights.file.suffix == ".model":
+        return PotentialSpec(
+            name=model,
+            description="a model of MACE",
+            loader=MACE_LOADER,
+            distribution="mace-torch",
+            licence="",
+            precisions=both,
+            batched=True,
+            response=True,
+            weights=weights,
+            bytes_per_edge=MACE_BYTES_PER_EDGE,
+        )
     if _is_nequix(weights.file):
         return PotentialSpec(
             name=model,

@@ -1,4 +1,18 @@
-"""Messages of Nequix along edges, and their sums on atoms, with a gradient by hand.
+r"""Messages of NequIP's kind along edges, and their sums on atoms, with a gradient by hand.
+
+Features of atoms are channels :math:`x_{lmu}` of the degrees :math:`l` of the spherical harmonics.
+The message along an edge of direction :math:`\hat r` is, for each path
+:math:`p = (l_1, l_2 \to l)` and channel :math:`u`,
+
+.. math::
+
+   M_{plmu} = w_{pu}(r) \sqrt{2l+1} \sum_{m_1 m_2}
+       C^{l_1 l_2 l}_{m_1 m_2 m} \, x_{l_1 m_1 u} \, Y_{l_2 m_2}(\hat r)
+
+with the real Wigner 3j symbols :math:`C`. The sum over :math:`m_2` does not depend on the channel:
+it is one product of the harmonics with a constant table for all paths that begin with the same
+:math:`l_1`, and the sum over :math:`m_1` is then one small matrix product for each edge. Channels
+come last.
 
 The messages are the largest arrays of a pass by far, some 5,000 numbers for an edge and layer. They
 are formed, multiplied and summed for a few hundred edges at a time, so that they stay in a CPU's
@@ -7,7 +21,7 @@ cache, and are formed again for the gradient instead of being kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -19,16 +33,16 @@ PIECE = {"cpu": 2**18, "cuda": 2**28}
 
 @dataclass(frozen=True, eq=False)
 class Branch:
-    """The products that begin with one degree of the features.
+    """The paths that begin with one set of channels.
 
     Attributes
     ----------
     table : Tensor, shape (nharmonics, nrows * components)
         From harmonics to the matrices (nrows, components) that act on the features.
     channels : int
-        Channels of the degree.
+        How many.
     rows : tuple of tuple of int
-        For each path the degree of the output, the first row and the one after the last.
+        For each path where its output belongs, its first row, and the one after the last.
     """
 
     table: torch.Tensor
@@ -41,10 +55,52 @@ class Branch:
         return self.rows[-1][2]
 
 
+def make_branch(
+    degree: int,
+    channels: int,
+    paths: Sequence[tuple[int, int, int]],
+    lmax: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Branch:
+    """Make the table of the paths that begin with channels of a degree.
+
+    Parameters
+    ----------
+    degree, channels : int
+        The degree, and how many channels of it.
+    paths : sequence of tuple of int
+        Of each the degree of the harmonics, the degree of the output, and where that belongs.
+    lmax : int
+        Highest degree of the harmonics.
+    device : torch.device
+        Where the table is put.
+    dtype : torch.dtype
+        In which precision.
+
+    Raises
+    ------
+    ImportError
+        If e3nn is not installed.
+    """
+    from e3nn import o3
+
+    blocks, rows, nrows = [], [], 0
+    for edge, out, place in paths:
+        symbols = o3.wigner_3j(degree, edge, out, dtype=torch.float64)
+        block = torch.zeros((lmax + 1) ** 2, 2 * out + 1, 2 * degree + 1, dtype=torch.float64)
+        block[edge**2 : (edge + 1) ** 2] = symbols.permute(1, 2, 0) * (2 * out + 1) ** 0.5
+        blocks.append(block)
+        rows.append((place, nrows, nrows + 2 * out + 1))
+        nrows += 2 * out + 1
+    table = torch.cat(blocks, dim=1).flatten(1).to(device, dtype)
+    return Branch(table, channels, tuple(rows))
+
+
 def summed_messages(
     branch: Branch,
     x: torch.Tensor,
-    turns: torch.Tensor,
+    harmonics: torch.Tensor,
     factors: torch.Tensor,
     centre: torch.Tensor,
     neighbour: torch.Tensor,
@@ -56,19 +112,21 @@ def summed_messages(
     branch : Branch
         The products.
     x : Tensor, shape (natoms, components, channels)
-        Features of the degree.
-    turns : Tensor, shape (nedges, nrows, components)
-        What acts on them along each edge.
-    factors : Tensor, shape (nedges, npaths, channels)
-        Radial weights.
+        Features that the branch begins with.
+    harmonics : Tensor, shape (nedges, nharmonics)
+        Of the directions of the edges.
+    factors : Tensor, shape (nedges, npaths * channels)
+        Radial weights, of one path after the other.
     centre, neighbour : Tensor, shape (nedges,)
         Where messages go, and where they come from.
 
     Returns
     -------
     Tensor, shape (natoms, nrows, channels)
-        It can be differentiated twice by ``x``, ``turns`` and ``factors``.
+        It can be differentiated twice by ``x``, ``harmonics`` and ``factors``.
     """
+    turns = (harmonics @ branch.table).unflatten(1, (branch.nrows, x.shape[1]))
+    factors = factors.unflatten(1, (-1, branch.channels))
     found = _Summed.apply(branch, x, turns, factors, centre, neighbour)
     return cast("torch.Tensor", found)
 
