@@ -19,8 +19,6 @@ from hpcbench.errors import (
 from hpcbench.interop.one_crystal import MODEL
 from hpcbench.potentials.boundary import answering
 from hpcbench.potentials.registry import load_potential, weights_sha256
-from hpcbench.scheduler.devices import choose_device
-from hpcbench.scheduler.world import SingleProcess
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -52,10 +50,12 @@ def potential_of(store: Store) -> Potential:
             raise StoreMismatchError(
                 f"{store.path} was computed with other weights of {model} than are here: {_INSTEAD}"
             )
-        device = choose_device("auto", SingleProcess(), share_gpu=True)
-        potential = load_potential(model, dtype=settings["dtype"], device=device)
-        # This imports torch.
+        import torch
+
         from hpcbench.potentials.selftest import self_test
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        potential = load_potential(model, dtype=settings["dtype"], device=device)
 
         self_test(potential)
     except PotentialError as error:
