@@ -28,8 +28,8 @@ from hpcbench.cli import main
 from hpcbench.errors import SourceError, StoreError, StoreMismatchError, UsageError
 from hpcbench.interop.exporting import export, export_training_set
 from hpcbench.interop.training_recipe import PARTS, Recipe
-from hpcbench.interop.training_set import TABLE
-from hpcbench.interop.training_split import composition_of, deal
+from hpcbench.interop.training_set import TABLE, write_training_set
+from hpcbench.interop.training_split import composition_of, deal, split_of
 from hpcbench.outputs import SETTINGS_FILE, TRAINING_FILE
 from hpcbench.phonons.perturbed import multiples_of_atoms
 from hpcbench.potentials.ase_calculator import PotentialCalculator
@@ -349,6 +349,32 @@ def test_rows_that_are_no_crystals_have_their_reason(store: Store, tmp_path: Pat
     assert summary.crystals.total() == 6
     (line,) = (line for line in lines(tmp_path / "set") if line["name"] == "Al3Cu")
     assert "its cell has no volume" in line["reason"] and line["composition"] == "Al3Cu"
+
+
+def test_crystals_that_are_finished_meanwhile_wait_for_the_next_set(
+    store: Store, tmp_path: Path
+) -> None:
+    """They were compared with nothing, and their composition is in no part."""
+    recipe = Recipe(1, (0.01, 0.05), (8, 20), 0, (0.6, 0.2, 0.2), "extxyz")
+    some = store[[store.find(name) for name in ("Al", "AlCu", "Cu")]]
+    summary = write_training_set(store, tmp_path, recipe, split_of(some, recipe), None)
+    assert summary.crystals.total() == 3 and summary.left_out == 5
+    reasons = {line["name"]: line["reason"] for line in lines(tmp_path)}
+    assert reasons["Al cell"] == reasons["Al3Cu"] == "new: finished after the set was begun"
+
+
+def test_no_part_of_an_earlier_set_is_left_and_nothing_of_others_is_removed(
+    store: Store, tmp_path: Path
+) -> None:
+    (tmp_path / "test.extxyz").write_text("mine")
+    train_only = Recipe(1, (0.01, 0.05), (8, 20), 0, (1, 0, 0), "extxyz")
+    export_training_set(store, tmp_path, train_only, force=True)
+    assert (tmp_path / "test.extxyz").read_text() == "mine"
+    every = Recipe(1, (0.01, 0.05), (8, 20), 0, (0.6, 0.2, 0.2), "extxyz")
+    export_training_set(store, tmp_path, every, force=True)
+    assert len(frames(tmp_path, "test")) > 0
+    export_training_set(store, tmp_path, train_only, force=True)
+    assert not (tmp_path / "test.extxyz").exists()
 
 
 REFUSED: list[tuple[list[str], str]] = [

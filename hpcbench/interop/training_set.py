@@ -110,6 +110,7 @@ def write_training_set(
         If no supercell could be labelled.
     """
     crystals, supercells, left_out = Counter[str](), Counter[str](), 0
+    over_earlier = (folder / TRAINING_FILE).exists()
     with contextlib.ExitStack() as open_files:
         writer: _Folders | _Frames
         if recipe.unlabelled == VASP:
@@ -130,8 +131,8 @@ def write_training_set(
         if not supercells:
             raise StoreError(f"{store.path}: no supercell could be labelled ({one.reason})")
     for part in PARTS:
-        if not supercells[part]:
-            # One of an earlier export that is written over by --force.
+        if over_earlier and not supercells[part]:
+            # By --force: a part of the earlier set would be taken for one of this.
             (folder / f"{part}.extxyz").unlink(missing_ok=True)
     summary = Summary(crystals, supercells, left_out)
     with written_whole(folder / TRAINING_FILE) as temporary:
@@ -148,6 +149,10 @@ def _perturbed(store: Store, recipe: Recipe, split: Split) -> Iterator[_Perturbe
             repeated = supercell_of(row, recipe)
         except StoreError as error:
             yield _Perturbed(row, reason=shown_reason(str(error)))
+            continue
+        if row["id"] not in split.crystals:
+            # A run goes on while its store is read.
+            yield _Perturbed(row, reason="new: finished after the set was begun")
             continue
         part = split.parts[composition_of(row)]
         supercells = list(itertools.islice(_supercells(row, repeated, recipe), recipe.per_crystal))

@@ -39,10 +39,13 @@ class Split:
         The part of each composition.
     duplicates : dict
         Of crystals that are left out as duplicates: the id of the one that stays, by id.
+    crystals : frozenset of str
+        Ids of all that were compared.
     """
 
     parts: Mapping[str, str]
     duplicates: Mapping[str, str]
+    crystals: frozenset[str]
 
 
 def composition_of(row: Mapping[str, Any]) -> str:
@@ -118,7 +121,8 @@ def split_of(store: Store, recipe: Recipe) -> Split:
             for composition, group in groups.items()
         }
     )
-    return Split(deal(counts, recipe.split, recipe.seed), duplicates)
+    crystals = (key for group in groups.values() for ids in group.values() for key in ids)
+    return Split(deal(counts, recipe.split, recipe.seed), duplicates, frozenset(crystals))
 
 
 def _duplicates(store: Store, ids: Sequence[str]) -> dict[str, str]:
