@@ -63,16 +63,19 @@ def crystals() -> dict[str, Atoms]:
 
 
 def chgnet(_: str) -> Model:
-    from chgnet.model.model import BatchedGraph
+    from chgnet.model.model import BatchedGraph, CHGNet
     from pymatgen.io.ase import AseAtomsAdaptor
 
-    from hpcbench.potentials.registry import load_potential
-
-    model = load_potential("chgnet", dtype="float64")._calculator.model
+    model = CHGNet.load(use_device="cpu", verbose=False).double()
 
     def forces(atoms: Atoms, _: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        structure = AseAtomsAdaptor.get_structure(atoms)
+        single = model.graph_converter(structure)
+        single.atom_frac_coord = torch.tensor(structure.frac_coords, requires_grad=True)
+        single.lattice = torch.tensor(structure.lattice.matrix, requires_grad=True)
+        single.neighbor_image = single.neighbor_image.double()
         graph = BatchedGraph.from_graphs(
-            [model.graph_converter(AseAtomsAdaptor.get_structure(atoms))],
+            [single],
             bond_basis_expansion=model.bond_basis_expansion,
             angle_basis_expansion=model.angle_basis_expansion,
         )
@@ -84,13 +87,14 @@ def chgnet(_: str) -> Model:
 def sevennet(name: str) -> Model:
     from sevenn import _keys as key
     from sevenn.atom_graph_data import AtomGraphData
+    from sevenn.calculator import SevenNetCalculator
     from sevenn.nn.node_embedding import OnehotEmbedding
     from sevenn.train.dataload import unlabeled_atoms_to_graph
 
-    from hpcbench.potentials.registry import load_potential
+    from hpcbench.potentials.registry import spec_of
 
-    calculator = load_potential(name)._calculator
-    model = calculator.model.double()
+    calculator = SevenNetCalculator(str(spec_of(name).weights_path()), device="cpu")
+    model = calculator.model.double().requires_grad_(False)
 
     def doubled(module: OnehotEmbedding, _: Any, data: Any) -> Any:
         for where in (module.key_output, module.key_additional_output):

@@ -36,6 +36,7 @@ from hpcbench.planning.costs import (
 from hpcbench.planning.displacements import count
 from hpcbench.planning.prediction import span
 from hpcbench.planning.prefetch_limit import most_seconds_held
+from hpcbench.potentials.catalogue import BUILT_IN
 from hpcbench.relaxation.symmetry import idealise
 from hpcbench.store.reader import Store
 
@@ -379,3 +380,10 @@ def test_rates_of_many_crystals_are_not_given_up_for_those_of_few(folder: Path) 
     keep_cost_model(EMT, "", "float64", "cpu", many)
     assert learn(store, progress) is None
     assert load_cost_model(EMT, "", "float64", "cpu") == many
+
+
+def test_edges_of_a_longer_cutoff_are_more_work() -> None:
+    spec = BUILT_IN["nequix-oam-1"]
+    assert spec.edges_per_second is not None
+    # Work is counted within 5 A; Nequix has 1.728 times as many within its 6 A.
+    assert guess("nequix-oam-1", "cpu").forces == pytest.approx(1.728 / spec.edges_per_second)

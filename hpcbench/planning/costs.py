@@ -25,10 +25,8 @@ from hpcbench.crystal import Crystal
 from hpcbench.errors import ModelError
 from hpcbench.phonons.supercells import CHECKS
 from hpcbench.planning.displacements import count
-from hpcbench.potentials.catalogue import known_potential
+from hpcbench.potentials.catalogue import USUAL_CUTOFF, known_potential
 
-# Cutoff of a typical potential, in A; the number of edges matters only in proportion.
-CUTOFF = 5.0
 # Evaluations in the relaxation of a crystal with one free parameter, and the power of their
 # number with which they grow: medians of generated crystals (results/scaling-works.json of the
 # benchmarks).
@@ -150,7 +148,7 @@ def predict_work(
     if volume == 0.0:
         return Work(0.0, 0.0, 0, 0)
     supercell_atoms = crystal.natoms * abs(round(float(np.linalg.det(supercell_matrix))))
-    edges_per_atom = 4 / 3 * math.pi * CUTOFF**3 * crystal.natoms / volume
+    edges_per_atom = 4 / 3 * math.pi * USUAL_CUTOFF**3 * crystal.natoms / volume
     counts = count(crystal, supercell_matrix, symmetry_tolerance)
     steps = 1.0 if relax == "none" else STEPS * counts.freedom**GROWTH
     return Work(
@@ -209,6 +207,9 @@ def guess(model: str, kind: str) -> CostModel:
     with contextlib.suppress(ModelError):  # the potential of another machine may be unknown here
         spec = known_potential(model)
     rate = (spec.edges_per_second if spec else None) or GUESSED_RATE
+    if spec:
+        # Work is counted in edges within the usual cutoff.
+        rate *= (USUAL_CUTOFF / spec.cutoff) ** 3
     if kind == "cpu":
         return CostModel(1 / rate, 1 / rate, 0.1, 2e-5, 3.0, where="one core of a CPU")
     rate *= GPU_TO_CORE

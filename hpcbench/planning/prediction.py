@@ -19,6 +19,7 @@ from hpcbench.planning.blocks import make_blocks
 from hpcbench.planning.costs import CostModel, Work
 from hpcbench.planning.crystal_list import read_share, together
 from hpcbench.planning.curated_list import curated
+from hpcbench.potentials.catalogue import USUAL_CUTOFF
 from hpcbench.potentials.registry import spec_of
 from hpcbench.sources import find_files
 
@@ -148,7 +149,8 @@ def predict(
     seconds = np.array([rates.seconds(work) for work in works])
     natoms = np.array([crystal.natoms for crystal, _ in pending], dtype=np.int64)
     supercells = np.array([work.supercell_atoms for work in works], dtype=np.float64)
-    per_edge = spec_of(config.model).bytes_per_edge
+    spec = spec_of(config.model)
+    per_edge = spec.bytes_per_edge and spec.bytes_per_edge * (spec.cutoff / USUAL_CUTOFF) ** 3
     return Prediction(
         listed=len(entries) + len(unreadable),
         finished=sum(entry.record.id in finished for entry in entries),

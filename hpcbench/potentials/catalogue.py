@@ -31,6 +31,9 @@ GROUP = "hpcbench.potentials"
 
 SINGLE, DOUBLE = "float32", "float64"
 
+USUAL_CUTOFF = 5.0
+"""Longest edge of most potentials, in A: that by which plans count edges."""
+
 DEMO = "mattersim-demo"
 """The embedded potential: a stand-in for demonstrations and tests, which reports say."""
 
@@ -74,6 +77,8 @@ class PotentialSpec:
         a run has measured it.
     bytes_per_edge : float, optional
         Memory of a forward pass by edge.
+    cutoff : float
+        Longest edge, in A: what these rates stand for by crystal.
     """
 
     name: str
@@ -89,6 +94,7 @@ class PotentialSpec:
     extra: str = ""
     edges_per_second: float | None = None
     bytes_per_edge: float | None = None
+    cutoff: float = USUAL_CUTOFF
 
     def weights_path(self) -> Path | None:
         """Return the file of its weights; ``None`` where it has none.
@@ -284,6 +290,7 @@ def _nequix(name: str, description: str) -> PotentialSpec:
         extra="nequix",
         edges_per_second=8e3,
         bytes_per_edge=NEQUIX_BYTES_PER_EDGE,
+        cutoff=6.0,
     )
 
 
@@ -360,6 +367,7 @@ _TABLE = (
         extra="chgnet",
         edges_per_second=5e3,
         bytes_per_edge=40e3,
+        cutoff=6.0,
     ),
     _sevennet(
         "sevennet-0",

@@ -6,7 +6,7 @@ their reverses here, and a long one may be there twice.
 
 The angle between two bonds comes from an arc cosine, whose slope has a jump where bonds are
 collinear: CHGNet's energy has a cusp there, which is the potential's and is kept (see
-``docs/decisions/phonons.md``).
+``docs/results/labels.md``).
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from typing import Any, cast
 import torch
 
 # Numbers of the messages of one piece; 4 bytes each in single precision.
-PIECE = {"cpu": 2**18, "cuda": 2**28}
+PIECE = {"cpu": 2**18, "cuda": 2**26}
 
 
 @dataclass(frozen=True, eq=False)
