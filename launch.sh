@@ -26,6 +26,8 @@ usage: ./launch.sh [-n RANKS] [--stage] [--dry-run] COMMAND [ARGUMENT...]
   run SOURCE...         hpcbench run: under srun in a Slurm allocation, flux run in a Flux instance,
                         elsewhere (also in a PBS job) under mpiexec, with one rank plain Python;
                         the command is printed before it runs
+  validate --reference PATH...
+                        hpcbench validate, started in the same way
   test [ARGUMENT...]    install what the tests need; lint, spelling, types, tests
                         (with arguments: only pytest, with those; -m nightly: what takes too
                         long for every day)
@@ -70,15 +72,21 @@ done
 demo() {
     choose_python hpcbench mpich report
     cd "$ROOT"
-    run_ranks 2 jobs/demo --model mattersim-demo --out demo-run/demo.h5 "$@"
+    run_ranks 2 run jobs/demo --model mattersim-demo --out demo-run/demo.h5 "$@"
 }
 
-run() {
+run() { compute run "$@"; }
+
+validate() { compute validate "$@"; }
+
+compute() {
+    local command=$1
     choose_any_python
     case " $* " in
-        *" --help "* | *" -h "* | *" --where "*) exec "$PYTHON" -m hpcbench run "$@" ;;
+        *" --help "* | *" -h "* | *" --where "*) exec "$PYTHON" -m hpcbench "$@" ;;
     esac
-    run_ranks 1 "$@"
+    shift
+    run_ranks 1 "$command" "$@"
 }
 
 tests() {
@@ -153,7 +161,7 @@ main() {
     local command=$1
     shift
     case $command in
-        demo | run | setup) "$command" "$@" ;;
+        demo | run | validate | setup) "$command" "$@" ;;
         test) tests "$@" ;;
         *)
             choose_any_python

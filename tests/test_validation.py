@@ -496,6 +496,17 @@ def test_no_references_is_wrong_use(
     assert "--reference PATH" in capsys.readouterr().err
 
 
+def test_launch_sh_starts_its_ranks(tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    for words in ("validate --reference dft", "run dft"):
+        line = [str(root / "launch.sh"), "--dry-run", "-n", "1", *words.split()]
+        told = subprocess.run(
+            line, cwd=tmp_path, capture_output=True, text=True, check=True,
+            env={**os.environ, "HPCBENCH_PYTHON": sys.executable},
+        )  # fmt: skip
+        assert f"-m hpcbench {words}" in told.stdout + told.stderr
+
+
 def test_files_of_one_calculation_are_one_reference(tmp_path: Path) -> None:
     for name in ("phonopy_disp.yaml", "phonopy_params.yaml.xz", "FORCE_SETS", "BORN", "mp-1.yaml"):
         (tmp_path / name).touch()

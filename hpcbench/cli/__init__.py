@@ -20,7 +20,7 @@ from hpcbench.standard_streams import open_closed_streams, outlive_readers, prin
 MOST_NAMED = 3
 # Exit code of shells for a process that Ctrl-C has ended.
 INTERRUPTED = 130
-COMPUTING = ("run", "reanalyse")
+COMPUTING = ("run", "validate", "reanalyse")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from hpcbench.cli.options import add_settings
 from hpcbench.config_loading import DEFAULT_FILE
@@ -44,7 +45,11 @@ examples:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("sources", nargs="*", metavar="SOURCE", help="where the crystals are")
-    groups = add_settings(parser)
+    add_launch_options(add_settings(parser))
+
+
+def add_launch_options(groups: dict[str, Any]) -> None:
+    """Add the options of a launch, which are no settings, to groups of options by name."""
     groups["where it is computed"].add_argument(
         "--retry-failed",
         nargs="?",
@@ -57,7 +62,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--where", action="store_true", help="only check the settings and print the store's path"
     )
     # Used by launch.sh --stage.
-    parser.add_argument("--where-weights", action="store_true", help=argparse.SUPPRESS)
+    groups["input and output"].add_argument(
+        "--where-weights", action="store_true", help=argparse.SUPPRESS
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 
 from hpcbench.cli.options import add_settings
+from hpcbench.cli.run import add_launch_options
+from hpcbench.cli.run import run as launch
 from hpcbench.config_loading import DEFAULT_FILE
 from hpcbench.protocols import LOEW, OF_REFERENCES
 
@@ -73,20 +75,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=OF_REFERENCES,
         help=f"the paper whose way of comparing is followed (default: {LOEW})",
     )
-    groups = add_settings(parser, only=_SETTINGS)
-    groups["where it is computed"].add_argument(
-        "--retry-failed",
-        nargs="?",
-        const="",
-        metavar="REASON",
-        help="compute crystals again that failed; only those whose reason begins with REASON, if "
-        "it is given",
-    )
+    add_launch_options(add_settings(parser, only=_SETTINGS))
     parser.set_defaults(validate=True, defaults={"protocol": LOEW})
 
 
 def run(options: argparse.Namespace) -> int:
     """Compute a validation, as one rank of its world; return the exit code."""
-    from hpcbench.cli.as_rank import as_a_rank, config_of
-
-    return as_a_rank(options.command, lambda: (config_of(options), None), options.retry_failed)
+    return launch(options)

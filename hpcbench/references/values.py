@@ -24,7 +24,8 @@ ROOM_TEMPERATURE = 300.0
 """Temperature in K of heat capacities whose source names none."""
 MATERIAL = "mp_id"
 """Name of the column by which tables beside a file of crystals name these."""
-_PER_ATOM = "heat_capacity_per_atom"
+HEAT_CAPACITY = "heat_capacity"
+"""Name of the column of C_V at ``ROOM_TEMPERATURE``, in J/K for a mole of cells as given."""
 # The column by source: of ffonons' table of phononDB, of matcalc's data set, and of others.
 _COLUMNS = {
     "phonondb_min_freq_thz": "min_frequency",
@@ -33,8 +34,7 @@ _COLUMNS = {
     "max_freq_thz": "max_frequency",
     "min_frequency": "min_frequency",
     "max_frequency": "max_frequency",
-    "heat_capacity": "heat_capacity",
-    _PER_ATOM: "heat_capacity",
+    HEAT_CAPACITY: "heat_capacity",
 }
 COLUMNS = (*_COLUMNS, MATERIAL)
 """Names of the labels that sources carry along for references."""
@@ -104,8 +104,8 @@ def values_in(origins: Iterable[Origin], natoms: int) -> ReferenceValues:
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             if not quantity or not is_number or not math.isfinite(value):
                 continue
-            per_cell = quantity == "heat_capacity" and name != _PER_ATOM
-            found.setdefault(quantity, value / natoms if per_cell else float(value))
+            scale = natoms if name == HEAT_CAPACITY else 1
+            found.setdefault(quantity, float(value) / scale)
     return ReferenceValues(**found)
 
 
@@ -120,22 +120,27 @@ def with_values_beside(crystal: Crystal) -> Crystal:
     crystal : Crystal
         As it was read, its material among the columns of its origins.
     """
-    origins = tuple(_completed(origin) for origin in crystal.origins)
+    origins = tuple(_completed(origin, crystal.natoms) for origin in crystal.origins)
     return crystal if origins == crystal.origins else crystal.with_origins(origins)
 
 
-def _completed(origin: Origin) -> Origin:
+def _completed(origin: Origin, natoms: int) -> Origin:
     said = dict(origin.columns)
     if MATERIAL not in said or "::" in origin.file:
         return origin
     more = _table_beside(str(Path(origin.file).parent)).get(str(said[MATERIAL]), {})
+    if HEAT_CAPACITY in more:
+        more = {**more, HEAT_CAPACITY: more[HEAT_CAPACITY] * natoms}
     new = tuple((name, value) for name, value in more.items() if name not in said)
     return replace(origin, columns=(*origin.columns, *new))
 
 
 @functools.lru_cache(maxsize=4)
 def _table_beside(folder: str) -> dict[str, dict[str, float]]:
-    """Return the values of each material in a folder's tables; none of what cannot be read."""
+    """Return the values of each material in a folder's tables, the heat capacity of an atom.
+
+    A table that cannot be read has none.
+    """
     found: dict[str, dict[str, float]] = {}
     for path in sorted(Path(folder).glob(_KAPPA_TABLES)):
         try:
@@ -149,7 +154,7 @@ def _table_beside(folder: str) -> dict[str, dict[str, float]]:
 
 
 def _of_modes(table: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Return lowest and highest frequency and heat capacity from modes on irreducible q."""
+    """Return lowest and highest frequency, and heat capacity of an atom, from irreducible q."""
     values: dict[str, dict[str, float]] = {}
     for key, material in table[MATERIAL].items():
         frequencies = np.asarray(table["frequencies"][key], dtype=np.float64)
@@ -164,5 +169,5 @@ def _of_modes(table: Mapping[str, Any]) -> dict[str, dict[str, float]]:
             modes = np.asarray(table["heat_capacity"][key], dtype=np.float64)[at[0]]
             natoms = frequencies.shape[1] / 3
             total = float(weights @ modes.sum(axis=1) / weights.sum())
-            values[material][_PER_ATOM] = total * _e * _Nav / natoms
+            values[material][HEAT_CAPACITY] = total * _e * _Nav / natoms
     return values

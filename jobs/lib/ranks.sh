@@ -12,22 +12,22 @@ INTERRUPTS=0
 ENDED=no # killed, not stopped
 SEEN_BEFORE=0
 
-# run_ranks DEFAULT_RANKS ARGUMENT...: hpcbench run, on all ranks.
+# run_ranks DEFAULT_RANKS COMMAND ARGUMENT...: hpcbench run or validate, on all ranks.
 run_ranks() {
-    local default=$1 code=0 weights
-    shift
+    local default=$1 command=$2 code=0 weights
+    shift 2
     plan_launch "$default"
-    local line=("$PYTHON" -m hpcbench run "$@")
+    local line=("$PYTHON" -m hpcbench "$command" "$@")
     if [ $STAGE = yes ]; then
         ! is_a_rank || die "$WRONG_USE" "--stage wants to start the ranks: no srun or mpiexec before ./launch.sh"
         plan_archive
     fi
     if [ $DRY_RUN = no ] && [ -n "$ARCHIVE${LAUNCH[*]-}" ]; then
         # Wrong use is said once and at once, by one process.
-        STORE=$("$PYTHON" -m hpcbench run --where "$@") || exit $?
+        STORE=$("$PYTHON" -m hpcbench "$command" --where "$@") || exit $?
     fi
     if [ -n "$ARCHIVE" ] && { [ $DRY_RUN = yes ] || pack; }; then
-        weights=$("$PYTHON" -m hpcbench run --where-weights "$@") || exit $?
+        weights=$("$PYTHON" -m hpcbench "$command" --where-weights "$@") || exit $?
         line=("$ROOT/jobs/lib/staged.sh" "$ARCHIVE" "$weights" "${line[@]}")
     fi
     if [ ${#LAUNCH[@]} -gt 0 ]; then
