@@ -43,6 +43,7 @@ LONGEST = (
     "test_curation",
     "test_harm",
     "test_known_answers",
+    "test_accuracy",
 )
 
 

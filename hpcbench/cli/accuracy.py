@@ -36,6 +36,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="write the figures as PNG and SVG, and their numbers as CSV",
     )
+    parser.add_argument(
+        "--mesh",
+        nargs="+",
+        type=float,
+        metavar="N",
+        default=(),
+        help="compare frequencies on a mesh of the Brillouin zone as well: three numbers, or a "
+        "length in A; takes seconds for each crystal",
+    )
     add_force(parser)
 
 
@@ -53,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
             f"{error}: ./launch.sh setup report, or pip install '.[report]' in hpcbench's folder"
         ) from error
     stores = [Store(path) for path in options.stores]
-    found = accuracy_of(stores)
+    found = accuracy_of(stores, options.mesh)
     print_accuracy(found)
     if options.json:
         from hpcbench.report.accuracy.numbers import write_accuracy_json

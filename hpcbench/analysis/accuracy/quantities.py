@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -115,27 +116,27 @@ class Errors:
     reference: Array
     reasons: dict[str, int]
 
-    @property
+    @cached_property
     def errors(self) -> Array:
         """The potential's value minus the reference's."""
         return self.potential - self.reference
 
-    @property
+    @cached_property
     def mae(self) -> Estimate:
         """The mean absolute error."""
         return estimate(_with_ones(np.abs(self.errors)), ratio)
 
-    @property
+    @cached_property
     def mean(self) -> Estimate:
         """The mean error, whose sign says in which direction the potential errs."""
         return estimate(_with_ones(self.errors), ratio)
 
-    @property
+    @cached_property
     def rmse(self) -> Estimate:
         """The root mean square error."""
         return estimate(_with_ones(self.errors**2), root_ratio)
 
-    @property
+    @cached_property
     def r2(self) -> Estimate:
         """The coefficient of determination."""
         y = self.reference

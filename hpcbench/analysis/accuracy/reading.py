@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,12 +11,14 @@ import numpy as np
 from hpcbench.analysis.accuracy.pairs import Compared, LeftOut, Pair, Phase
 from hpcbench.analysis.accuracy.spectra import (
     COMMENSURATE,
+    ZONE,
     FrequencyHistogram,
     sums_by_modes,
     sums_of,
 )
 from hpcbench.analysis.accuracy.statistics import Array
 from hpcbench.analysis.accuracy.values import THERMAL, label_of, values_of
+from hpcbench.analysis.accuracy.zone import zone_errors
 from hpcbench.analysis.breakdown import crystal_system, elements_of
 from hpcbench.errors import StoreError
 from hpcbench.phonons.spectrum import frequencies_on_path
@@ -39,7 +41,7 @@ _SAME_Q = 1e-5
 NO_REFERENCE = "no reference"
 
 
-def read_compared(store: Store, label: str = "") -> Compared:
+def read_compared(store: Store, label: str = "", mesh: Sequence[float] = ()) -> Compared:
     """Read a store's crystals and compare their frequencies with those of their references.
 
     The reference of a crystal is the row ``ID:reference``; without one, what the crystal's source
@@ -51,6 +53,9 @@ def read_compared(store: Store, label: str = "") -> Compared:
         Finished or not.
     label : str, optional
         Name of the potential in tables; by default that of the settings.
+    mesh : sequence of float, optional
+        Compare frequencies on this mesh as well, from the force constants of both: takes seconds
+        for each crystal. As of :func:`hpcbench.phonons.spectrum.run_mesh`.
 
     Raises
     ------
@@ -62,7 +67,7 @@ def read_compared(store: Store, label: str = "") -> Compared:
     found = Compared(name, settings, [], [], [], FrequencyHistogram())
     for row, reference in _rows(store):
         try:
-            _add(store, row, reference, found)
+            _add(store, row, reference, found, mesh)
         except StoreError as error:
             found.left_out.append(LeftOut(row["id"], row["name"], "not as stored", str(error)))
     return found
@@ -89,6 +94,7 @@ def _add(
     row: Mapping[str, Any],
     reference: Mapping[str, Any] | None,
     found: Compared,
+    mesh: Sequence[float],
 ) -> None:
     """Add one crystal to what was found.
 
@@ -117,7 +123,7 @@ def _add(
     sums: dict[str, Array] = {}
     problem = "the reference has single values only"
     if known is not None:
-        sums, problem = _frequencies(store, row, known, found.histogram)
+        sums, problem = _frequencies(store, row, known, found.histogram, mesh)
         number = int(known["spacegroup_number"])
     found.pairs.append(
         Pair(
@@ -150,6 +156,7 @@ def _frequencies(
     row: Mapping[str, Any],
     reference: Mapping[str, Any],
     histogram: FrequencyHistogram,
+    mesh: Sequence[float],
 ) -> tuple[dict[str, Array], str]:
     """Return the sums over the modes, and why there are none."""
     same_cell = row["primitive_matrix"].shape == reference[
@@ -163,6 +170,8 @@ def _frequencies(
             ours = potential_at(store, row, reference)
             sums = sums_by_modes(ours, theirs)
             sums[COMMENSURATE] = _at_commensurate(row, reference)
+            if mesh:
+                sums[ZONE] = _over_zone(store, row, reference, mesh)
     except StoreError as error:
         return {}, str(error)
     if not all(np.isfinite(values).all() for values in sums.values()):
@@ -211,6 +220,15 @@ def _at_commensurate(row: Mapping[str, Any], reference: Mapping[str, Any]) -> Ar
     if ours.shape != theirs.shape or not np.allclose(ours, theirs, atol=_SAME_Q):
         return np.zeros(6)
     return sums_of(_by_q(row, "commensurate"), _by_q(reference, "commensurate"))
+
+
+def _over_zone(
+    store: Store, row: Mapping[str, Any], reference: Mapping[str, Any], mesh: Sequence[float]
+) -> Array:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        potential, other = (store.phonopy(one["id"]) for one in (row, reference))
+        return zone_errors(potential, other, mesh).sums
 
 
 def _by_q(row: Mapping[str, Any], place: str) -> Array:

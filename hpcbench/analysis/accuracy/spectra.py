@@ -12,34 +12,38 @@ from hpcbench.analysis.accuracy.statistics import Array
 
 BIN = 0.1
 """Width of the bins of the histogram, in THz."""
-ALL, THREE_LOWEST, OTHERS, COMMENSURATE = "path", "three lowest", "others", "commensurate"
+ALL, THREE_LOWEST, OTHERS = "path", "three lowest", "others"
+COMMENSURATE, ZONE = "commensurate", "zone"
 """Sets of modes: all on the band path; of these the three lowest branches at each q, among which
-the acoustic ones are, and the others; all at the q commensurate with the supercell."""
+the acoustic ones are, and the others; all at the q commensurate with the supercell; all on a mesh
+of the Brillouin zone."""
 # Columns of the sums of a set of modes.
 COUNT, REFERENCE, SQUARES, ABSOLUTE, SQUARED, PRODUCT = range(6)
 
 
-def sums_of(potential: Array, reference: Array) -> Array:
+def sums_of(potential: Array, reference: Array, weights: Array | None = None) -> Array:
     """Return sums of frequencies y (reference) and f (potential), shape (6,).
 
     They are: number, sum of y, of y^2, of |f - y|, of (f - y)^2, and of f y.
 
     Parameters
     ----------
-    potential, reference : ndarray
+    potential, reference : ndarray, shape (nq, nbands)
         Frequencies of the same modes in THz.
+    weights : ndarray, shape (nq,), optional
+        How often each q counts; by default once.
     """
     errors = potential - reference
-    return np.array(
-        [
-            reference.size,
-            reference.sum(),
-            (reference**2).sum(),
-            np.abs(errors).sum(),
-            (errors**2).sum(),
-            (potential * reference).sum(),
-        ]
+    terms = (
+        np.ones_like(reference),
+        reference,
+        reference**2,
+        np.abs(errors),
+        errors**2,
+        potential * reference,
     )
+    each = np.ones(len(reference)) if weights is None else np.asarray(weights, dtype=np.float64)
+    return np.array([float(each @ term.sum(axis=1)) for term in terms])
 
 
 def sums_by_modes(potential: Array, reference: Array) -> dict[str, Array]:

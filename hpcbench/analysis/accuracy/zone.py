@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hpcbench.analysis.accuracy.spectra import ABSOLUTE, COUNT, SQUARED, SQUARES, sums_of
+from hpcbench.analysis.accuracy.statistics import Array
 from hpcbench.errors import PhononError
 from hpcbench.phonons.spectrum import MeshResult, run_mesh
 
@@ -16,12 +18,14 @@ if TYPE_CHECKING:
     from phonopy import Phonopy
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ZoneErrors:
     """Errors of one crystal's frequencies over a mesh of the Brillouin zone.
 
     Attributes
     ----------
+    sums : ndarray, shape (6,)
+        Over all modes of the mesh, see :mod:`hpcbench.analysis.accuracy.spectra`.
     mae, rmse : float
         Mean absolute and root mean square error, in THz.
     scaled_rmse : float
@@ -33,6 +37,7 @@ class ZoneErrors:
         Both sides with their thermal properties.
     """
 
+    sums: Array
     mae: float
     rmse: float
     scaled_rmse: float
@@ -73,18 +78,14 @@ def zone_errors(
     ours, theirs = (one.spectrum.frequencies for one in sides)
     if ours.shape != theirs.shape:
         raise PhononError("mesh", f"{ours.shape} frequencies of the potential, {theirs.shape}")
-    weights = np.repeat(sides[1].weights[:, None], theirs.shape[1], axis=1)
-
-    def root_mean_square(values: np.ndarray) -> float:
-        return float(np.sqrt(np.average(values**2, weights=weights)))
-
-    error = ours - theirs
-    scaled = ours * (theirs.max() / ours.max()) - theirs
-    rmse = root_mean_square(error)
+    weights = sides[1].weights.astype(np.float64)
+    sums = sums_of(ours, theirs, weights)
+    scaled = sums_of(ours * (theirs.max() / ours.max()), theirs, weights)
     return ZoneErrors(
-        float(np.average(np.abs(error), weights=weights)),
-        rmse,
-        root_mean_square(scaled),
-        rmse / root_mean_square(theirs),
+        sums,
+        float(sums[ABSOLUTE] / sums[COUNT]),
+        float(np.sqrt(sums[SQUARED] / sums[COUNT])),
+        float(np.sqrt(scaled[SQUARED] / scaled[COUNT])),
+        float(np.sqrt(sums[SQUARED] / sums[SQUARES])),
         *sides,
     )

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 COLOURS = (STABLE, UNSTABLE, OPEN, "#3d7d52", "#7d4a8f")
 LONGEST_NAME = 28
+STEPS = (1, 2, 5, 10)
+"""Steps between the numbers of an axis of counts."""
 # Axes of errors leave out the outermost percent, where there are so many crystals.
 _MANY = 100
 
@@ -95,7 +97,7 @@ def _composition(one: Measured) -> Figure:
             label.set(rotation=35, ha="right", rotation_mode="anchor")
         left.set_xlabel("elements in a crystal")
         left.set_ylabel("crystals")
-        left.yaxis.set_major_locator(MaxNLocator(integer=True))
+        left.yaxis.set_major_locator(MaxNLocator(integer=True, steps=STEPS))
 
     return Figure(
         "loew-1-crystals",
@@ -220,7 +222,7 @@ def _highest(several: Sequence[Measured]) -> Figure:
             )  # fmt: skip
         axes.set_xlabel("highest frequency at commensurate q, K")
         axes.set_ylabel("crystals")
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True, steps=STEPS))
         axes.legend(frameon=False, fontsize=8)
 
     return Figure(
@@ -265,7 +267,7 @@ def _softening(several: Sequence[Measured]) -> Figure:
         axes.set_xlabel("slope of the frequencies against the reference's")
         axes.set_ylabel("crystals")
         axes.set_ylim(top=1.25 * max(1, int(data.iloc[:, 2:].to_numpy().max())))
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True, steps=STEPS))
         axes.legend(frameon=False, fontsize=8)
 
     return Figure(

@@ -35,6 +35,7 @@ def softening(several: Sequence[Measured]) -> ErrorTable:
         )
         for one in several
         for modes, found in one.frequencies.items()
+        if found.frequencies
     ]
     return ErrorTable(
         "softening",

@@ -12,11 +12,12 @@ from hpcbench.analysis.accuracy.polymorphs import (
     OFFSET,
     Polymorphs,
     find_polymorphs,
+    transitions,
     vibrational_differences,
 )
 from hpcbench.analysis.accuracy.quantities import LEE_XIA_THERMAL
 from hpcbench.analysis.accuracy.spectra import ALL, BIN
-from hpcbench.report.accuracy.figures import scatter
+from hpcbench.report.accuracy.figures import STEPS, scatter
 from hpcbench.report.accuracy.measured import Measured
 from hpcbench.report.accuracy.polymorph_tables import polymorph_errors
 from hpcbench.report.figure import INK, PUBLISHED, RULE, STABLE, UNSTABLE, Figure
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 # Bins along an axis of the histogram, at most: each has two pixels of a page.
 _MOST_BINS = 160
 _TEMPERATURES = (300.0, 1000.0)
+# In meV/atom of dH: what the lower panels of transitions show.
+_ZOOM = 40.0
 # Compositions in the figure of their polymorphs.
 _MOST_COMPOSITIONS = 50
 
@@ -141,7 +144,7 @@ def _thermal(one: Measured, ending: str) -> Figure:
         "7).",
         data,
         draw,
-        (7.0, 4.8),
+        (7.0, 5.2),
     )
 
 
@@ -161,7 +164,7 @@ def _compositions(one: Measured, found: list[Polymorphs], ending: str) -> Figure
         axes.bar(np.arange(len(part)), part["polymorphs"], 0.7, color=STABLE)
         axes.set_xticks(np.arange(len(part)), part["composition"], rotation=90, fontsize=6.5)
         axes.set_ylabel("polymorphs")
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True, steps=STEPS))
 
     more = f"; the first {_MOST_COMPOSITIONS} of {len(data):,}" * (len(data) > _MOST_COMPOSITIONS)
     return Figure(
@@ -218,37 +221,70 @@ def _differences(one: Measured, found: list[Polymorphs], ending: str) -> Figure:
 
 def _transitions(one: Measured, found: list[Polymorphs], ending: str) -> Figure:
     data = _difference_table(found)
+    both = {t: transitions(found, t).both for t in _TEMPERATURES}
 
     def draw(canvas: Canvas) -> None:
-        for axes, temperature in zip(canvas.subplots(1, 2), _TEMPERATURES, strict=True):
+        panels = np.array(canvas.subplots(2, 2), dtype=object)
+        for axes, temperature in zip(panels.T, _TEMPERATURES, strict=True):
             part = data[data["temperature, K"] == temperature]
-            x = part["dH, meV/atom"]
-            sides = part["dA_vib reference"], part["dA_vib potential"]
-            right = max(float(x.max()) if len(x) else 0.0, 1.0) * 1.05
-            line = np.array([0.0, right])
-            lowest = min((float(side.min()) for side in sides if len(side)), default=0.0)
-            bottom = min(1.15 * lowest, -2 * OFFSET)
-            axes.fill_between(line, -line, OFFSET - line, color=STABLE, alpha=0.15, linewidth=0)
-            axes.fill_between(line, bottom, -line, color=PUBLISHED, alpha=0.2, linewidth=0)
-            axes.plot(line, -line, "--", color=INK, linewidth=0.8)
-            axes.scatter(x, sides[0], s=16, facecolors="none", edgecolors=INK, linewidths=0.8,
-                         label="reference")  # fmt: skip
-            axes.scatter(x, sides[1], s=12, marker="^", color=UNSTABLE, linewidths=0,
-                         label="potential")  # fmt: skip
-            axes.set_title(f"{temperature:g} K", fontsize=9)
-            axes.set_xlabel("ΔH, meV/atom")
-            axes.set_xlim(0, right)
-            axes.set_ylim(bottom=bottom)
-            axes.grid(color=RULE, linewidth=0.5)
-        canvas.axes[0].set_ylabel("ΔA_vib, meV/atom")
-        canvas.axes[0].legend(frameon=False, fontsize=8)
+            right = max(float(part["dH, meV/atom"].max()) if len(part) else 0.0, 1.0) * 1.05
+            for panel, width in zip(axes, (right, min(right, _ZOOM)), strict=True):
+                shown = part[part["dH, meV/atom"] <= width]
+                _draw_transitions(panel, shown, _points(found, both[temperature], temperature))
+                panel.set_xlim(0, width)
+            axes[0].set_title(f"{temperature:g} K", fontsize=9)
+            axes[1].set_xlabel("ΔH, meV/atom")
+        for panel in panels[:, 0]:
+            panel.set_ylabel("ΔA_vib, meV/atom")
+        panels[0, 0].legend(frameon=False, fontsize=8)
 
     return Figure(
         f"lee-xia-6-transitions{ending}",
         f"Transitions between polymorphs, {one.label}",
-        f"Below the dashed line a polymorph is more stable than the one of lowest H; blue: by less "
-        f"than {OFFSET:g} meV/atom it is not (Lee and Xia's Figure 6).",
+        f"Below the dashed line a polymorph is more stable than the one of lowest H; blue: less "
+        f"than {OFFSET:g} meV/atom above it. Filled: transitions that both predict. Below, the "
+        f"same up to {_ZOOM:g} meV/atom (Lee and Xia's Figure 6).",
         data,
         draw,
-        (6.4, 3.4),
+        (6.4, 5.6),
     )
+
+
+def _points(
+    found: list[Polymorphs], both: list[tuple[str, str]], temperature: float
+) -> list[tuple[float, float, float]]:
+    """Return dH, and dA_vib by reference and potential, of transitions that both predict."""
+    points = []
+    for one in found:
+        place = one.transition(one.potential[temperature])
+        if place is not None and (one.composition, one.phases[place].name) in both:
+            sides = one.reference[temperature], one.potential[temperature]
+            points.append((one.enthalpy[place], *(float(side[place]) for side in sides)))
+    return points
+
+
+def _draw_transitions(
+    axes: Axes, part: pandas.DataFrame, both: list[tuple[float, float, float]]
+) -> None:
+    x, theirs, ours = (
+        part[name] for name in ("dH, meV/atom", "dA_vib reference", "dA_vib potential")
+    )
+    right = max(float(x.max()) if len(x) else 0.0, 1.0) * 1.05
+    line = np.array([0.0, 2 * right])
+    lowest = min((float(side.min()) for side in (theirs, ours) if len(side)), default=0.0)
+    bottom = min(1.15 * lowest, -2 * OFFSET)
+    axes.fill_between(line, -line, OFFSET - line, color=STABLE, alpha=0.15, linewidth=0)
+    axes.fill_between(line, np.minimum(bottom, -line), -line, color=PUBLISHED, alpha=0.2,
+                      linewidth=0)  # fmt: skip
+    axes.plot(line, -line, "--", color=INK, linewidth=0.8)
+    for marker, colour, side, values, size in (
+        ("o", INK, "reference", theirs, 16),
+        ("^", UNSTABLE, "potential", ours, 12),
+    ):
+        axes.scatter(x, values, s=size, marker=marker, facecolors="none", edgecolors=colour,
+                     linewidths=0.8, label=side)  # fmt: skip
+    for h, by_reference, by_potential in both:
+        axes.plot(h, by_reference, "o", color=INK, markersize=4.5)
+        axes.plot(h, by_potential, "^", color=UNSTABLE, markersize=4.5)
+    axes.set_ylim(bottom=bottom)
+    axes.grid(color=RULE, linewidth=0.5)

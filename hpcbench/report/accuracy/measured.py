@@ -21,7 +21,7 @@ from hpcbench.analysis.accuracy.quantities import (
     Errors,
     errors_of,
 )
-from hpcbench.analysis.accuracy.spectra import ALL, COMMENSURATE, OTHERS, THREE_LOWEST
+from hpcbench.analysis.accuracy.spectra import ALL, COMMENSURATE, OTHERS, THREE_LOWEST, ZONE
 from hpcbench.analysis.accuracy.values import LEE_XIA, LOEW
 
 MODES = {
@@ -29,6 +29,7 @@ MODES = {
     THREE_LOWEST: "three lowest branches",
     OTHERS: "the other branches",
     COMMENSURATE: "at commensurate q",
+    ZONE: "all, on a mesh of the zone",
 }
 """Sets of modes in words."""
 INTERVALS = "Below each number: its 95 % interval, from 2,000 bootstrap draws of crystals."

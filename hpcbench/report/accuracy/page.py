@@ -62,13 +62,15 @@ class Accuracy:
     comparisons: list[Comparison]
 
 
-def accuracy_of(stores: Sequence[Store]) -> Accuracy:
+def accuracy_of(stores: Sequence[Store], mesh: Sequence[float] = ()) -> Accuracy:
     """Measure the potentials of stores against their references.
 
     Parameters
     ----------
     stores : sequence of Store
         One or several.
+    mesh : sequence of float, optional
+        As of :func:`hpcbench.analysis.accuracy.reading.read_compared`.
 
     Raises
     ------
@@ -79,7 +81,7 @@ def accuracy_of(stores: Sequence[Store]) -> Accuracy:
     """
     measured = []
     for store, label in zip(stores, _labels(stores), strict=True):
-        measured.append(measure(read_compared(store, label)))
+        measured.append(measure(read_compared(store, label, mesh)))
         if not measured[-1].compared.phases:
             raise UsageError(f"{store.path}: no crystal has phonons, there is nothing to compare")
     return Accuracy(
