@@ -256,8 +256,10 @@ def test_a_run_applies_the_charges_of_its_crystals(sources: Path, tmp_path: Path
         # The plain crystal has no history then.
         "interpolation-error": 0,
         "model": "mattersim-demo", "dtype": "float64", "mesh": "4 4 4", "band-points": "31",
-        "band-dtype": "float64", "supercell": "2 2 2", "workers": "0", "out": tmp_path / "salt.h5",
+        "supercell": "2 2 2", "workers": "0", "out": tmp_path / "salt.h5",
+        "config": tmp_path / "settings.toml",
     }  # fmt: skip
+    (tmp_path / "settings.toml").write_text('band_dtype = "float64"\n')
     words = [word for key, value in settings.items() for word in (f"--{key}", *str(value).split())]
     assert main(["run", str(sources), "--keep-forces", *words]) == 0
     store = Store(tmp_path / "salt.h5")

@@ -54,9 +54,9 @@ examples:
 _SETTINGS = (
     "out", "model", "criterion", "relax", "fmax", "max_steps", "supercell", "supercell_atoms",
     "largest_supercell", "displacement", "symprec", "symmetry_tolerance", "mesh", "band_points",
-    "temperatures", "cutoff_frequency", "dtype", "leave_out_born", "device", "max_edges", "workers",
-    "share_gpu", "time_limit", "lease_minutes", "silence", "block", "commit_interval", "max_atoms",
-    "sample", "seed", "keep_dos", "band_dtype", "read_limits", "report",
+    "temperatures", "cutoff_frequency", "dtype", "leave_out_born", "device", "workers",
+    "share_gpu", "time_limit", "max_atoms",
+    "sample", "seed", "keep_dos", "read_limits", "report",
 )  # fmt: skip
 
 
