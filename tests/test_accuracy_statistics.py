@@ -13,6 +13,7 @@ from hpcbench.analysis.accuracy.polymorphs import find_polymorphs, transitions
 from hpcbench.analysis.accuracy.spectra import FrequencyHistogram
 from hpcbench.analysis.accuracy.statistics import determination, difference, estimate, ratio
 from hpcbench.analysis.accuracy.values import Values
+from hpcbench.report.accuracy.polymorph_tables import enthalpy_errors
 
 
 def test_intervals_are_those_of_scipy() -> None:
@@ -90,6 +91,18 @@ def test_transitions_are_counted_as_in_the_paper() -> None:
     assert counts.both == [("SiO2", "bb")]
     assert one.order(300.0) == [0, 2, 1]
     assert transitions(found, 1000.0).compositions == 0
+
+
+def test_energies_of_another_zero_compare_by_their_differences() -> None:
+    phases = [phase("a", 0, 50, 50), phase("bb", 30, 25, 20), phase("ccc", 10, 60, 45)]
+    for place, energy in enumerate((-20.0, -19.98, -19.985)):
+        values = replace(phases[place].reference or Values(), energy=energy)
+        phases[place] = replace(phases[place], reference=values)
+    mae, r2 = enthalpy_errors(find_polymorphs(phases))
+    # 20 and 15 meV by the reference, 30 and 10 by the potential.
+    assert mae.value == pytest.approx(7.5)
+    assert mae.count == 2
+    assert r2.value == pytest.approx(1 - (10**2 + 5**2) / 12.5)
 
 
 def test_polymorphs_of_a_generators_store_are_ordered_without_references() -> None:

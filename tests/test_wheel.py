@@ -21,9 +21,12 @@ ROOT = Path(__file__).parents[1]
 DATA = (
     "py.typed",
     "analysis/published.toml",
+    "analysis/published_potentials.toml",
     "potentials/mattersim_demo/mattersim-demo.pth",
+    "report/accuracy.html.j2",
     "report/benchmark.html.j2",
     "report/report.html.j2",
+    "report/style.css.j2",
 )
 
 

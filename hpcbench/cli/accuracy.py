@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import time
 from pathlib import Path
 
 from hpcbench.cli.options import add_force
 from hpcbench.counting import counted
 from hpcbench.errors import SetupError
 from hpcbench.outputs import appended, settings_text
+
+# Seconds between two lines of progress.
+_INTERVAL = 10.0
 
 HELP = "errors of potentials against reference phonons, in the tables of the literature"
 DESCRIPTION = (
@@ -62,7 +67,15 @@ def run(options: argparse.Namespace) -> int:
             f"{error}: ./launch.sh setup report, or pip install '.[report]' in hpcbench's folder"
         ) from error
     stores = [Store(path) for path in options.stores]
-    found = accuracy_of(stores, options.mesh)
+    told = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > _INTERVAL:
+            told = time.monotonic()
+            print(f"{done} of {total}", file=sys.stderr, flush=True)
+
+    found = accuracy_of(stores, options.mesh, tell)
     print_accuracy(found)
     if options.json:
         from hpcbench.report.accuracy.numbers import write_accuracy_json

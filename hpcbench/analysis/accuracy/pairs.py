@@ -112,6 +112,8 @@ class Compared:
         All crystals with phonons, also those without a reference.
     histogram : FrequencyHistogram
         Of the frequencies on the band path, of all pairs.
+    unfinished : int
+        Crystals of the run that have no result yet.
     """
 
     label: str
@@ -120,6 +122,7 @@ class Compared:
     left_out: list[LeftOut]
     phases: list[Phase]
     histogram: FrequencyHistogram
+    unfinished: int = 0
 
     @property
     def failed(self) -> Rate:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +41,12 @@ _SAME_Q = 1e-5
 NO_REFERENCE = "no reference"
 
 
-def read_compared(store: Store, label: str = "", mesh: Sequence[float] = ()) -> Compared:
+def read_compared(
+    store: Store,
+    label: str = "",
+    mesh: Sequence[float] = (),
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> Compared:
     """Read a store's crystals and compare their frequencies with those of their references.
 
     The reference of a crystal is the row ``ID:reference``; without one, what the crystal's source
@@ -56,6 +61,8 @@ def read_compared(store: Store, label: str = "", mesh: Sequence[float] = ()) -> 
     mesh : sequence of float, optional
         Compare frequencies on this mesh as well, from the force constants of both: takes seconds
         for each crystal. As of :func:`hpcbench.phonons.spectrum.run_mesh`.
+    tell : callable, optional
+        Called with the numbers of crystals that are read, and of all.
 
     Raises
     ------
@@ -64,8 +71,10 @@ def read_compared(store: Store, label: str = "", mesh: Sequence[float] = ()) -> 
     """
     settings = store.settings
     name = label or str(settings.get("model", "")) or store.path.stem
-    found = Compared(name, settings, [], [], [], FrequencyHistogram())
-    for row, reference in _rows(store):
+    unfinished = len(store.unfinished_ids())
+    found = Compared(name, settings, [], [], [], FrequencyHistogram(), unfinished)
+    for number, (row, reference) in enumerate(_rows(store)):
+        tell(number, len(store))
         try:
             _add(store, row, reference, found, mesh)
         except StoreError as error:

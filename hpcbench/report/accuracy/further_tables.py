@@ -154,6 +154,9 @@ def left_out(several: Sequence[Measured]) -> ErrorTable:
                     ]
                 )
             )
+        if one.compared.unfinished:
+            why = words("no result yet: the run is not finished")
+            lines.append(Line([words(one.label), why, words(""), whole(one.compared.unfinished)]))
     return ErrorTable(
         "left-out",
         "In no average",

@@ -24,7 +24,7 @@ from hpcbench.analysis.rates import Rate
 from hpcbench.outputs import file_to_write, replacing
 from hpcbench.report.accuracy.measured import Measured
 from hpcbench.report.accuracy.page import Accuracy
-from hpcbench.report.accuracy.polymorph_tables import polymorph_errors
+from hpcbench.report.accuracy.polymorph_tables import enthalpy_errors, polymorph_errors
 from hpcbench.version import __version__
 
 FORMAT = "hpcbench-accuracy"
@@ -106,6 +106,7 @@ def _potential(one: Measured) -> dict[str, Any]:
             }
             for temperature in TEMPERATURES
         ],
+        "dH": dict(zip(("mae", "r2"), enthalpy_errors(polymorphs), strict=True)),
         "histogram": {
             "bin_THz": BIN,
             "reference_potential_count": [

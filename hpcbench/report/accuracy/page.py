@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import combinations
@@ -62,7 +63,11 @@ class Accuracy:
     comparisons: list[Comparison]
 
 
-def accuracy_of(stores: Sequence[Store], mesh: Sequence[float] = ()) -> Accuracy:
+def accuracy_of(
+    stores: Sequence[Store],
+    mesh: Sequence[float] = (),
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> Accuracy:
     """Measure the potentials of stores against their references.
 
     Parameters
@@ -71,6 +76,8 @@ def accuracy_of(stores: Sequence[Store], mesh: Sequence[float] = ()) -> Accuracy
         One or several.
     mesh : sequence of float, optional
         As of :func:`hpcbench.analysis.accuracy.reading.read_compared`.
+    tell : callable, optional
+        The same.
 
     Raises
     ------
@@ -81,9 +88,12 @@ def accuracy_of(stores: Sequence[Store], mesh: Sequence[float] = ()) -> Accuracy
     """
     measured = []
     for store, label in zip(stores, _labels(stores), strict=True):
-        measured.append(measure(read_compared(store, label, mesh)))
-        if not measured[-1].compared.phases:
-            raise UsageError(f"{store.path}: no crystal has phonons, there is nothing to compare")
+        measured.append(measure(read_compared(store, label, mesh, tell)))
+        found = measured[-1].compared
+        if not found.phases:
+            kinds = Counter(one.kind for one in found.left_out).most_common()
+            why = ", ".join(f"{count} {kind}" for kind, count in kinds)
+            raise UsageError(f"{store.path}: nothing to compare, no crystal has phonons ({why})")
     return Accuracy(
         list(stores),
         measured,

@@ -14,7 +14,13 @@ from hpcbench.analysis.accuracy.polymorphs import (
     transitions,
     vibrational_differences,
 )
-from hpcbench.analysis.accuracy.statistics import Estimate, determination, estimate, ratio
+from hpcbench.analysis.accuracy.statistics import (
+    Array,
+    Estimate,
+    determination,
+    estimate,
+    ratio,
+)
 from hpcbench.analysis.published_potentials import published_lee_xia
 from hpcbench.report.accuracy.cells import Cell, ErrorTable, Line, estimated, value, whole, words
 from hpcbench.report.accuracy.measured import INTERVALS, Measured
@@ -36,7 +42,32 @@ def polymorph_errors(found: Sequence[Polymorphs], temperature: float) -> tuple[E
         In K.
     """
     _, theirs, ours = vibrational_differences(found, temperature)
-    ones, errors = np.ones(len(theirs)), ours - theirs
+    return _mae_and_r2(theirs, ours)
+
+
+def enthalpy_errors(found: Sequence[Polymorphs]) -> tuple[Estimate, Estimate]:
+    """Return the mean absolute error and R2 of the differences of H, in meV/atom.
+
+    Energies of another zero compare here too. Only compositions count whose H is the reference's.
+
+    Parameters
+    ----------
+    found : sequence of Polymorphs
+        Of a store.
+    """
+    theirs, ours = [], []
+    for one in found:
+        if one.is_by_reference:
+            energies = np.array([1000 * phase.potential.energy for phase in one.phases])
+            theirs += one.enthalpy[1:].tolist()
+            ours += (energies - energies[0])[1:].tolist()
+    return _mae_and_r2(np.array(theirs), np.array(ours))
+
+
+def _mae_and_r2(theirs: Array, ours: Array) -> tuple[Estimate, Estimate]:
+    known = np.isfinite(ours)
+    theirs, errors = theirs[known], (ours - theirs)[known]
+    ones = np.ones(len(theirs))
     return (
         estimate(np.stack([np.abs(errors), ones], axis=1), ratio),
         estimate(np.stack([ones, theirs, theirs**2, errors**2], axis=1), determination),
@@ -48,6 +79,21 @@ def polymorph_transitions(several: Sequence[Measured]) -> ErrorTable:
     lines = []
     for one in several:
         found = find_polymorphs(one.compared.phases)
+        mae, r2 = enthalpy_errors(found)
+        if mae.count:
+            compositions = sum(some.is_by_reference for some in found)
+            lines.append(
+                Line(
+                    [
+                        words(one.label),
+                        words("ΔH"),
+                        whole(compositions),
+                        estimated(mae, 2),
+                        estimated(r2, 3),
+                        *[words("")] * 3,
+                    ]
+                )
+            )
         for temperature in TEMPERATURES:
             counts = transitions(found, temperature)
             if not counts.compositions:
@@ -58,7 +104,7 @@ def polymorph_transitions(several: Sequence[Measured]) -> ErrorTable:
                 Line(
                     [
                         words(one.label),
-                        Cell(f"{temperature:g} K", names[:300]),
+                        Cell(f"ΔA_vib, {temperature:g} K", names[:300]),
                         whole(counts.compositions),
                         estimated(mae, 2),
                         estimated(r2, 3),
@@ -74,7 +120,7 @@ def polymorph_transitions(several: Sequence[Measured]) -> ErrorTable:
             Line(
                 [
                     words(f"{paper.name} (published)"),
-                    words(f"{row.temperature:g} K"),
+                    words(f"ΔA_vib, {row.temperature:g} K"),
                     whole(paper.compositions),
                     value(row.mae, 2),
                     value(row.r2, 3),
@@ -88,12 +134,12 @@ def polymorph_transitions(several: Sequence[Measured]) -> ErrorTable:
         "Transitions between polymorphs (Lee and Xia's Figures 5 and 6)",
         "ΔA = ΔH + ΔA_vib against the polymorph of lowest H, with H by the reference. A transition "
         f"is possible to the polymorph of lowest A if that is less than {OFFSET:g} meV/atom above "
-        f"it. Errors are of ΔA_vib in meV/atom. {INTERVALS}",
+        f"it. Errors are of ΔA_vib, in the first row of ΔH. {INTERVALS}",
         [
             ("potential", ""),
-            ("temperature", ""),
+            ("difference", ""),
             ("compositions", ""),
-            ("MAE(ΔA_vib)", "meV/atom"),
+            ("MAE", "meV/atom"),
             ("R²", ""),
             ("transitions", "reference"),
             ("transitions", "potential"),
