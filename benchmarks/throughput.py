@@ -418,7 +418,7 @@ def compare(
 
 
 def machine(device: str) -> dict[str, str]:
-    packages = ("hpcbench", "mattersim", "torch", "ase", "phonopy", "numpy")
+    packages = ("hpcbench-phonons", "mattersim", "torch", "ase", "phonopy", "numpy")
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.partition(":")[2].strip() for line in lines if "model name" in line), "")
     gpu = {"gpu": torch.cuda.get_device_name()} if device.startswith("cuda") else {}
@@ -460,8 +460,10 @@ def main() -> None:
         torch.set_num_threads(1)
         smallest, _, largest = options.sizes[0].partition("-")
         crystals = choose(options.crystals, int(smallest), int(largest), options.count)
-        found = [packages.compare(name, crystals, displaced) for name in options.packages]
-        save(options, found)
+        found: list[dict[str, Any]] = []
+        for name in options.packages:
+            found.append(packages.compare(name, crystals, displaced))
+            save(options, found)
         return
     results = []
     for model in options.models:

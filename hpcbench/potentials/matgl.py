@@ -80,7 +80,8 @@ class MatglEnergies(EnergyOfEdges):
         graph = SimpleNamespace(
             node_type=rows,
             pos=vectors.new_zeros(len(numbers), 3),
-            edge_index=edges,
+            # As its own lists are: torch sums by indices of 64 bits more slowly.
+            edge_index=edges.int(),
             pbc_offshift=vectors,
         )
         self._model(g=graph)
