@@ -188,7 +188,7 @@ def test_spectra_and_thermal_properties_are_phonopys(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs.run_mesh(MESH)
-    cutoff = RunConfig().cutoff_frequency
+    cutoff = RunConfig().resolved().cutoff_frequency
     thermal = theirs.run_thermal_properties(temperatures=TEMPERATURES, cutoff_frequency=cutoff)
     for name_of in ("free_energy", "entropy", "heat_capacity"):
         np.testing.assert_allclose(row[name_of], getattr(thermal, name_of), rtol=1e-6, atol=1e-9)
