@@ -136,7 +136,7 @@ def test_generated_crystals_are_as_by_the_package(
     if name == "chgnet":
         exact = errors(loaded(name, "float64"), package_calculator(name, double=True), frames)
         assert exact["force"] < 1e-7
-        assert exact["stress"] < 1e-8
+        assert exact["stress"] < 2e-7  # its volumes stay in single precision
 
 
 @pytest.mark.parametrize(
