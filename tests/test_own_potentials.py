@@ -17,7 +17,7 @@ import hpcbench
 from hpcbench.cli import main
 from hpcbench.errors import ModelError, PotentialError
 from hpcbench.potentials import catalogue, weights
-from hpcbench.potentials.catalogue import BUILT_IN, PotentialSpec
+from hpcbench.potentials.catalogue import BUILT_IN
 from hpcbench.potentials.one_by_one import OneByOne
 from hpcbench.potentials.registry import (
     has_both_precisions,
@@ -26,6 +26,7 @@ from hpcbench.potentials.registry import (
     spec_of,
     weights_sha256,
 )
+from hpcbench.potentials.spec import PotentialSpec
 from hpcbench.potentials.weights import PackagedWeights
 from hpcbench.scheduler.checks import _packages
 

@@ -25,7 +25,8 @@ from hpcbench.crystal import Crystal
 from hpcbench.errors import ModelError
 from hpcbench.phonons.supercells import CHECKS
 from hpcbench.planning.displacements import count
-from hpcbench.potentials.catalogue import USUAL_CUTOFF, known_potential
+from hpcbench.potentials.catalogue import known_potential
+from hpcbench.potentials.spec import USUAL_CUTOFF
 
 # Evaluations in the relaxation of a crystal with one free parameter, and the power of their
 # number with which they grow: medians of generated crystals (results/scaling-works.json of the

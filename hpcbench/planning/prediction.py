@@ -19,8 +19,8 @@ from hpcbench.planning.blocks import make_blocks
 from hpcbench.planning.costs import CostModel, Work
 from hpcbench.planning.crystal_list import read_share, together
 from hpcbench.planning.curated_list import curated
-from hpcbench.potentials.catalogue import USUAL_CUTOFF
 from hpcbench.potentials.registry import spec_of
+from hpcbench.potentials.spec import USUAL_CUTOFF
 from hpcbench.sources import find_files
 
 # Bytes in the store, compressed, measured with generated crystals of 20 atoms without symmetry:

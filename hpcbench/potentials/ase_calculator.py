@@ -23,11 +23,11 @@ from hpcbench.errors import (
 )
 from hpcbench.package_versions import installed
 from hpcbench.potentials.boundary import answering, numbers_of
-from hpcbench.potentials.catalogue import LoadRequest
 from hpcbench.potentials.memory import is_out_of_memory
 from hpcbench.potentials.one_by_one import OneByOne
 from hpcbench.potentials.protocol import Evaluation, Potential, PotentialInfo, PreparedCopies
 from hpcbench.potentials.registry import find_module
+from hpcbench.potentials.spec import LoadRequest
 from hpcbench.texts import shown_reason
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from hpcbench.errors import EvaluationError
-from hpcbench.potentials.catalogue import LoadRequest
 from hpcbench.potentials.edge_gradients import EnergyOfEdges
 from hpcbench.potentials.edge_pairs import pairs_at_centres, reverses
 from hpcbench.potentials.edge_potential import EdgePotential
+from hpcbench.potentials.spec import LoadRequest
 
 # The model that the package calls by this name, and whose weights are in the table.
 VERSION = "0.3.0"

@@ -22,7 +22,6 @@ from hpcbench.errors import (
     TooLargeError,
     UnsuitableError,
 )
-from hpcbench.potentials.catalogue import DOUBLE, LoadRequest
 from hpcbench.potentials.displaced import displaced_edges, share_list
 from hpcbench.potentials.memory import (
     Probe,
@@ -49,6 +48,7 @@ from hpcbench.potentials.protocol import (
     PotentialInfo,
     PreparedCopies,
 )
+from hpcbench.potentials.spec import DOUBLE, LoadRequest
 from hpcbench.potentials.structures import DisplacedCopies, Structures
 
 if TYPE_CHECKING:

@@ -11,14 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hpcbench.errors import ModelError, PotentialError
-from hpcbench.potentials.catalogue import (
-    BUILT_IN,
-    LoadRequest,
-    PotentialSpec,
-    known_potential,
-    offered_potentials,
-)
+from hpcbench.potentials.catalogue import BUILT_IN, known_potential, offered_potentials
 from hpcbench.potentials.registry import load
+from hpcbench.potentials.spec import LoadRequest, PotentialSpec
 from hpcbench.potentials.weights import GivenWeights, PublishedWeights, keep, make_folder
 
 # MatterSim's downloader waits without an end where a firewall swallows what it sends, as on many

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from hpcbench.errors import PotentialError
-from hpcbench.potentials.catalogue import LoadRequest
 from hpcbench.potentials.edge_gradients import DifferentiableEdges, EnergyOfEdges
+from hpcbench.potentials.spec import LoadRequest
 
 
 def load_mace(request: LoadRequest) -> DifferentiableEdges:

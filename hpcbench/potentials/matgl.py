@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from ase.data import atomic_numbers
 
-from hpcbench.potentials.catalogue import LoadRequest
 from hpcbench.potentials.edge_gradients import EnergyOfEdges
 from hpcbench.potentials.edge_potential import EdgePotential
+from hpcbench.potentials.spec import LoadRequest
 
 
 def load_matgl(request: LoadRequest) -> EdgePotential:

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 
 from hpcbench.package_versions import installed
-from hpcbench.potentials.catalogue import LoadRequest
 from hpcbench.potentials.checkpoint import bytes_per_edge, model_of, read_checkpoint
 from hpcbench.potentials.columns import Columns, Response
 from hpcbench.potentials.edge_potential import EdgePotential
@@ -20,6 +19,7 @@ from hpcbench.potentials.m3gnet import RearrangedM3GNet
 from hpcbench.potentials.m3gnet_response import LinearisedCrystals
 from hpcbench.potentials.passes import during_passes
 from hpcbench.potentials.protocol import Linearised, PotentialInfo
+from hpcbench.potentials.spec import LoadRequest
 from hpcbench.potentials.structures import Structures
 from hpcbench.potentials.weights import sha256_of
 

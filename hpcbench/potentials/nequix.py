@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from hpcbench.potentials.catalogue import LoadRequest
 from hpcbench.potentials.edge_gradients import DifferentiableEdges
 from hpcbench.potentials.nequix_model import NequixEnergies
 from hpcbench.potentials.nequix_weights import read_nequix
+from hpcbench.potentials.spec import LoadRequest
 
 
 def load_nequix(request: LoadRequest) -> DifferentiableEdges:

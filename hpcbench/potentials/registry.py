@@ -20,21 +20,17 @@ from hpcbench.errors import EvaluationError, ModelError, PotentialError, UsageEr
 from hpcbench.potentials.boundary import answering
 from hpcbench.potentials.catalogue import (
     BUILT_IN,
-    DOUBLE,
     MACE_BYTES_PER_EDGE,
     MACE_LOADER,
     MATTERSIM_LOADER,
     NEQUIX_BYTES_PER_EDGE,
     NEQUIX_LOADER,
-    SINGLE,
-    LoadRequest,
-    PotentialSpec,
-    how_to_install,
     known_names,
     known_potential,
     offered_potentials,
 )
 from hpcbench.potentials.protocol import Potential, PotentialInfo
+from hpcbench.potentials.spec import DOUBLE, SINGLE, LoadRequest, PotentialSpec, how_to_install
 from hpcbench.potentials.weights import GivenWeights, PackagedWeights, PublishedWeights
 from hpcbench.protocols import DISPLACEMENT
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from hpcbench.potentials.catalogue import LoadRequest
 from hpcbench.potentials.edge_gradients import DifferentiableEdges, EnergyOfEdges
 from hpcbench.potentials.edge_messages import make_branch, summed_messages
+from hpcbench.potentials.spec import LoadRequest
 
 
 def load_sevennet(request: LoadRequest) -> DifferentiableEdges:
