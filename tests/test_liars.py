@@ -298,7 +298,12 @@ def start(folder: Path, harm: str) -> subprocess.Popen[str]:
         "--supercell", "2", "2", "2", *in_file(commit_interval=0),
     ]  # fmt: skip
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=folder, text=True, **pipes)
+    # Tests that nohup has started ignore SIGHUP, and so would the run.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        return subprocess.Popen(command, cwd=folder, text=True, **pipes)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize(
