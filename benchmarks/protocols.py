@@ -76,7 +76,7 @@ def kinds_of_change(store: hpcbench.Store, column: str) -> dict[str, dict[str, i
 
 
 def verdicts_changed(store: hpcbench.Store) -> dict[str, int]:
-    """What became of verdicts that a second computation was made for."""
+    """Count the verdicts that a second computation changed, and those that it left."""
     first = store.history.table
     first = first[first["again"] == FIRST].set_index("parent")
     decided = store.table.loc[first.index]

@@ -65,7 +65,7 @@ SEEDS = 8
 
 @dataclass(frozen=True)
 class Device:
-    """What a rank computes on.
+    """Describe the device of a rank.
 
     ``edges`` a second in full passes, ``step``: least seconds of a relaxation step, however
     few crystals are in it.
@@ -86,7 +86,7 @@ DEVICES = {
 
 @dataclass(frozen=True)
 class Trouble:
-    """What goes wrong in a run.
+    """Describe the faults of a run.
 
     ``wrong``: predictions are as wrong as they were measured to be. ``slow`` of the ranks work at
     half speed, the speed of the others varies by ``jitter`` (standard deviation). ``kills``: share
@@ -138,7 +138,7 @@ class Rank:
 
 @dataclass(frozen=True)
 class Result:
-    """How a simulated run went.
+    """Hold the times of a simulated run.
 
     ``busy``: share of the ranks' time, of the dead until they died, until the last one ends, in
     which they have work. ``useful``: share of all ranks' time that went into results at full
@@ -243,7 +243,7 @@ class Simulation:
         self._push(now, "want", number)
 
     def _holds_until(self, now: float, rank: Rank) -> float:
-        """When it will have finished enough to take another block; ``now`` if it has."""
+        """Return the time at which it takes another block; ``now`` if it can already."""
         if now - rank.looked > LOOK:
             rank.looked, rank.saw = now, self._untaken
         # What was left when it looked; or what comes after its next block in the plan, if less.

@@ -204,7 +204,7 @@ def peak() -> float:
 
 
 def measured(name: str, weights: str, crystal: str) -> dict[str, Any]:
-    """What one crystal gives; in a process of its own."""
+    """Measure one crystal, in a process of its own."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     model, atoms = LOADERS[name](weights), crystals()[crystal]

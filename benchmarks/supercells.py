@@ -43,7 +43,7 @@ SUFFICIENT = 11.98  # A: 12, but for rounding and what the relaxation takes
 
 
 def cost(store: hpcbench.Store, ids: list[str]) -> dict[str, Any]:
-    """What a run took for these crystals, and how high its supercells are."""
+    """Return the seconds of a run for these crystals, and the heights of its supercells."""
     table = store.table.loc[ids]
     cells = np.abs(np.linalg.det(store_column(store, "supercell_matrix", ids)))
     atoms = np.rint(cells) * table["natoms"].to_numpy()

@@ -33,7 +33,7 @@ ISOLATED = 4.0
 
 @dataclass(frozen=True)
 class LaunchSetup:
-    """How runs are started.
+    """Hold the words that start a run.
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ class LaunchSetup:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def command(self, out: Path) -> list[str]:
-        """What is given to start a run, and again to go on with it."""
+        """Return the command that starts a run, and continues it."""
         return [
             *self.launcher, sys.executable, "-m", "hpcbench", "run", str(self.sources),
             "--out", str(out), *QUICK, *in_file(commit_interval=0.3, silence=self.silence),
@@ -104,7 +104,7 @@ class Launch:
 
     @property
     def is_over(self) -> bool:
-        """Whether the launcher has ended."""
+        """Tell whether the launcher has ended."""
         return self.process.poll() is not None
 
     @property
@@ -155,7 +155,7 @@ class Launch:
         return self.is_over
 
     def leftovers(self, patience: float = 5.0) -> list[Process]:
-        """What still lives when the launcher has ended, and does not go by itself."""
+        """Return the processes that outlive the launcher and do not end by themselves."""
         end = time.monotonic() + patience
         while (left := self.processes()) and time.monotonic() < end:
             time.sleep(0.1)
@@ -201,7 +201,7 @@ def send(pid: int, number: signal.Signals) -> None:
 
 @dataclass(frozen=True)
 class Span:
-    """How long an undisturbed launch takes to start, and to work, in seconds."""
+    """Hold the seconds in which an undisturbed launch starts, and works."""
 
     start: float
     work: float
@@ -338,7 +338,7 @@ def isolated_worker(launch: Launch, rng: random.Random, span: Span) -> list[int]
 
 
 def writers(folder: Path, pattern: str) -> list[int]:
-    """Who writes files: a temporary file has its writer's process id in its name."""
+    """Return the processes that write files: their ids are in the names of temporary files."""
     return [int(path.name.split(".")[-2].split("-")[0]) for path in folder.glob(pattern)]
 
 

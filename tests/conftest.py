@@ -1,4 +1,4 @@
-"""What several test files share."""
+"""Share fixtures between test files."""
 
 from __future__ import annotations
 

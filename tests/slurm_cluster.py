@@ -107,7 +107,7 @@ class Cluster:
 
 
 def what_is_missing() -> str:
-    """Why no cluster can be started here; empty if it can."""
+    """Return why no cluster can be started here; empty if it can."""
     if os.geteuid() != 0:
         return "only root can start a Slurm of its own"
     missing = [name for name in (*DAEMONS, *CLIENTS) if shutil.which(name) is None]

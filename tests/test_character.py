@@ -1,4 +1,4 @@
-"""What kind of negative frequencies a crystal has."""
+"""Test the kinds of negative frequencies."""
 
 from __future__ import annotations
 

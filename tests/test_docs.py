@@ -133,7 +133,7 @@ def commands_of(path: Path) -> Iterator[str]:
 
 
 def words_for_hpcbench(line: str) -> list[str] | None:
-    """What the program itself would be given by a line of shell; None where it is not started."""
+    """Return the words that a line of shell gives the program; None where it is not started."""
     words = shlex.split(line, comments=True)
     if not words:
         return None

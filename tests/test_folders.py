@@ -1,4 +1,4 @@
-"""What lies in a folder: what is read, what is left out, and what cannot be seen."""
+"""Test which files of a folder are read, left out, or cannot be seen."""
 
 from __future__ import annotations
 

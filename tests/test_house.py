@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +19,22 @@ ROOT = Path(__file__).parents[1]
 CIRCLES: set[str] = set()
 # Share of the public functions with several parameters that describe them. It may only grow.
 LEAST_DESCRIBED = 0.98
+
+
+# A docstring says what is done, not about what.
+NOT_A_VERB = re.compile(r"(How|What|Why|Who|Which|Whether|Where|When)\b")
+
+
+def test_docstrings_begin_with_what_is_done() -> None:
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = [
+        f"{path.relative_to(ROOT)}: {text.splitlines()[0]}"
+        for path in sorted((ROOT / "hpcbench").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, kinds) and (text := ast.get_docstring(node))
+        if NOT_A_VERB.match(text)
+    ]
+    assert found == []
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""How large a pass may be: the probe, what is kept of it, and running out of memory for real."""
+"""Test the size of passes: the probe, its stored result, and real ends of memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md has as the whole of a new format is the whole: it is applied, and works."""
+"""Apply CONTRIBUTING.md's examples of new formats, and use them."""
 
 from __future__ import annotations
 

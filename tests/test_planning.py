@@ -1,4 +1,4 @@
-"""What crystals will cost: counted, fitted to what they took, kept, and shown beforehand."""
+"""Test predicted costs: counting, fitting to measured ones, storing, and showing them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What follows from stored force constants, computed again with other settings."""
+"""Test the analysis of stored force constants with other settings."""
 
 from __future__ import annotations
 

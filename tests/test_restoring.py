@@ -1,4 +1,4 @@
-"""Where nothing holds a crystal's parts to each other there is no verdict; layers keep theirs."""
+"""Test that crystals whose parts nothing holds together have no verdict, and layers have one."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class Job:
         return answer.stdout.split()[-1]
 
     def state(self, number: str) -> dict[str, str]:
-        """What Slurm says of a job."""
+        """Return Slurm's record of a job."""
         answer = self.cluster.ask("scontrol", "show", "job", number, "--oneliner")
         return dict(word.split("=", 1) for word in answer.split() if "=" in word)
 
@@ -108,7 +108,7 @@ class Job:
 
     @property
     def said(self) -> str:
-        """What the jobs have printed, in the order of their numbers."""
+        """Return the output of the jobs, in the order of their numbers."""
         logs = sorted(self.folder.glob("*.out"), key=lambda path: int(path.stem))
         return "\n".join(path.read_text() for path in logs)
 
@@ -208,7 +208,7 @@ def ask_to_stop(job: Job, number: str) -> None:
 
 
 def at_work(job: Job) -> bool:
-    """Whether both ranks have begun, so that they take signals for a request to stop."""
+    """Tell whether both ranks have begun, so that they take signals for a request to stop."""
     with contextlib.suppress(OSError, IndexError):
         return all(job.events(rank)[-1]["event"] != "start" for rank in (0, 1))
     return False

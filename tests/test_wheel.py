@@ -1,4 +1,4 @@
-"""What is published: the wheel has all files of the package, and works away from the checkout."""
+"""Test that the wheel has all files of the package, and works away from the checkout."""
 
 from __future__ import annotations
 

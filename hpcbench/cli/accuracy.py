@@ -78,9 +78,11 @@ def run(options: argparse.Namespace) -> int:
     found = accuracy_of(stores, options.mesh, tell)
     print_accuracy(found)
     if options.json:
-        from hpcbench.report.accuracy.numbers import write_accuracy_json
+        from hpcbench.report.accuracy.numbers import accuracy_json
+        from hpcbench.report.json_files import write_numbers
 
-        print(f"numbers: {write_accuracy_json(found, Path(options.json), force=options.force)}")
+        to = write_numbers(accuracy_json(found), Path(options.json), force=options.force)
+        print(f"numbers: {to}")
     if options.figures:
         from hpcbench.report.accuracy.page import figures_of
         from hpcbench.report.figure import save_figures

@@ -64,9 +64,11 @@ def run(options: argparse.Namespace) -> int:
 
         print_results(store)
     if options.json:
-        from hpcbench.report.benchmark_json import write_json
+        from hpcbench.report.benchmark_json import benchmark_json
+        from hpcbench.report.json_files import write_numbers
 
-        print(f"benchmark: {write_json(store, Path(options.json), force=options.force)}")
+        to = write_numbers(benchmark_json(store), Path(options.json), force=options.force)
+        print(f"benchmark: {to}")
     if options.figures:
         from hpcbench.analysis.generators import ranked_outcomes
         from hpcbench.report.benchmark_figures import benchmark_figures

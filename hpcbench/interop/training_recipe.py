@@ -21,7 +21,7 @@ _MOST_ATOMS = 10_000
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a training set is made of a store.
+    """Hold the settings of a training set.
 
     Attributes
     ----------

@@ -46,7 +46,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Summary:
-    """What is in a training set.
+    """Count what a training set holds.
 
     Attributes
     ----------

@@ -31,7 +31,7 @@ NO_SUPERCELL = "no supercell"
 
 @dataclass(frozen=True)
 class Split:
-    """Where the crystals of a store go.
+    """Assign the crystals of a store to the parts of a training set.
 
     Attributes
     ----------

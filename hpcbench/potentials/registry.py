@@ -12,7 +12,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,45 +138,36 @@ def spec_of(model: str) -> PotentialSpec:
 
 
 def _spec_of_file(model: str) -> PotentialSpec:
-    weights, both = GivenWeights(Path(model)), (SINGLE, DOUBLE)
-    if weights.file.suffix == ".model":
-        return PotentialSpec(
-            name=model,
-            description="a model of MACE",
-            loader=MACE_LOADER,
-            distribution="mace-torch",
-            licence="",
-            precisions=both,
-            batched=True,
-            response=True,
-            weights=weights,
-            bytes_per_edge=MACE_BYTES_PER_EDGE,
-        )
-    if _is_nequix(weights.file):
-        return PotentialSpec(
-            name=model,
-            description="weights of Nequix",
-            loader=NEQUIX_LOADER,
-            distribution="e3nn",
-            licence="",
-            precisions=both,
-            batched=True,
-            response=True,
-            weights=weights,
-            extra="nequix",
-            bytes_per_edge=NEQUIX_BYTES_PER_EDGE,
-        )
-    return PotentialSpec(
+    weights = GivenWeights(Path(model))
+    spec = PotentialSpec(
         name=model,
         description="a MatterSim checkpoint",
         loader=MATTERSIM_LOADER,
         distribution="mattersim",
         licence="",
-        precisions=both,
+        precisions=(SINGLE, DOUBLE),
         batched=True,
         response=True,
         weights=weights,
     )
+    if weights.file.suffix == ".model":
+        return replace(
+            spec,
+            description="a model of MACE",
+            loader=MACE_LOADER,
+            distribution="mace-torch",
+            bytes_per_edge=MACE_BYTES_PER_EDGE,
+        )
+    if _is_nequix(weights.file):
+        return replace(
+            spec,
+            description="weights of Nequix",
+            loader=NEQUIX_LOADER,
+            distribution="e3nn",
+            extra="nequix",
+            bytes_per_edge=NEQUIX_BYTES_PER_EDGE,
+        )
+    return spec
 
 
 def _is_nequix(path: Path) -> bool:

@@ -63,7 +63,7 @@ class ReferenceValues:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to compare with."""
+        """Tell whether there is nothing to compare with."""
         return all(
             math.isnan(getattr(self, one.name)) for one in fields(self) if one.name != "temperature"
         )

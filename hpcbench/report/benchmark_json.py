@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpcbench.analysis.breakdown import by_crystal_system, by_number_of_elements, elements_in_stable
 from hpcbench.analysis.generators import Outcome, ranked_outcomes
 from hpcbench.analysis.rates import Rate, rank
-from hpcbench.outputs import file_to_write, replacing
 from hpcbench.version import __version__
 
 if TYPE_CHECKING:
@@ -48,34 +45,6 @@ def benchmark_json(store: Store) -> dict[str, Any]:
         },
         "elements_in_stable_crystals": elements_in_stable(table),
     }
-
-
-def write_json(store: Store, path: Path, *, force: bool = False) -> Path:
-    """Write the results of a store's generators; the file is replaced when complete.
-
-    Parameters
-    ----------
-    store : Store
-        The store.
-    path : Path
-        The file.
-    force : bool
-        Whether to replace a file that hpcbench did not write.
-
-    Raises
-    ------
-    UsageError
-        If there is something that must not be replaced.
-    StoreError
-        If the file cannot be written.
-    """
-    file_to_write(path, force=force)
-    text = json.dumps(benchmark_json(store), indent=1, ensure_ascii=False) + "\n"
-    # Names of files that are not UTF-8 may reach this as lone surrogates.
-    data = text.encode("utf-8", errors="replace")
-    with replacing(path, force=force) as temporary:
-        temporary.write_bytes(data)
-    return path
 
 
 def _generator(outcome: Outcome, ranks: tuple[int, int], above_next: float) -> dict[str, Any]:

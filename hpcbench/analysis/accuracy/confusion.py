@@ -11,7 +11,7 @@ from hpcbench.analysis.rates import Rate
 
 @dataclass(frozen=True)
 class Confusion:
-    """How often a potential and the reference agree on stability.
+    """Count the crystals on whose stability a potential and the reference agree.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What the tables compare: the values of one row of a store, or of a label."""
+"""Read the values that the tables compare, of one row of a store or of a label."""
 
 from __future__ import annotations
 

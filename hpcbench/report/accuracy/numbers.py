@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, is_dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,6 @@ from hpcbench.analysis.accuracy.polymorphs import (
 from hpcbench.analysis.accuracy.quantities import QUANTITIES
 from hpcbench.analysis.accuracy.spectra import ALL, BIN
 from hpcbench.analysis.rates import Rate
-from hpcbench.outputs import file_to_write, replacing
 from hpcbench.report.accuracy.measured import Measured
 from hpcbench.report.accuracy.page import Accuracy
 from hpcbench.report.accuracy.polymorph_tables import enthalpy_errors, polymorph_errors
@@ -42,32 +39,6 @@ def accuracy_json(found: Accuracy) -> dict[str, Any]:
     }
     plain: dict[str, Any] = _plain(content)
     return plain
-
-
-def write_accuracy_json(found: Accuracy, path: Path, *, force: bool = False) -> Path:
-    """Write all numbers; the file is replaced when complete.
-
-    Parameters
-    ----------
-    found : Accuracy
-        From :func:`hpcbench.report.accuracy.page.accuracy_of`.
-    path : Path
-        The file.
-    force : bool
-        Whether to replace a file that hpcbench did not write.
-
-    Raises
-    ------
-    UsageError
-        If there is something that must not be replaced.
-    StoreError
-        If the file cannot be written.
-    """
-    file_to_write(path, force=force)
-    text = json.dumps(accuracy_json(found), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    with replacing(path, force=force) as temporary:
-        temporary.write_bytes(text.encode("utf-8", errors="replace"))
-    return path
 
 
 def _potential(one: Measured) -> dict[str, Any]:
