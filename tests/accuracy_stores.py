@@ -48,7 +48,7 @@ def make_store(
         )
         given = {key: theirs[key] for key in ("id", "cell", "positions")}
         rows += [{**ours, **given}, row_of(theirs, REFERENCE)]
-    return write_store(out, rows, {**found, "model": "mace-mp-0b3"})
+    return write_store(out, rows, {**found, "model": "mace-mp-0b3", "relax": "full"})
 
 
 def write_store(out: Path, rows: Sequence[Mapping[str, Any]], settings: dict[str, Any]) -> Store:

@@ -20,7 +20,14 @@ from phonopy import Phonopy
 from hpcbench.analysis.accuracy.comparison import compare
 from hpcbench.analysis.accuracy.confusion import confusion
 from hpcbench.analysis.accuracy.frequencies import frequency_errors, mae_of
-from hpcbench.analysis.accuracy.quantities import ENERGY, HIGHEST, QUANTITIES, VOLUME, errors_of
+from hpcbench.analysis.accuracy.quantities import (
+    ANYWHERE,
+    ENERGY,
+    HIGHEST,
+    QUANTITIES,
+    VOLUME,
+    errors_of,
+)
 from hpcbench.analysis.accuracy.reading import read_compared
 from hpcbench.analysis.accuracy.spectra import ALL, ZONE
 from hpcbench.analysis.accuracy.values import LEE_XIA, LOEW
@@ -232,6 +239,35 @@ def test_what_cannot_be_compared_is_in_no_average(store: Store, tmp_path: Path) 
     assert len(errors_of(compared, VOLUME).errors) == 1
 
 
+def test_an_undetermined_verdict_is_no_answer(store: Store, tmp_path: Path) -> None:
+    rows = rows_of(store)
+    rows[store.ids[0]] |= {"verdict_loew": "undetermined"}
+    found = confusion(
+        read_compared(write_store(tmp_path / "u.h5", list(rows.values()), store.settings)), LOEW
+    )
+    assert found.reasons == {"not known of the potential": 1}
+
+
+def test_properties_of_other_primitive_cells_are_in_no_average(
+    store: Store, tmp_path: Path
+) -> None:
+    rows = rows_of(store)
+    key = f"{store.ids[0]}:reference"
+    rows[key] |= {"p2s_map": np.repeat(rows[key]["p2s_map"], 2)}
+    compared = read_compared(write_store(tmp_path / "p.h5", list(rows.values()), store.settings))
+    by_key = {quantity.key: quantity for quantity in QUANTITIES}
+    entropy = errors_of(compared, by_key["entropy_300K"])
+    assert entropy.reasons == {"the primitive cells are not the same": 1}
+    assert len(errors_of(compared, by_key["A_vib_300K"]).errors) == len(store.ids)
+
+
+def test_a_volume_that_was_not_relaxed_is_no_result(store: Store, tmp_path: Path) -> None:
+    settings = {**store.settings, "relax": "positions"}
+    other = write_store(tmp_path / "v.h5", list(rows_of(store).values()), settings)
+    volume = errors_of(read_compared(other), VOLUME)
+    assert volume.reasons == {"the cell was not relaxed": len(store.ids)}
+
+
 def test_values_that_are_not_finite_are_in_no_average(store: Store, tmp_path: Path) -> None:
     rows = rows_of(store)
     first, second, third, _ = store.ids
@@ -258,7 +294,9 @@ def test_a_label_is_compared_in_what_it_says(store: Store, tmp_path: Path) -> No
         row["origins"] = json.dumps([["labels.csv", 0, "", "", columns]])
     compared = read_compared(write_store(tmp_path / "l.h5", list(rows.values()), store.settings))
     assert len(compared.pairs) == 4
-    np.testing.assert_allclose(errors_of(compared, HIGHEST).reference, 5 * 47.992)
+    np.testing.assert_allclose(errors_of(compared, ANYWHERE).reference, 5 * 47.992)
+    # At which q the label's is nobody knows.
+    assert errors_of(compared, HIGHEST).reasons == {"not known of the reference": 4}
     heat = next(q for q in QUANTITIES if q.key == "heat_capacity_300K")
     # Of 8 atoms as given, 2 in the primitive cell: 3 R for each is 24.9, of which the unstable one
     # lacks the imaginary modes.

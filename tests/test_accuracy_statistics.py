@@ -38,6 +38,19 @@ def test_determination_is_that_of_scikit_learn() -> None:
     assert math.isnan(estimate(sums[:0], determination).value)
 
 
+def test_determination_of_few_or_equal_values_is_no_rounding() -> None:
+    """Draws of one material many times have no spread."""
+    y = np.array([24.9437, 24.1, 23.3])
+    errors = np.array([0.01, -0.02, 0.015])
+    sums = np.stack([np.ones(3), y, y**2, errors**2], axis=1)
+    found = estimate(sums, determination)
+    assert -1 < found.low <= found.value <= found.high <= 1
+    for count in (2, 7, 12):
+        sums = np.tile([1.0, 24.9437, 24.9437**2, 1e-4], (count, 1))
+        found = estimate(sums, determination)
+        assert math.isnan(found.value) and math.isnan(found.high)
+
+
 def test_a_better_potential_is_found_better_only_as_surely_as_the_crystals_say() -> None:
     generator = np.random.default_rng(0)
     hard = generator.gamma(1.0, size=(200, 1))
@@ -69,7 +82,7 @@ def test_histogram_counts_every_frequency() -> None:
 def phase(name: str, energy: float, free: float, reference: float | None = None) -> Phase:
     """One atom; energies in meV, free energies at 300 K in meV, by potential and reference."""
     sides = [
-        Values(energy / 1000, 10.0, thermal={"free_energy": {300.0: value / 10.364269656}})
+        Values(1, energy / 1000, 10.0, thermal={"free_energy": {300.0: value / 10.364269656}})
         for value in (free, free if reference is None else reference)
     ]
     known = None if reference is None else sides[1]
@@ -96,7 +109,7 @@ def test_transitions_are_counted_as_in_the_paper() -> None:
 def test_energies_of_another_zero_compare_by_their_differences() -> None:
     phases = [phase("a", 0, 50, 50), phase("bb", 30, 25, 20), phase("ccc", 10, 60, 45)]
     for place, energy in enumerate((-20.0, -19.98, -19.985)):
-        values = replace(phases[place].reference or Values(), energy=energy)
+        values = replace(phases[place].reference or Values(1), energy=energy)
         phases[place] = replace(phases[place], reference=values)
     mae, r2 = enthalpy_errors(find_polymorphs(phases))
     # 20 and 15 meV by the reference, 30 and 10 by the potential.

@@ -7,9 +7,10 @@ import sys
 import time
 from pathlib import Path
 
+from hpcbench import setting_values
 from hpcbench.cli.options import add_force
 from hpcbench.counting import counted
-from hpcbench.errors import SetupError
+from hpcbench.errors import SetupError, UsageError
 from hpcbench.outputs import appended, settings_text
 
 # Seconds between two lines of progress.
@@ -58,6 +59,10 @@ def run(options: argparse.Namespace) -> int:
     from hpcbench.scheduler.shutdown import consolidate_if_idle
     from hpcbench.store.reader import Store
 
+    try:
+        mesh = setting_values.mesh(options.mesh) if options.mesh else ()
+    except ValueError as error:
+        raise UsageError(f"--mesh expects {error}") from None
     for path in options.stores:
         consolidate_if_idle(path)
     try:
@@ -75,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
             told = time.monotonic()
             print(f"{done} of {total}", file=sys.stderr, flush=True)
 
-    found = accuracy_of(stores, options.mesh, tell)
+    found = accuracy_of(stores, mesh, tell)
     print_accuracy(found)
     if options.json:
         from hpcbench.report.accuracy.numbers import accuracy_json

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hpcbench.crystal import Crystal
-from hpcbench.errors import HpcbenchError, UnreadableError
+from hpcbench.errors import HpcbenchError, StoreError, UnreadableError
 from hpcbench.interop.calculation import Beside
 from hpcbench.interop.finding import KINDS, beside_names
 from hpcbench.limits import DEFAULT, Limits
@@ -20,6 +21,7 @@ from hpcbench.sources import LeftOut, SourceFile, Unreadable, find_sources, form
 from hpcbench.sources.discovery import Sources
 from hpcbench.sources.reading import Record, failure
 from hpcbench.store.reader import Store
+from hpcbench.store.row_checks import as_stored, require_relaxed
 from hpcbench.store.schema import DONE, SET_ASIDE
 from hpcbench.store.small_files import begins_as_hdf5
 
@@ -101,17 +103,36 @@ def read_store(path: str) -> Iterator[Record]:
                 if row["status"] != DONE:
                     yield Unreadable(row["name"], origin, KIND, f"it failed: {row['reason']}")
                     continue
-                yield Crystal.from_arrays(
-                    row["name"],
-                    (origin,),
-                    row["relaxed_cell"],
-                    row["relaxed_positions"],
-                    np.asarray(row["numbers"], dtype=np.int32),
-                    np.asarray(row["supercell_matrix"], dtype=np.int32),
-                    masses=row["masses"] if len(row.get("masses", ())) else None,
-                )
+                try:
+                    yield _crystal_of(row, origin)
+                except StoreError as error:
+                    yield Unreadable(row["name"], origin, KIND, str(error))
     except HpcbenchError as error:
         yield failure(UnreadableError("store", str(error)), path, 0)
+
+
+def _crystal_of(row: Mapping[str, Any], origin: Origin) -> Crystal:
+    """Return the relaxed crystal of a row, in its supercell.
+
+    Raises
+    ------
+    StoreError
+        If its parts do not go together.
+    """
+    require_relaxed(row)
+    with as_stored(row):
+        matrix = np.asarray(row["supercell_matrix"], dtype=np.int32).reshape(3, 3)
+        if round(abs(np.linalg.det(matrix))) < 1:
+            raise StoreError(f"{row['name']}: its supercell matrix has no volume")
+        return Crystal.from_arrays(
+            row["name"],
+            (origin,),
+            row["relaxed_cell"],
+            row["relaxed_positions"],
+            np.asarray(row["numbers"], dtype=np.int32),
+            matrix,
+            masses=row["masses"] if len(row.get("masses", ())) else None,
+        )
 
 
 def as_reference(crystal: Crystal) -> Crystal:

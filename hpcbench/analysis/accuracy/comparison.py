@@ -12,7 +12,7 @@ from hpcbench.analysis.accuracy.pairs import Compared
 from hpcbench.analysis.accuracy.quantities import QUANTITIES, errors_of
 from hpcbench.analysis.accuracy.spectra import ABSOLUTE, ALL, COUNT
 from hpcbench.analysis.accuracy.statistics import Array, Difference, difference, ratio
-from hpcbench.analysis.accuracy.values import LEE_XIA, LOEW
+from hpcbench.protocols import LEE_XIA, LOEW
 
 # Loew's C_V and S at 300 K are Lee and Xia's too.
 _COMPARED = tuple(one for one in QUANTITIES if one.key not in ("C_V_300K", "S_vib_300K"))

@@ -81,10 +81,7 @@ def _by(
 
 def _errors(name: str, pairs: list[Pair]) -> GroupErrors:
     sums = sums_over(pairs, ALL)
-    highest = [
-        HIGHEST.value(pair.potential, pair.natoms) - HIGHEST.value(pair.reference, pair.natoms)
-        for pair in pairs
-    ]
+    highest = [HIGHEST.value(pair.potential) - HIGHEST.value(pair.reference) for pair in pairs]
     known = np.abs(np.array(highest)[np.isfinite(highest)])
     return GroupErrors(
         name,

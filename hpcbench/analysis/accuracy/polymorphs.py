@@ -134,8 +134,8 @@ def _of(composition: str, phases: list[Phase]) -> Polymorphs:
         some,
         enthalpy - enthalpy.min(initial=math.inf),
         is_by_reference,
-        {t: _vibrational([p.potential for p in some], some, t) for t in TEMPERATURES},
-        {t: _vibrational([p.reference for p in some], some, t) for t in TEMPERATURES},
+        {t: _vibrational([p.potential for p in some], t) for t in TEMPERATURES},
+        {t: _vibrational([p.reference for p in some], t) for t in TEMPERATURES},
     )
 
 
@@ -148,13 +148,13 @@ def _is_copy(phase: Phase, other: Phase, above: float) -> bool:
     )
 
 
-def _vibrational(sides: Sequence[Values | None], phases: Sequence[Phase], at: float) -> Array:
+def _vibrational(sides: Sequence[Values | None], at: float) -> Array:
     """Return A_vib minus that of the first phase, in meV/atom."""
     values = [
         math.nan
         if side is None
-        else side.at("free_energy", at) * MEV_PER_KJ_MOL / max(phase.natoms, 1)
-        for side, phase in zip(sides, phases, strict=True)
+        else side.at("free_energy", at) * MEV_PER_KJ_MOL / max(side.natoms, 1)
+        for side in sides
     ]
     return np.array(values) - (values[0] if values else 0.0)
 

@@ -24,6 +24,9 @@ from hpcbench.criteria import KELVIN_PER_TERAHERTZ
 
 MEV_PER_KJ_MOL = 10.364269656
 """In meV for each kJ/mol: 1e6 over the Faraday constant of CODATA 2018, 96485.33212 C/mol."""
+FULL = "full"
+"""The value of ``relax`` with which the cell is relaxed."""
+OTHER_CELL = "the primitive cells are not the same"
 OTHER_ZERO = 2.0
 """In eV/atom: energies that differ by more are not from one zero of energy, as those of another
 code or of other pseudopotentials. CHGNet's corrected energies are 0.33 from PBE's."""
@@ -40,58 +43,67 @@ class Quantity:
     title, unit : str
         For people.
     value : callable
-        Takes one side's values, and the atoms of the primitive cell; returns NaN where it is not
-        known.
+        Takes one side's values; returns NaN where it is not known.
     digits : int
         Decimals of its errors in a table.
+    of_cell : bool
+        Whether it is of the primitive cell as a whole.
     """
 
     key: str
     title: str
     unit: str
-    value: Callable[[Values, int], float]
+    value: Callable[[Values], float]
     digits: int = 1
+    of_cell: bool = False
 
 
-def _thermal(name: str, temperature: float) -> Callable[[Values, int], float]:
-    return lambda values, natoms: values.at(name, temperature)
+def _of_cell(key: str, title: str, unit: str, name: str, temperature: float) -> Quantity:
+    """Return a thermal property of the primitive cell."""
+    return Quantity(key, title, unit, lambda side: side.at(name, temperature), 2, of_cell=True)
 
 
-def _free_energy(temperature: float) -> Callable[[Values, int], float]:
-    return lambda values, natoms: (
-        values.at("free_energy", temperature) * MEV_PER_KJ_MOL / max(natoms, 1)
+def _free_energy(temperature: float) -> Callable[[Values], float]:
+    return lambda values: (
+        values.at("free_energy", temperature) * MEV_PER_KJ_MOL / max(values.natoms, 1)
     )
 
 
-ENERGY = Quantity("energy", "E", "meV/atom", lambda values, natoms: 1000 * values.energy)
-VOLUME = Quantity("volume", "V", "Å³/atom", lambda values, natoms: values.volume, 3)
+ENERGY = Quantity("energy", "E", "meV/atom", lambda values: 1000 * values.energy)
+VOLUME = Quantity("volume", "V", "Å³/atom", lambda values: values.volume, 3)
 HIGHEST = Quantity(
     "highest_frequency",
     "highest frequency",
     "K",
-    lambda values, natoms: KELVIN_PER_TERAHERTZ * values.highest,
+    lambda values: KELVIN_PER_TERAHERTZ * values.highest,
 )
-LOWEST = Quantity(
-    "lowest_frequency", "lowest frequency", "THz", lambda values, natoms: values.lowest, 3
+ANYWHERE = Quantity(
+    "highest_frequency_anywhere",
+    "highest frequency anywhere",
+    "K",
+    lambda values: KELVIN_PER_TERAHERTZ * values.anywhere,
 )
+"""On path, mesh and commensurate q: what labels of others are compared with, whose q are not
+known."""
+LOWEST = Quantity("lowest_frequency", "lowest frequency", "THz", lambda values: values.lowest, 3)
 LOEW_TABLE_1 = (ENERGY, VOLUME)
 LOEW_TABLE_2 = (
     HIGHEST,
-    Quantity("entropy_300K", "S", "J/K/mol", _thermal("entropy", 300.0), 2),
-    Quantity("free_energy_300K", "F", "kJ/mol", _thermal("free_energy", 300.0), 2),
-    Quantity("heat_capacity_300K", "C_V", "J/K/mol", _thermal("heat_capacity", 300.0), 2),
+    _of_cell("entropy_300K", "S", "J/K/mol", "entropy", 300.0),
+    _of_cell("free_energy_300K", "F", "kJ/mol", "free_energy", 300.0),
+    _of_cell("heat_capacity_300K", "C_V", "J/K/mol", "heat_capacity", 300.0),
 )
 """As Loew et al. (Table II) take them: of a mole of primitive cells, as phonopy gives them."""
 LEE_XIA_THERMAL = (
     Quantity("A_vib_300K", "A_vib, 300 K", "meV/atom", _free_energy(300.0), 2),
     Quantity("A_vib_1000K", "A_vib, 1000 K", "meV/atom", _free_energy(1000.0), 2),
-    Quantity("C_V_300K", "C_V, 300 K", "J/K/mol", _thermal("heat_capacity", 300.0), 2),
-    Quantity("C_V_1000K", "C_V, 1000 K", "J/K/mol", _thermal("heat_capacity", 1000.0), 2),
-    Quantity("S_vib_300K", "S_vib, 300 K", "J/K/mol", _thermal("entropy", 300.0), 2),
-    Quantity("S_vib_1000K", "S_vib, 1000 K", "J/K/mol", _thermal("entropy", 1000.0), 2),
+    _of_cell("C_V_300K", "C_V, 300 K", "J/K/mol", "heat_capacity", 300.0),
+    _of_cell("C_V_1000K", "C_V, 1000 K", "J/K/mol", "heat_capacity", 1000.0),
+    _of_cell("S_vib_300K", "S_vib, 300 K", "J/K/mol", "entropy", 300.0),
+    _of_cell("S_vib_1000K", "S_vib, 1000 K", "J/K/mol", "entropy", 1000.0),
 )
 """As Lee and Xia (Figures 4 and 7): A_vib of an atom; C_V and S_vib of the primitive cell."""
-QUANTITIES = (*LOEW_TABLE_1, *LOEW_TABLE_2, LOWEST, *LEE_XIA_THERMAL)
+QUANTITIES = (*LOEW_TABLE_1, *LOEW_TABLE_2, ANYWHERE, LOWEST, *LEE_XIA_THERMAL)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,15 +171,19 @@ def errors_of(compared: Compared, quantity: Quantity) -> Errors:
     """
     known, ours, theirs = [], [], []
     reasons: Counter[str] = Counter()
+    is_relaxed = compared.settings.get("relax", FULL) == FULL
     for pair in compared.pairs:
-        potential = quantity.value(pair.potential, pair.natoms)
-        reference = quantity.value(pair.reference, pair.natoms)
+        potential, reference = quantity.value(pair.potential), quantity.value(pair.reference)
         if reason := _problem(quantity, potential, reference):
             reasons[reason] += 1
-            continue
-        known.append(pair)
-        ours.append(potential)
-        theirs.append(reference)
+        elif quantity is VOLUME and not is_relaxed:
+            reasons["the cell was not relaxed"] += 1
+        elif quantity.of_cell and pair.potential.natoms != pair.reference.natoms:
+            reasons[OTHER_CELL] += 1
+        else:
+            known.append(pair)
+            ours.append(potential)
+            theirs.append(reference)
     return Errors(quantity, known, np.array(ours), np.array(theirs), dict(reasons.most_common()))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpcbench.analysis.accuracy.pairs import Compared, LeftOut, Pair, Phase
+from hpcbench.analysis.accuracy.quantities import OTHER_CELL
 from hpcbench.analysis.accuracy.spectra import (
     COMMENSURATE,
     ZONE,
@@ -17,10 +19,11 @@ from hpcbench.analysis.accuracy.spectra import (
     sums_of,
 )
 from hpcbench.analysis.accuracy.statistics import Array
-from hpcbench.analysis.accuracy.values import THERMAL, label_of, values_of
+from hpcbench.analysis.accuracy.values import RULES, THERMAL, label_of, values_of
 from hpcbench.analysis.accuracy.zone import zone_errors
 from hpcbench.analysis.breakdown import crystal_system, elements_of
-from hpcbench.errors import StoreError
+from hpcbench.criteria import column_of
+from hpcbench.errors import HpcbenchError, StoreError
 from hpcbench.phonons.spectrum import frequencies_on_path
 from hpcbench.store.row_checks import as_stored
 from hpcbench.store.schema import AGAIN, DONE, REFERENCE
@@ -30,10 +33,11 @@ if TYPE_CHECKING:
 
 _FIELDS = (
     "id", "name", "origins", "formula", "natoms", "status", "reason", "cause", "energy",
-    "relaxed_cell", "numbers", "spacegroup_number", "min_frequency_path", "gamma_acoustic",
-    "gamma_optical", "primitive_matrix", "p2s_map", "band_qpoints", "band_segments",
-    "band_frequencies", "commensurate_qpoints", "commensurate_frequencies", *THERMAL,
+    "relaxed_cell", "numbers", "spacegroup_number", "min_frequency_path",
+    "max_frequency", *(column_of(rule) for rule in RULES), "primitive_matrix", "p2s_map",
+    "commensurate_qpoints", "commensurate_frequencies", *THERMAL,
 )  # fmt: skip
+_BANDS = ("band_qpoints", "band_segments", "band_frequencies")
 # Rows that are in memory together, with their bands.
 _TOGETHER = 64
 _SAME_Q = 1e-5
@@ -45,6 +49,8 @@ def read_compared(
     store: Store,
     label: str = "",
     mesh: Sequence[float] = (),
+    *,
+    frequencies: bool = True,
     tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> Compared:
     """Read a store's crystals and compare their frequencies with those of their references.
@@ -61,6 +67,9 @@ def read_compared(
     mesh : sequence of float, optional
         Compare frequencies on this mesh as well, from the force constants of both: takes seconds
         for each crystal. As of :func:`hpcbench.phonons.spectrum.run_mesh`.
+    frequencies : bool
+        Whether to compare frequencies on band paths, which takes seconds for each crystal whose
+        path is not the reference's.
     tell : callable, optional
         Called with the numbers of crystals that are read, and of all.
 
@@ -73,21 +82,24 @@ def read_compared(
     name = label or str(settings.get("model", "")) or store.path.stem
     unfinished = len(store.unfinished_ids())
     found = Compared(name, settings, [], [], [], FrequencyHistogram(), unfinished)
-    for number, (row, reference) in enumerate(_rows(store)):
+    fields = (*_FIELDS, *_BANDS) if frequencies else _FIELDS
+    for number, (row, reference) in enumerate(_rows(store, fields)):
         tell(number, len(store))
         try:
-            _add(store, row, reference, found, mesh)
+            _add(store, row, reference, found, mesh if frequencies else None)
         except StoreError as error:
             found.left_out.append(LeftOut(row["id"], row["name"], "not as stored", str(error)))
     return found
 
 
-def _rows(store: Store) -> Iterator[tuple[dict[str, Any], dict[str, Any] | None]]:
+def _rows(
+    store: Store, fields: Sequence[str]
+) -> Iterator[tuple[dict[str, Any], dict[str, Any] | None]]:
     """Yield each crystal's row with the row of its reference, where there is one."""
     there = {path.rpartition("/")[2]: path for path in store.schema.by_path()}
-    paths = [there[name] for name in _FIELDS if name in there]
+    paths = [there[name] for name in fields if name in there]
     # One of every field: older stores lack some.
-    missing = {f.name: f.missing for f in store.schema.by_path().values() if f.name in _FIELDS}
+    missing = {f.name: f.missing for f in store.schema.by_path().values() if f.name in fields}
     ids = store.ids
     for first in range(0, len(ids), _TOGETHER):
         some = ids[first : first + _TOGETHER]
@@ -103,9 +115,9 @@ def _add(
     row: Mapping[str, Any],
     reference: Mapping[str, Any] | None,
     found: Compared,
-    mesh: Sequence[float],
+    mesh: Sequence[float] | None,
 ) -> None:
-    """Add one crystal to what was found.
+    """Add one crystal to what was found; without a mesh, also an empty one, no frequencies.
 
     Raises
     ------
@@ -131,7 +143,9 @@ def _add(
         return
     sums: dict[str, Array] = {}
     problem = "the reference has single values only"
-    if known is not None:
+    if known is not None and mesh is None:
+        number = int(known["spacegroup_number"])
+    elif known is not None and mesh is not None:
         sums, problem = _frequencies(store, row, known, found.histogram, mesh)
         number = int(known["spacegroup_number"])
     found.pairs.append(
@@ -172,17 +186,19 @@ def _frequencies(
         "primitive_matrix"
     ].shape and np.allclose(row["primitive_matrix"], reference["primitive_matrix"], atol=_SAME_Q)
     if not same_cell or len(row["p2s_map"]) != len(reference["p2s_map"]):
-        return {}, "the primitive cells are not the same"
+        return {}, OTHER_CELL
     try:
         with as_stored(row):
             theirs = _by_q(reference, "band")
             ours = potential_at(store, row, reference)
             sums = sums_by_modes(ours, theirs)
             sums[COMMENSURATE] = _at_commensurate(row, reference)
-            if mesh:
-                sums[ZONE] = _over_zone(store, row, reference, mesh)
-    except StoreError as error:
+    except HpcbenchError as error:
         return {}, str(error)
+    # Of sides whose meshes have other q there are no frequencies over the zone.
+    with contextlib.suppress(HpcbenchError):
+        if mesh:
+            sums[ZONE] = _over_zone(store, row, reference, mesh)
     if not all(np.isfinite(values).all() for values in sums.values()):
         return {}, "not all frequencies are finite"
     histogram.add(ours, theirs)

@@ -61,6 +61,10 @@ class Difference:
     chance_smaller: float
 
 
+# Of the sum of squares: what a spread that is none comes to.
+_ROUNDING = 1e-12
+
+
 def ratio(sums: Array) -> Array:
     """Return the first sum over the second: a mean, or a slope through the origin."""
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -83,7 +87,9 @@ def determination(sums: Array) -> Array:
     """
     count, total, squares, errors = np.moveaxis(sums, -1, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        found: Array = 1 - errors / (squares - total**2 / count)
+        spread = squares - total**2 / count
+        # Of equal values it is rounding, and R2 is not defined.
+        found: Array = np.where(spread > _ROUNDING * squares, 1 - errors / spread, np.nan)
     return found
 
 

@@ -76,7 +76,8 @@ def zone_errors(
     """
     sides = [run_mesh(one, mesh, temperatures, cutoff_frequency) for one in (potential, reference)]
     ours, theirs = (one.spectrum.frequencies for one in sides)
-    if ours.shape != theirs.shape:
+    qpoints = [one.spectrum.qpoints for one in sides]
+    if ours.shape != theirs.shape or not np.allclose(qpoints[0], qpoints[1]):
         raise PhononError("mesh", f"{ours.shape} frequencies of the potential, {theirs.shape}")
     weights = sides[1].weights.astype(np.float64)
     sums = sums_of(ours, theirs, weights)

@@ -82,7 +82,7 @@ def _drawn(store: Store, pair: Pair) -> DrawnPair:
         reference,
         frequencies=[frequencies[a:b] for a, b in itertools.pairwise(theirs["band_segments"])],
     )
-    highest = [HIGHEST.value(side, pair.natoms) for side in (pair.potential, pair.reference)]
+    highest = [HIGHEST.value(side) for side in (pair.potential, pair.reference)]
     caption = (
         f"{pair.formula}, {pair.crystal_system or 'of no known system'}, {pair.natoms} atoms: "
         f"mean absolute error {number(mae_of(pair, ALL), 3)} THz; highest frequency "

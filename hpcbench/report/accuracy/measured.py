@@ -22,7 +22,7 @@ from hpcbench.analysis.accuracy.quantities import (
     errors_of,
 )
 from hpcbench.analysis.accuracy.spectra import ALL, COMMENSURATE, OTHERS, THREE_LOWEST, ZONE
-from hpcbench.analysis.accuracy.values import LEE_XIA, LOEW
+from hpcbench.protocols import LEE_XIA, LOEW
 
 MODES = {
     ALL: "all, on the band path",

@@ -103,9 +103,7 @@ def _material(pair: Pair) -> dict[str, Any]:
             for rule in ("loew", "lee-xia")
         },
         **{
-            quantity.key: [
-                quantity.value(side, pair.natoms) for side in (pair.potential, pair.reference)
-            ]
+            quantity.key: [quantity.value(side) for side in (pair.potential, pair.reference)]
             for quantity in QUANTITIES
         },
     }

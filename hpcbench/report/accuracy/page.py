@@ -88,7 +88,7 @@ def accuracy_of(
     """
     measured = []
     for store, label in zip(stores, _labels(stores), strict=True):
-        measured.append(measure(read_compared(store, label, mesh, tell)))
+        measured.append(measure(read_compared(store, label, mesh, tell=tell)))
         found = measured[-1].compared
         if not found.phases:
             kinds = Counter(one.kind for one in found.left_out).most_common()

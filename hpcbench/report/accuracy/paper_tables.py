@@ -14,7 +14,6 @@ from hpcbench.analysis.accuracy.quantities import (
     Errors,
 )
 from hpcbench.analysis.accuracy.spectra import ALL
-from hpcbench.analysis.accuracy.values import LEE_XIA, LOEW
 from hpcbench.analysis.published_potentials import (
     LEE_XIA_SOURCE,
     LOEW_SOURCE,
@@ -23,6 +22,7 @@ from hpcbench.analysis.published_potentials import (
     published_lee_xia,
     published_loew,
 )
+from hpcbench.protocols import LEE_XIA, LOEW
 from hpcbench.report.accuracy.cells import (
     Cell,
     ErrorTable,
