@@ -8,6 +8,7 @@ from hpcbench.analysis.accuracy.frequencies import (
     frequency_problems,
 )
 from hpcbench.analysis.accuracy.quantities import (
+    ANYWHERE,
     LEE_XIA_THERMAL,
     LOEW_TABLE_1,
     LOEW_TABLE_2,
@@ -37,6 +38,8 @@ from hpcbench.report.accuracy.cells import (
 )
 from hpcbench.report.accuracy.measured import INTERVALS, Measured
 
+# The paper has the thermal properties; labels have no more than a highest frequency.
+_FREQUENCIES_TABLE = (ANYWHERE, *LEE_XIA_THERMAL)
 SOURCES = f"Published: {LOEW_SOURCE}; {LEE_XIA_SOURCE}."
 
 
@@ -188,7 +191,7 @@ def lee_xia_errors(several: Sequence[Measured]) -> ErrorTable:
                 ]
             )
         )
-        for quantity in LEE_XIA_THERMAL:
+        for quantity in _FREQUENCIES_TABLE:
             errors = one.errors[quantity.key]
             lines.append(
                 Line(
@@ -221,7 +224,7 @@ def lee_xia_errors(several: Sequence[Measured]) -> ErrorTable:
                 True,
             )
         )
-    notes = _notes(several, lambda one: [one.errors[q.key] for q in LEE_XIA_THERMAL])
+    notes = _notes(several, lambda one: [one.errors[q.key] for q in _FREQUENCIES_TABLE])
     for one in several:
         notes += filter(
             None, [counted_reasons(frequency_problems(one.compared), f"{one.label}, frequencies")]
