@@ -159,7 +159,9 @@ def compare(name: str, crystals: list[Atoms], displaced: Callable[[Atoms], Any])
         prepared = potential.prepare(copies)
         edges += prepared.cost * len(copies)
         for a, b in zip(theirs, ours, strict=True):
-            worst, largest = max(worst, float(np.abs(a - b).max())), max(largest, np.abs(a).max())
+            # NaN stays NaN.
+            worst = float(np.maximum(worst, np.abs(a - b).max()))
+            largest = max(largest, np.abs(a).max())
         for _ in range(STEPS):
             strained = atoms.copy()
             strain = np.eye(3) + rng.normal(scale=0.003, size=(3, 3))

@@ -103,7 +103,8 @@ def errors(potential: Any, calculator: Any, frames: Sequence[Atoms]) -> dict[str
             ("force", float(np.abs(ours.forces - forces).max()) / scale),
             ("stress", float(np.abs(ours.stress - stress).max())),
         ):
-            worst[what] = max(worst[what], difference)
+            # NaN stays NaN, and fails every comparison.
+            worst[what] = float(np.maximum(worst[what], difference))
     return worst
 
 

@@ -55,6 +55,10 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 
+# The probe's crystals are of it, where a potential knows it.
+_SILICON = 14
+
+
 class EdgeModel(Protocol):
     """Energies of atoms as a function of edge vectors, with their gradient.
 
@@ -360,7 +364,9 @@ class EdgePotential:
 
     def _probe_pass(self, cost: int) -> int:
         """Run a pass of about this cost, and return its cost."""
-        batch = made_up_crystals(cost, self.device, self._model.cutoff)
+        elements = self.info.elements or {_SILICON}
+        number = _SILICON if _SILICON in elements else min(elements)
+        batch = made_up_crystals(cost, self.device, self._model.cutoff, number)
         neighbours = neighbour_list(batch, self._model.cutoff)
         self._model(batch.numbers, neighbours.edges, edge_vectors(batch, neighbours))
         return neighbours.nedges

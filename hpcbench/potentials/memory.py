@@ -211,7 +211,9 @@ def kept_probe(key: tuple[str, ...], device: torch.device, make: Callable[[], Pr
     return result
 
 
-def made_up_crystals(edges: int, device: torch.device, cutoff: float) -> Structures:
+def made_up_crystals(
+    edges: int, device: torch.device, cutoff: float, number: int = 14
+) -> Structures:
     """Make rattled lattices of silicon with about so many edges.
 
     Parameters
@@ -234,7 +236,7 @@ def made_up_crystals(edges: int, device: torch.device, cutoff: float) -> Structu
     sites += 0.1 * torch.randn(sites.shape, generator=generator, dtype=torch.float64)
     cell = spacing * side * torch.eye(3, dtype=torch.float64)
     return Structures(
-        torch.full((len(sites),), 14, device=device),
+        torch.full((len(sites),), number, device=device),
         sites.to(device),
         cell.repeat(count, 1, 1).to(device),
         torch.arange(count, device=device).repeat_interleave(side**3),

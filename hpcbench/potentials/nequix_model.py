@@ -8,6 +8,7 @@ double precision, from edge vectors in double precision.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -17,7 +18,7 @@ from hpcbench.potentials.edge_gradients import EnergyOfEdges
 from hpcbench.potentials.edge_messages import Branch, make_branch, summed_messages
 from hpcbench.potentials.nequix_weights import Channels, LayerWeights, NequixWeights
 
-# Below, the norm of a layer is not divided by.
+# Added to the mean square that a layer is normed by, so that zeros stay zeros.
 EPSILON = 1e-12
 
 # Quantiles of the normal distribution over which e3nn averages an activation's square.
@@ -136,7 +137,7 @@ class _Layer:
         self._widths = [branch.channels * len(branch.rows) for branch in self._branches]
         *inner, last = placed(weights.radial)
         self._radial = [*inner, last[:, order]]
-        self._gain = 1 / _second_moment_of_silu()
+        self._gain = 1 / _rms_of_silu()
 
     def __call__(
         self,
@@ -195,7 +196,8 @@ def _branches(
     return branches, torch.cat(order).to(device)
 
 
-def _second_moment_of_silu() -> float:
+@functools.cache
+def _rms_of_silu() -> float:
     """Return the root mean square of SiLU of a normal variable, as e3nn computes it."""
     quantiles = torch.linspace(-1.0, 1.0, QUANTILES + 2, dtype=torch.float64)[1:-1]
     normal = 2**0.5 * torch.special.erfinv(quantiles)

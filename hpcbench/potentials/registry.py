@@ -23,8 +23,6 @@ from hpcbench.potentials.catalogue import (
     MACE_BYTES_PER_EDGE,
     MACE_LOADER,
     MATTERSIM_LOADER,
-    NEQUIX_BYTES_PER_EDGE,
-    NEQUIX_LOADER,
     known_names,
     known_potential,
     offered_potentials,
@@ -160,12 +158,11 @@ def _spec_of_file(model: str) -> PotentialSpec:
         )
     if _is_nequix(weights.file):
         return replace(
-            spec,
+            BUILT_IN["nequix-oam-1"],
+            name=model,
             description="weights of Nequix",
-            loader=NEQUIX_LOADER,
-            distribution="e3nn",
-            extra="nequix",
-            bytes_per_edge=NEQUIX_BYTES_PER_EDGE,
+            licence="",
+            weights=weights,
         )
     return spec
 

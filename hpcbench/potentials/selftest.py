@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from ase import Atoms
 from ase.build import bulk
+from ase.data import chemical_symbols, covalent_radii
 
 from hpcbench.errors import (
     AnswerError,
@@ -96,4 +97,15 @@ def _structures(potential: Potential) -> Sequence[Atoms]:
         except HpcbenchError:  # an ASE calculator says only by failing that it lacks an element
             continue
         usable.append(atoms)
-    return usable
+    return usable or _of_known_elements(potential.info.elements or frozenset(), rng)
+
+
+def _of_known_elements(elements: frozenset[int], rng: np.random.Generator) -> Sequence[Atoms]:
+    """Return distorted crystals of elements of which the common ones are none, close packed."""
+    found = []
+    for number, times in zip(sorted(elements), (1, 2, 3), strict=False):
+        side = 2**1.5 * covalent_radii[number]
+        atoms = bulk(chemical_symbols[number], "fcc", a=side, cubic=True).repeat((times, 1, 1))
+        atoms.positions += rng.normal(scale=0.05, size=atoms.positions.shape)
+        found.append(atoms)
+    return found

@@ -27,6 +27,8 @@ def load_sevennet(request: LoadRequest) -> DifferentiableEdges:
     """
     from sevenn.calculator import SevenNetCalculator
 
+    # It unpickles the file, which has to be the one that the table knows.
+    request.spec.weights_sha256()
     calculator = SevenNetCalculator(str(request.weights()), device=request.device)
     elements = frozenset(int(z) for z in calculator.type_map)
     model = SevenNetEnergies(calculator.model, float(calculator.cutoff))

@@ -9,6 +9,7 @@ from hpcbench.errors import PotentialError
 from hpcbench.package_versions import installed
 from hpcbench.potentials.protocol import PotentialInfo
 from hpcbench.potentials.weights import (
+    PackagedWeights,
     Weights,
     on_this_node,
     sha256_of,
@@ -89,7 +90,7 @@ class PotentialSpec:
         try:
             return self.weights.path(self.name)
         except PotentialError as error:
-            if self.extra:
+            if self.extra and isinstance(self.weights, PackagedWeights):
                 raise PotentialError(f"{error}: {how_to_install(self.extra)}") from None
             raise
 

@@ -124,7 +124,7 @@ class PublishedWeights:
                 f"the weights of {name} are missing: looked for {path}. "
                 f"With a network (on a cluster: on the login node) run "
                 f"`python -m hpcbench models fetch {name}`; or copy the file there; or give other "
-                f"weights as --model FILE.pth. --model mattersim-demo runs offline, but knows only "
+                f"weights as --model FILE. --model mattersim-demo runs offline, but knows only "
                 f"a few simple crystals."
             )
         return path
