@@ -315,8 +315,9 @@ def together(
     crystals, unreadable = merge(entry.record for entry in entries)
     if not crystals:
         reasons = "\n".join(f"  {entry.origin}: {entry.reason}" for entry in unreadable[:10])
+        what = "reference with phonons or labels" if config.validate else "readable crystal"
         raise SourceError(
-            f"no readable crystal in {' '.join(config.sources) or 'what was given'}"
+            f"no {what} in {' '.join(config.sources) or 'what was given'}"
             + (f":\n{reasons}" if reasons else "")
         )
     return CrystalList(

@@ -41,10 +41,10 @@ def load_chgnet(request: LoadRequest) -> EdgePotential:
     PotentialError
         If its weights are missing, or others than the table says.
     """
+    # The package unpickles the file, which has to be the one that the table knows.
+    request.spec.weights_sha256()
     from chgnet.model import CHGNet
 
-    # It unpickles the file, which has to be the one that the table knows.
-    request.spec.weights_sha256()
     # As CHGNet.load does, from the very file whose SHA-256 is recorded.
     model = CHGNet.from_file(str(request.weights()), mlp_out_bias=False, version=VERSION)
     dtype = getattr(torch, request.dtype)

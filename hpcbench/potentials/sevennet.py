@@ -25,10 +25,10 @@ def load_sevennet(request: LoadRequest) -> DifferentiableEdges:
     PotentialError
         If its weights are missing, or others than the table says.
     """
+    # The package unpickles the file, which has to be the one that the table knows.
+    request.spec.weights_sha256()
     from sevenn.calculator import SevenNetCalculator
 
-    # It unpickles the file, which has to be the one that the table knows.
-    request.spec.weights_sha256()
     calculator = SevenNetCalculator(str(request.weights()), device=request.device)
     elements = frozenset(int(z) for z in calculator.type_map)
     model = SevenNetEnergies(calculator.model, float(calculator.cutoff))

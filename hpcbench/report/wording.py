@@ -195,7 +195,10 @@ def settings_rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = []
     for key in (*known, *unknown):
         title, unit = SETTINGS.get(key, (key.replace("_", " "), ""))
-        rows.append((title, f"{_setting(key, settings[key])} {unit}".strip()))
+        text = f"{_setting(key, settings[key])} {unit}".strip()
+        if key == "supercell" and settings.get("validate"):
+            text = f"the reference's; where it names none, {text}"
+        rows.append((title, text))
     return rows
 
 
